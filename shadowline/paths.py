@@ -1,0 +1,74 @@
+"""Where every artifact lies, relative to the project's root. `dvc.yaml` writes the same paths; a test compares them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below one project root."""
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.yaml"
+
+    def images(self, class_name: str) -> Path:
+        return self.root / "data/images" / class_name
+
+    def manifest(self, class_name: str) -> Path:
+        return self.root / f"data/manifest/{class_name}.parquet"
+
+    def import_report(self, class_name: str) -> Path:
+        return self.root / f"data/import/{class_name}.json"
+
+    @property
+    def validation(self) -> Path:
+        return self.root / "data/validation"
+
+    @property
+    def encoder(self) -> Path:
+        return self.root / "models/encoder"
+
+    def features(self, class_name: str) -> Path:
+        return self.root / f"data/features/{class_name}.safetensors"
+
+    @property
+    def training_set(self) -> Path:
+        return self.root / "data/training_set.json"
+
+    @property
+    def decoder(self) -> Path:
+        return self.root / "models/decoder"
+
+    def bank(self, class_name: str) -> Path:
+        return self.root / f"models/banks/{class_name}.safetensors"
+
+    def calibration(self, class_name: str) -> Path:
+        return self.root / f"models/calibration/{class_name}.json"
+
+    def legacy(self, class_name: str) -> Path:
+        return self.root / f"models/legacy/{class_name}"
+
+    def evaluation(self, class_name: str) -> Path:
+        return self.root / f"data/evaluation/{class_name}"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "data/summary.json"
+
+    @property
+    def package(self) -> Path:
+        return self.root / "models/inspector"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "data/report/report.html"
+
+    @property
+    def scratch(self) -> Path:
+        """Resumable work in progress and caches; git-ignored, safe to delete."""
+        return self.root / ".shadowline"
