@@ -54,3 +54,11 @@ def build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
         raise ValueError(f"encoder.name: timm has no model {name!r}; see timm.list_models('*dinov2*')")
     model: nn.Module = library.create_model(name, pretrained=pretrained, **options)
     return model.eval()
+
+
+def resample_positions(positions: torch.Tensor, *, side: int, num_prefix: int) -> torch.Tensor:
+    """Position embedding (1, prefix + P, D) at `side` × `side` patches: bicubic, antialiased, as timm loads one."""
+    resampled: torch.Tensor = timm().layers.resample_abs_pos_embed(
+        positions, new_size=[side, side], num_prefix_tokens=num_prefix
+    )
+    return resampled

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 class Split(StrEnum):
     TRAIN = "train"  # normal only: decoder and banks
     VAL = "val"  # normal only: selection and calibration
+    TUNE = "tune"  # known defects that may choose a class's recipe; they never train, calibrate or evaluate
     TEST = "test"  # normal and anomalous: evaluation; nothing is chosen on it
     STREAM = "stream"  # plays production
 

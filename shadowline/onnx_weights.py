@@ -41,8 +41,12 @@ def read_linear_weights(onnx_path: Path) -> dict[str, Array]:
         matrix = constants[producer.input[1]]
         named[bias.removeprefix(_PREFIX).removesuffix("bias") + "weight"] = matrix.T.copy()
     positions = [v for k, v in constants.items() if v.ndim == 3 and v.shape[1] > 1 and not k.startswith(_PREFIX)]
-    class_position = [v for k, v in constants.items() if v.shape == (1, 1, positions[0].shape[2]) and k.startswith("onnx")]
-    named["embeddings.position_embeddings"] = np.concatenate([class_position[0], positions[0].reshape(1, -1, positions[0].shape[2])], axis=1)
+    class_position = [
+        v for k, v in constants.items() if v.shape == (1, 1, positions[0].shape[2]) and k.startswith("onnx")
+    ]
+    named["embeddings.position_embeddings"] = np.concatenate(
+        [class_position[0], positions[0].reshape(1, -1, positions[0].shape[2])], axis=1
+    )
     return named
 
 
@@ -67,4 +71,4 @@ def to_timm_vit(named: dict[str, Array]) -> dict[str, torch.Tensor]:
                 state[f"{target}{layer}.{kind}"] = named[f"{source}{layer}.{kind}"]
         for j in (1, 2):
             state[f"{target}ls{j}.gamma"] = named[f"{source}layer_scale{j}.lambda1"]
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in state.items()}
+    return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}

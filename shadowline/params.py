@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import types
 import typing
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+PoolShare = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
 CLASS_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 ClassName = Annotated[str, Field(pattern=CLASS_NAME_PATTERN)]
@@ -50,6 +50,7 @@ class DataParams(_Frozen):
     max_val: Positive  # images per class, normal only
     max_test_normal: Positive  # images per class
     max_test_anomalous: Positive  # images per class
+    max_tune: Annotated[int, Field(ge=0)]  # known defects per class that selection may use; 0: injected ones instead
     val_share: Share  # of a class's training normals, before max_val
     test_share: Share  # of a class's normals, where the source has no test split
     max_pixels: Positive  # pixels per image
@@ -91,7 +92,9 @@ class EncoderParams(_Frozen):
     @model_validator(mode="after")
     def _layers_fit_groups(self) -> EncoderParams:
         if not self.layers or len(self.layers) % self.groups or list(self.layers) != sorted(set(self.layers)):
-            raise ValueError(f"layers {list(self.layers)} must be ascending, distinct and divisible into {self.groups} groups")
+            raise ValueError(
+                f"layers {list(self.layers)} must be ascending, distinct and divisible into {self.groups} groups"
+            )
         if self.crop > self.resize:
             raise ValueError(f"crop {self.crop} is larger than resize {self.resize}")
         return self
@@ -133,7 +136,10 @@ class BankParams(_Frozen):
 class CalibrationParams(_Frozen):
     target_fpr: Annotated[float, Field(gt=0, lt=1)]  # promised false-alarm rate on exchangeable normals
     bank_weights: tuple[Share, ...] = Field(min_length=1)  # candidates
-    pool_shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1)  # candidates
+    poolings: tuple[tuple[PoolShare, ...], ...] = Field(
+        min_length=1
+    )  # candidates: shares of the map, largest score wins
+    auroc_tie: Share  # candidates within this AUROC of the best count as equal; separation decides
     smoothing_sigma: float = Field(ge=0)  # patches
     injected: tuple[str, ...] = Field(min_length=1)  # kinds of injected defects
     injected_images: Positive  # images per kind
@@ -236,8 +242,6 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The legal keys of the (possibly nested) model that `location` leads to."""
     model: Any = Params
     for part in location:
-        if typing.get_origin(model) is dict:
-            model = typing.get_args(model)[1]
-            continue
-        model = model.model_fields[str(part)].annotation
-    return list(model.model_fields) if isinstance(model, type) and not isinstance(model, types.GenericAlias) else []
+        is_mapping = typing.get_origin(model) is dict
+        model = typing.get_args(model)[1] if is_mapping else model.model_fields[str(part)].annotation
+    return list(getattr(model, "model_fields", ()))

@@ -30,6 +30,11 @@ class Layout:
         return self.root / "data/validation"
 
     @property
+    def checks(self) -> Path:
+        """One result of the validation per class, and `overall.json`."""
+        return self.validation / "checks"
+
+    @property
     def encoder(self) -> Path:
         return self.root / "models/encoder"
 
@@ -44,8 +49,19 @@ class Layout:
     def decoder(self) -> Path:
         return self.root / "models/decoder"
 
+    @property
+    def decoder_weights(self) -> Path:
+        return self.decoder / "decoder.safetensors"
+
+    @property
+    def history(self) -> Path:
+        return self.decoder / "history.json"
+
     def bank(self, class_name: str) -> Path:
         return self.root / f"models/banks/{class_name}.safetensors"
+
+    def moments(self, class_name: str) -> Path:
+        return self.root / f"models/moments/{class_name}.safetensors"
 
     def calibration(self, class_name: str) -> Path:
         return self.root / f"models/calibration/{class_name}.json"
@@ -59,6 +75,14 @@ class Layout:
     @property
     def summary(self) -> Path:
         return self.root / "data/summary.json"
+
+    @property
+    def cost(self) -> Path:
+        return self.root / "data/cost.json"
+
+    @property
+    def timings(self) -> Path:
+        return self.scratch / "timings.json"
 
     @property
     def package(self) -> Path:

@@ -1,0 +1,47 @@
+# The verbs of the project. `make demo` and `make test` need Python 3.11, git and make, and nothing else.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help venv data demo test lint format report clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## create .venv and install everything from constraints.txt
+
+# torch comes first: a plain resolve would fetch the largest build that the registry offers.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[demo,test,lint]'
+	touch $(STAMP)
+
+data: venv  ## fetch the demo's images and weights (230 MB), verified by hash
+	$(BIN)/shadowline data fetch
+
+demo: data  ## the whole job on three real product classes
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline demo
+
+test: data lint  ## lint, types, and the whole test suite
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest
+
+lint: venv  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: venv  ## let ruff put the code in order
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+report: venv  ## write data/report/report.html again from what was measured
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline report
+
+clean:  ## remove results and caches, keep the downloads and the environment
+	rm -rf .shadowline data/images data/manifest data/import data/validation data/features data/evaluation \
+	  data/report data/*.json models/[a-z]* mlflow.db mlruns .dvc/cache .dvc/tmp dvc.lock

@@ -1,0 +1,1 @@
+"""When, and in what order: Prefect flows that read like a table of contents."""

@@ -1,0 +1,78 @@
+"""Retrain the multi-class inspector: from images to a registered, judged candidate.
+
+shadowline retrain                                  # once, here
+shadowline deploy                                   # on a Prefect server, every quarter
+prefect deployment run 'retrain/quarterly'          # there, now
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import flow
+
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from tasks.pipeline import StageRun, find_stale, run_stage
+from tasks.registry import ModelVersion, close_run, live_metrics, log_results, register, start_run
+from tasks.reporting import publish_artifacts, read_summary, write_report
+from tasks.repository import check_repository, commit_run
+
+STAGES = (
+    "import",
+    "validate",
+    "encoder",
+    "features",
+    "training_set",
+    "train",
+    "bank",
+    "calibrate",
+    "legacy",
+    "evaluate",
+    "package",
+    "cost",
+    "summary",
+)
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """What a retraining came to."""
+
+    version: ModelVersion
+    passed: bool
+    report: Path
+    stages: tuple[StageRun, ...]
+
+
+@flow(name="retrain")
+def retrain(root: Path = Path()) -> RetrainResult:
+    """Bring every stage up to date, judge the result, commit what made it, register it."""
+    layout = Layout(root)
+    params = load_params(layout.params)
+    check_repository(root)
+    run_id = start_run(params.registry.experiment, params.model_dump(mode="json"))
+    succeeded = False
+    try:
+        stages = run_stages(root, run_id)
+        summary = read_summary(layout)
+        report = write_report(layout, params, stages)
+        log_results(run_id, summary, [report, layout.summary])
+        publish_artifacts(layout, summary, report)
+        provenance = commit_run(root, f"Retrain: {len(summary['classes'])} classes, params {params.hash()[:12]}")
+        version = register(run_id, params, layout, summary, provenance)
+        succeeded = True
+    finally:
+        close_run(run_id, succeeded)
+    return RetrainResult(version, summary["verdict"]["passed"], report, tuple(stages))
+
+
+def run_stages(root: Path, run_id: str) -> list[StageRun]:
+    """Every stage in order; from the first stale one on, DVC decides what really has to run."""
+    stale = find_stale(root)
+    runs: list[StageRun] = []
+    for name in STAGES:
+        must_ask = name in stale or any(not run.skipped for run in runs)
+        runs.append(run_stage(root, name, must_ask, live_metrics(run_id)))
+    return runs

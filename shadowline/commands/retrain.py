@@ -1,0 +1,128 @@
+"""`shadowline retrain`, `demo`, `deploy`, `models`, `promote`: the flows, from the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.downloads import PINNED, fetch
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from shadowline.progress import default_progress
+from shadowline.report.build import build_report
+
+if TYPE_CHECKING:
+    from flows.retrain import RetrainResult
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def retrain(as_json: JsonOption = False) -> None:
+    """Bring the model up to date with its images and parameters, judge it, register it. Unchanged stages are skipped.
+
+    Exit code 0: all gates passed, 1: not passed, 2: the input or the repository cannot be used.
+
+    Example: `shadowline retrain`
+    """
+    _run(as_json)
+
+
+def demo(as_json: JsonOption = False) -> None:
+    """The whole job on three real product classes: fetch images and weights, train, judge, register, report.
+
+    Example: `shadowline demo`
+    """
+    fetch(PINNED, Path("data/downloads"), default_progress())
+    _run(as_json)
+
+
+def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
+    """Install the quarterly retraining on a Prefect server and serve it until stopped.
+
+    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api shadowline deploy`
+    """
+    from flows.deployments import serve_deployments
+
+    serve_deployments(root)
+
+
+def report() -> None:
+    """Write the HTML report again from what was measured last.
+
+    Example: `shadowline report`
+    """
+    layout = Layout()
+    typer.echo(build_report(layout, load_params(layout.params)))
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the registered model versions, newest first.
+
+    Example: `shadowline models`
+    """
+    from tasks.registry import list_versions
+
+    versions = list_versions(load_params(Layout().params).registry.model_name)
+    if as_json:
+        typer.echo(json.dumps([one.__dict__ for one in versions]))
+        return
+    table = Table("version", "aliases", "verdict", "commit", "fingerprint")
+    for one in versions:
+        tags = one.tags
+        short = (tags.get("git_commit", "")[:10], tags.get("fingerprint", "")[:12])
+        table.add_row(one.version, ", ".join(one.aliases), tags.get("verdict", ""), *short)
+    Console().print(table)
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="The exact version that becomes champion.")],
+    replaces: Annotated[
+        str | None, typer.Option(help="The exact version that it replaces; none for the first.")
+    ] = None,
+) -> None:
+    """Make one exact version champion in the place of one exact version.
+
+    Example: `shadowline promote 4 --replaces 3`
+    """
+    from tasks.registry import promote as promote_version
+
+    promoted = promote_version(load_params(Layout().params).registry.model_name, version, replaces)
+    typer.echo(f"{promoted.uri} is champion")
+
+
+def _run(as_json: bool) -> None:
+    from flows.retrain import retrain as flow
+
+    started = time.monotonic()
+    result = flow()
+    seconds = time.monotonic() - started
+    if as_json:
+        summary = json.loads(Layout().summary.read_text(encoding="utf-8"))
+        typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, **summary}))
+    else:
+        _print(result, seconds)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+def _print(result: RetrainResult, seconds: float) -> None:
+    from tasks.reporting import class_rows
+
+    layout, console = Layout(), Console()
+    summary = json.loads(layout.summary.read_text(encoding="utf-8"))
+    rows = class_rows(layout, summary)
+    table = Table(*rows[0].keys(), title="Image AUROC on the test split, worst class first")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    failed = [check["reason"] for check in summary["verdict"]["checks"] if not check["passed"]]
+    console.print("[green]all gates passed[/]" if result.passed else "[red]not passed[/]", *failed, sep="\n  ")
+    skipped = sum(one.skipped for one in result.stages)
+    console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
+    console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
+    console.print(f"report: {result.report}")

@@ -1,0 +1,1 @@
+"""What an inspector is compared with: single-class detectors behind one protocol."""

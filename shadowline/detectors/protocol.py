@@ -1,0 +1,36 @@
+"""What every single-class detector can do, whoever trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Floats = npt.NDArray[np.float64]
+
+
+class Detector(Protocol):
+    """A calibrated model of one product class; an image is anomalous where score > threshold.
+
+    Scoring is deterministic, and the score of an image does not depend on the images beside it.
+    """
+
+    @property
+    def class_name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that can change a decision: weights, bank, preprocessing, threshold."""
+
+    @property
+    def threshold(self) -> float:
+        """In the unit of `score`; raises ValueError before calibration."""
+
+    def score(self, images: Sequence[Image.Image]) -> Floats:
+        """One score per image (N,); higher is more anomalous."""
+
+    def maps(self, images: Sequence[Image.Image]) -> Floats:
+        """One anomaly map per image (N, h, w), all of one size; for pictures and pixel metrics, not for decisions."""

@@ -1,0 +1,189 @@
+"""The thing that inspects: encoder, decoder, banks and calibration in one directory, and the public Python API.
+
+    inspector = Inspector.load("models/inspector")              # or "models:/inspector@champion"
+    result = inspector.inspect("cell0042.png", class_name="solar_mono")
+    result.score, result.threshold, result.decision, result.anomaly_map
+
+The directory holds encoder.safetensors, encoder.json, decoder.safetensors, banks/<class>.safetensors,
+calibration.json and config.json; no pickle is read. H, W patches per side of a map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from shadowline.bank import Bank
+from shadowline.calibration import Calibration, raw_maps
+from shadowline.device import pick_device
+from shadowline.dinomaly.model import load_decoder
+from shadowline.encoder import Encoder, load_encoder
+from shadowline.images import open_rgb
+from shadowline.manifest import Label
+
+Array = npt.NDArray[np.float64]
+ImageInput = str | Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One image, judged by one model."""
+
+    score: float  # robust sigmas above a typical normal image of the class
+    threshold: float  # the same unit
+    decision: Label  # normal or anomalous
+    class_name: str
+    class_margin: float | None  # robust sigmas to the runner-up class; None when the class was given
+    model_version: str  # of the registry, or "directory"
+    fingerprint: str  # of everything that can change the decision
+    latency_ms: float
+    anomaly_map: Array  # (H, W), robust sigmas
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the map, as JSON values."""
+        return {name: value for name, value in self.__dict__.items() if name != "anomaly_map"}
+
+
+class Inspector:
+    """Load once, inspect many; an image's score does not depend on the images beside it."""
+
+    def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
+        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.encoder, self.model_version = encoder, model_version
+        self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
+        raw = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+        self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
+        self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
+        self.fingerprint: str = self.config["fingerprint"]
+
+    @classmethod
+    def load(cls, location: str | Path) -> Inspector:
+        """From a directory or a `models:/…` URI.
+
+        Raises FileNotFoundError, or ValueError when a file is not what was packaged.
+        """
+        directory, version = resolve(str(location))
+        if not (directory / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{directory}: no packaged inspector; run `shadowline retrain` or name another --model"
+            )
+        found = model_fingerprint(directory)
+        inspector = cls(directory, load_encoder(directory, pick_device()), version)
+        if found != inspector.fingerprint:
+            raise ValueError(
+                f"{directory}: files changed since packaging ({found[:12]}…); restore them from the registry"
+            )
+        return inspector
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(self.calibrations))
+
+    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection:
+        """Judge one image (path, bytes or PIL image); without a class, the class whose normals are nearest is taken.
+
+        Raises ValueError for an unknown class and RefusedImage for an image that cannot be trusted.
+        """
+        return next(iter(self.inspect_many([image], class_name)))
+
+    def inspect_many(self, images: Sequence[ImageInput], class_name: str | None = None) -> Iterable[Inspection]:
+        """Judge images one batch of the encoder at a time; latency is the batch's time per image."""
+        if class_name is not None and class_name not in self.calibrations:
+            raise ValueError(f"class {class_name!r} is not in this model; it knows {', '.join(self.classes)}")
+        size = self.encoder.config.batch_size
+        for start in range(0, len(images), size):
+            started = time.perf_counter()
+            batch = [self._open(image) for image in images[start : start + size]]
+            results = [self._judge(fused[None], class_name) for fused in self.encoder.encode(batch)]
+            latency_ms = 1000.0 * (time.perf_counter() - started) / len(batch)
+            yield from (Inspection(latency_ms=latency_ms, **result) for result in results)
+
+    def _open(self, image: ImageInput) -> Image.Image:
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        limits = self.config["limits"]
+        return open_rgb(image, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+
+    def _judge(self, fused_BGTD: Tensor, class_name: str | None) -> dict[str, Any]:
+        fused_BGTD = fused_BGTD.half().float()  # as in the cache that calibration saw
+        margin = None
+        if class_name is None:
+            class_name, margin = self.identify(fused_BGTD)
+        calibration = self.calibrations[class_name]
+        anomaly_map = calibration.fuse(self._raw(fused_BGTD, class_name))
+        score = float(calibration.score(anomaly_map)[0])
+        return {
+            "score": score,
+            "threshold": calibration.threshold,
+            "decision": Label.ANOMALOUS if score > calibration.threshold else Label.NORMAL,
+            "class_name": class_name,
+            "class_margin": margin,
+            "model_version": self.model_version,
+            "fingerprint": self.fingerprint,
+            "anomaly_map": anomaly_map[0],
+        }
+
+    def _raw(self, fused_BGTD: Tensor, class_name: str) -> Array:
+        return raw_maps(fused_BGTD, self.decoder, self.banks[class_name], self._spec.num_prefix)
+
+    def identify(self, fused_BGTD: Tensor) -> tuple[str, float | None]:
+        """The class whose bank is nearest to the median patch of one image, and its margin to the runner-up."""
+        distances = {}
+        for name, calibration in self.calibrations.items():
+            distance_GP = self.banks[name].distance(fused_BGTD[:, :, self._spec.num_prefix :])[0].double().numpy()
+            scaled = [
+                scale.apply(distance) for scale, distance in zip(calibration.map_scales[1:], distance_GP, strict=True)
+            ]
+            distances[name] = float(np.mean([np.median(group) for group in scaled]))
+        ranked = sorted(distances, key=distances.__getitem__)
+        margin = distances[ranked[1]] - distances[ranked[0]] if len(ranked) > 1 else None
+        return ranked[0], margin
+
+    @property
+    def memory_mb(self) -> dict[str, float]:
+        """Bytes of weights in memory, 10⁶, by part."""
+        encoder = sum(p.nbytes for p in self.encoder.parameters())
+        decoder = sum(p.nbytes for p in self.decoder.parameters())
+        banks = sum(bank.num_bytes for bank in self.banks.values())
+        return {"encoder_mb": encoder / 1e6, "decoder_mb": decoder / 1e6, "banks_mb": banks / 1e6}
+
+
+def model_fingerprint(directory: Path) -> str:
+    """sha256 over every file of a model directory that can change a decision: all but config.json."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "config.json"):
+        if path.suffix not in {".safetensors", ".json"}:
+            continue
+        digest.update(path.relative_to(directory).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def resolve(location: str) -> tuple[Path, str]:
+    """A local directory and a version for a path or a `models:/…` URI; the one place where the library asks MLflow."""
+    if not location.startswith("models:/"):
+        return Path(location), "directory"
+    import mlflow
+
+    from shadowline.settings import Settings
+
+    mlflow.set_tracking_uri(Settings().tracking_uri)
+    name, _, alias = location.removeprefix("models:/").partition("@")
+    client = mlflow.MlflowClient()
+    try:
+        version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
+        exact = f"models:/{name.partition('/')[0]}/{version}"
+        folder = Path(mlflow.artifacts.download_artifacts(exact))
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
+    return folder / "artifacts/inspector", str(version)

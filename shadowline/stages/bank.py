@@ -1,0 +1,34 @@
+"""`shadowline stage bank --class C`: the memory bank of one class, from its training features alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from shadowline.bank import Bank, Moments
+from shadowline.features import FeatureFile, Key
+from shadowline.manifest import read_manifest
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.stages.features import train_keys
+
+_CHUNK = 16  # images that are in memory at once
+
+
+def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> Bank:
+    features = FeatureFile(layout.features(class_name))
+    keys = train_keys(class_name, read_manifest([layout.manifest(class_name)]), params)
+    chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
+    _, G, _, D = features.shape
+    moments = reduce(Moments.__add__, (_moments(features, chunk) for chunk in chunks), Moments.empty(G, D))
+    moments.save(layout.moments(class_name))
+    bank = Bank.fit(moments, params.bank.shrinkage, num_images=len(keys), fingerprint=features.fingerprint)
+    bank.save(layout.bank(class_name))
+    return bank
+
+
+def _moments(features: FeatureFile, keys: Sequence[Key]) -> Moments:
+    patches_BGPD = features.fetch(keys)[:, :, features.num_prefix :]
+    B, G, P, D = patches_BGPD.shape
+    return Moments.of(patches_BGPD.permute(1, 0, 2, 3).reshape(G, B * P, D).numpy())

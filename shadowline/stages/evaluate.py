@@ -1,0 +1,161 @@
+"""`shadowline stage evaluate --class C`: the test split, once, for one class; nothing is chosen here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from shadowline.atomic import replace_file, write_json
+from shadowline.calibration import Calibration
+from shadowline.features import Key
+from shadowline.images import read_mask
+from shadowline.manifest import Label, Split, read_manifest
+from shadowline.metrics import auroc, bootstrap, flip_share, image_metrics, pixel_metrics, practicality
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.stages.calibrate import ClassMaps
+from shadowline.stages.features import robustness_keys
+from shadowline.stages.legacy import SCORES
+
+Array = npt.NDArray[np.float64]
+
+
+def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> dict[str, Any]:
+    """Write metrics.json, scores.parquet and maps.safetensors of the class; returns the metrics."""
+    manifest = read_manifest([layout.manifest(class_name)])
+    test = manifest[manifest["split"] == Split.TEST].sort_values("image_id").reset_index(drop=True)
+    calibration = load_calibration(class_name, layout)
+    maps = ClassMaps(class_name, layout)
+    raw = maps.of([Key(image_id) for image_id in test["image_id"]])
+    fused = calibration.fuse(raw)
+    scores = _score_table(class_name, test, raw, calibration, layout)
+    metrics = {
+        **_image_section(class_name, scores, params),
+        "pixel": _pixel_section(test, fused, params, layout),
+        "practicality": _practicality(manifest, scores, maps, calibration, params),
+    }
+    folder = layout.evaluation(class_name)
+    write_json(folder / "metrics.json", metrics)
+    with replace_file(folder / "scores.parquet") as temporary:
+        scores.to_parquet(temporary, index=False)
+    with replace_file(folder / "maps.safetensors") as temporary:
+        save_file({"maps": torch.from_numpy(fused).half()}, temporary)
+    return metrics
+
+
+def load_calibration(class_name: str, layout: Layout) -> Calibration:
+    path = layout.calibration(class_name)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no calibration; run `dvc repro calibrate@{class_name}`")
+    return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))["calibration"])
+
+
+def _score_table(
+    class_name: str, test: pd.DataFrame, raw_BMP: Array, calibration: Calibration, layout: Layout
+) -> pd.DataFrame:
+    scores = test[["image_id", "path", "label", "defect_type", "mask_path"]].copy()
+    scores["score"] = calibration.score_raw(raw_BMP)
+    scores["threshold"] = calibration.threshold
+    scores["decision"] = np.where(scores["score"] > calibration.threshold, Label.ANOMALOUS, Label.NORMAL)
+    for name, recipe in calibration.alone.items():
+        scores[f"{name}_score"] = calibration.score_raw(raw_BMP, recipe)
+    legacy = pd.read_parquet(layout.legacy(class_name) / SCORES).set_index("image_id")["score"]
+    scores["legacy_score"] = scores["image_id"].map(legacy)
+    return scores
+
+
+def _image_section(class_name: str, scores: pd.DataFrame, params: Params) -> dict[str, Any]:
+    anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
+    flagged = (scores["decision"] == Label.ANOMALOUS).to_numpy()
+    sample = params.evaluation
+    columns = {
+        "fused": "score",
+        "bank": "bank_score",
+        "reconstruction": "reconstruction_score",
+        "legacy": "legacy_score",
+    }
+    components = {
+        name: asdict(
+            bootstrap(
+                auroc,
+                scores[column].to_numpy(),
+                anomalous,
+                resamples=sample.bootstrap,
+                confidence=sample.confidence,
+                seed=params.seed,
+            )
+        )
+        for name, column in columns.items()
+    }
+    return {
+        "class_name": class_name,
+        "num_test_normal": int((~anomalous).sum()),
+        "num_test_anomalous": int(anomalous.sum()),
+        "image": asdict(
+            image_metrics(
+                scores["score"].to_numpy(),
+                anomalous,
+                resamples=sample.bootstrap,
+                confidence=sample.confidence,
+                seed=params.seed,
+            )
+        ),
+        "components": components,
+        "decisions": {
+            "threshold": float(scores["threshold"].iloc[0]),
+            "target_fpr": params.calibration.target_fpr,
+            "false_alarms": int((flagged & ~anomalous).sum()),
+            "misses": int((~flagged & anomalous).sum()),
+            "fpr": float(flagged[~anomalous].mean()),
+            "fnr": float((~flagged)[anomalous].mean()),
+        },
+    }
+
+
+def _pixel_section(test: pd.DataFrame, fused_BHW: Array, params: Params, layout: Layout) -> dict[str, Any] | None:
+    """Pixel metrics at the map's own resolution, or None for a class without masks."""
+    if not (test["mask_path"] != "").any():
+        return None
+    known = ((test["label"] == Label.NORMAL) | (test["mask_path"] != "")).to_numpy()
+    size = (fused_BHW.shape[2], fused_BHW.shape[1])
+    masks = [_small_mask(path, size, params, layout) for path in test.loc[known, "mask_path"]]
+    found = pixel_metrics(
+        fused_BHW[known],
+        np.stack(masks),
+        resamples=params.evaluation.bootstrap,
+        confidence=params.evaluation.confidence,
+        seed=params.seed,
+    )
+    return asdict(found)
+
+
+def _small_mask(path: str, size: tuple[int, int], params: Params, layout: Layout) -> npt.NDArray[np.bool_]:
+    if not path:
+        return np.zeros(size[::-1], dtype=bool)
+    bounds = params.data
+    found = read_mask(layout.root / path, max_pixels=bounds.max_pixels, max_file_bytes=bounds.max_file_bytes)
+    mask = Image.fromarray(found.astype(np.uint8) * 255)
+    return np.asarray(mask.resize(size, Image.Resampling.BOX)) >= 128
+
+
+def _practicality(
+    manifest: pd.DataFrame, scores: pd.DataFrame, maps: ClassMaps, calibration: Calibration, params: Params
+) -> dict[str, Any]:
+    anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
+    decided = dict(zip(scores["image_id"], scores["decision"] == Label.ANOMALOUS, strict=True))
+    flips = {}
+    for view, keys in robustness_keys(manifest, params).items():
+        under_view = calibration.score_raw(maps.of(keys)) > calibration.threshold
+        flips[view] = flip_share([decided[key.image_id] for key in keys], under_view)
+    shares = list(flips.values())
+    found = asdict(practicality(scores["score"].to_numpy(), anomalous))
+    return {**found, "flips": flips, "flip_share": float(np.mean(shares)) if shares else None}

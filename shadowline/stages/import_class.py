@@ -1,0 +1,251 @@
+"""`shadowline stage import --class solar_mono`: one class's source becomes checked image files and a manifest slice.
+
+    <images>/<image_id>.<suffix>      the source's bytes, untouched
+    <images>/masks/<image_id>.png     0 or 255, all masks of the image in one
+    <manifest>/<class>.parquet        one row per file
+    <import>/<class>.json             what was refused, dropped and kept
+
+A run that is killed leaves whole files only; the next one reuses them, removes what is stale, and ends in the same
+bytes as a run that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Container, Iterable
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from shadowline.atomic import replace_file, write_json
+from shadowline.images import ImageProperties, Refusal, RefusedImage, measure, read_mask
+from shadowline.manifest import COLUMNS, Label, Split, content_id, write_manifest
+from shadowline.params import DataParams, Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.sources import SourceImage, list_images
+from shadowline.splits import assign_splits
+
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif"}
+_NUM_NAMED = 5  # refused files that an error names; the report names all
+
+
+@dataclass(frozen=True)
+class RefusedFile:
+    name: str
+    reason: Refusal
+    message: str
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What became of every file that the source listed: num_found = num_imported + refused + duplicates."""
+
+    class_name: str
+    num_found: int
+    num_imported: int
+    refused: tuple[RefusedFile, ...]
+    duplicates: tuple[tuple[str, str], ...]  # name, name of the one with the same content that was kept
+    reasons: dict[str, int]  # refused files per reason
+    splits: dict[str, int]  # imported images per split
+    labels: dict[str, int]  # imported images per label
+
+
+@dataclass(frozen=True)
+class _Imported:
+    source: SourceImage
+    image_id: str
+    path: Path
+    mask_path: Path | None
+    properties: ImageProperties
+
+
+def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> ImportReport:
+    """Import one class below `layout.root`.
+
+    Raises ValueError if the class is unknown, nothing could be imported, or more than `data.max_refused_share` was
+    refused: then the report is written, and an earlier manifest stays as it was.
+    """
+    if class_name not in params.classes:
+        nearest = difflib.get_close_matches(class_name, params.classes, n=1, cutoff=0.0)
+        raise ValueError(f"unknown class '{class_name}'; did you mean {', '.join(nearest)}? see params.yaml, classes")
+    listed = list_images(class_name, params.classes[class_name], layout.root)
+    read, refused = _read_all(listed, params.data, layout.images(class_name), progress, f"import {class_name}")
+    kept, duplicates, contradictory = _settle_equal_content(read)
+    rows = _rows(class_name, kept, params, layout)
+    report = _report(class_name, len(listed), rows, (*refused, *contradictory), duplicates)
+    if _too_many_refused(report, params.data):
+        write_json(layout.import_report(class_name), asdict(report))
+        raise ValueError(_explain(report, params.data, layout))
+    with replace_file(layout.manifest(class_name)) as temporary:
+        write_manifest(rows, temporary)
+    _remove_stale(layout, class_name, kept)
+    write_json(layout.import_report(class_name), asdict(report))
+    return report
+
+
+def _read_all(
+    listed: list[SourceImage], params: DataParams, folder: Path, progress: Progress, description: str
+) -> tuple[list[_Imported], list[RefusedFile]]:
+    imported: list[_Imported] = []
+    refused: list[RefusedFile] = []
+    written: set[str] = set()
+    with progress.task(description, total=len(listed)) as task:
+        for source in listed:
+            try:
+                image = _import_one(source, params, folder, written)
+                imported.append(image)
+                written.add(image.image_id)
+            except RefusedImage as error:
+                refused.append(RefusedFile(source.name, error.refusal, str(error)))
+            task.advance()
+    return imported, refused
+
+
+def _import_one(source: SourceImage, params: DataParams, folder: Path, written: Container[str]) -> _Imported:
+    """Read, judge and write one image with its mask; content in `written` keeps the mask that it came with first."""
+    data = source.read(params.max_file_bytes + 1)
+    properties = measure(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=source.name)
+    mask = _merged_mask(source, params)
+    image_id = content_id(data)
+    path = folder / f"{image_id}{_SUFFIXES[properties.format]}"
+    mask_path = None if mask is None else folder / "masks" / f"{image_id}.png"
+    if image_id not in written:
+        _write(path, data)
+        if mask is not None and mask_path is not None:
+            _write(mask_path, _mask_png(mask))
+    return _Imported(source, image_id, path, mask_path, properties)
+
+
+def _merged_mask(source: SourceImage, params: DataParams) -> npt.NDArray[np.bool_] | None:
+    """(H, W) union of the image's masks, or None; whether it fits the image is for validation to judge."""
+    parts = [_mask_part(source, number, params) for number in range(len(source.read_masks))]
+    if not parts:
+        return None
+    if len({part.shape for part in parts}) > 1:
+        sizes = sorted({f"{part.shape[1]} × {part.shape[0]}" for part in parts})
+        message = f"{source.name}: its {len(parts)} masks have the sizes {', '.join(sizes)}; they must be equal"
+        raise RefusedImage(Refusal.BAD_MASK, message)
+    return np.asarray(np.logical_or.reduce(parts))
+
+
+def _mask_part(source: SourceImage, number: int, params: DataParams) -> npt.NDArray[np.bool_]:
+    try:
+        data = source.read_masks[number](params.max_file_bytes + 1)
+        name = f"mask {number + 1}"
+        return read_mask(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=name)
+    except RefusedImage as error:
+        raise RefusedImage(Refusal.BAD_MASK, f"{source.name}: {error}") from None
+
+
+def _mask_png(mask_HW: npt.NDArray[np.bool_]) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(np.where(mask_HW, np.uint8(255), np.uint8(0))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _settle_equal_content(
+    read: list[_Imported],
+) -> tuple[list[_Imported], tuple[tuple[str, str], ...], tuple[RefusedFile, ...]]:
+    """Of files with equal bytes the first stays, unless their labels differ: then none can be believed."""
+    groups: dict[str, list[_Imported]] = {}
+    for image in read:
+        groups.setdefault(image.image_id, []).append(image)
+    kept, duplicates, refused = [], [], []
+    for first, *others in groups.values():
+        if len({image.source.label for image in (first, *others)}) > 1:
+            refused += [_contradiction(image, (first, *others)) for image in (first, *others)]
+            continue
+        kept.append(first)
+        duplicates += [(other.source.name, first.source.name) for other in others]
+    return kept, tuple(duplicates), tuple(refused)
+
+
+def _contradiction(image: _Imported, group: Iterable[_Imported]) -> RefusedFile:
+    others = [f"{other.source.name} ({other.source.label})" for other in group if other is not image]
+    message = (
+        f"{image.source.name} ({image.source.label}): same content as {', '.join(others)}; decide on one label and "
+        "delete the others"
+    )
+    return RefusedFile(image.source.name, Refusal.CONTRADICTORY_LABELS, message)
+
+
+def _rows(class_name: str, kept: list[_Imported], params: Params, layout: Layout) -> pd.DataFrame:
+    """The manifest's rows; `captured_at` is NaT where the source does not know."""
+    source = params.classes[class_name].source
+    rows = pd.DataFrame(
+        [
+            {
+                "image_id": image.image_id,
+                "path": image.path.relative_to(layout.root).as_posix(),
+                "class_name": class_name,
+                "label": image.source.label.value,
+                "defect_type": image.source.defect_type,
+                "split_hint": image.source.split_hint.value if image.source.split_hint else "",
+                "mask_path": image.mask_path.relative_to(layout.root).as_posix() if image.mask_path else "",
+                **asdict(image.properties),
+                "source": f"{source}:{image.source.name}",
+            }
+            for image in kept
+        ],
+        columns=[*(name for name in COLUMNS if name not in ("split", "captured_at")), "split_hint"],
+    )
+    captured_at = pd.to_datetime(pd.Series([image.source.captured_at for image in kept], dtype=object), utc=True)
+    return assign_splits(rows.assign(captured_at=captured_at), params.data, params.seed).drop(columns="split_hint")
+
+
+def _report(
+    class_name: str,
+    num_found: int,
+    rows: pd.DataFrame,
+    refused: tuple[RefusedFile, ...],
+    duplicates: tuple[tuple[str, str], ...],
+) -> ImportReport:
+    splits, labels = Counter(rows["split"]), Counter(rows["label"])
+    return ImportReport(
+        class_name=class_name,
+        num_found=num_found,
+        num_imported=len(rows),
+        refused=refused,
+        duplicates=duplicates,
+        reasons=dict(sorted(Counter(file.reason.value for file in refused).items())),
+        splits={split.value: splits[split] for split in Split},
+        labels={label.value: labels[label] for label in Label},
+    )
+
+
+def _too_many_refused(report: ImportReport, params: DataParams) -> bool:
+    return report.num_imported == 0 or len(report.refused) > params.max_refused_share * report.num_found
+
+
+def _explain(report: ImportReport, params: DataParams, layout: Layout) -> str:
+    named = "\n".join(f"  {file.message}" for file in report.refused[:_NUM_NAMED])
+    return (
+        f"class '{report.class_name}': {len(report.refused)} of {report.num_found} files refused, at most "
+        f"{params.max_refused_share:.0%} may be; mend them or raise data.max_refused_share; "
+        f"all are named in {layout.import_report(report.class_name)}, the first are\n{named}"
+    )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of `data` or nothing; a file that already holds it is left alone."""
+    if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return
+    with replace_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _remove_stale(layout: Layout, class_name: str, kept: list[_Imported]) -> None:
+    """Remove what the manifest does not name: images of an earlier source, leftovers of a killed run."""
+    named = {image.path for image in kept} | {image.mask_path for image in kept if image.mask_path}
+    stale = [path for path in layout.images(class_name).rglob("*") if path not in named and not path.is_dir()]
+    for written in (layout.manifest(class_name), layout.import_report(class_name)):
+        stale += written.parent.glob(f".{written.name}.*.tmp")
+    for path in stale:
+        path.unlink()

@@ -1,0 +1,37 @@
+"""`shadowline stage legacy --class C`: the single-class baseline, on the same training and test images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from shadowline.atomic import replace_file
+from shadowline.detectors.patchcore import PatchCore
+from shadowline.images import open_within
+from shadowline.manifest import Split, read_manifest
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+
+SCORES = "test_scores.parquet"
+
+
+def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> PatchCore:
+    manifest = read_manifest([layout.manifest(class_name)]).sort_values("image_id")
+
+    def images(split: Split) -> list[Image.Image]:
+        return [
+            open_within(layout.root / path, params.data) for path in manifest.loc[manifest["split"] == split, "path"]
+        ]
+
+    legacy = params.legacy.model_copy(update={"location": str(layout.root / params.legacy.location)})
+    detector = PatchCore.fit(class_name, images(Split.TRAIN), legacy, seed=params.seed, progress=progress)
+    detector = detector.calibrate(detector.score(images(Split.VAL)), params.calibration.target_fpr)
+    folder = layout.legacy(class_name)
+    detector.save(folder)
+    test_ids = manifest.loc[manifest["split"] == Split.TEST, "image_id"]
+    scores = pd.DataFrame({"image_id": test_ids, "score": np.asarray(detector.score(images(Split.TEST)))})
+    with replace_file(folder / SCORES) as temporary:
+        scores.to_parquet(temporary, index=False)
+    return detector

@@ -1,0 +1,42 @@
+"""`shadowline stage training_set`: an index of what the decoder learns from, so that enrolling a class skips training.
+
+The index holds, for each class of params.train.classes alone, a hash of its training and validation features. `train`
+depends on this file and not on the features folder: a class that is only enrolled leaves the file as it was, byte
+for byte, and DVC skips `train`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from shadowline.atomic import write_json
+from shadowline.dinomaly.training import ClassData
+from shadowline.features import FeatureFile, Key
+from shadowline.manifest import Split, read_manifest
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.stages.features import ids_of, train_keys
+
+
+def run(params: Params, layout: Layout, progress: Progress) -> None:
+    classes = {name: _entry(class_data(name, params, layout)) for name in sorted(params.train.classes)}
+    write_json(layout.training_set, {"classes": classes})
+
+
+def class_data(class_name: str, params: Params, layout: Layout) -> ClassData:
+    """What training may see of a class: its train rows with their declared views, and val to stop on."""
+    manifest = read_manifest([layout.manifest(class_name)])
+    return ClassData(
+        source=FeatureFile(layout.features(class_name)),
+        train=tuple(train_keys(class_name, manifest, params)),
+        val=tuple(Key(image_id) for image_id in ids_of(manifest, Split.VAL)),
+    )
+
+
+def _entry(data: ClassData) -> dict[str, object]:
+    digest = hashlib.sha256()
+    for key in (*data.train, *data.val):
+        digest.update(str(key).encode())
+        digest.update(data.source.fetch([key]).numpy().tobytes())
+    return {"num_train": len(data.train), "num_val": len(data.val), "sha256": digest.hexdigest()}

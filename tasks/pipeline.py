@@ -1,0 +1,123 @@
+"""DVC from Prefect: which stages are stale, and running one with its log, progress and metrics passed on.
+
+A stage's own lines arrive as JSON (shadowline/progress.py) or as plain text; text goes to the Prefect log, progress
+to a bar, metrics to whoever asked for them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from rich.progress import Progress as RichBars
+from rich.progress import TaskID
+
+Metric = Callable[[str, float, int], None]  # name, value, step
+
+_TAIL_LINES = 30  # of a failed stage's output, repeated in the error
+
+
+class StageFailedError(RuntimeError):
+    """A stage of dvc.yaml ended with an error; the message holds the end of its output."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What became of one stage of dvc.yaml, all its classes together."""
+
+    name: str
+    skipped: bool  # nothing that it depends on has changed
+    seconds: float
+
+
+@task
+def find_stale(root: Path) -> frozenset[str]:
+    """The stages (`import`, `features`, …, without their class) that `dvc status` says must run again."""
+    answer = subprocess.run(_dvc("status", "--json"), cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise StageFailedError(f"dvc status: {answer.stderr.strip() or answer.stdout.strip()}")
+    return frozenset(name.partition("@")[0] for name in json.loads(answer.stdout or "{}"))
+
+
+@task(task_run_name="stage {name}")
+def run_stage(root: Path, name: str, stale: bool, on_metric: Metric | None = None) -> StageRun:
+    """`dvc repro` of one stage for every class that it is written for; skipped when nothing it reads has changed.
+
+    Raises StageFailedError with the stage's last lines, which name the rows or values at fault.
+    """
+    if not stale:
+        return StageRun(name, skipped=True, seconds=0.0)
+    started = time.monotonic()
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    ran = False
+    command = _dvc("repro", "--single-item", name)
+    with (
+        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        _bars() as bars,
+    ):
+        for line in process.stdout or ():
+            ran = ran or line.startswith("Running stage")
+            _forward(line.rstrip(), bars, tail, on_metric)
+    if process.returncode:
+        raise StageFailedError(f"stage {name} failed:\n" + "\n".join(tail))
+    return StageRun(name, skipped=not ran, seconds=time.monotonic() - started)
+
+
+class _Bars:
+    """One Rich bar per task that a stage reports; nothing where nobody looks."""
+
+    def __init__(self, rich: RichBars | None) -> None:
+        self._rich, self._ids = rich, dict[str, TaskID]()
+
+    def update(self, name: str, done: int, total: int, note: str) -> None:
+        if self._rich is None:
+            return
+        if name not in self._ids:
+            self._ids[name] = self._rich.add_task(name, total=total)
+        self._rich.update(self._ids[name], completed=done, description=f"{name} {note}")
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    if not sys.stderr.isatty():
+        yield _Bars(None)
+        return
+    with RichBars(transient=True) as rich:
+        yield _Bars(rich)
+
+
+def _forward(line: str, bars: _Bars, tail: deque[str], on_metric: Metric | None) -> None:
+    record = _parse(line)
+    if record is None:
+        if line:
+            tail.append(line)
+            get_run_logger().info(line)
+    elif record["event"] == "progress":
+        bars.update(record["task"], record["done"], record["total"], record["note"])
+    elif record["event"] == "metric" and on_metric is not None:
+        on_metric(record["name"], record["value"], record["step"])
+    elif record["event"] == "message":
+        tail.append(record["text"])
+        get_run_logger().info(record["text"])
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    if not line.startswith('{"event"'):
+        return None
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return None
+
+
+def _dvc(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dvc", *arguments]

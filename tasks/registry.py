@@ -1,0 +1,223 @@
+"""MLflow from Prefect: runs, live metrics, model versions with their provenance, and aliases on exact versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from prefect import task
+
+import shadowline
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.settings import Settings
+from tasks.repository import Provenance
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+
+_RETRIES = {"retries": 3, "retry_delay_seconds": [2, 10, 30]}  # the tracking server may be away for a moment
+_SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, "image", required=False),
+            ColSpec(DataType.string, "path", required=False),
+            ColSpec(DataType.string, "class_name", required=False),
+        ]
+    ),
+    outputs=Schema(
+        [
+            ColSpec(DataType.double, "score"),
+            ColSpec(DataType.double, "threshold"),
+            ColSpec(DataType.string, "decision"),
+            ColSpec(DataType.string, "class_name"),
+            ColSpec(DataType.string, "model_version"),
+            ColSpec(DataType.string, "fingerprint"),
+        ]
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One exact version of a registered model."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def client() -> mlflow.MlflowClient:
+    """A client of the store that SHADOWLINE_TRACKING_URI names."""
+    uri = Settings().tracking_uri
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+@task(**_RETRIES)
+def start_run(experiment: str, params: Mapping[str, Any]) -> str:
+    """Open a run with all hyper-parameters; returns its id."""
+    tracking = client()
+    found = tracking.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else tracking.create_experiment(experiment)
+    run = tracking.create_run(experiment_id)
+    for name, value in _flatten(params):
+        tracking.log_param(run.info.run_id, name, value)
+    return str(run.info.run_id)
+
+
+def live_metrics(run_id: str) -> Callable[[str, float, int], None]:
+    """A function that writes one point of a curve into a run while a stage is still at work."""
+    tracking = client()
+    return lambda name, value, step: tracking.log_metric(run_id, name, value, step=step)
+
+
+@task(**_RETRIES)
+def close_run(run_id: str, succeeded: bool) -> None:
+    client().set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+
+
+@task(**_RETRIES)
+def log_results(run_id: str, summary: Mapping[str, Any], files: list[Path]) -> None:
+    """The means, gates and files of a finished evaluation."""
+    tracking = client()
+    for name, value in summary["means"].items():
+        tracking.log_metric(run_id, f"test/{name}", value)
+    for check in summary["verdict"]["checks"]:
+        if check["measured"] is not None:
+            subject = f"/{check['subject']}" if check["subject"] else ""
+            tracking.log_metric(run_id, f"gate/{check['name']}{subject}", check["measured"])
+    for path in files:
+        tracking.log_artifact(run_id, str(path))
+
+
+@task(**_RETRIES)
+def register(
+    run_id: str, params: Params, layout: Layout, summary: Mapping[str, Any], provenance: Provenance
+) -> ModelVersion:
+    """Register the package as a new version with its provenance; alias `challenger` only when the verdict passed.
+
+    A package whose fingerprint is registered already gives that version back: registering twice is harmless, also
+    after a kill in between.
+    """
+    tracking, name = client(), params.registry.model_name
+    config = json.loads((layout.package / "config.json").read_text(encoding="utf-8"))
+    version = _find(tracking, name, config["fingerprint"]) or _log_version(
+        tracking, run_id, name, layout.package, config
+    )
+    for key, value in _tags(config, summary, provenance).items():
+        tracking.set_model_version_tag(name, version, key, value)
+    if summary["verdict"]["passed"]:
+        tracking.set_registered_model_alias(name, CHALLENGER, version)
+    return describe(tracking, name, version)
+
+
+def _tags(config: Mapping[str, Any], summary: Mapping[str, Any], provenance: Provenance) -> dict[str, str]:
+    """All that an auditor needs to make the same model again, and what the gates said of it."""
+    return {
+        "git_commit": provenance.git_commit,
+        "dvc_lock_sha256": provenance.dvc_lock_sha256,
+        "params_hash": config["params_hash"],
+        "encoder_fingerprint": config["encoder_fingerprint"],
+        "num_images": json.dumps(summary["num_images"], sort_keys=True),
+        "verdict": "passed" if summary["verdict"]["passed"] else "not passed",
+    }
+
+
+def _log_version(
+    tracking: mlflow.MlflowClient, run_id: str, model_name: str, package: Path, config: Mapping[str, Any]
+) -> str:
+    code = Path(shadowline.__file__).parent
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="inspector",
+            python_model=str(code / "pyfunc_model.py"),
+            artifacts={"inspector": str(package)},
+            code_paths=[str(code)],
+            signature=_SIGNATURE,
+            pip_requirements=_requirements(),
+        )
+    with suppress(MlflowException):
+        tracking.create_registered_model(model_name)
+    tags = {"fingerprint": config["fingerprint"]}
+    created = tracking.create_model_version(
+        model_name, source=logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
+    )
+    return str(created.version)
+
+
+def _find(tracking: mlflow.MlflowClient, model_name: str, fingerprint: str) -> str | None:
+    found = [one for one in _versions(tracking, model_name) if one.tags.get("fingerprint") == fingerprint]
+    return str(found[0].version) if found else None
+
+
+def _versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
+    return list(tracking.search_model_versions(f"name='{model_name}'"))
+
+
+def _requirements() -> list[str]:
+    """What serving needs beside the code that travels with the model, in the versions that trained it."""
+    from importlib.metadata import version
+
+    names = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "pandas")
+    more = ("pydantic", "pydantic-settings", "pyyaml", "mlflow")
+    return [f"{name}=={version(name).partition('+')[0]}" for name in (*names, *more)]
+
+
+def describe(tracking: mlflow.MlflowClient, model_name: str, version: str) -> ModelVersion:
+    found = tracking.get_model_version(model_name, version)
+    return ModelVersion(model_name, str(found.version), tuple(sorted(found.aliases)), dict(found.tags))
+
+
+def list_versions(model_name: str) -> list[ModelVersion]:
+    """All versions, newest first."""
+    tracking = client()
+    numbers = sorted((int(one.version) for one in _versions(tracking, model_name)), reverse=True)
+    return [describe(tracking, model_name, str(number)) for number in numbers]
+
+
+def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion:
+    """Make exactly `version` champion in the place of exactly `replaces` (None: there must be no champion yet).
+
+    Raises ValueError when the champion is another one, or the version's verdict is negative.
+    """
+    tracking = client()
+    current = _champion(tracking, model_name)
+    if current != replaces:
+        raise ValueError(f"champion of {model_name} is version {current}, not {replaces}; name the version to replace")
+    chosen = describe(tracking, model_name, version)
+    if chosen.tags.get("verdict") != "passed":
+        raise ValueError(
+            f"{chosen.uri}: verdict {chosen.tags.get('verdict', 'missing')!r}; only a passed version can lead"
+        )
+    if current is not None:
+        tracking.set_registered_model_alias(model_name, PREVIOUS, current)
+    tracking.set_registered_model_alias(model_name, CHAMPION, version)
+    return describe(tracking, model_name, version)
+
+
+def _champion(tracking: mlflow.MlflowClient, model_name: str) -> str | None:
+    try:
+        return str(tracking.get_model_version_by_alias(model_name, CHAMPION).version)
+    except MlflowException:
+        return None
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        flat += _flatten(value, f"{dotted}.") if isinstance(value, Mapping) else [(dotted, str(value)[:500])]
+    return flat

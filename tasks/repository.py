@@ -1,0 +1,71 @@
+"""Git from Prefect: a registered model's commit must really contain the code, parameters and lock that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import task
+
+_OURS = ("params.yaml", "dvc.lock")  # the only files that a run may commit
+
+
+class RepositoryError(RuntimeError):
+    """The repository is not in a state from which a model could be reproduced; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    git_commit: str
+    dvc_lock_sha256: str
+
+
+@task
+def check_repository(root: Path) -> None:
+    """Refuse before hours of work what `commit_run` would refuse after them."""
+    if _git(root, "rev-parse", "--is-inside-work-tree", check=False) != "true":
+        raise RepositoryError(f"{root.resolve()}: not a git repository; run `git init` and commit the project first")
+    if not _git(root, "rev-parse", "--verify", "HEAD", check=False):
+        raise RepositoryError(f"{root.resolve()}: no commit yet; commit the project first")
+    _refuse_other_changes(root)
+
+
+@task
+def commit_run(root: Path, message: str) -> Provenance:
+    """Commit params.yaml and dvc.lock when they changed; nothing else is ever committed."""
+    _refuse_other_changes(root)
+    present = [name for name in _OURS if (root / name).is_file()]
+    _git(root, "add", "--", *present)
+    if _git(root, "diff", "--cached", "--name-only", "--", *present):
+        _git(root, *_identity(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
+    lock = hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest()
+    return Provenance(git_commit=_git(root, "rev-parse", "HEAD"), dvc_lock_sha256=lock)
+
+
+def _refuse_other_changes(root: Path) -> None:
+    changed = [line[3:] for line in _git(root, "status", "--porcelain", strip=False).splitlines()]
+    others = [name for name in changed if name not in _OURS]
+    if others:
+        listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        raise RepositoryError(
+            f"{len(others)} uncommitted changes beside params.yaml and dvc.lock: {listed}; "
+            "commit or stash them, so that the registered commit contains what made the model"
+        )
+
+
+def _identity(root: Path) -> list[str]:
+    """A committer for machines that have none."""
+    if _git(root, "config", "user.email", check=False):
+        return []
+    return ["-c", "user.name=Shadowline", "-c", "user.email=shadowline@localhost"]
+
+
+def _git(root: Path, *arguments: str, check: bool = True, strip: bool = True) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        if check:
+            raise RepositoryError(f"git {arguments[0]}: {answer.stderr.strip()}")
+        return ""
+    return answer.stdout.strip() if strip else answer.stdout

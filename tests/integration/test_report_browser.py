@@ -1,0 +1,117 @@
+"""The report in a real browser: that it draws, in both widths and colour schemes, and asks for nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from report_fixture import HARDNESS, write_inputs
+
+from shadowline.params import load_params
+from shadowline.report import build_report
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--enable-logging=stderr", "--v=0"),
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> str:
+    """A Chromium, from $SHADOWLINE_CHROMIUM or the PATH."""
+    names = (os.environ.get("SHADOWLINE_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on PATH; install one or set SHADOWLINE_CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    layout = write_inputs(tmp_path_factory.mktemp("browser"))
+    return build_report(layout, load_params(Path(__file__).parents[2] / "params.yaml"))
+
+
+def run_browser(browser: str, page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [browser, *FLAGS, f"--user-data-dir={profile}", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+
+
+def screenshot(browser: str, page: Path, folder: Path, width: int, height: int, *options: str) -> np.ndarray:
+    target = folder / "page.png"
+    size = f"--window-size={width},{height}"
+    run_browser(browser, page, folder / "profile", f"--screenshot={target}", size, *options)
+    return np.asarray(Image.open(target).convert("RGB")).astype(int)
+
+
+def num_colours(pixels_HWC: np.ndarray) -> int:
+    return len(np.unique((pixels_HWC // 16).reshape(-1, 3), axis=0))
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_hero_and_gallery_are_drawn(browser: str, report: Path, tmp_path: Path, width: int) -> None:
+    pixels = screenshot(browser, report, tmp_path, width, 4000)
+    hero, below = pixels[:700], pixels[2000:]
+    assert pixels.shape == (4000, width, 3)
+    assert hero.std() > 15
+    assert num_colours(hero) > 20
+    warm = (hero[..., 0] - hero[..., 2] > 100).sum()
+    assert warm > 500  # the words "Not passed"
+    assert num_colours(below) > 60  # photographs and heat maps
+    flame = (below[..., 0] > 180) & (below[..., 2] < 120)
+    assert flame.sum() > 200
+
+
+def test_the_page_is_dark_for_readers_who_prefer_it(browser: str, report: Path, tmp_path: Path) -> None:
+    light = screenshot(browser, report, tmp_path, 1000, 900)
+    (tmp_path / "dark").mkdir()
+    dark = screenshot(
+        browser, report, tmp_path / "dark", 1000, 900, "--force-dark-mode", "--blink-settings=preferredColorScheme=0"
+    )
+    assert light[..., 1].mean() > 190
+    assert dark[..., 1].mean() < 80
+
+
+def test_the_dom_holds_the_verdict_and_every_class(browser: str, report: Path, tmp_path: Path) -> None:
+    dom = run_browser(browser, report, tmp_path / "profile", "--dump-dom").stdout
+    assert re.search(r"<h1>.*Not passed</h1>", dom)
+    headings = re.findall(r'id="class-\d+">\s*<h2>([\w-]+)', dom)
+    assert headings == list(HARDNESS)
+
+
+def test_the_console_is_silent_and_nothing_is_fetched(browser: str, report: Path, tmp_path: Path) -> None:
+    result = run_browser(browser, report, tmp_path / "profile", "--dump-dom")
+    assert ":CONSOLE" not in result.stderr
+    references = re.findall(r'(?:src|href)="([^"]*)"', report.read_text(encoding="utf-8"))
+    assert references
+    assert not [each for each in references if re.match(r"(?:https?:)?//", each)]
+
+
+def test_the_console_check_would_notice_a_fetch(browser: str, report: Path, tmp_path: Path) -> None:
+    spoiled = tmp_path / "spoiled.html"
+    page = report.read_text(encoding="utf-8")
+    spoiled.write_text(page.replace("<footer>", '<footer><img src="http://127.0.0.1:9/x.png">'), encoding="utf-8")
+    result = run_browser(browser, spoiled, tmp_path / "profile", "--dump-dom")
+    assert ":CONSOLE" in result.stderr
+    assert "Content Security Policy" in result.stderr
+
+
+def test_it_prints(browser: str, report: Path, tmp_path: Path) -> None:
+    target = tmp_path / "report.pdf"
+    run_browser(browser, report, tmp_path / "profile", f"--print-to-pdf={target}", "--no-pdf-header-footer")
+    data = target.read_bytes()
+    assert data.startswith(b"%PDF")
+    assert data.count(b"/Type /Page\n") >= len(HARDNESS)
