@@ -98,9 +98,14 @@ def promote(
 
 def _run(as_json: bool) -> None:
     from flows.retrain import retrain as flow
+    from tasks.pipeline import StageFailedError
+    from tasks.repository import RepositoryError
 
     started = time.monotonic()
-    result = flow()
+    try:
+        result = flow()
+    except (StageFailedError, RepositoryError) as error:
+        raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
     seconds = time.monotonic() - started
     if as_json:
         summary = json.loads(Layout().summary.read_text(encoding="utf-8"))

@@ -99,7 +99,7 @@ def test_every_row_names_a_file_with_the_sources_bytes(tmp_path: Path) -> None:
     assert np.array_equal(mask_of(tmp_path, defect), crack)
     assert (rows["mask_path"] == "").sum() == 21
     assert (report.num_found, report.num_imported, report.refused, report.duplicates) == (22, 22, (), ())
-    assert report.splits == {"train": 16, "val": 4, "test": 2, "stream": 0}
+    assert report.splits == {"train": 16, "val": 4, "tune": 0, "test": 2, "stream": 0}
     assert report.labels == {"normal": 21, "anomalous": 1, "unknown": 0}
 
 
@@ -366,5 +366,5 @@ def test_a_demo_class_is_imported_whole(tmp_path: Path) -> None:
     report = run("solar_mono", params, Layout(tmp_path), Progress())
     rows = read_manifest([Layout(tmp_path).manifest("solar_mono")])
     assert (report.num_imported, report.refused, report.duplicates) == (1074, (), ())
-    assert report.splits == {"train": 200, "val": 80, "test": 160, "stream": 634}
+    assert report.splits == {"train": 200, "val": 88, "tune": 48, "test": 160, "stream": 578}
     assert set(rows["mode"]) == {"L"} and rows["source"].str.startswith("elpv:images/cell").all()
