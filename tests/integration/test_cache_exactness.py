@@ -23,6 +23,7 @@ from conftest import SPEC, assert_same_state, fake_data, picture, stub_encoder, 
 from PIL import Image
 from torch import Tensor
 
+from shadowline import backbones
 from shadowline.dinomaly.model import save_decoder
 from shadowline.dinomaly.optimizer import StableAdamW
 from shadowline.dinomaly.training import ClassData, Trainer
@@ -30,6 +31,7 @@ from shadowline.encoder import Encoder
 from shadowline.features import CacheUpdate, FeatureCache, FeatureFile, Key
 from shadowline.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 KEYS = [Key(f"{i:012x}", view) for i in range(35) for view in ("original", "hflip")]  # three shards of at most 32
 
 
@@ -152,7 +154,8 @@ def die_before(moment: str, call: int) -> None:
 
 def fork_victims(root: Path) -> None:
     """Body of the helper process: one victim per moment, and how each of them ended."""
-    stub_encoder()  # imports what is slow to import, once
+    torch.set_num_threads(1)  # a fork takes no other threads along
+    backbones.timm()  # slow to import
     codes = {}
     for job, kills in (("cache", CACHE_KILLS), ("training", TRAINING_KILLS)):
         for moment, call in kills:
@@ -172,7 +175,8 @@ def victims(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("victims")
     helper = multiprocessing.get_context("spawn").Process(target=fork_victims, args=(root,))
     helper.start()
-    helper.join()
+    helper.join(timeout=300)
+    helper.kill()  # if it hangs; one that has ended stays as it is
     assert helper.exitcode == 0
     return root
 

@@ -23,6 +23,7 @@ from shadowline.dinomaly.model import Decoder, reconstruction_map
 from shadowline.dinomaly.optimizer import StableAdamW
 from shadowline.dinomaly.schedule import easy_share
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, HEADS, BLOCKS, GRID, PREFIX, BATCH = 128, 2, 8, 6, 5, 3
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 FUSED_LAYERS = ([0, 1, 2, 3], [4, 5, 6, 7])  # of the decoder's blocks, last block first

