@@ -17,7 +17,7 @@ from shadowline.paths import Layout
 from tasks.pipeline import StageRun, find_stale, run_stage
 from tasks.registry import ModelVersion, close_run, live_metrics, log_results, register, start_run
 from tasks.reporting import publish_artifacts, read_summary, write_report
-from tasks.repository import check_repository, commit_run
+from tasks.repository import check_repository, commit_run, hold_project
 
 STAGES = (
     "import",
@@ -48,7 +48,12 @@ class RetrainResult:
 
 @flow(name="retrain")
 def retrain(root: Path = Path()) -> RetrainResult:
-    """Bring every stage up to date, judge the result, commit what made it, register it."""
+    """Bring every stage up to date, judge the result, commit what made it, register it; one run at a time."""
+    with hold_project(root):
+        return _retrain(root)
+
+
+def _retrain(root: Path) -> RetrainResult:
     layout = Layout(root)
     params = load_params(layout.params)
     check_repository(root)

@@ -23,6 +23,7 @@ from rich.progress import TaskID
 
 Metric = Callable[[str, float, int], None]  # name, value, step
 
+_LOG_EVERY_S = 20.0
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
 
@@ -42,6 +43,7 @@ class StageRun:
 @task
 def find_stale(root: Path) -> frozenset[str]:
     """The stages (`import`, `features`, …, without their class) that `dvc status` says must run again."""
+    _mend_lock_file(root)
     answer = subprocess.run(_dvc("status", "--json"), cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise StageFailedError(f"dvc status: {answer.stderr.strip() or answer.stdout.strip()}")
@@ -72,14 +74,31 @@ def run_stage(root: Path, name: str, stale: bool, on_metric: Metric | None = Non
     return StageRun(name, skipped=not ran, seconds=time.monotonic() - started)
 
 
+def _mend_lock_file(root: Path) -> None:
+    """Remove DVC's list of path locks where a kill left it half written, which DVC would stumble over for ever.
+
+    What killed processes left in a whole list DVC drops by itself: it looks whether their process ids are alive.
+    """
+    locks = root / ".dvc/tmp/rwlock"
+    if not locks.is_file():
+        return
+    try:
+        json.loads(locks.read_text(encoding="utf-8"))
+    except ValueError:
+        locks.unlink()
+
+
 class _Bars:
-    """One Rich bar per task that a stage reports; nothing where nobody looks."""
+    """One Rich bar per task that a stage reports; a line in the log now and then where there is no terminal."""
 
     def __init__(self, rich: RichBars | None) -> None:
-        self._rich, self._ids = rich, dict[str, TaskID]()
+        self._rich, self._ids, self._logged = rich, dict[str, TaskID](), time.monotonic()
 
     def update(self, name: str, done: int, total: int, note: str) -> None:
         if self._rich is None:
+            if time.monotonic() - self._logged > _LOG_EVERY_S:
+                self._logged = time.monotonic()
+                get_run_logger().info("%s: %d of %d %s", name, done, total, note)
             return
         if name not in self._ids:
             self._ids[name] = self._rich.add_task(name, total=total)

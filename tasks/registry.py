@@ -117,19 +117,23 @@ def register(
     version = _find(tracking, name, config["fingerprint"]) or _log_version(
         tracking, run_id, name, layout.package, config
     )
-    for key, value in _tags(config, summary, provenance).items():
+    for key, value in _tags(config, params, summary, provenance).items():
         tracking.set_model_version_tag(name, version, key, value)
     if summary["verdict"]["passed"]:
         tracking.set_registered_model_alias(name, CHALLENGER, version)
+    elif CHALLENGER in describe(tracking, name, version).aliases:  # it passed once, under other gates
+        tracking.delete_registered_model_alias(name, CHALLENGER)
     return describe(tracking, name, version)
 
 
-def _tags(config: Mapping[str, Any], summary: Mapping[str, Any], provenance: Provenance) -> dict[str, str]:
+def _tags(
+    config: Mapping[str, Any], params: Params, summary: Mapping[str, Any], provenance: Provenance
+) -> dict[str, str]:
     """All that an auditor needs to make the same model again, and what the gates said of it."""
     return {
         "git_commit": provenance.git_commit,
         "dvc_lock_sha256": provenance.dvc_lock_sha256,
-        "params_hash": config["params_hash"],
+        "params_hash": params.hash(),
         "encoder_fingerprint": config["encoder_fingerprint"],
         "num_images": json.dumps(summary["num_images"], sort_keys=True),
         "verdict": "passed" if summary["verdict"]["passed"] else "not passed",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from prefect import task
+
+from shadowline.paths import Layout
 
 _OURS = ("params.yaml", "dvc.lock")  # the only files that a run may commit
 
@@ -20,6 +26,27 @@ class RepositoryError(RuntimeError):
 class Provenance:
     git_commit: str
     dvc_lock_sha256: str
+
+
+@contextmanager
+def hold_project(root: Path) -> Iterator[None]:
+    """Let one run at a time work in a project; the lock is the operating system's, so that a killed run leaves none.
+
+    Raises RepositoryError, at once and naming the process, while another run holds it.
+    """
+    scratch = Layout(root).scratch
+    scratch.mkdir(exist_ok=True)
+    owner = scratch / "run.pid"
+    try:
+        lock = FileLock(scratch / "run.lock").acquire(timeout=0)
+    except Timeout:
+        pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+        raise RepositoryError(
+            f"{root.resolve()}: another run (process {pid}) is at work here; wait for its end or stop it"
+        ) from None
+    with lock:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
 
 
 @task

@@ -33,7 +33,6 @@ def run(params: Params, layout: Layout, progress: Progress) -> str:
         "fingerprint": fingerprint,
         "encoder_fingerprint": encoder.config.fingerprint,
         "encoder": encoder.config.name,
-        "params_hash": params.hash(),
         "classes": sorted(params.classes),
         "limits": {"max_pixels": params.data.max_pixels, "max_file_bytes": params.data.max_file_bytes},
     }

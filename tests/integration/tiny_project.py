@@ -15,11 +15,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from PIL import Image, ImageDraw
@@ -29,13 +32,18 @@ from shadowline import backbones
 from shadowline.encoder import build_network
 from shadowline.paths import Layout
 
+if TYPE_CHECKING:
+    from prefect.states import State
+
+    from flows.retrain import RetrainResult
+
 ROOT = Path(__file__).parents[2]
 CLASSES = ("dots", "stripes")
 EXTRA_CLASS = "waves"  # its images are there, but params.yaml does not name it
 LAYERS = [0, 1, 2, 3]
 CROP, SIDE, LEGACY_SIDE = 56, 64, 64  # pixels
 MODEL = "inspector"
-_COPIED = ("dvc.yaml", ".dvc/config", ".dvcignore", ".gitignore")
+_COPIED = ("dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 _ENCODER, _LEGACY = "data/downloads/encoder.safetensors", "data/downloads/legacy.safetensors"
 _CHANGES: dict[str, dict[str, Any]] = {
     "validation": {"min_normal": 20, "robust_range": 30.0},
@@ -74,6 +82,22 @@ class Project:
     @property
     def layout(self) -> Layout:
         return Layout(self.root)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """This process works in the project, as a command started there would."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.chdir(self.root)
+            yield
+
+    def retrain(self) -> State[RetrainResult]:
+        """The real flow, in this process; failed or completed, its final state."""
+        from flows.retrain import retrain
+
+        with self.inside():
+            return retrain(return_state=True)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -103,6 +103,15 @@ def test_an_image_s_features_do_not_depend_on_the_images_beside_it(count, encode
     assert torch.equal(encoder.encode(images[::-1]), alone.flip(0))
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 5])
+def test_every_pass_has_the_same_number_of_rows(count, encoder):
+    """The cause of the law above: processors choose their order of summation by shape, so the shape never changes."""
+    rows = []
+    encoder._network.blocks[0].register_forward_hook(lambda module, inputs, output: rows.append(len(output)))
+    encoder.encode([picture(i) for i in range(count)])
+    assert rows == [encoder.config.batch_size] * math.ceil(count / encoder.config.batch_size)
+
+
 def test_preprocessing_is_resize_centre_crop_and_imagenet_normalisation(encoder):
     image = picture(0, side=100).resize((120, 80))
     side, margin = encoder.config.resize, (encoder.config.resize - CROP) // 2

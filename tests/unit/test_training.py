@@ -111,6 +111,8 @@ def test_the_checkpoint_of_another_run_is_ignored(what, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trainer().run(StopsAt(6), tmp_path / "checkpoint")
     undisturbed, beside_a_foreign_one = FOREIGN[what](), FOREIGN[what]()
+    undisturbed.load(tmp_path / "checkpoint")
+    assert undisturbed.step == 0
     undisturbed.run(Progress())
     beside_a_foreign_one.run(Progress(), tmp_path / "checkpoint")
     assert_same_state(undisturbed, beside_a_foreign_one)
@@ -231,8 +233,7 @@ def test_a_run_that_stopped_early_does_not_go_on_when_started_again(tmp_path):
     first, again = (trainer(data=unlearnable(), **changes) for _ in range(2))
     first.run(Progress(), tmp_path / "checkpoint")
     again.run(Progress(), tmp_path / "checkpoint")
-    assert again.step == first.step
-    assert again.history.to_dict() == first.history.to_dict()
+    assert_same_state(first, again)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""What the tests of the whole chain share: one Prefect server, and one project that has been retrained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration.tiny_project import Project, build_project
+from shadowline.settings import prepare_environment
+
+if TYPE_CHECKING:
+    from prefect.states import State
+
+    from flows.retrain import RetrainResult
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server of its own, known to this process and to those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        prepare_environment()
+        from prefect.settings import PREFECT_API_URL
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=90):
+            address = PREFECT_API_URL.value()
+            assert address is not None
+            patch.setenv("PREFECT_API_URL", address)
+            yield address
+
+
+@pytest.fixture(scope="session")
+def first_run(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, State[RetrainResult]]:
+    """A tiny project after its first retraining, and the final state of that flow run. Not to be changed."""
+    project = build_project(tmp_path_factory.mktemp("first") / "project")
+    state = project.retrain()
+    assert state.is_completed(), state.message
+    return project, state
+
+
+@pytest.fixture(scope="session")
+def finished(first_run: tuple[Project, State[RetrainResult]]) -> Project:
+    """The retrained project, for tests that only read it."""
+    return first_run[0]
+
+
+@pytest.fixture
+def project(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the retrained project, for tests that change it."""
+    return finished.copy(tmp_path / "project")
+
+
+@pytest.fixture
+def in_finished(finished: Project) -> Iterator[Project]:
+    """This process works in the retrained project."""
+    with finished.inside():
+        yield finished
+
+
+@pytest.fixture
+def in_project(project: Project) -> Iterator[Project]:
+    """This process works in a copy of the retrained project."""
+    with project.inside():
+        yield project
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """`command("data", "list")` runs the command line in this process: exit code, stdout, stderr."""
+    from shadowline.cli import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr("sys.argv", ["shadowline", *arguments])
+            main()
+        out, err = capfd.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, out, err
+
+    return run
