@@ -21,12 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from shadowline.params import GateParams
 
 Direction = Literal["min", "max"]
+GATES = ("mean_auroc", "mean_drop", "memory_mb", "latency_ms", "drop", "separation", "flip_share", "saturation")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Check:
     direction: Direction  # the bound is the least ("min") or the most ("max")
     subject: str  # class name, or "" for all together
     reason: str  # a sentence with the numbers, whether passed or failed
+    advisory: bool = False  # reported, but without a say in the verdict
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Of the failed checks, in order."""
+        """Of the failed checks, in order, the advisory ones too."""
         return tuple(check.reason for check in self.checks if not check.passed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,8 +140,12 @@ def judge(evidence: Evidence, gates: GateParams) -> Verdict:
     """All gates: first those of all classes together, then class by class, the worst first.
 
     Worst is: most failed checks, then lowest AUROC. An expected class without evidence fails, and with it every mean;
-    so does evidence for a class that is not expected, and a list of expected classes that is empty.
+    so does evidence for a class that is not expected, and a list of expected classes that is empty. Gates that
+    `gates.advisory` names are reported and do not decide; raises ValueError for a name that is no gate.
     """
+    unknown = sorted(set(gates.advisory) - set(GATES))
+    if unknown:
+        raise ValueError(f"gates.advisory: {unknown} are no gates; the gates are {list(GATES)}")
     found = {item.class_name: item for item in evidence.classes}
     expected = [found.get(name) for name in evidence.expected]
     overall = (
@@ -152,7 +158,8 @@ def judge(evidence: Evidence, gates: GateParams) -> Verdict:
     names = dict.fromkeys((*evidence.expected, *found))
     per_class = [_judge_class(name, found.get(name), name in evidence.expected, gates) for name in names]
     per_class.sort(key=lambda checks: _badness(checks, found))
-    return Verdict.of((*overall, *(check for checks in per_class for check in checks)))
+    checks = (*overall, *(check for checks in per_class for check in checks))
+    return Verdict.of(replace(check, advisory=check.name in gates.advisory) for check in checks)
 
 
 def _judge_class(name: str, item: ClassEvidence | None, is_expected: bool, gates: GateParams) -> tuple[Check, ...]:
@@ -201,4 +208,5 @@ def _failed(name: str, reason: str, subject: str) -> Check:
 
 
 def _all_passed(checks: Sequence[Check]) -> bool:
-    return bool(checks) and all(check.passed for check in checks)
+    deciding = [check for check in checks if not check.advisory]
+    return bool(deciding) and all(check.passed for check in deciding)

@@ -139,7 +139,7 @@ class CalibrationParams(_Frozen):
     poolings: tuple[tuple[PoolShare, ...], ...] = Field(
         min_length=1
     )  # candidates: shares of the map, largest score wins
-    auroc_tie: Share  # candidates within this AUROC of the best count as equal; separation decides
+    auroc_tie: Share  # candidates within this AUROC of the best count as equal; the simplest leads
     smoothing_sigma: float = Field(ge=0)  # patches
     injected: tuple[str, ...] = Field(min_length=1)  # kinds of injected defects
     injected_images: Positive  # images per kind
@@ -172,6 +172,7 @@ class GateParams(_Frozen):
     min_separation: float  # robust sigmas between the medians, per class
     max_flip_share: Share  # of decisions, under the robustness views
     max_saturation: Share  # of identical scores
+    advisory: tuple[str, ...]  # names of gates that are reported and do not decide
 
 
 class RegistryParams(_Frozen):

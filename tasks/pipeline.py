@@ -24,6 +24,7 @@ from rich.progress import TaskID
 Metric = Callable[[str, float, int], None]  # name, value, step
 
 _LOG_EVERY_S = 20.0
+_ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
 
@@ -117,7 +118,7 @@ def _bars() -> Iterator[_Bars]:
 def _forward(line: str, bars: _Bars, tail: deque[str], on_metric: Metric | None) -> None:
     record = _parse(line)
     if record is None:
-        if line:
+        if line and not line.strip().startswith(_ADVICE):
             tail.append(line)
             get_run_logger().info(line)
     elif record["event"] == "progress":

@@ -37,7 +37,7 @@ def inspect(
             judged.append((path, inspector.inspect(path, class_name)))
         except (RefusedImage, FileNotFoundError) as error:
             refused += 1
-            typer.secho(f"refused: {error}", fg="red", err=True)
+            typer.secho(f"refused {path}: {error}", fg="red", err=True)  # the error knows the file's name alone
     if as_json:
         for path, inspection in judged:
             typer.echo(json.dumps({"image": str(path), **inspection.to_dict()}))

@@ -125,8 +125,9 @@ def _print(result: RetrainResult, seconds: float) -> None:
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
-    failed = [check["reason"] for check in summary["verdict"]["checks"] if not check["passed"]]
-    console.print("[green]all gates passed[/]" if result.passed else "[red]not passed[/]", *failed, sep="\n  ")
+    failed = [check for check in summary["verdict"]["checks"] if not check["passed"]]
+    lines = [f"{'advice: ' if check['advisory'] else ''}{check['reason']}" for check in failed]
+    console.print("[green]gates passed[/]" if result.passed else "[red]gates not passed[/]", *lines, sep="\n  ")
     skipped = sum(one.skipped for one in result.stages)
     console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
     console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")

@@ -25,6 +25,8 @@ from shadowline.paths import Layout
 
 
 def _finite_or_none(value: Any) -> Any:
+    if isinstance(value, dict):  # with its interval, of which the page shows the value
+        value = value.get("value")
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -59,6 +61,7 @@ class Check(_Record):
     direction: Literal["min", "max"]
     subject: str = ""
     reason: str = ""
+    advisory: bool = False
 
 
 class Verdict(_Record):
@@ -77,10 +80,10 @@ class Summary(_Record):
 
 class ImageMetrics(_Record):
     auroc: Interval = UNKNOWN
-    average_precision: Measure = None
-    f1_max: Measure = None
-    fpr_at_95_tpr: Measure = None
-    tpr_at_1_fpr: Measure = None
+    average_precision: Interval = UNKNOWN
+    f1_max: Interval = UNKNOWN
+    fpr_at_95_tpr: Interval = UNKNOWN
+    tpr_at_1_fpr: Interval = UNKNOWN
 
 
 class PixelMetrics(_Record):

@@ -13,9 +13,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +173,23 @@ def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the process and all its children, as when the power goes."""
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Look every few milliseconds whether it happened; fails with the output of a process that ended before."""
+    end = time.monotonic() + seconds
+    while not happened():
+        if process.poll() is not None:
+            raise AssertionError(f"{process.args} ended with {process.returncode} before:\n{process.communicate()[0]}")
+        assert time.monotonic() < end, f"{process.args}: nothing happened within {seconds} s"
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def build_project(root: Path) -> Project:

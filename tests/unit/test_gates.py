@@ -30,6 +30,7 @@ GATES = GateParams(
     min_separation=1.0,
     max_flip_share=0.2,
     max_saturation=0.05,
+    advisory=(),
 )
 BOLT = ClassEvidence("bolt", auroc=0.99, legacy_auroc=0.99, separation=4.0, flip_share=0.05, saturation=0.0)
 NUT = ClassEvidence("nut", auroc=0.985, legacy_auroc=0.98, separation=3.0, flip_share=0.1, saturation=0.01)
@@ -216,3 +217,22 @@ def test_a_class_given_twice_is_refused():
         dataclasses.replace(GOOD, classes=(BOLT, BOLT))
     with pytest.raises(ValueError, match="occurs twice"):
         dataclasses.replace(GOOD, expected=("bolt", "bolt"))
+
+
+def test_an_advisory_gate_is_reported_and_does_not_decide():
+    advised = GATES.model_copy(update={"advisory": ("flip_share",)})
+    flipping = with_bolt(flip_share=0.9)
+    verdict = judge(flipping, advised)
+    assert verdict.passed and any("flip_share of bolt" in reason for reason in verdict.reasons)
+    assert not judge(flipping, GATES).passed
+    assert not judge(with_bolt(flip_share=0.9, separation=0.1), advised).passed
+
+
+def test_advice_alone_is_no_verdict():
+    check = dataclasses.replace(check_below("latency_ms", 1.0, 2.0), advisory=True)
+    assert not Verdict.of([check]).passed
+
+
+def test_an_advisory_gate_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="flip_shares"):
+        judge(GOOD, GATES.model_copy(update={"advisory": ("flip_shares",)}))

@@ -1,0 +1,150 @@
+"""The command line: exit codes, what it prints for people and machines, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+from integration.tiny_project import CLASSES, Project
+
+Command = Callable[..., tuple[int, str, str]]
+
+GOOD, HOLE = "factory/dots/test/good/000.png", "factory/dots/test/hole/000.png"
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every command that does something, with its groups: ("data", "list"), ("retrain",), …"""
+    from shadowline.cli import app
+
+    found = []
+    for name, one in get_command(app).commands.items():  # type: ignore[attr-defined]
+        below = getattr(one, "commands", None)
+        found += [(name, inner) for inner in below] if below else [(name,)]
+    return found
+
+
+@pytest.mark.parametrize("names", commands(), ids=" ".join)
+def test_the_help_of_every_command_holds_an_example_of_it(names: tuple[str, ...], command: Command) -> None:
+    code, out, _ = command(*names, "--help")
+    assert code == 0
+    assert "Example:" in out
+    assert f"shadowline {' '.join(names)}" in out.partition("Example:")[2]
+
+
+def test_exit_code_0_for_normal_and_1_for_anomalous(in_finished: Project, command: Command) -> None:
+    normal = sorted((in_finished.root / GOOD).parent.glob("*.png"))[:4]
+    codes = {command("inspect", str(path), "--class", "dots")[0] for path in normal}
+    assert 0 in codes  # the promised false-alarm rate allows for some
+    assert command("inspect", HOLE, "--class", "dots")[0] == 1
+
+
+def test_an_inspection_prints_one_json_object_a_line(in_finished: Project, command: Command) -> None:
+    code, out, _ = command("inspect", HOLE, GOOD, "--class", "dots", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    assert [row["image"] for row in rows] == [HOLE, GOOD]
+    assert rows[0]["decision"] == "anomalous"
+    assert rows[0].keys() >= {"score", "threshold", "class_name", "model_version", "fingerprint", "latency_ms"}
+
+
+def test_a_heat_map_is_written_for_every_image(in_finished: Project, command: Command, tmp_path: Path) -> None:
+    _, out, err = command("inspect", HOLE, GOOD, "--class", "dots", "--heatmap", str(tmp_path), "--json")
+    written = sorted(tmp_path.iterdir())
+    assert len(written) == 2 or {path.name for path in written} == {"000-anomalous.png"}
+    for path in written:
+        with Image.open(path) as overlay:
+            assert (overlay.format, overlay.mode) == ("PNG", "RGB")
+        assert str(path) in err  # not among the JSON lines
+    assert all(json.loads(line) for line in out.splitlines())
+
+
+def test_bad_images_are_refused_by_name_and_the_good_ones_judged(
+    in_finished: Project, command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
+    (tmp_path / "short.png").write_bytes((in_finished.root / GOOD).read_bytes()[:-100])
+    bad = [str(tmp_path / name) for name in ("text.png", "short.png", "missing.png")]
+    code, out, err = command("inspect", *bad, GOOD, "--class", "dots", "--json")
+    assert code == 2
+    assert [json.loads(line)["image"] for line in out.splitlines()] == [GOOD]
+    refused = [line for line in err.splitlines() if line.startswith("refused ")]
+    assert len(refused) == 3
+    assert all(name in line for name, line in zip(bad, refused, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("inspect", GOOD, "--class", "bolts"), "class 'bolts' is not in this model; it knows dots, stripes"),
+        (("inspect", GOOD, "--model", "elsewhere"), "no packaged inspector; run `shadowline retrain`"),
+        (("stage", "features", "--class", "bolts"), "class 'bolts' is not in params.yaml; known: dots, stripes"),
+        (("stage", "features"), "stage features: give --class"),
+        (("stage", "encoder", "--class", "dots"), "stage encoder: takes no --class"),
+        (("stage", "features", "--frobnicate"), "No such option: --frobnicate"),
+        (("stage", "nonsense"), "nonsense"),
+    ],
+)
+def test_what_cannot_be_used_ends_in_one_line_and_code_2(
+    in_finished: Project, command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("retrain",), ("data", "list"), ("models",), ("report",), ("bench", "memory"), ("stage", "encoder")]
+)
+def test_outside_of_a_project_every_command_says_so(
+    prefect_server: str, command: Command, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert "params.yaml: no such file; run from the project's root" in err
+
+
+def test_the_images_are_listed_per_class_and_split(in_finished: Project, command: Command) -> None:
+    code, out, _ = command("data", "list", "--json")
+    assert code == 0
+    counts = {"train": 32, "val": 8, "test": 20, "tune": 0, "stream": 0}
+    assert json.loads(out) == dict.fromkeys(CLASSES, counts)
+    _, table, _ = command("data", "list")
+    assert all(name in table for name in CLASSES)
+
+
+def test_the_memory_of_many_classes_grows_by_their_banks_alone(in_finished: Project, command: Command) -> None:
+    two, twenty = (json.loads(command("bench", "memory", "--classes", str(number), "--json")[1]) for number in (2, 20))
+    assert twenty["banks_mb"] == pytest.approx(10 * two["banks_mb"])
+    assert (twenty["encoder_mb"], twenty["decoder_mb"]) == (two["encoder_mb"], two["decoder_mb"])
+    parts = ("encoder_mb", "decoder_mb", "banks_mb")
+    assert twenty["total_mb"] == pytest.approx(sum(twenty[part] for part in parts))
+
+
+def test_the_report_is_written_again(in_project: Project, command: Command) -> None:
+    in_project.layout.report.unlink()
+    code, out, _ = command("report")
+    assert (code, out.strip()) == (0, str(in_project.layout.report.relative_to(in_project.root)))
+    assert in_project.layout.report.is_file()
+
+
+def test_a_retraining_answers_with_its_verdict_as_code_and_as_json(
+    prefect_server: str, in_project: Project, command: Command
+) -> None:
+    code, out, _ = command("retrain", "--json")
+    answer = json.loads(out.splitlines()[-1])
+    assert (code, answer["version"], answer["verdict"]["passed"]) == (0, "models:/inspector/1", True)
+    in_project.edit_params(gates={"max_memory_mb": 1.0})
+    code, out, _ = command("retrain")
+    assert code == 1
+    assert "not passed" in out
+    (in_project.root / "notes.txt").write_text("not committed", encoding="utf-8")
+    code, _, err = command("retrain")
+    assert code == 2
+    assert "error: 1 uncommitted changes beside params.yaml and dvc.lock: notes.txt" in err

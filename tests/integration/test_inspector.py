@@ -1,0 +1,131 @@
+"""The packaged inspector: what it says of an image, and what it refuses."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from integration.tiny_project import CLASSES, CROP, Project, picture
+from shadowline.images import RefusedImage
+from shadowline.inspector import Inspector, model_fingerprint
+from shadowline.manifest import Label
+
+
+@pytest.fixture(scope="module")
+def inspector(finished: Project) -> Inspector:
+    return Inspector.load(finished.layout.package)
+
+
+@pytest.fixture
+def hole(finished: Project) -> Path:
+    return finished.root / "factory/dots/test/hole/000.png"
+
+
+def test_a_result_says_everything_about_one_decision(finished: Project, inspector: Inspector, hole: Path) -> None:
+    result = inspector.inspect(hole, "dots")
+    assert result.decision is Label.ANOMALOUS
+    assert result.score > result.threshold == inspector.calibrations["dots"].threshold
+    assert (result.class_name, result.class_margin, result.model_version) == ("dots", None, "directory")
+    assert result.fingerprint == model_fingerprint(finished.layout.package)
+    assert result.latency_ms > 0
+    assert result.anomaly_map.shape == (CROP // 14, CROP // 14)
+    assert np.isfinite(result.anomaly_map).all()
+    assert result.to_dict().keys() == set(result.__dict__) - {"anomaly_map"}
+
+
+def test_the_map_is_hottest_at_the_defect(inspector: Inspector, hole: Path) -> None:
+    rows, columns = np.nonzero(np.asarray(Image.open(hole.parents[2] / "ground_truth/hole/000_mask.png")))
+    result = inspector.inspect(hole, "dots")
+    top = np.unravel_index(result.anomaly_map.argmax(), result.anomaly_map.shape)
+    size = 64 / result.anomaly_map.shape[0]  # pixels per patch, near enough
+    assert abs(top[0] * size + size / 2 - rows.mean()) < 2 * size
+    assert abs(top[1] * size + size / 2 - columns.mean()) < 2 * size
+
+
+def test_paths_bytes_and_pictures_score_the_same(inspector: Inspector, hole: Path) -> None:
+    scores = {inspector.inspect(one, "dots").score for one in (hole, str(hole), hole.read_bytes(), Image.open(hole))}
+    assert len(scores) == 1
+
+
+def test_an_image_scores_the_same_alone_and_among_others(finished: Project, inspector: Inspector) -> None:
+    paths = sorted((finished.root / "factory/stripes/test").rglob("*.png"))[:11]  # more than one batch of the encoder
+    together = [one.score for one in inspector.inspect_many(paths, "stripes")]
+    assert together == [inspector.inspect(path, "stripes").score for path in paths]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_inspector_scores_what_the_evaluation_scored(finished: Project, inspector: Inspector, name: str) -> None:
+    scores = pd.read_parquet(finished.layout.evaluation(name) / "scores.parquet")
+    paths = [finished.root / path for path in scores["path"]]
+    results = list(inspector.inspect_many(paths, name))
+    assert [one.score for one in results] == pytest.approx(list(scores["score"]), abs=1e-6)
+    assert [str(one.decision) for one in results] == list(scores["decision"])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_without_a_class_the_nearest_is_taken(finished: Project, inspector: Inspector, name: str) -> None:
+    paths = sorted((finished.root / f"factory/{name}/test/good").glob("*.png"))
+    for path in paths:
+        result = inspector.inspect(path)
+        assert result.class_name == name
+        assert result.class_margin is not None
+        assert result.class_margin > 0
+        assert result.score == inspector.inspect(path, name).score
+
+
+def test_an_unknown_class_is_refused_with_the_known_ones(inspector: Inspector, hole: Path) -> None:
+    with pytest.raises(ValueError, match="class 'bolts' is not in this model; it knows dots, stripes"):
+        inspector.inspect(hole, "bolts")
+
+
+def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no packaged inspector; run `shadowline retrain`"):
+        Inspector.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "offset"),
+    [
+        ("calibration.json", None),
+        ("banks/dots.safetensors", -3),
+        ("decoder.safetensors", -3),
+        ("encoder.safetensors", -3),
+    ],
+)
+def test_a_tampered_file_is_refused(project: Project, file: str, offset: int | None) -> None:
+    path = project.layout.package / file
+    data = bytearray(path.read_bytes())
+    if offset is None:
+        data = bytearray(data.replace(b'"threshold": ', b'"threshold": 1'))
+    else:
+        data[offset] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"files changed since packaging|restore the file"):
+        Inspector.load(project.layout.package)
+
+
+def test_a_truncated_image_is_refused_by_name(inspector: Inspector, hole: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(hole.read_bytes()[:-200])
+    with pytest.raises(RefusedImage, match=r"broken\.png"):
+        inspector.inspect(broken, "dots")
+
+
+def test_a_16_bit_image_scores_like_its_8_bit_picture(inspector: Inspector, tmp_path: Path) -> None:
+    grey = np.asarray(picture("dots", "grey", 0).convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(grey).save(tmp_path / "flat.png")
+    deep, flat = (inspector.inspect(tmp_path / name, "dots") for name in ("deep.png", "flat.png"))
+    assert deep.score == flat.score
+
+
+def test_a_cmyk_image_scores_like_its_rgb_picture(inspector: Inspector) -> None:
+    buffer = BytesIO()
+    picture("dots", "cmyk", 0).convert("CMYK").save(buffer, "TIFF")
+    rgb = Image.open(BytesIO(buffer.getvalue())).convert("RGB")
+    assert inspector.inspect(buffer.getvalue(), "dots").score == inspector.inspect(rgb, "dots").score

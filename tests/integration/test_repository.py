@@ -1,0 +1,148 @@
+"""What a run asks of git and leaves in it, and the lock that keeps a second run out."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from integration.tiny_project import Project, kill, wait_until
+from tasks.pipeline import find_stale
+from tasks.repository import RepositoryError, check_repository, commit_run, hold_project
+
+# Holds the project in the current folder until it is killed.
+_HOLD = """
+import time
+from pathlib import Path
+from tasks.repository import hold_project
+with hold_project(Path()):
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Project:
+    """A repository with the two files that a run may commit, and a third."""
+    project = Project(tmp_path / "repository")
+    project.root.mkdir()
+    for name in ("params.yaml", "dvc.lock", "dvc.yaml"):
+        (project.root / name).write_text(f"{name}: 1\n", encoding="utf-8")
+    (project.root / ".gitignore").write_text(".shadowline/\n", encoding="utf-8")
+    project.git("init", "--quiet")
+    project.git("config", "user.name", "Test")
+    project.git("config", "user.email", "test@localhost")
+    project.commit("First")
+    return project
+
+
+def test_a_clean_repository_is_accepted(repository: Project) -> None:
+    check_repository.fn(repository.root)
+
+
+def test_a_run_commits_the_params_and_the_lock_alone(repository: Project) -> None:
+    for name in ("params.yaml", "dvc.lock"):
+        (repository.root / name).write_text(f"{name}: 2\n", encoding="utf-8")
+    check_repository.fn(repository.root)
+    provenance = commit_run.fn(repository.root, "A run")
+    assert provenance.git_commit == repository.git("rev-parse", "HEAD")
+    assert repository.git("show", "--name-only", "--format=%s", "HEAD").split("\n") == [
+        "A run",
+        "",
+        "dvc.lock",
+        "params.yaml",
+    ]
+    assert provenance.dvc_lock_sha256 == hashlib.sha256(b"dvc.lock: 2\n").hexdigest()
+    assert repository.git("status", "--porcelain") == ""
+
+
+def test_nothing_changed_is_nothing_committed(repository: Project) -> None:
+    head = repository.git("rev-parse", "HEAD")
+    assert commit_run.fn(repository.root, "A run").git_commit == head
+    assert repository.git("rev-list", "--count", "HEAD") == "1"
+
+
+def test_a_new_lock_is_committed_too(repository: Project) -> None:
+    repository.git("rm", "--quiet", "dvc.lock")
+    repository.git("commit", "--quiet", "-m", "No lock yet")
+    (repository.root / "dvc.lock").write_text("new\n", encoding="utf-8")
+    check_repository.fn(repository.root)
+    commit_run.fn(repository.root, "A run")
+    assert repository.git("show", "HEAD:dvc.lock") == "new"
+
+
+def test_a_machine_without_a_committer_can_commit(repository: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository.git("config", "--unset", "user.name")
+    repository.git("config", "--unset", "user.email")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", "/dev/null")
+    (repository.root / "dvc.lock").write_text("new\n", encoding="utf-8")
+    commit_run.fn(repository.root, "A run")
+    assert repository.git("log", "-1", "--format=%an <%ae>") == "Shadowline <shadowline@localhost>"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("dvc.yaml", "dvc.yaml"), ("notes.txt", "notes.txt"), ("with space.txt", "with space.txt")]
+)
+def test_any_other_change_is_refused_by_name(repository: Project, name: str, shown: str) -> None:
+    (repository.root / name).write_text("changed\n", encoding="utf-8")
+    for refuse in (check_repository.fn, lambda root: commit_run.fn(root, "A run")):
+        with pytest.raises(RepositoryError, match=f"1 uncommitted changes beside .*{shown}.*; commit or stash them"):
+            refuse(repository.root)
+
+
+def test_staged_changes_are_refused_like_others(repository: Project) -> None:
+    (repository.root / "dvc.yaml").write_text("changed\n", encoding="utf-8")
+    repository.git("add", "dvc.yaml")
+    with pytest.raises(RepositoryError, match=r"dvc\.yaml"):
+        check_repository.fn(repository.root)
+
+
+def test_of_many_changes_the_first_are_named(repository: Project) -> None:
+    for number in range(7):
+        (repository.root / f"note{number}.txt").write_text("new\n", encoding="utf-8")
+    with pytest.raises(RepositoryError, match=r"7 uncommitted changes .*note4\.txt, …;"):
+        check_repository.fn(repository.root)
+
+
+def test_a_repository_without_a_commit_is_refused(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    with pytest.raises(RepositoryError, match="no commit yet; commit the project first"):
+        check_repository.fn(tmp_path)
+
+
+def test_a_folder_without_git_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="not a git repository; run `git init`"):
+        check_repository.fn(tmp_path)
+
+
+def test_a_second_run_is_refused_by_the_first_ones_process_id(repository: Project) -> None:
+    holder = repository.start(sys.executable, "-c", _HOLD)
+    owner = repository.root / ".shadowline/run.pid"
+    wait_until(lambda: owner.is_file() and owner.read_text() == str(holder.pid), holder)
+    try:
+        with (
+            pytest.raises(RepositoryError, match=rf"another run \(process {holder.pid}\) is at work here"),
+            hold_project(repository.root),
+        ):
+            pytest.fail("two runs hold one project")
+    finally:
+        kill(holder)
+    with hold_project(repository.root):  # the killed run left nothing behind that stops the next one
+        pass
+
+
+def test_a_run_that_failed_lets_the_next_one_in(repository: Project) -> None:
+    with pytest.raises(ZeroDivisionError), hold_project(repository.root):
+        raise ZeroDivisionError
+    with hold_project(repository.root):
+        pass
+
+
+def test_a_lock_list_that_a_kill_left_half_written_stops_nobody(project: Project) -> None:
+    locks = project.root / ".dvc/tmp/rwlock"
+    locks.parent.mkdir(exist_ok=True)
+    locks.write_text('{"write": {"/data/im', encoding="utf-8")
+    assert find_stale.fn(project.root) == frozenset()

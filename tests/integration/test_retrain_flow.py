@@ -1,0 +1,189 @@
+"""The whole flow with the real Prefect, DVC, Great Expectations and MLflow, on a tiny project."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration.tiny_project import CLASSES, MODEL, Project, read_json, wait_until
+
+if TYPE_CHECKING:
+    from prefect.states import State
+
+    from flows.retrain import RetrainResult
+
+FirstRun = tuple[Project, "State[RetrainResult]"]
+
+
+def test_the_first_run_runs_every_stage_and_registers_a_challenger(first_run: FirstRun) -> None:
+    from flows.retrain import STAGES
+
+    project, state = first_run
+    result = state.result()
+    assert [stage.name for stage in result.stages] == list(STAGES)
+    assert not [stage.name for stage in result.stages if stage.skipped]
+    assert all(stage.seconds > 0 for stage in result.stages)
+    assert result.passed
+    assert (result.version.uri, result.version.aliases) == (f"models:/{MODEL}/1", ("challenger",))
+    assert sorted(read_json(project.layout.summary)["classes"]) == list(CLASSES)
+
+
+def test_the_report_exists_and_names_every_class(first_run: FirstRun) -> None:
+    project, state = first_run
+    page = (project.root / state.result().report).read_text(encoding="utf-8")
+    assert all(name in page for name in CLASSES)
+
+
+def test_prefect_shows_the_verdict_the_gates_the_classes_and_the_report(first_run: FirstRun) -> None:
+    project, state = first_run
+    artifacts = asyncio.run(_artifacts_of(state))
+    assert {key: kind for key, (kind, _) in artifacts.items()} == {
+        "verdict": "markdown",
+        "gates": "table",
+        "classes": "table",
+        "report": "markdown",  # Prefect writes a link as markdown
+    }
+    assert "# Passed" in artifacts["verdict"][1]
+    assert all(name in artifacts["classes"][1] for name in CLASSES)
+    assert "mean_auroc" in artifacts["gates"][1]
+    assert project.layout.report.resolve().as_uri() in artifacts["report"][1]
+
+
+async def _artifacts_of(state: State[RetrainResult]) -> dict[str, tuple[str | None, str]]:
+    """Key → (type, data) of what the run left on its page."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=run)
+    return {str(one.key): (one.type, str(one.data)) for one in found}
+
+
+def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, in_finished: Project) -> None:
+    from tasks.registry import client
+
+    tracking = client()
+    run = tracking.get_run(tracking.get_model_version(MODEL, "1").run_id)
+    losses = tracking.get_metric_history(run.info.run_id, "train/loss")
+    summary = read_json(in_finished.layout.summary)
+    assert sorted(point.step for point in losses) == list(range(6))
+    assert all(point.value > 0 for point in losses)
+    assert run.data.metrics["test/auroc"] == pytest.approx(summary["means"]["auroc"])
+    assert run.data.params["train.steps"] == "6"
+    assert run.info.status == "FINISHED"
+    assert {file.path for file in tracking.list_artifacts(run.info.run_id)} >= {"report.html", "summary.json"}
+
+
+def test_the_registered_commit_contains_the_lock_that_made_the_model(first_run: FirstRun) -> None:
+    project, state = first_run
+    tags = state.result().version.tags
+    lock = subprocess.run(
+        ["git", "show", f"{tags['git_commit']}:dvc.lock"], cwd=project.root, capture_output=True, check=True
+    ).stdout
+    assert hashlib.sha256(lock).hexdigest() == tags["dvc_lock_sha256"]
+    assert project.git("show", "--name-only", "--format=", tags["git_commit"]) == "dvc.lock"
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_a_second_run_computes_nothing_and_registers_nothing_new(prefect_server: str, in_project: Project) -> None:
+    from tasks.registry import list_versions
+
+    before, outputs = _written(in_project), in_project.outputs()
+    head = in_project.git("rev-parse", "HEAD")
+    result = in_project.retrain().result()
+    assert all(stage.skipped for stage in result.stages)
+    assert (_written(in_project), in_project.outputs()) == (before, outputs)
+    assert in_project.git("rev-parse", "HEAD") == head
+    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    assert result.version.version == "1"
+
+
+def _written(project: Project) -> dict[str, int]:
+    """Path → time of the last write, of all that stages write."""
+    folders = (project.root / "models", project.root / "data")
+    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return {str(path): path.stat().st_mtime_ns for path in files if "report" not in path.parts}
+
+
+def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion(
+    prefect_server: str, in_project: Project
+) -> None:
+    from tasks.registry import list_versions, promote
+
+    promote(MODEL, "1", replaces=None)
+    in_project.edit_params(gates={"min_mean_auroc": 1.0})  # strict: nothing passes
+    result = in_project.retrain().result()
+    (version,) = list_versions(MODEL)
+    assert not result.passed
+    assert [stage.name for stage in result.stages if not stage.skipped] == ["summary"]
+    assert version.tags["verdict"] == "not passed"
+    assert version.aliases == ("champion",)
+    assert version.tags["git_commit"] == in_project.git("rev-parse", "HEAD")
+    assert "params.yaml" in in_project.git("show", "--name-only", "--format=", "HEAD")
+
+
+def test_a_model_that_never_passed_is_registered_without_an_alias(prefect_server: str, in_project: Project) -> None:
+    from tasks.registry import list_versions, promote
+
+    (in_project.root / "mlflow.db").unlink()
+    in_project.edit_params(gates={"max_memory_mb": 1.0})
+    result = in_project.retrain().result()
+    (version,) = list_versions(MODEL)
+    assert (result.passed, version.version, version.aliases) == (False, "1", ())
+    with pytest.raises(ValueError, match="verdict 'not passed'; only a passed version can lead"):
+        promote(MODEL, "1", replaces=None)
+
+
+def test_a_critical_check_turns_the_flow_red_and_nothing_after_it_runs(
+    prefect_server: str, in_project: Project
+) -> None:
+    from tasks.pipeline import StageFailedError
+    from tasks.registry import client, list_versions
+
+    outputs, head = in_project.outputs(), in_project.git("rev-parse", "HEAD")
+    in_project.edit_params(validation={"min_normal": 100})
+    state = in_project.retrain()
+    assert state.is_failed()
+    words = r"(?s)stage validate failed.*dots.*min_normal: 32, expected at least 100"
+    with pytest.raises(StageFailedError, match=words):
+        state.result()
+    assert in_project.outputs() == outputs
+    assert in_project.git("rev-parse", "HEAD") == head
+    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    newest = client().search_runs(["1"], order_by=["attributes.start_time DESC"])[0]
+    assert newest.info.status == "FAILED"
+
+
+def test_a_dirty_file_is_refused_by_name_before_any_work(prefect_server: str, in_project: Project) -> None:
+    (in_project.root / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
+    (in_project.root / "notes.txt").write_text("not committed", encoding="utf-8")
+    state = in_project.retrain()
+    assert state.is_failed()
+    assert "2 uncommitted changes beside params.yaml and dvc.lock: dvc.yaml, notes.txt" in str(state.message)
+
+
+def test_a_folder_without_git_is_refused(prefect_server: str, in_project: Project) -> None:
+    shutil.rmtree(in_project.root / ".git")
+    state = in_project.retrain()
+    assert state.is_failed()
+    assert "not a git repository; run `git init`" in str(state.message)
+
+
+def test_of_two_runs_at_once_one_wins_and_the_other_says_who_is_there(prefect_server: str, project: Project) -> None:
+    project.edit_params(evaluation={"bootstrap": 25})
+    first = project.start("shadowline", "retrain")
+    wait_until(lambda: (project.root / ".shadowline/run.pid").read_text() == str(first.pid), first)
+    second = project.shadowline("retrain")
+    output, _ = first.communicate(timeout=200)
+    assert second.returncode == 2
+    assert f"another run (process {first.pid}) is at work here; wait for its end or stop it" in second.stderr
+    assert first.returncode == 0, output
+    assert project.run(sys.executable, "-m", "dvc", "status", "--json", check=True).stdout.strip() == "{}"
+    assert project.git("status", "--porcelain") == ""
