@@ -227,10 +227,10 @@ def calibrate(
 
 
 def rank(tried: list[tuple[Candidate, Recipe]], tie: float) -> list[tuple[Candidate, Recipe]]:
-    """Best first. Of those whose AUROC is within `tie` of the best, the one of fewest maps leads, then of best separation.
+    """Best first: within `tie` of the best AUROC the fewest maps lead, then the best separated; the rest go by AUROC.
 
     This is the one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, §3.4.3): a few
-    dozen images cannot tell AUROCs a hundredth apart, and the simpler recipe depends on less. The rest go by AUROC.
+    dozen images cannot tell AUROCs a hundredth apart, and the simpler recipe depends on less.
     """
     best = max(one.auroc for one, _ in tried)
 

@@ -7,6 +7,7 @@ to a bar, metrics to whoever asked for them.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -63,10 +64,8 @@ def run_stage(root: Path, name: str, stale: bool, on_metric: Metric | None = Non
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     ran = False
     command = _dvc("repro", "--single-item", name)
-    with (
-        subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-        _bars() as bars,
-    ):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, cwd=root, env=_environment(), text=True, **streams) as process, _bars() as bars:
         for line in process.stdout or ():
             ran = ran or line.startswith("Running stage")
             _forward(line.rstrip(), bars, tail, on_metric)
@@ -137,6 +136,11 @@ def _parse(line: str) -> dict[str, Any] | None:
         return json.loads(line)
     except json.JSONDecodeError:
         return None
+
+
+def _environment() -> dict[str, str]:
+    """For stages, whose commands say `shadowline` and `python`: those beside this interpreter, wherever it started."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
 def _dvc(*arguments: str) -> list[str]:

@@ -36,11 +36,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def first_run(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, State[RetrainResult]]:
     """A tiny project after its first retraining, and the final state of that flow run. Not to be changed."""
-    project = (
-        build_project(tmp_path_factory.mktemp("first") / "project")
-        if not Path("/tmp/tiny_dev/project").exists()
-        else Project(Path("/tmp/tiny_dev/project"))
-    )  # DEV
+    project = build_project(tmp_path_factory.mktemp("first") / "project")
     state = project.retrain()
     assert state.is_completed(), state.message
     return project, state

@@ -161,6 +161,17 @@ def test_a_critical_check_turns_the_flow_red_and_nothing_after_it_runs(
     assert newest.info.status == "FAILED"
 
 
+def test_stages_find_their_commands_where_the_environment_is_not_activated(
+    prefect_server: str, in_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.retrain import retrain
+
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")  # git is there, `shadowline` is not
+    in_project.edit_params(gates={"max_latency_ms": 70_000})
+    result = retrain()
+    assert [stage.name for stage in result.stages if not stage.skipped] == ["summary"]
+
+
 def test_a_dirty_file_is_refused_by_name_before_any_work(prefect_server: str, in_project: Project) -> None:
     (in_project.root / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
     (in_project.root / "notes.txt").write_text("not committed", encoding="utf-8")

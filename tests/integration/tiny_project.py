@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "min_separation": -1000.0,
         "max_flip_share": 1.0,
         "max_saturation": 1.0,
+        "advisory": [],
     },
 }
 
@@ -171,7 +172,8 @@ class Project:
 
 def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the process and all its children, as when the power goes."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it ended by itself
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 
