@@ -75,20 +75,20 @@ class Encoder:
         return torch.from_numpy(normalised).permute(2, 0, 1)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode(self, images: Sequence[Image.Image], *, padded: bool = True) -> Tensor:
         """Fused features of RGB images: (B, G, T, D) float32 on the CPU.
 
         Every forward pass has exactly `batch_size` rows, the last one padded with zeros: matrix products choose
         their order of summation by shape, and so an image's features never depend on how many came with it.
+        `padded=False` saves the padding's time where the last bits do not matter: a single image in production.
         """
-        fused = [self._encode_batch(images[i : i + self.config.batch_size]) for i in self._batch_starts(len(images))]
+        size = self.config.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        fused = [self._encode_batch(batch, size if padded else len(batch)) for batch in batches]
         return torch.cat(fused) if fused else torch.empty(0, self.config.groups, self.num_tokens, self.width)
 
-    def _batch_starts(self, num_images: int) -> range:
-        return range(0, num_images, self.config.batch_size)
-
-    def _encode_batch(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.zeros(self.config.batch_size, 3, self.config.crop, self.config.crop)
+    def _encode_batch(self, images: Sequence[Image.Image], num_rows: int) -> Tensor:
+        pixels = torch.zeros(num_rows, 3, self.config.crop, self.config.crop)
         for i, image in enumerate(images):
             pixels[i] = self.preprocess(image)
         layers = self._network.forward_intermediates(  # type: ignore[operator]

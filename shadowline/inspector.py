@@ -55,7 +55,7 @@ class Inspection:
 
 
 class Inspector:
-    """Load once, inspect many; an image's score does not depend on the images beside it."""
+    """Load once, inspect many; the images beside an image change its score by rounding at most."""
 
     def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
         self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ class Inspector:
         for start in range(0, len(images), size):
             started = time.perf_counter()
             batch = [self._open(image) for image in images[start : start + size]]
-            results = [self._judge(fused[None], class_name) for fused in self.encoder.encode(batch)]
+            results = [self._judge(fused[None], class_name) for fused in self.encoder.encode(batch, padded=False)]
             latency_ms = 1000.0 * (time.perf_counter() - started) / len(batch)
             yield from (Inspection(latency_ms=latency_ms, **result) for result in results)
 
