@@ -42,12 +42,14 @@ _SCORES_BATCH = 16  # images per decoder pass
 
 
 @torch.inference_mode()
-def raw_maps(fused_BGTD: Tensor, decoder: Decoder, bank: Bank, num_prefix: int) -> Array:
+def raw_maps(fused_BGTD: Tensor, decoder: Decoder | None, bank: Bank, num_prefix: int) -> Array:
     """The maps of one class before any scaling: (B, 1 + G, P), reconstruction first, then the bank's groups."""
     maps = []
     for fused in fused_BGTD.split(_SCORES_BATCH):
-        rebuilt = reconstruction_map(fused, decoder(fused), num_prefix)
         distance = bank.distance(fused[:, :, num_prefix:])
+        rebuilt = torch.zeros_like(distance[:, 0])
+        if decoder is not None:  # None where its map has no weight: its time is saved
+            rebuilt = reconstruction_map(fused, decoder(fused), num_prefix)
         maps.append(torch.cat([rebuilt[:, None], distance], dim=1))
     return torch.cat(maps).double().numpy()
 

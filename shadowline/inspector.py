@@ -134,7 +134,9 @@ class Inspector:
         }
 
     def _raw(self, fused_BGTD: Tensor, class_name: str) -> Array:
-        return raw_maps(fused_BGTD, self.decoder, self.banks[class_name], self._spec.num_prefix)
+        has_weight = self.calibrations[class_name].recipe.weights[0] > 0.0
+        decoder = self.decoder if has_weight else None
+        return raw_maps(fused_BGTD, decoder, self.banks[class_name], self._spec.num_prefix)
 
     def identify(self, fused_BGTD: Tensor) -> tuple[str, float | None]:
         """The class whose bank is nearest to the median patch of one image, and its margin to the runner-up."""
