@@ -131,8 +131,7 @@ class Calibration:
 
     def score(self, fused_BHW: Array, recipe: Recipe | None = None) -> Array:
         """Image scores in robust sigmas: (B,). The largest over the recipe's pools."""
-        pools = (recipe or self.recipe).pools
-        return np.asarray(np.max([pool.scale.apply(pooled(fused_BHW, pool.share)) for pool in pools], axis=0))
+        return _largest_pool(fused_BHW, (recipe or self.recipe).pools)
 
     def score_raw(self, raw_BMP: Array, recipe: Recipe | None = None) -> Array:
         return self.score(self.fuse(raw_BMP, recipe), recipe)
@@ -160,6 +159,11 @@ def pooled(fused_BHW: Array, share: float) -> Array:
     flat = np.sort(fused_BHW.reshape(len(fused_BHW), -1), axis=1)
     top = max(1, round(flat.shape[1] * share))
     return np.asarray(flat[:, -top:].mean(axis=1))
+
+
+def _largest_pool(fused_BHW: Array, pools: Sequence[Pool]) -> Array:
+    """The image score: the largest of the scaled pools, (B,)."""
+    return np.asarray(np.max([pool.scale.apply(pooled(fused_BHW, pool.share)) for pool in pools], axis=0))
 
 
 def _fuse(raw_BMP: Array, scales: Sequence[Scale], weights: Sequence[float], sigma: float) -> Array:
@@ -277,13 +281,10 @@ def _try_weights(
 
 
 def _judge(recipe: Recipe, normal_BHW: Array, defects: Sequence[Array]) -> Candidate:
-    def score(fused: Array) -> Array:
-        return np.asarray(np.max([pool.scale.apply(pooled(fused, pool.share)) for pool in recipe.pools], axis=0))
-
-    normal = score(normal_BHW)
+    normal = _largest_pool(normal_BHW, recipe.pools)
     scale = Scale.of(normal, "calibration")
     aurocs, separations = [], []
-    for one in map(score, defects):
+    for one in (_largest_pool(fused, recipe.pools) for fused in defects):
         labels = np.r_[np.zeros(len(normal)), np.ones(len(one))]
         aurocs.append(float(roc_auc_score(labels, np.r_[normal, one])))
         separations.append(float(np.median(scale.apply(one))))
