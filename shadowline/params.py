@@ -180,6 +180,55 @@ class RegistryParams(_Frozen):
     experiment: str
 
 
+class ShadowParams(_Frozen):
+    """What a candidate must show beside the legacy model before it may answer."""
+
+    min_pairs: Positive  # per class
+    min_days: float = Field(ge=0)  # days between the first pair and now
+    min_agreement: Share  # share of pairs in which the candidate agrees, or is proven right
+    confidence: Annotated[float, Field(gt=0, lt=1)]  # of every interval
+
+
+class GuardParams(_Frozen):
+    bound: float  # the guard trips where the evidence proves that the measurement is beyond it
+    severity: Literal["hard", "soft"]  # hard: roll back now; soft: counted against the budget
+
+
+class GuardsParams(_Frozen):
+    agreement: GuardParams  # settled agreement in the window, at least
+    drift: GuardParams  # |candidate's anomaly rate − legacy's| in the window, at most
+    false_alarms: GuardParams  # candidate's share of alarms among images labelled normal, at most
+    misses: GuardParams  # candidate's share of misses among images labelled anomalous, at most
+    latency: GuardParams  # p95 of the candidate, ms, at most
+    errors: GuardParams  # share of images on which the candidate failed, at most
+    silence: GuardParams  # images judged in the window, at least
+    dropped: GuardParams  # share of images that were never paired, at most
+
+
+class RolloutParams(_Frozen):
+    """The calendar and the guards of a rollout."""
+
+    wave_size: Positive  # classes per wave
+    canary_shares: tuple[PoolShare, ...] = Field(min_length=1)  # of the images, one after the other
+    canary_days: float = Field(ge=0)  # in each share
+    stabilisation_days: float = Field(ge=0)  # live, before the next wave begins and the legacy becomes read-only
+    read_only_days: float = Field(ge=0)
+    off_days: float = Field(ge=0)
+    parallel_days: float = Field(ge=0)  # of both models on every image, before the legacy is switched off
+    window_days: float = Field(gt=0)  # how far back the guards look
+    max_observation_age_hours: float = Field(gt=0)  # older evidence counts as none
+    soft_budget: Annotated[int, Field(ge=0)]  # failed soft checks that a phase survives
+    rollback_scope: Literal["class", "wave"]  # what a tripped guard takes back
+    approvals: tuple[Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted"], ...]
+    guards: GuardsParams
+
+    @model_validator(mode="after")
+    def _shares_rise(self) -> RolloutParams:
+        if list(self.canary_shares) != sorted(set(self.canary_shares)):
+            raise ValueError(f"canary_shares {list(self.canary_shares)} must rise")
+        return self
+
+
 class ScheduleParams(_Frozen):
     retrain: str  # RFC 5545 recurrence rule
     timezone: str
@@ -197,6 +246,8 @@ class Params(_Frozen):
     evaluation: EvaluationParams
     legacy: LegacyParams
     gates: GateParams
+    shadow: ShadowParams
+    rollout: RolloutParams
     registry: RegistryParams
     schedule: ScheduleParams
 

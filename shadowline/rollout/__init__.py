@@ -1,0 +1,1 @@
+"""The pure rollout engine: phases, policy, guards, step. No clock, no database, no network."""

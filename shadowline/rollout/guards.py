@@ -1,0 +1,87 @@
+"""Guards: what a tick checks of a class whose candidate is at work.
+
+A guard trips where the evidence proves that its bound is crossed: the whole interval lies beyond it. Too little
+evidence does not trip it; that is what `silence` is for, and evidence that is missing, stale or of other models fails
+every tick as `silence` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from shadowline.params import GuardParams, RolloutParams
+from shadowline.rollout.observation import ClassObservation
+from shadowline.rollout.state import ClassState
+from shadowline.shadow import Agreement, Rate, agree
+
+
+@dataclass(frozen=True)
+class GuardResult:
+    """One guard at one tick."""
+
+    name: str
+    tripped: bool
+    hard: bool
+    reason: str
+
+
+def check_guards(
+    state: ClassState, seen: ClassObservation | None, now: datetime, policy: RolloutParams, confidence: float
+) -> tuple[GuardResult, ...]:
+    """Every guard that applies to where the class stands; hard ones first."""
+    problem = _unusable(state, seen, now, policy)
+    if seen is None or problem:
+        return (_result("silence", policy.guards.silence, True, problem),)
+    results = list(_on_candidate(seen, policy, confidence))
+    if state.legacy_judges:
+        results += _on_pairs(agree(seen.window, confidence), policy)
+    return tuple(sorted(results, key=lambda one: not one.hard))
+
+
+def _unusable(state: ClassState, seen: ClassObservation | None, now: datetime, policy: RolloutParams) -> str:
+    """Why this observation is no evidence, or nothing."""
+    if seen is None:
+        return "no observation"
+    if (seen.legacy, seen.candidate) != (state.legacy, state.candidate):
+        return f"evidence of other models: {seen.legacy[:12]} and {seen.candidate[:12]}"
+    age = now - seen.observed_at
+    if not timedelta(0) <= age <= timedelta(hours=policy.max_observation_age_hours):
+        return (
+            f"evidence is {age.total_seconds() / 3600:.1f} h old, at most {policy.max_observation_age_hours:g} h count"
+        )
+    return ""
+
+
+def _on_candidate(seen: ClassObservation, policy: RolloutParams, confidence: float) -> Iterator[GuardResult]:
+    guards = policy.guards
+    failed = Rate.of(seen.num_failed, seen.num_judged + seen.num_failed, confidence)
+    yield _result("errors", guards.errors, failed.low > guards.errors.bound, f"candidate failed on {failed}")
+    silent = seen.num_judged < guards.silence.bound
+    yield _result("silence", guards.silence, silent, f"{seen.num_judged} images judged in {policy.window_days:g} days")
+    p95 = seen.p95_latency_ms
+    if p95 is None:
+        yield _result("latency", guards.latency, seen.num_judged > 0, "p95 latency not measured")
+    else:
+        yield _result("latency", guards.latency, not p95 <= guards.latency.bound, f"p95 latency {p95:.0f} ms")
+    offered = seen.num_judged + seen.num_dropped
+    dropped = seen.num_dropped / offered if offered else 0.0
+    yield _result("dropped", guards.dropped, dropped > guards.dropped.bound, f"{dropped:.1%} of images never paired")
+    alarms, misses = Rate.of(*seen.false_alarms, confidence), Rate.of(*seen.misses, confidence)
+    yield _result("false_alarms", guards.false_alarms, alarms.low > guards.false_alarms.bound, f"{alarms}")
+    yield _result("misses", guards.misses, misses.low > guards.misses.bound, f"{misses}")
+
+
+def _on_pairs(found: Agreement, policy: RolloutParams) -> Iterator[GuardResult]:
+    guards = policy.guards
+    tripped = found.num_pairs > 0 and found.settled.high < guards.agreement.bound
+    yield _result("agreement", guards.agreement, tripped, f"settled agreement {found.settled}")
+    value, low, high = found.drift
+    beyond = found.num_pairs > 0 and max(low, -high) > guards.drift.bound
+    reason = f"anomaly rate differs from the legacy's by {value:+.1%} [{low:+.1%}, {high:+.1%}]"
+    yield _result("drift", guards.drift, beyond, reason)
+
+
+def _result(name: str, guard: GuardParams, tripped: bool, measured: str) -> GuardResult:
+    return GuardResult(name, tripped, guard.severity == "hard", f"{name}: {measured}; bound {guard.bound:g}")

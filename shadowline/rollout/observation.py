@@ -1,0 +1,93 @@
+"""What the engine is told at a tick: evidence of each class, and the words of people. Built by `tasks/records.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from shadowline.rollout.phases import Phase
+from shadowline.shadow import PairCounts, ShadowVerdict
+
+
+class ChecklistItem(StrEnum):
+    """What must be on record before a legacy model is deleted; all eight."""
+
+    ALL_MIGRATED = "all_migrated"  # every model migrated and validated
+    PARALLEL_OPERATION = "parallel_operation"  # eight weeks of both models
+    NO_CRITICAL_ISSUE = "no_critical_issue"  # none reported
+    ARCHIVED = "archived"  # backup of the legacy model archived, and proven to restore
+    DOCUMENTED = "documented"  # documentation updated
+    TRAINED = "trained"  # team trained
+    MONITORED = "monitored"  # dashboards configured
+    ROLLBACK_DOCUMENTED = "rollback_documented"  # rollback procedure written down
+
+
+@dataclass(frozen=True)
+class ClassObservation:
+    """Evidence of one class, and of which two models it is evidence."""
+
+    class_name: str
+    observed_at: datetime
+    legacy: str  # fingerprint
+    candidate: str  # fingerprint
+    verdict: ShadowVerdict  # over all pairs since the phase began
+    window: PairCounts  # of the last days; empty where the legacy model no longer judges
+    num_judged: int  # images that the candidate judged in the window
+    num_failed: int  # images on which it failed in the window
+    num_dropped: int  # images of the window that were never paired
+    p95_latency_ms: float | None  # of the candidate in the window
+    false_alarms: tuple[int, int]  # candidate's alarms, of images labelled normal in the window
+    misses: tuple[int, int]  # candidate's misses, of images labelled anomalous in the window
+    evidence: frozenset[ChecklistItem] = frozenset()  # on record for this class
+
+
+class OrderKind(StrEnum):
+    ROLL_BACK = "rollback"
+    HOLD = "hold"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a person told the engine to do with classes."""
+
+    kind: OrderKind
+    classes: tuple[str, ...]
+    by: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A person's word that a class may enter a phase with exactly these models."""
+
+    class_name: str
+    target: Phase
+    legacy: str  # fingerprint
+    candidate: str  # fingerprint
+    by: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything that one tick looks at."""
+
+    now: datetime
+    challenger: Mapping[str, str]  # class → fingerprint in the model that waits; classes that rolled back may try it
+    classes: tuple[ClassObservation, ...] = ()
+    orders: tuple[Order, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+
+    def of(self, class_name: str) -> ClassObservation | None:
+        return next((one for one in self.classes if one.class_name == class_name), None)
+
+    def approval(self, class_name: str, target: Phase, legacy: str, candidate: str) -> Approval | None:
+        """The approval of exactly this move with exactly these models."""
+        wanted = (class_name, target, legacy, candidate)
+        return next((a for a in self.approvals if (a.class_name, a.target, a.legacy, a.candidate) == wanted), None)
+
+    def ordered(self, kind: OrderKind) -> dict[str, Order]:
+        """Class → the order of this kind."""
+        return {name: order for order in self.orders if order.kind is kind for name in order.classes}

@@ -1,0 +1,51 @@
+"""Where a class can stand in its rollout, and every move that is legal.
+
+LEGACY → SHADOW → CANARY → LIVE → LEGACY_READ_ONLY → LEGACY_OFF → LEGACY_DELETED
+ROLLED_BACK and HELD can be reached from most of them; see LEGAL_MOVES.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    LEGACY = "legacy"  # the legacy model answers; no candidate runs
+    SHADOW = "shadow"  # the legacy model answers; the candidate judges the same images
+    CANARY = "canary"  # the candidate answers a share of the images; both judge all of them
+    LIVE = "live"  # the candidate answers; the legacy model judges the same images
+    LEGACY_READ_ONLY = "legacy_read_only"  # as LIVE, and the legacy model may no longer be trained
+    LEGACY_OFF = "legacy_off"  # the candidate answers alone; the legacy model does no inference
+    LEGACY_DELETED = "legacy_deleted"  # the legacy model is gone, its archive proven; the end
+    ROLLED_BACK = "rolled_back"  # the legacy model answers; this candidate has failed and stays failed
+    HELD = "held"  # a person stopped the clock; traffic stays as it was, hard guards still act
+
+
+P = Phase
+LEGAL_MOVES: dict[Phase, frozenset[Phase]] = {
+    P.LEGACY: frozenset({P.SHADOW, P.HELD}),
+    P.SHADOW: frozenset({P.CANARY, P.ROLLED_BACK, P.HELD}),
+    P.CANARY: frozenset({P.LIVE, P.ROLLED_BACK, P.HELD}),
+    P.LIVE: frozenset({P.LEGACY_READ_ONLY, P.ROLLED_BACK, P.HELD}),
+    P.LEGACY_READ_ONLY: frozenset({P.LEGACY_OFF, P.ROLLED_BACK, P.HELD}),
+    P.LEGACY_OFF: frozenset({P.LEGACY_DELETED, P.ROLLED_BACK, P.HELD}),
+    P.LEGACY_DELETED: frozenset(),
+    P.ROLLED_BACK: frozenset({P.SHADOW}),
+    P.HELD: frozenset({P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.ROLLED_BACK}),
+}
+
+FORWARD: tuple[Phase, ...] = (
+    P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.LEGACY_DELETED,
+)  # fmt: skip
+
+CANDIDATE_JUDGES = frozenset({P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.LEGACY_DELETED})
+LEGACY_JUDGES = frozenset({P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.ROLLED_BACK})
+BOTH_JUDGE = CANDIDATE_JUDGES & LEGACY_JUDGES
+TAKEN_OVER = frozenset({P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.LEGACY_DELETED})  # the candidate answers all
+
+
+def check_move(class_name: str, source: Phase, target: Phase) -> None:
+    """Raises ValueError for a move that is not in the table."""
+    if target not in LEGAL_MOVES[source]:
+        legal = ", ".join(sorted(LEGAL_MOVES[source])) or "none; it is the end"
+        raise ValueError(f"class {class_name!r}: no move from {source} to {target}; legal: {legal}")
