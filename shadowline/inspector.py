@@ -65,6 +65,7 @@ class Inspector:
         self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
         self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
         self.fingerprint: str = self.config["fingerprint"]
+        self.class_fingerprints = class_fingerprints(directory)
 
     @classmethod
     def load(cls, location: str | Path) -> Inspector:
@@ -169,6 +170,22 @@ def model_fingerprint(directory: Path) -> str:
         digest.update(path.relative_to(directory).as_posix().encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def class_fingerprints(directory: Path) -> dict[str, str]:
+    """Class → sha256 over what can change a decision on that class: encoder, decoder, its bank, its calibration.
+
+    Two model versions may share some of them: a class whose fingerprint stays is inspected as before.
+    """
+    calibrations = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+    shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
+    common = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shared]
+    found = {}
+    for name, calibration in calibrations.items():
+        bank = hashlib.sha256((directory / f"banks/{name}.safetensors").read_bytes()).hexdigest()
+        parts = (*common, bank, json.dumps(calibration, sort_keys=True))
+        found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return found
 
 
 def resolve(location: str) -> tuple[Path, str]:

@@ -21,6 +21,7 @@ class Settings(BaseSettings):
 
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
     tracking_uri: str = "sqlite:///mlflow.db"  # MLflow's tracking and registry store
+    database_url: str = "sqlite:///.shadowline/records.db"  # pairs, feedback and rollout; or postgresql+psycopg://…
     allow_network: bool = False  # let timm and open_clip reach the model hub
 
 

@@ -1,0 +1,234 @@
+"""Pairs and feedback: written once, counted where they lie.
+
+pairs = PairStore(open_database(url))
+pairs.record([pair, …])                      # again with the same pairs: no effect
+pairs.counts("bolt", candidate, legacy)      # what agreement is made of
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from sqlalchemy import ColumnElement, Engine, Select, and_, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from shadowline.manifest import Label
+from shadowline.records.database import READING
+from shadowline.records.tables import FeedbackRow, PairRow
+from shadowline.shadow import ANOMALOUS, NORMAL, UNLABELLED, PairCounts
+
+DROPPED = "dropped"  # the candidate was never asked: the queue was full
+_CHUNK = 1_000  # rows per statement
+
+Side = Literal["candidate", "legacy"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one model said of one image: a decision, or why there is none."""
+
+    score: float | None = None
+    threshold: float | None = None
+    latency_ms: float | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.score is None or self.threshold is None) == (self.error is None):
+            raise ValueError(f"judgement {self}: give score and threshold, or an error")
+
+    @property
+    def alarm(self) -> bool | None:
+        if self.score is None or self.threshold is None:
+            return None
+        return self.score > self.threshold
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models on one image. `legacy_said` is None where the legacy model no longer judges."""
+
+    class_name: str
+    image_id: str  # sha256 of the file's bytes
+    captured_at: datetime  # UTC
+    candidate: str  # fingerprint
+    legacy: str  # fingerprint
+    answered_by: Side
+    candidate_said: Judgement
+    legacy_said: Judgement | None
+    trace_id: str = ""
+    image_path: str = ""
+
+    @property
+    def key(self) -> str:
+        """What makes a pair the same pair: image, capture time, both fingerprints."""
+        parts = (self.class_name, self.image_id, self.captured_at.isoformat(), self.candidate, self.legacy)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def to_row(self) -> dict[str, Any]:
+        row = {name: getattr(self, name) for name in _PLAIN} | {"key": self.key}
+        row["trace_id"] = self.trace_id or self.key
+        for side, said in (("candidate", self.candidate_said), ("legacy", self.legacy_said)):
+            fields = asdict(said) if said else dict.fromkeys(("score", "threshold", "latency_ms", "error"))
+            row |= {f"{side}_{name}": value for name, value in fields.items()}
+            row[f"{side}_alarm"] = said.alarm if said else None
+        return row
+
+
+_PLAIN = ("class_name", "image_id", "image_path", "captured_at", "candidate", "legacy", "answered_by")
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the guards need to know of the candidate's recent work, besides the pairs."""
+
+    num_judged: int
+    num_failed: int
+    num_dropped: int
+    p95_latency_ms: float | None
+    false_alarms: tuple[int, int]  # alarms, of images labelled normal
+    misses: tuple[int, int]  # misses, of images labelled anomalous
+
+
+class PairStore:
+    """Pairs and feedback of all classes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def record(self, pairs: Sequence[Pair]) -> int:
+        """Store pairs, all or none; returns how many were new. A pair that is there already is left as it is."""
+        insert_into = postgres_insert if self.engine.dialect.name == "postgresql" else sqlite_insert
+        new = 0
+        with self.engine.begin() as connection:
+            for start in range(0, len(pairs), _CHUNK):
+                rows = [pair.to_row() for pair in pairs[start : start + _CHUNK]]
+                statement = insert_into(PairRow).values(rows).on_conflict_do_nothing(index_elements=["key"])
+                new += len(connection.execute(statement.returning(PairRow.id)).all())
+        return new
+
+    def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
+        """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
+
+        Raises ValueError for an image that no pair knows.
+        """
+        if label is Label.UNKNOWN:
+            raise ValueError("feedback: label unknown says nothing; give normal or anomalous")
+        same = and_(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
+        with self.engine.begin() as connection:
+            known = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id).limit(1)
+            if connection.execute(known).first() is None:
+                raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
+            connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
+            row = {
+                "class_name": class_name,
+                "image_id": image_id,
+                "label": str(label),
+                "by": by,
+                "at": at,
+                "note": note,
+            }
+            statement = insert(FeedbackRow).values(**row, superseded=False).returning(FeedbackRow.id)
+            return int(connection.execute(statement).scalar_one())
+
+    def counts(
+        self, class_name: str, candidate: str, legacy: str, since: datetime | None = None, until: datetime | None = None
+    ) -> PairCounts:
+        """Pairs in which both answered, by label and decisions, captured after `since` and not after `until`."""
+        chosen = (
+            *_of(class_name, candidate, legacy, since, until),
+            PairRow.candidate_alarm.is_not(None),
+            PairRow.legacy_alarm.is_not(None),
+        )
+        cells = np.zeros((3, 2, 2), dtype=np.int64)
+        columns = (_label(), PairRow.candidate_alarm, PairRow.legacy_alarm)
+        query = _labelled(select(*columns, func.count()).where(*chosen)).group_by(*columns)
+        with self._reading() as connection:
+            for label, candidate_alarm, legacy_alarm, count in connection.execute(query):
+                cells[_AXIS[label], int(candidate_alarm), int(legacy_alarm)] += count
+        return PairCounts(cells)
+
+    def first_at(self, class_name: str, candidate: str, legacy: str, since: datetime | None = None) -> datetime | None:
+        """When the first pair was captured."""
+        query = select(func.min(PairRow.captured_at)).where(*_of(class_name, candidate, legacy, since, None))
+        with self._reading() as connection:
+            first: datetime | None = connection.execute(query).scalar()
+        return first
+
+    def window(self, class_name: str, candidate: str, legacy: str, since: datetime, until: datetime) -> Window:
+        """What the candidate did in a span of time, whether or not the legacy model still judged."""
+        chosen = _of(class_name, candidate, legacy, since, until)
+        outcome = (_label(), PairRow.candidate_alarm, PairRow.candidate_error == DROPPED)
+        query = _labelled(select(*outcome, func.count()).where(*chosen)).group_by(*outcome)
+        latency = select(PairRow.candidate_latency_ms).where(*chosen, PairRow.candidate_latency_ms.is_not(None))
+        with self._reading() as connection:
+            rows = [tuple(row) for row in connection.execute(query)]
+            latencies = connection.execute(latency).scalars().all()
+
+        def total(alarm: bool | None, dropped: bool | None, labels: Iterable[str | None] = _AXIS) -> int:
+            return sum(n for label, a, d, n in rows if label in labels and a == alarm and bool(d) == bool(dropped))
+
+        alarms, passes = total(True, None, [Label.NORMAL]), total(False, None, [Label.NORMAL])
+        hits, misses = total(True, None, [Label.ANOMALOUS]), total(False, None, [Label.ANOMALOUS])
+        return Window(
+            num_judged=total(True, None) + total(False, None),
+            num_failed=total(None, False),
+            num_dropped=total(None, True),
+            p95_latency_ms=float(np.percentile(latencies, 95)) if latencies else None,
+            false_alarms=(alarms, alarms + passes),
+            misses=(misses, hits + misses),
+        )
+
+    def table(self, class_name: str, candidate: str, legacy: str, limit: int | None = None) -> pd.DataFrame:
+        """Pairs with their label, one a row, the newest first."""
+        columns = [column for column in PairRow.__table__.columns if column.name != "id"]
+        query = _labelled(
+            select(*columns, _label().label("label")).where(*_of(class_name, candidate, legacy, None, None))
+        )
+        with self._reading() as connection:
+            return pd.read_sql(query.order_by(PairRow.captured_at.desc()).limit(limit), connection)
+
+    def scores(self, class_name: str, candidate: str, legacy: str) -> pd.DataFrame:
+        """Both models' scores of the images that both judged."""
+        query = select(PairRow.candidate_score, PairRow.legacy_score).where(
+            *_of(class_name, candidate, legacy, None, None),
+            PairRow.candidate_score.is_not(None),
+            PairRow.legacy_score.is_not(None),
+        )
+        with self._reading() as connection:
+            return pd.DataFrame(connection.execute(query).all(), columns=["candidate_score", "legacy_score"])
+
+    def _reading(self) -> Any:
+        return self.engine.connect().execution_options(**{READING: True})
+
+
+_AXIS: dict[str | None, int] = {None: UNLABELLED, Label.NORMAL: NORMAL, Label.ANOMALOUS: ANOMALOUS}
+
+
+def _label() -> ColumnElement[str | None]:
+    return FeedbackRow.__table__.c.label
+
+
+def _of(
+    class_name: str, candidate: str, legacy: str, since: datetime | None, until: datetime | None
+) -> tuple[ColumnElement[bool], ...]:
+    chosen = [PairRow.class_name == class_name, PairRow.candidate == candidate, PairRow.legacy == legacy]
+    chosen += [PairRow.captured_at > since] if since else []
+    chosen += [PairRow.captured_at <= until] if until else []
+    return tuple(chosen)
+
+
+def _labelled(query: Select[Any]) -> Select[Any]:
+    """The query with the latest feedback on each image beside it."""
+    same = and_(
+        FeedbackRow.class_name == PairRow.class_name,
+        FeedbackRow.image_id == PairRow.image_id,
+        ~FeedbackRow.superseded,
+    )
+    return query.join_from(PairRow, FeedbackRow, same, isouter=True)

@@ -1,0 +1,269 @@
+"""The rollout in SQL: events, the phase table that they lead to, the outbox, and the words of people.
+
+store = RolloutStore(open_database(url))
+state = store.state()
+store.commit(step(state, observation, policy), observation.now, order)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
+
+from shadowline.records.database import READING
+from shadowline.records.tables import (
+    ActionRow,
+    ApprovalRow,
+    ClassRow,
+    EventRow,
+    EvidenceRow,
+    ModelRow,
+    OrderRow,
+)
+from shadowline.rollout.engine import Action, ActionKind, Step
+from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
+from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import ClassState, Event, RolloutState, replay
+
+
+class MovedMeanwhileError(RuntimeError):
+    """Another engine has moved the rollout since it was read; nothing of this tick was written."""
+
+
+@dataclass(frozen=True)
+class StoredOrder:
+    id: int
+    order: Order
+
+
+@dataclass(frozen=True)
+class PendingAction:
+    id: int
+    action: Action
+    last_error: str | None
+
+
+@dataclass(frozen=True)
+class ModelPlace:
+    """Where the model with a fingerprint can be loaded from."""
+
+    fingerprint: str
+    class_name: str
+    role: str  # candidate | legacy
+    location: str
+    version: str
+
+
+class RolloutStore:
+    """State and history of one rollout."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    # --- state ---
+
+    def begin(self, events: Sequence[Event]) -> None:
+        """Write the first events; raises ValueError where a rollout is on record already."""
+        if self.revision():
+            raise ValueError("a rollout is on record already; `shadowline rollout status` shows it")
+        self._write(events, (), None)
+
+    def revision(self) -> int:
+        """Number of the last event: a cheap look whether anything has changed."""
+        with self._reading() as connection:
+            return int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
+
+    def state(self) -> RolloutState:
+        """The phase table."""
+        with self._reading() as connection:
+            rows = connection.execute(select(ClassRow.state)).scalars().all()
+            revision = int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
+        classes = sorted((ClassState.from_dict(raw) for raw in rows), key=lambda one: (one.wave, one.class_name))
+        return RolloutState(tuple(classes), revision)
+
+    def events(self, class_name: str | None = None) -> tuple[Event, ...]:
+        query = select(EventRow).order_by(EventRow.revision)
+        if class_name is not None:
+            query = query.where(EventRow.class_name == class_name)
+        with self._reading() as connection:
+            return tuple(_event(row) for row in connection.execute(query))
+
+    def rebuild(self) -> RolloutState:
+        """Write the phase table again from the events, and return it."""
+        with self.engine.begin() as connection:
+            state = replay(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
+            connection.execute(delete(ClassRow))
+            rows = [
+                {"class_name": one.class_name, "revision": state.revision, "state": one.to_dict()}
+                for one in state.classes
+            ]
+            if rows:
+                connection.execute(insert(ClassRow), rows)
+        return state
+
+    def commit(self, step: Step, order: StoredOrder | None = None) -> None:
+        """Write what a tick came to, in one transaction: events, phase table, outbox, and the order that it obeyed.
+
+        Raises MovedMeanwhileError, with nothing written, where another engine was first.
+        """
+        self._write(step.events, step.actions, order)
+
+    def _write(self, events: Sequence[Event], actions: Sequence[Action], order: StoredOrder | None) -> None:
+        try:
+            with self.engine.begin() as connection:
+                for event in events:
+                    connection.execute(insert(EventRow).values(**_event_row(event)))
+                    self._upsert_class(connection, event)
+                revision = events[-1].revision if events else self._last(connection)
+                for action in actions:
+                    row = {**asdict(action), "kind": str(action.kind), "revision": revision}
+                    connection.execute(insert(ActionRow).values(**row))
+                if order is not None:
+                    done = update(OrderRow).where(OrderRow.id == order.id, OrderRow.done_revision.is_(None))
+                    if not connection.execute(done.values(done_revision=revision)).rowcount:
+                        raise MovedMeanwhileError(f"order {order.id} was obeyed by another engine; nothing written")
+        except IntegrityError:
+            first = events[0].revision if events else 0
+            raise MovedMeanwhileError(
+                f"another engine moved the rollout past revision {first - 1}; nothing written, the next tick sees it"
+            ) from None
+
+    def _upsert_class(self, connection: Connection, event: Event) -> None:
+        values = {"class_name": event.after.class_name, "revision": event.revision, "state": event.after.to_dict()}
+        statement = self._insert(ClassRow).values(**values)
+        connection.execute(statement.on_conflict_do_update(index_elements=["class_name"], set_=values))
+
+    @staticmethod
+    def _last(connection: Connection) -> int:
+        return int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
+
+    # --- the outbox ---
+
+    def pending_actions(self) -> tuple[PendingAction, ...]:
+        """Actions that are not done yet, oldest first."""
+        query = select(ActionRow).where(ActionRow.done_at.is_(None)).order_by(ActionRow.id)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(
+            PendingAction(
+                row.id, Action(ActionKind(row.kind), row.class_name, row.fingerprint, row.reason), row.last_error
+            )
+            for row in rows
+        )
+
+    def finish_action(self, action_id: int, at: datetime, error: str | None = None) -> None:
+        """Cross an action off, or note why it failed and leave it pending."""
+        values = {"last_error": error} if error else {"done_at": at, "last_error": None}
+        with self.engine.begin() as connection:
+            connection.execute(update(ActionRow).where(ActionRow.id == action_id).values(**values))
+
+    # --- people ---
+
+    def order(self, order: Order, at: datetime) -> int:
+        """Put an order on record for the next tick. Raises ValueError for a class that is not in the rollout."""
+        state = self.state()
+        for name in order.classes:
+            state.of(name)
+        row = {"kind": str(order.kind), "classes": list(order.classes), "by": order.by, "why": order.why, "at": at}
+        with self.engine.begin() as connection:
+            return int(connection.execute(insert(OrderRow).values(**row).returning(OrderRow.id)).scalar_one())
+
+    def next_order(self) -> StoredOrder | None:
+        """The oldest order that no tick has obeyed."""
+        query = select(OrderRow).where(OrderRow.done_revision.is_(None)).order_by(OrderRow.id).limit(1)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            return None
+        return StoredOrder(row.id, Order(OrderKind(row.kind), tuple(row.classes), row.by, row.why))
+
+    def approve(self, approval: Approval, at: datetime) -> None:
+        """Put an approval on record; the same one again has no effect.
+
+        Raises ValueError where the class has moved on to other models: an approval names exactly what it approves.
+        """
+        one = self.state().of(approval.class_name)
+        if (one.legacy, one.candidate) != (approval.legacy, approval.candidate):
+            raise ValueError(
+                f"class {approval.class_name!r} is now about {one.candidate[:12]} against {one.legacy[:12]}; "
+                "look at `shadowline rollout status` and approve again"
+            )
+        row = {**asdict(approval), "target": str(approval.target)}
+        statement = self._insert(ApprovalRow).values(**row, at=at)
+        with self.engine.begin() as connection:
+            connection.execute(statement.on_conflict_do_nothing())
+
+    def approvals(self) -> tuple[Approval, ...]:
+        with self._reading() as connection:
+            rows = connection.execute(select(ApprovalRow)).all()
+        return tuple(Approval(r.class_name, Phase(r.target), r.legacy, r.candidate, r.by) for r in rows)
+
+    def put_evidence(self, class_name: str, legacy: str, item: ChecklistItem, by: str, at: datetime, link: str) -> None:
+        """Put one item of the checklist on record. Raises ValueError without a person or a link."""
+        if not by.strip() or not link.strip():
+            raise ValueError(f"evidence of {item}: by {by!r}, link {link!r}; both must say something")
+        row = {"class_name": class_name, "legacy": legacy, "item": str(item), "by": by, "at": at, "link": link}
+        with self.engine.begin() as connection:
+            connection.execute(insert(EvidenceRow).values(**row))
+
+    def evidence(self, class_name: str, legacy: str) -> dict[ChecklistItem, Mapping[str, Any]]:
+        """Item → its latest record, for exactly this legacy model."""
+        query = select(EvidenceRow).where(EvidenceRow.class_name == class_name, EvidenceRow.legacy == legacy)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(EvidenceRow.id)).all()
+        return {ChecklistItem(row.item): {"by": row.by, "at": row.at, "link": row.link} for row in rows}
+
+    # --- models ---
+
+    def know_model(self, places: Iterable[ModelPlace], at: datetime) -> None:
+        """Note where models can be loaded from; a newer place of the same fingerprint wins."""
+        with self.engine.begin() as connection:
+            for place in places:
+                values = {**place.__dict__, "at": at}
+                statement = self._insert(ModelRow).values(**values)
+                connection.execute(statement.on_conflict_do_update(index_elements=["fingerprint"], set_=values))
+
+    def model(self, fingerprint: str) -> ModelPlace:
+        """Raises ValueError for a fingerprint that nobody has noted."""
+        with self._reading() as connection:
+            row = connection.execute(select(ModelRow).where(ModelRow.fingerprint == fingerprint)).first()
+        if row is None:
+            raise ValueError(f"model {fingerprint[:12]}…: not on record; register it again")
+        return ModelPlace(row.fingerprint, row.class_name, row.role, row.location, row.version)
+
+    def models(self, role: str) -> tuple[ModelPlace, ...]:
+        """All of one role, the newest first."""
+        query = select(ModelRow).where(ModelRow.role == role).order_by(ModelRow.at.desc())
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return tuple(ModelPlace(r.fingerprint, r.class_name, r.role, r.location, r.version) for r in rows)
+
+    def _insert(self, table: Any) -> Any:
+        return (postgres_insert if self.engine.dialect.name == "postgresql" else sqlite_insert)(table)
+
+    def _reading(self) -> Any:
+        return self.engine.connect().execution_options(**{READING: True})
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "revision": event.revision,
+        "at": event.at,
+        "by": event.by,
+        "source": str(event.source) if event.source else None,
+        "class_name": event.after.class_name,
+        "phase": str(event.after.phase),
+        "after": event.after.to_dict(),
+    }
+
+
+def _event(row: Any) -> Event:
+    source = Phase(row.source) if row.source else None
+    return Event(row.revision, row.at, row.by, source, ClassState.from_dict(row.after))
