@@ -11,7 +11,11 @@ from pathlib import Path
 from prefect import serve
 from prefect.schedules import RRule
 
+from flows.approval import approve
+from flows.decommission import decommission
 from flows.retrain import retrain
+from flows.rollout import tick
+from flows.shadow import shadow
 from shadowline.params import load_params
 from shadowline.paths import Layout
 
@@ -19,14 +23,33 @@ from shadowline.paths import Layout
 def serve_deployments(root: Path) -> None:
     """Install all deployments on the Prefect server that PREFECT_API_URL names, and run what becomes due.
 
-    The quarterly retraining starts on the night that params.schedule says; a trigger by hand works at any time.
+    The schedules are those of params.schedule; a trigger by hand works at any time.
     """
     schedule = load_params(Layout(root).params).schedule
     os.chdir(root)  # DVC, git and relative locations count from the project's root
-    quarterly = retrain.to_deployment(
-        name="quarterly",
-        description="Retrain on everything that arrived since the last quarter; promotes nothing by itself.",
-        schedule=RRule(schedule.retrain, timezone=schedule.timezone),
-        concurrency_limit=1,
+
+    def due(rule: str) -> RRule:
+        return RRule(rule, timezone=schedule.timezone)
+
+    serve(
+        retrain.to_deployment(
+            name="quarterly",
+            description="Retrain on everything that arrived since the last quarter; promotes nothing by itself.",
+            schedule=due(schedule.retrain),
+            concurrency_limit=1,
+        ),
+        tick.to_deployment(
+            name="tick",
+            description="One tick of the rollout: at most one step, or a rollback.",
+            schedule=due(schedule.rollout),
+            concurrency_limit=1,
+        ),
+        decommission.to_deployment(
+            name="nightly",
+            description="Archive, prove and delete the legacy models that the rollout has retired.",
+            schedule=due(schedule.decommission),
+            concurrency_limit=1,
+        ),
+        shadow.to_deployment(name="batch", description="Both models on the images of a folder or an S3 prefix."),
+        approve.to_deployment(name="ask", description="Ask a person whether a class may enter a phase."),
     )
-    serve(quarterly)

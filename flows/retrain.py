@@ -8,6 +8,7 @@ prefect deployment run 'retrain/quarterly'          # there, now
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import flow
@@ -15,6 +16,7 @@ from prefect import flow
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from tasks.pipeline import StageRun, find_stale, run_stage
+from tasks.records import note_candidate
 from tasks.registry import ModelVersion, close_run, live_metrics, log_results, register, start_run
 from tasks.reporting import publish_artifacts, read_summary, write_report
 from tasks.repository import check_repository, commit_run, hold_project
@@ -67,6 +69,7 @@ def _retrain(root: Path) -> RetrainResult:
         publish_artifacts(layout, summary, report)
         provenance = commit_run(root, f"Retrain: {len(summary['classes'])} classes, params {params.hash()[:12]}")
         version = register(run_id, params, layout, summary, provenance)
+        note_candidate(version, datetime.now(UTC))
         succeeded = True
     finally:
         close_run(run_id, succeeded)

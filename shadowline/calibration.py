@@ -218,13 +218,13 @@ def calibrate(
         alone=alone,
         threshold=math.inf,
         map_level=math.inf,
-        target_fpr=params.target_fpr,
+        target_fpr=params.promise(class_name),
         num_selecting=len(selecting_BMP),
         num_calibrating=len(calibrating_BMP),
     )
     fused = draft.fuse(calibrating_BMP)
     scores = draft.score(fused)
-    threshold = conformal_threshold(scores, params.target_fpr, subject=f"class {class_name!r}")
+    threshold = conformal_threshold(scores, draft.target_fpr, subject=f"class {class_name!r}")
     candidates = [replace(one, chosen=index == 0) for index, (one, _) in enumerate(tried)]
     level = float(np.quantile(fused, _MAP_QUANTILE))
     return CalibrationResult(

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from shadowline.commands import bench, data, inspect, retrain, stage
+from shadowline.commands import assess, bench, data, inspect, legacy, retrain, rollout, serve, shadow, stage
 from shadowline.settings import prepare_environment
 
 app = typer.Typer(
@@ -20,6 +20,11 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
+app.add_typer(legacy.app, name="legacy")
+app.command("assess")(assess.assess)
+app.add_typer(shadow.app, name="shadow")
+app.add_typer(rollout.app, name="rollout")
+app.command("feedback")(shadow.feedback)
 app.command("stage")(stage.stage)
 app.command("inspect")(inspect.inspect)
 app.command("retrain")(retrain.retrain)
@@ -28,6 +33,7 @@ app.command("deploy")(retrain.deploy)
 app.command("report")(retrain.report)
 app.command("models")(retrain.models)
 app.command("promote")(retrain.promote)
+app.command("serve")(serve.serve)
 
 
 def main() -> None:

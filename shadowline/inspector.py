@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,13 +99,22 @@ class Inspector:
 
     def inspect_many(self, images: Sequence[ImageInput], class_name: str | None = None) -> Iterable[Inspection]:
         """Judge images one batch of the encoder at a time; latency is the batch's time per image."""
-        if class_name is not None and class_name not in self.calibrations:
-            raise ValueError(f"class {class_name!r} is not in this model; it knows {', '.join(self.classes)}")
+        return self.inspect_each([(image, class_name) for image in images])
+
+    def inspect_each(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterable[Inspection]:
+        """`inspect_many` for images of several classes, each beside its own."""
+        for class_name in {name for _, name in images if name is not None}:
+            if class_name not in self.calibrations:
+                raise ValueError(f"class {class_name!r} is not in this model; it knows {', '.join(self.classes)}")
+        return self._inspect_batches(images)
+
+    def _inspect_batches(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterator[Inspection]:
         size = self.encoder.config.batch_size
         for start in range(0, len(images), size):
             started = time.perf_counter()
-            batch = [self._open(image) for image in images[start : start + size]]
-            results = [self._judge(fused[None], class_name) for fused in self.encoder.encode(batch, padded=False)]
+            batch = images[start : start + size]
+            fused_BGTD = self.encoder.encode([self._open(image) for image, _ in batch], padded=False)
+            results = [self._judge(fused[None], name) for fused, (_, name) in zip(fused_BGTD, batch, strict=True)]
             latency_ms = 1000.0 * (time.perf_counter() - started) / len(batch)
             yield from (Inspection(latency_ms=latency_ms, **result) for result in results)
 
@@ -188,8 +197,11 @@ def class_fingerprints(directory: Path) -> dict[str, str]:
     return found
 
 
-def resolve(location: str) -> tuple[Path, str]:
-    """A local directory and a version for a path or a `models:/…` URI; the one place where the library asks MLflow."""
+def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
+    """A local directory and a version for a path or a `models:/…` URI, of which `inside` is what the registry keeps.
+
+    The one place where the library asks the registry.
+    """
     if not location.startswith("models:/"):
         return Path(location), "directory"
     import mlflow
@@ -205,4 +217,4 @@ def resolve(location: str) -> tuple[Path, str]:
         folder = Path(mlflow.artifacts.download_artifacts(exact))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
-    return folder / "artifacts/inspector", str(version)
+    return folder / inside, str(version)

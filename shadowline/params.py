@@ -135,6 +135,7 @@ class BankParams(_Frozen):
 
 class CalibrationParams(_Frozen):
     target_fpr: Annotated[float, Field(gt=0, lt=1)]  # promised false-alarm rate on exchangeable normals
+    class_target_fpr: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # promises of classes that need another one
     bank_weights: tuple[Share, ...] = Field(min_length=1)  # candidates
     poolings: tuple[tuple[PoolShare, ...], ...] = Field(
         min_length=1
@@ -143,6 +144,10 @@ class CalibrationParams(_Frozen):
     smoothing_sigma: float = Field(ge=0)  # patches
     injected: tuple[str, ...] = Field(min_length=1)  # kinds of injected defects
     injected_images: Positive  # images per kind
+
+    def promise(self, class_name: str) -> float:
+        """The promised false-alarm rate of a class."""
+        return self.class_target_fpr.get(class_name, self.target_fpr)
 
 
 class EvaluationParams(_Frozen):
@@ -196,9 +201,9 @@ class GuardParams(_Frozen):
 
 class GuardsParams(_Frozen):
     agreement: GuardParams  # settled agreement in the window, at least
-    drift: GuardParams  # |candidate's anomaly rate − legacy's| in the window, at most
-    false_alarms: GuardParams  # candidate's share of alarms among images labelled normal, at most
-    misses: GuardParams  # candidate's share of misses among images labelled anomalous, at most
+    drift: GuardParams  # |unsettled difference of the two anomaly rates| in the window, at most
+    false_alarms: GuardParams  # share of images with a proven false alarm of the candidate, at most
+    misses: GuardParams  # share of images with a proven miss of the candidate, at most
     latency: GuardParams  # p95 of the candidate, ms, at most
     errors: GuardParams  # share of images on which the candidate failed, at most
     silence: GuardParams  # images judged in the window, at least
@@ -229,8 +234,80 @@ class RolloutParams(_Frozen):
         return self
 
 
+class GatewayParams(_Frozen):
+    """How the gateway serves; every bound is per process."""
+
+    max_in_flight: Positive  # requests in work at once; more are refused
+    batch_size: Positive  # images that one model scores together, at most
+    batch_window_ms: float = Field(ge=0)  # how long the first image of a batch waits for others
+    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, where it still judges
+    answer_timeout_ms: float = Field(gt=0)  # then there is no answer; also of work in the shadow
+    upload_timeout_ms: float = Field(gt=0)  # from the first to the last byte of a request
+    shadow_queue: Positive  # images that wait for the other model; more are dropped, counted and recorded
+    shadow_queue_mb: float = Field(gt=0)  # their pixels, 10^6 bytes
+    shadow_patience_ms: float = Field(ge=0)  # that each of them waits for a moment without callers
+    poll_interval_ms: float = Field(gt=0, le=500)  # between two looks at the rollout; a rollback takes a second at most
+    database_timeout_ms: float = Field(gt=0)  # silence after which the database counts as unreachable
+    reload_interval_ms: float = Field(gt=0)  # between two attempts at a model that would not load
+    record_batch: Positive  # pairs per transaction
+    pair_queue: Positive  # pairs that wait to be written; more are lost, and counted
+    max_spool_mb: float = Field(gt=0)  # pairs on disk while the database is away, 10^6 bytes
+    drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
+
+
+class EffortParams(_Frozen):
+    """What models cost to build and to keep, as the background's section 7.2 counts it."""
+
+    prepare_hours: float = Field(ge=0)  # an engineer's, per model: data
+    train_hours: float = Field(ge=0)  # an engineer's and an accelerator's, per model
+    validate_hours: float = Field(ge=0)  # an engineer's, per model: validation and deployment
+    retrain_hours: float = Field(ge=0)  # an engineer's and an accelerator's, per model and retraining
+    monitor_hours_per_week: float = Field(ge=0)  # an engineer's, all models together
+    fixes_per_year: float = Field(ge=0)  # $, all models together
+
+
+class AssessmentParams(_Frozen):
+    """When a migration suits a factory, what it must bring, and what it costs."""
+
+    min_classes: Positive  # product classes
+    min_accelerator_gb: float = Field(ge=0)  # of the largest accelerator; a cloud will do as well
+    high_burden_hours: float = Field(ge=0)  # a month, all models together; from here on the burden is high
+    frequent_new_products: Positive  # a year; from here on new products are frequent
+    high_items: Positive  # met items of the checklist from which suitability is high: go
+    medium_items: Positive  # likewise medium: pilot; below it is low: stay
+    min_cost_cut: Share  # goal: share of the yearly cost that the migration saves
+    min_maintenance_cut: Share  # goal: likewise of the hours
+    retrainings_per_year: Positive
+    horizon_years: Positive  # of the total cost
+    new_class_hours: float = Field(ge=0)  # an engineer's, per class added to the multi-class model
+    single: EffortParams  # single-class models, one per class
+    multi: EffortParams  # the one multi-class model
+
+    @model_validator(mode="after")
+    def _items_rise(self) -> AssessmentParams:
+        if self.medium_items >= self.high_items:
+            raise ValueError(f"medium_items {self.medium_items} must be below high_items {self.high_items}")
+        return self
+
+
+class DemoParams(_Frozen):
+    """The migration that `shadowline demo` plays."""
+
+    stream_normal: Positive  # images per class
+    stream_anomalous: Positive  # images per class
+    images_per_day: Positive  # per class
+    anomaly_share: Share  # of a day's images
+    review_share: Share  # of the images on which both models agree, that an inspector looks at all the same
+    fault_class: ClassName  # whose camera fails during the canary
+    fault_light: str  # the view that the failing camera gives
+    remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, in the version that follows
+    max_days: Positive  # the play ends at the latest
+
+
 class ScheduleParams(_Frozen):
     retrain: str  # RFC 5545 recurrence rule
+    rollout: str  # likewise: the ticks of the rollout
+    decommission: str  # likewise
     timezone: str
 
 
@@ -248,14 +325,21 @@ class Params(_Frozen):
     gates: GateParams
     shadow: ShadowParams
     rollout: RolloutParams
+    gateway: GatewayParams
+    assessment: AssessmentParams
+    demo: DemoParams
     registry: RegistryParams
     schedule: ScheduleParams
 
     @model_validator(mode="after")
-    def _train_classes_exist(self) -> Params:
-        missing = sorted(set(self.train.classes) - set(self.classes))
-        if missing:
-            raise ValueError(f"train.classes names {missing}, not among classes {sorted(self.classes)}")
+    def _named_classes_exist(self) -> Params:
+        for place, named in (
+            ("train.classes", self.train.classes),
+            ("calibration.class_target_fpr", self.calibration.class_target_fpr),
+        ):
+            missing = sorted(set(named) - set(self.classes))
+            if missing:
+                raise ValueError(f"{place} names {missing}, not among classes {sorted(self.classes)}")
         return self
 
     def hash(self) -> str:

@@ -93,6 +93,11 @@ class Layout:
         return self.root / "data/report/report.html"
 
     @property
+    def timeline(self) -> Path:
+        """The story of the migration, as the report draws it."""
+        return self.root / "data/report/timeline.json"
+
+    @property
     def scratch(self) -> Path:
         """Resumable work in progress and caches; git-ignored, safe to delete."""
         return self.root / ".shadowline"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Literal
 
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _OFFLINE = {
@@ -21,7 +24,13 @@ class Settings(BaseSettings):
 
     device: str = "auto"  # auto | cpu | cuda | cuda:1 …
     tracking_uri: str = "sqlite:///mlflow.db"  # MLflow's tracking and registry store
-    database_url: str = "sqlite:///.shadowline/records.db"  # pairs, feedback and rollout; or postgresql+psycopg://…
+    database_url: str = "sqlite:///data/records.db"  # pairs, feedback and rollout; or postgresql+psycopg://…
+    notify_url: SecretStr | None = None  # webhook that is told of rollout moves; often holds a token, hence a secret
+    archive_url: str = "file://data/archive"  # where legacy models are archived; or s3://bucket/prefix
+    archive_endpoint: str | None = None  # of an S3 store that is not Amazon's, e.g. https://minio.plant.local:9000
+    archive_encryption: Literal["", "AES256", "aws:kms"] = ""  # server-side, of an S3 store; empty: the bucket's own
+    gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
+    spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub
 
 

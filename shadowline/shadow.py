@@ -1,6 +1,6 @@
 """Shadow mode: two models on the same images, and what their decisions say of each other.
 
-    verdict = judge(counts, first_at, last_at, params.shadow)
+    verdict = judge(counts, first_at, now, params.shadow)
     verdict.outcome, verdict.reasons
 
 Every image is judged by both models; a pair is a pair of decisions on one image. Where an inspector has labelled the
@@ -52,8 +52,10 @@ class Rate:
         """Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927)."""
         if num_total == 0:
             return cls(0, 0, float("nan"), 0.0, 1.0)
+        value = num_hits / num_total
         low, high = proportion_confint(num_hits, num_total, alpha=1.0 - confidence, method="wilson")
-        return cls(num_hits, num_total, num_hits / num_total, float(low), float(high))
+        # The value lies inside, but rounding can leave it out at 0 and 1: a faultless model would miss a bound of 1.
+        return cls(num_hits, num_total, value, min(float(low), value), max(float(high), value))
 
     def __str__(self) -> str:
         if not self.num_total:
@@ -100,6 +102,13 @@ class PairCounts:
         proven = self.cells_LCG[NORMAL, NO_ALARM, ALARM] + self.cells_LCG[ANOMALOUS, ALARM, NO_ALARM]
         return self.num_agreeing + int(proven)
 
+    @property
+    def unsettled(self) -> tuple[int, int]:
+        """Alarms of the candidate alone, and of the legacy alone, without those that prove the candidate right."""
+        only_candidate = self.cells_LCG[[UNLABELLED, NORMAL], ALARM, NO_ALARM].sum()
+        only_legacy = self.cells_LCG[[UNLABELLED, ANOMALOUS], NO_ALARM, ALARM].sum()
+        return int(only_candidate), int(only_legacy)
+
     def alarms(self, label: int, *, candidate: bool) -> tuple[int, int]:
         """Alarms of one model, and images, among those with this label."""
         table = self.cells_LCG[label]
@@ -114,9 +123,10 @@ class Agreement:
     num_labelled: int
     agreement: Rate  # same decision
     settled: Rate  # same decision, or the candidate proven right
-    kappa: float | None  # Cohen, "A coefficient of agreement for nominal scales" (1960); None where both never vary
+    kappa: float | None  # Cohen, "A coefficient of agreement for nominal scales" (1960); None of one decision only
     mcnemar_p: float | None  # exact McNemar test that both raise equally many alarms; None without disagreements
     drift: tuple[float, float, float]  # candidate's anomaly rate − legacy's, with its interval
+    unsettled_drift: tuple[float, float, float]  # the same without disagreements in which the candidate is proven right
     candidate_false_alarms: Rate  # among labelled normal
     candidate_misses: Rate  # among labelled anomalous
     legacy_false_alarms: Rate
@@ -143,6 +153,7 @@ def agree(counts: PairCounts, confidence: float) -> Agreement:
         kappa=_kappa(table),
         mcnemar_p=float(mcnemar(table, exact=True).pvalue) if disagreeing else None,
         drift=paired_difference(int(table[ALARM, NO_ALARM]), int(table[NO_ALARM, ALARM]), n, confidence),
+        unsettled_drift=paired_difference(*counts.unsettled, n, confidence),
         candidate_false_alarms=rate(NORMAL, candidate=True, misses=False),
         candidate_misses=rate(ANOMALOUS, candidate=True, misses=True),
         legacy_false_alarms=rate(NORMAL, candidate=False, misses=False),
@@ -168,8 +179,8 @@ def paired_difference(
 
 
 def _kappa(table: Cells) -> float | None:
-    varies = table.sum(axis=0).min() > 0 or table.sum(axis=1).min() > 0
-    return float(cohens_kappa(table, return_results=False)) if varies else None
+    one_word_of_both = table.diagonal().max() == table.sum()
+    return None if one_word_of_both else float(cohens_kappa(table, return_results=False))
 
 
 def score_correlation(candidate: npt.ArrayLike, legacy: npt.ArrayLike) -> float | None:

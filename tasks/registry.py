@@ -16,6 +16,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from prefect import task
 
 import shadowline
+from shadowline.inspector import class_fingerprints
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.settings import Settings
@@ -24,7 +25,7 @@ from tasks.repository import Provenance
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 _RETRIES = {"retries": 3, "retry_delay_seconds": [2, 10, 30]}  # the tracking server may be away for a moment
-_SIGNATURE = ModelSignature(
+SIGNATURE = ModelSignature(
     inputs=Schema(
         [
             ColSpec(DataType.string, "image", required=False),
@@ -57,6 +58,11 @@ class ModelVersion:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
+
+    @property
+    def class_fingerprints(self) -> dict[str, str]:
+        """Class → fingerprint of what decides on it."""
+        return dict(json.loads(self.tags.get("class_fingerprints", "{}")))
 
 
 def client() -> mlflow.MlflowClient:
@@ -114,10 +120,12 @@ def register(
     """
     tracking, name = client(), params.registry.model_name
     config = json.loads((layout.package / "config.json").read_text(encoding="utf-8"))
-    version = _find(tracking, name, config["fingerprint"]) or _log_version(
+    version = find_version(tracking, name, config["fingerprint"]) or _log_version(
         tracking, run_id, name, layout.package, config
     )
-    for key, value in _tags(config, params, summary, provenance).items():
+    classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
+    tags = {**_tags(config, params, summary, provenance), "class_fingerprints": classes}
+    for key, value in tags.items():
         tracking.set_model_version_tag(name, version, key, value)
     if summary["verdict"]["passed"]:
         tracking.set_registered_model_alias(name, CHALLENGER, version)
@@ -150,8 +158,8 @@ def _log_version(
             python_model=str(code / "pyfunc_model.py"),
             artifacts={"inspector": str(package)},
             code_paths=[str(code)],
-            signature=_SIGNATURE,
-            pip_requirements=_requirements(),
+            signature=SIGNATURE,
+            pip_requirements=requirements(),
         )
     with suppress(MlflowException):
         tracking.create_registered_model(model_name)
@@ -162,16 +170,16 @@ def _log_version(
     return str(created.version)
 
 
-def _find(tracking: mlflow.MlflowClient, model_name: str, fingerprint: str) -> str | None:
-    found = [one for one in _versions(tracking, model_name) if one.tags.get("fingerprint") == fingerprint]
+def find_version(tracking: mlflow.MlflowClient, model_name: str, fingerprint: str) -> str | None:
+    found = [one for one in all_versions(tracking, model_name) if one.tags.get("fingerprint") == fingerprint]
     return str(found[0].version) if found else None
 
 
-def _versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
+def all_versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
     return list(tracking.search_model_versions(f"name='{model_name}'"))
 
 
-def _requirements() -> list[str]:
+def requirements() -> list[str]:
     """What serving needs beside the code that travels with the model, in the versions that trained it."""
     from importlib.metadata import version
 
@@ -188,7 +196,7 @@ def describe(tracking: mlflow.MlflowClient, model_name: str, version: str) -> Mo
 def list_versions(model_name: str) -> list[ModelVersion]:
     """All versions, newest first."""
     tracking = client()
-    numbers = sorted((int(one.version) for one in _versions(tracking, model_name)), reverse=True)
+    numbers = sorted((int(one.version) for one in all_versions(tracking, model_name)), reverse=True)
     return [describe(tracking, model_name, str(number)) for number in numbers]
 
 
@@ -210,6 +218,30 @@ def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion
         tracking.set_registered_model_alias(model_name, PREVIOUS, current)
     tracking.set_registered_model_alias(model_name, CHAMPION, version)
     return describe(tracking, model_name, version)
+
+
+def challenger_version(model_name: str) -> ModelVersion | None:
+    """The version that waits for its rollout, or None."""
+    tracking = client()
+    try:
+        found = tracking.get_model_version_by_alias(model_name, CHALLENGER)
+    except MlflowException:
+        return None
+    return describe(tracking, model_name, str(found.version))
+
+
+@task(**_RETRIES)
+def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
+    """Make champion the newest version that holds exactly the models that are live, class by class.
+
+    Raises ValueError where no passed version holds them all. Again, for the version that leads already: no effect.
+    """
+    holding = [one for one in list_versions(model_name) if live.items() <= one.class_fingerprints.items()]
+    passed = [one for one in holding if one.tags.get("verdict") == "passed"]
+    if not passed:
+        raise ValueError(f"{model_name}: no passed version holds the live models of {', '.join(sorted(live))}")
+    current = _champion(client(), model_name)
+    return passed[0] if passed[0].version == current else promote(model_name, passed[0].version, current)
 
 
 def _champion(tracking: mlflow.MlflowClient, model_name: str) -> str | None:

@@ -8,12 +8,15 @@ from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
 from shadowline.atomic import write_json
 from shadowline.gates import Verdict
 from shadowline.params import Params
 from shadowline.paths import Layout
+from shadowline.records.stores import Records
 from shadowline.report.build import build_report
+from shadowline.report.timeline import collect_timeline, write_timeline
 from tasks.pipeline import StageRun
 
 
@@ -33,6 +36,13 @@ def write_report(layout: Layout, params: Params, runs: list[StageRun]) -> Path:
     skipped = {run.name: run.skipped for run in runs}
     stages = [{"name": name, "seconds": value, "skipped": skipped.get(name, False)} for name, value in seconds.items()]
     write_json(layout.timings, {"stages": stages})
+    return build_report(layout, params)
+
+
+@task(cache_policy=NO_CACHE)
+def write_migration(records: Records, params: Params, layout: Layout) -> Path:
+    """The report again, with the migration as the records tell it."""
+    write_timeline(collect_timeline(records, params), layout.timeline)
     return build_report(layout, params)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image
@@ -13,9 +13,10 @@ from rich.table import Table
 
 from shadowline.atomic import replace_file
 from shadowline.images import RefusedImage, open_rgb
-from shadowline.inspector import Inspection, Inspector
 from shadowline.manifest import Label
-from shadowline.report.overlay import heatmap_overlay
+
+if TYPE_CHECKING:
+    from shadowline.inspector import Inspection, Inspector
 
 
 def inspect(
@@ -29,6 +30,8 @@ def inspect(
 
     Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
     """
+    from shadowline.inspector import Inspector  # and with it torch, which takes seconds to import
+
     inspector = Inspector.load(model)
     judged: list[tuple[Path, Inspection]] = []
     refused = 0
@@ -78,6 +81,8 @@ def _write_overlay(path: Path, inspection: Inspection, inspector: Inspector, fol
 
 def _overlay(rgb: Image.Image, inspection: Inspection, inspector: Inspector) -> Image.Image:
     """Colour begins where the patches of normal images end."""
+    from shadowline.report.overlay import heatmap_overlay
+
     level = inspector.calibrations[inspection.class_name].map_level
     encoder = inspector.encoder.config
     return heatmap_overlay(rgb, inspection.anomaly_map, level, coverage=encoder.crop / encoder.resize)

@@ -15,7 +15,6 @@ from shadowline.downloads import PINNED, fetch
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.progress import default_progress
-from shadowline.report.build import build_report
 
 if TYPE_CHECKING:
     from flows.retrain import RetrainResult
@@ -30,16 +29,25 @@ def retrain(as_json: JsonOption = False) -> None:
 
     Example: `shadowline retrain`
     """
-    _run(as_json)
+    raise typer.Exit(0 if _run(as_json) else 1)
 
 
-def demo(as_json: JsonOption = False) -> None:
-    """The whole job on three real product classes: fetch images and weights, train, judge, register, report.
+def demo(
+    as_json: JsonOption = False,
+    migrate: Annotated[bool, typer.Option(help="Play the migration after the registration.")] = True,
+) -> None:
+    """The whole job on three real product classes: fetch images and weights, train, judge, register, migrate, report.
+
+    The migration is played in fast motion: shadow, canary, a failing camera and its rollback, recovery, the end of the
+    legacy models. Exit code 1 where the gates do not pass or the migration does not come to its end.
 
     Example: `shadowline demo`
     """
     fetch(PINNED, Path("data/downloads"), default_progress())
-    _run(as_json)
+    passed = _run(as_json)
+    if not migrate or not passed:
+        raise typer.Exit(0 if passed else 1)
+    _play()
 
 
 def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
@@ -57,6 +65,8 @@ def report() -> None:
 
     Example: `shadowline report`
     """
+    from shadowline.report.build import build_report
+
     layout = Layout()
     typer.echo(build_report(layout, load_params(layout.params)))
 
@@ -96,7 +106,8 @@ def promote(
     typer.echo(f"{promoted.uri} is champion")
 
 
-def _run(as_json: bool) -> None:
+def _run(as_json: bool) -> bool:
+    """Whether all gates passed."""
     from flows.retrain import retrain as flow
     from tasks.pipeline import StageFailedError
     from tasks.repository import RepositoryError
@@ -112,7 +123,18 @@ def _run(as_json: bool) -> None:
         typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, **summary}))
     else:
         _print(result, seconds)
-    raise typer.Exit(0 if result.passed else 1)
+    return bool(result.passed)
+
+
+def _play() -> None:
+    from flows.migration import play
+    from tasks.play import Curtain
+
+    started = time.monotonic()
+    result = play()
+    story = f"migration: {result.num_ticks} ticks played in {time.monotonic() - started:.0f} s, {result.curtain}"
+    typer.echo(f"{story}; `shadowline rollout history` lists every move")
+    raise typer.Exit(0 if result.curtain is Curtain.FINISHED else 1)
 
 
 def _print(result: RetrainResult, seconds: float) -> None:

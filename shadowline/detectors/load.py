@@ -3,29 +3,77 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 
 from shadowline.detectors.candidate import CandidateDetector
+from shadowline.detectors.description import DESCRIPTION
+from shadowline.detectors.onnx import MODEL, OnnxDetector
 from shadowline.detectors.patchcore import PatchCore
 from shadowline.detectors.protocol import Detector
+from shadowline.detectors.pyfunc import MLMODEL, PyfuncDetector, find_description
 from shadowline.inspector import Inspector, resolve
 
 
-def load_detector(location: str, class_name: str) -> Detector:
-    """The detector of one class: an inspector's directory, a PatchCore's, or a `models:/…` URI of either.
+class Kind(StrEnum):
+    """What lies in a model's directory."""
 
-    Raises FileNotFoundError, or ValueError where the files are not what was saved.
+    INSPECTOR = "inspector"  # a packaged multi-class model
+    PATCHCORE = "patchcore"  # saved by `shadowline.detectors.patchcore`
+    ONNX = "onnx"  # model.onnx and detector.json
+    PYFUNC = "pyfunc"  # an MLflow model and detector.json
+
+
+_PLACES = ("", "artifacts/inspector", "artifacts/legacy")  # in a directory, or in what the registry keeps
+
+
+def load_detector(location: str, class_name: str) -> Detector:
+    """The detector of one class: a directory of any kind, or a `models:/…` URI of one.
+
+    Raises FileNotFoundError, or ValueError where the files are not what was saved, or are of another class.
     """
-    directory, _ = resolve(location)
-    config = directory / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{location}: no config.json in {directory}; name a model's directory or version")
-    if "coreset_share" in json.loads(config.read_text(encoding="utf-8")):
-        return PatchCore.load(directory)
-    return CandidateDetector(Inspector.load(location), class_name)
+    directory, kind = find_model(location)
+    if kind is Kind.INSPECTOR:
+        return CandidateDetector(Inspector.load(location), class_name)
+    detector = _load(directory, kind)
+    if detector.class_name != class_name:
+        raise ValueError(
+            f"{location}: a model of class '{detector.class_name}', not '{class_name}'; name the right one"
+        )
+    return detector
+
+
+def find_model(location: str) -> tuple[Path, Kind]:
+    """The directory of the model's own files and its kind; raises FileNotFoundError where there is none."""
+    folder, _ = resolve(location, inside="")
+    for place in _PLACES:
+        kind = _kind_of(folder / place)
+        if kind is not None:
+            return folder / place, kind
+    raise FileNotFoundError(
+        f"{location}: no config.json or detector.json in {folder}; name a model's directory or version"
+    )
 
 
 def place_of(location: str | Path) -> str:
     """A location that means the same from every working directory."""
     text = str(location)
     return text if text.startswith("models:/") else str(Path(text).resolve())
+
+
+def _load(directory: Path, kind: Kind) -> Detector:
+    if kind is Kind.PATCHCORE:
+        return PatchCore.load(directory)
+    return OnnxDetector.load(directory) if kind is Kind.ONNX else PyfuncDetector.load(directory)
+
+
+def _kind_of(directory: Path) -> Kind | None:
+    if (directory / MODEL).is_file() and (directory / DESCRIPTION).is_file():
+        return Kind.ONNX
+    if (directory / MLMODEL).is_file() and find_description(directory).is_file():
+        return Kind.PYFUNC
+    config = directory / "config.json"
+    if not config.is_file():
+        return None
+    is_patchcore = "coreset_share" in json.loads(config.read_text(encoding="utf-8"))
+    return Kind.PATCHCORE if is_patchcore else Kind.INSPECTOR

@@ -2,57 +2,119 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import OperationalError
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DatabaseError
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-READING = "shadowline_reading"  # execution option of a connection that writes nothing and waits for no writer
+_DRIVERS = ("sqlite", "postgresql+psycopg")
+_READING = "shadowline_reading"  # execution option of a connection that writes nothing and waits for no writer
 _MIGRATION_LOCK = 728_913  # any fixed number; PostgreSQL's advisory lock
+_PATIENCE_S = 30  # for SQLite's other writers
+_OPENING = threading.Lock()  # Alembic keeps the migration that runs in variables of its modules
 
 
 def open_database(url: str) -> Engine:
     """An engine on an up-to-date schema; a SQLite file is created.
 
-    Raises ValueError, without the password, for a database that cannot be reached.
+    Raises ValueError, without the password, for a URL that is none and a database that cannot be used.
     """
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, pool_pre_ping=True)
-    if parsed.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediately)
+    parsed = _parse(url)
+    shown = parsed.set(query={}).render_as_string(hide_password=True)
     try:
-        with engine.begin() as connection:
-            _migrate(connection)
-    except OperationalError as error:
-        shown = parsed.render_as_string(hide_password=True)
-        raise ValueError(f"database {shown}: {error.orig}; check SHADOWLINE_DATABASE_URL") from None
+        engine = _create(parsed)
+        with _OPENING:
+            _bring_up_to_date(engine)
+    except (DatabaseError, CommandError, OSError, ImportError) as error:
+        cause = error.orig if isinstance(error, DatabaseError) else error
+        one_line = " ".join(str(cause).split())
+        raise ValueError(f"database {shown}: {one_line}; check SHADOWLINE_DATABASE_URL") from None
     return engine
 
 
-def _migrate(connection: Connection) -> None:
-    """Bring the schema up to date; processes that start together wait for the first."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+def reading(engine: Engine) -> Connection:
+    """A connection that writes nothing, waits for no writer, and sees one moment in all its queries."""
+    connection = engine.connect().execution_options(**{_READING: True})
+    if engine.dialect.name == "postgresql":
+        return connection.execution_options(isolation_level="REPEATABLE READ")
+    return connection  # SQLite's readers see one moment anyhow
+
+
+def _parse(url: str) -> URL:
+    """Says nothing of the URL's text, which may hold a password."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        parsed = URL.create("none")
+    if parsed.drivername not in _DRIVERS:
+        raise ValueError(
+            "database URL: need sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME; "
+            "check SHADOWLINE_DATABASE_URL"
+        )
+    return parsed
+
+
+def _create(parsed: URL) -> Engine:
+    if parsed.drivername != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(parsed)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_immediately)
+    return engine
+
+
+def _bring_up_to_date(engine: Engine) -> None:
+    """Migrate where needed; processes that start together wait for the first, and who finds all done for nobody."""
+    with reading(engine) as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current == ScriptDirectory(str(_MIGRATIONS)).get_current_head():
+        return
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+        command.upgrade(migrations(connection), "head")
+
+
+def migrations(connection: Connection) -> Config:
+    """What Alembic's commands take, working inside the connection's transaction."""
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    return config
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
     """Readers beside one writer, a writer that waits, and nothing lost when the power goes."""
     connection.isolation_level = None  # transactions are begun below, not by the driver
-    for pragma in ("journal_mode=WAL", "busy_timeout=30000", "synchronous=FULL", "foreign_keys=ON"):
+    connection.execute(f"PRAGMA busy_timeout={1000 * _PATIENCE_S}")
+    _keep_a_write_ahead_log(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+@retry(
+    retry=retry_if_exception(lambda error: getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY),
+    stop=stop_after_delay(_PATIENCE_S),
+    wait=wait_random(0.01, 0.05),
+    reraise=True,
+)
+def _keep_a_write_ahead_log(connection: Any) -> None:
+    """The busy timeout does not hold here: of processes that open a new file at once, SQLite refuses all but one."""
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin_immediately(connection: Connection) -> None:
     """Take the write lock at the start: a transaction that reads first and then writes would fail under load."""
-    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(READING) else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READING) else "BEGIN IMMEDIATE")

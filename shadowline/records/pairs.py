@@ -8,19 +8,21 @@ pairs.counts("bolt", candidate, legacy)      # what agreement is made of
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import ColumnElement, Engine, Select, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shadowline.manifest import Label
-from shadowline.records.database import READING
+from shadowline.records.database import reading
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.shadow import ANOMALOUS, NORMAL, UNLABELLED, PairCounts
 
@@ -42,6 +44,8 @@ class Judgement:
     def __post_init__(self) -> None:
         if (self.score is None or self.threshold is None) == (self.error is None):
             raise ValueError(f"judgement {self}: give score and threshold, or an error")
+        if not (math.isfinite(self.score or 0.0) and math.isfinite(self.threshold or 0.0)):
+            raise ValueError(f"judgement {self}: score and threshold must be finite; give an error instead")
 
     @property
     def alarm(self) -> bool | None:
@@ -65,23 +69,30 @@ class Pair:
     trace_id: str = ""
     image_path: str = ""
 
+    def __post_init__(self) -> None:
+        if self.captured_at.tzinfo is None:
+            raise ValueError(f"image {self.image_id[:12]}…: captured at {self.captured_at}, no time zone; give UTC")
+
     @property
     def key(self) -> str:
-        """What makes a pair the same pair: image, capture time, both fingerprints."""
-        parts = (self.class_name, self.image_id, self.captured_at.isoformat(), self.candidate, self.legacy)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return pair_key(self.class_name, self.image_id, self.captured_at, self.candidate, self.legacy)
 
     def to_row(self) -> dict[str, Any]:
         row = {name: getattr(self, name) for name in _PLAIN} | {"key": self.key}
         row["trace_id"] = self.trace_id or self.key
         for side, said in (("candidate", self.candidate_said), ("legacy", self.legacy_said)):
-            fields = asdict(said) if said else dict.fromkeys(("score", "threshold", "latency_ms", "error"))
-            row |= {f"{side}_{name}": value for name, value in fields.items()}
-            row[f"{side}_alarm"] = said.alarm if said else None
+            row |= {f"{side}_{name}": getattr(said, name, None) for name in _SAID}
         return row
 
 
+def pair_key(class_name: str, image_id: str, captured_at: datetime, candidate: str, legacy: str) -> str:
+    """What makes a pair the same pair: image, capture time, both fingerprints."""
+    parts = (class_name, image_id, captured_at.astimezone(UTC).isoformat(), candidate, legacy)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 _PLAIN = ("class_name", "image_id", "image_path", "captured_at", "candidate", "legacy", "answered_by")
+_SAID = ("score", "threshold", "alarm", "latency_ms", "error")
 
 
 @dataclass(frozen=True)
@@ -105,13 +116,14 @@ class PairStore:
     def record(self, pairs: Sequence[Pair]) -> int:
         """Store pairs, all or none; returns how many were new. A pair that is there already is left as it is."""
         insert_into = postgres_insert if self.engine.dialect.name == "postgresql" else sqlite_insert
-        new = 0
+        statement = insert_into(PairRow).on_conflict_do_nothing(index_elements=["key"])
+        rows = sorted((pair.to_row() for pair in pairs), key=itemgetter("key"))  # in one order no two writers deadlock
+        counted = {"preserve_rowcount": True}
         with self.engine.begin() as connection:
-            for start in range(0, len(pairs), _CHUNK):
-                rows = [pair.to_row() for pair in pairs[start : start + _CHUNK]]
-                statement = insert_into(PairRow).values(rows).on_conflict_do_nothing(index_elements=["key"])
-                new += len(connection.execute(statement.returning(PairRow.id)).all())
-        return new
+            return sum(
+                connection.execute(statement, rows[start : start + _CHUNK], execution_options=counted).rowcount
+                for start in range(0, len(rows), _CHUNK)
+            )
 
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
         """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
@@ -122,8 +134,9 @@ class PairStore:
             raise ValueError("feedback: label unknown says nothing; give normal or anomalous")
         same = and_(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
         with self.engine.begin() as connection:
-            known = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id).limit(1)
-            if connection.execute(known).first() is None:
+            known = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id)
+            one_at_a_time = known.order_by(PairRow.id).limit(1).with_for_update()
+            if connection.execute(one_at_a_time).first() is None:
                 raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
             connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
             row = {
@@ -137,14 +150,22 @@ class PairStore:
             statement = insert(FeedbackRow).values(**row, superseded=False).returning(FeedbackRow.id)
             return int(connection.execute(statement).scalar_one())
 
+    def image_of(self, class_name: str, trace_id: str) -> str:
+        """The image that a caller's trace id stands for. Raises ValueError for one that no pair knows."""
+        query = select(PairRow.image_id).where(PairRow.class_name == class_name, PairRow.trace_id == trace_id)
+        with self._reading() as connection:
+            found: str | None = connection.execute(query.order_by(PairRow.id.desc()).limit(1)).scalar()
+        if found is None:
+            raise ValueError(f"class {class_name!r}: trace {trace_id!r} is on no pair; check the id")
+        return found
+
     def counts(
         self, class_name: str, candidate: str, legacy: str, since: datetime | None = None, until: datetime | None = None
     ) -> PairCounts:
         """Pairs in which both answered, by label and decisions, captured after `since` and not after `until`."""
         chosen = (
             *_of(class_name, candidate, legacy, since, until),
-            PairRow.candidate_alarm.is_not(None),
-            PairRow.legacy_alarm.is_not(None),
+            *_BOTH_ANSWERED,
         )
         cells = np.zeros((3, 2, 2), dtype=np.int64)
         columns = (_label(), PairRow.candidate_alarm, PairRow.legacy_alarm)
@@ -155,8 +176,9 @@ class PairStore:
         return PairCounts(cells)
 
     def first_at(self, class_name: str, candidate: str, legacy: str, since: datetime | None = None) -> datetime | None:
-        """When the first pair was captured."""
-        query = select(func.min(PairRow.captured_at)).where(*_of(class_name, candidate, legacy, since, None))
+        """When the first pair in which both answered was captured."""
+        chosen = (*_of(class_name, candidate, legacy, since, None), *_BOTH_ANSWERED)
+        query = select(func.min(PairRow.captured_at)).where(*chosen)
         with self._reading() as connection:
             first: datetime | None = connection.execute(query).scalar()
         return first
@@ -180,17 +202,32 @@ class PairStore:
             num_judged=total(True, None) + total(False, None),
             num_failed=total(None, False),
             num_dropped=total(None, True),
-            p95_latency_ms=float(np.percentile(latencies, 95)) if latencies else None,
+            p95_latency_ms=float(np.percentile(np.array(latencies, dtype=np.float64), 95)) if latencies else None,
             false_alarms=(alarms, alarms + passes),
             misses=(misses, hits + misses),
         )
 
-    def table(self, class_name: str, candidate: str, legacy: str, limit: int | None = None) -> pd.DataFrame:
-        """Pairs with their label, one a row, the newest first."""
+    def labelled_images(self, class_name: str) -> frozenset[str]:
+        """Ids of the images that an inspector has spoken of."""
+        query = select(FeedbackRow.image_id).where(FeedbackRow.class_name == class_name)
+        with self._reading() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def known_keys(self, class_name: str, candidate: str, legacy: str) -> frozenset[str]:
+        """The keys of all pairs of these two models."""
+        query = select(PairRow.key).where(*_of(class_name, candidate, legacy, None, None))
+        with self._reading() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def table(
+        self, class_name: str, candidate: str, legacy: str, limit: int | None = None, *, disagreeing: bool = False
+    ) -> pd.DataFrame:
+        """Pairs, or only those in which the decisions differ, with their label, one a row, the newest first."""
         columns = [column for column in PairRow.__table__.columns if column.name != "id"]
-        query = _labelled(
-            select(*columns, _label().label("label")).where(*_of(class_name, candidate, legacy, None, None))
-        )
+        chosen = _of(class_name, candidate, legacy, None, None)
+        if disagreeing:
+            chosen += (PairRow.candidate_alarm != PairRow.legacy_alarm,)
+        query = _labelled(select(*columns, _label().label("label")).where(*chosen))
         with self._reading() as connection:
             return pd.read_sql(query.order_by(PairRow.captured_at.desc()).limit(limit), connection)
 
@@ -198,16 +235,17 @@ class PairStore:
         """Both models' scores of the images that both judged."""
         query = select(PairRow.candidate_score, PairRow.legacy_score).where(
             *_of(class_name, candidate, legacy, None, None),
-            PairRow.candidate_score.is_not(None),
-            PairRow.legacy_score.is_not(None),
+            *_BOTH_ANSWERED,
         )
         with self._reading() as connection:
-            return pd.DataFrame(connection.execute(query).all(), columns=["candidate_score", "legacy_score"])
+            rows = np.array(connection.execute(query).all(), dtype=np.float64).reshape(-1, 2)
+        return pd.DataFrame(rows, columns=["candidate_score", "legacy_score"])
 
-    def _reading(self) -> Any:
-        return self.engine.connect().execution_options(**{READING: True})
+    def _reading(self) -> Connection:
+        return reading(self.engine)
 
 
+_BOTH_ANSWERED = (PairRow.candidate_alarm.is_not(None), PairRow.legacy_alarm.is_not(None))
 _AXIS: dict[str | None, int] = {None: UNLABELLED, Label.NORMAL: NORMAL, Label.ANOMALOUS: ANOMALOUS}
 
 

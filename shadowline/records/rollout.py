@@ -7,17 +7,17 @@ store.commit(step(state, observation, policy), observation.now, order)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import IntegrityError
 
-from shadowline.records.database import READING
+from shadowline.records.database import reading
 from shadowline.records.tables import (
     ActionRow,
     ApprovalRow,
@@ -71,20 +71,21 @@ class RolloutStore:
 
     def begin(self, events: Sequence[Event]) -> None:
         """Write the first events; raises ValueError where a rollout is on record already."""
-        if self.revision():
-            raise ValueError("a rollout is on record already; `shadowline rollout status` shows it")
-        self._write(events, (), None)
+        with self._writing() as connection:
+            if _last_revision(connection):
+                raise ValueError("a rollout is on record already; `shadowline rollout status` shows it")
+            self._append(connection, events)
 
     def revision(self) -> int:
         """Number of the last event: a cheap look whether anything has changed."""
         with self._reading() as connection:
-            return int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
+            return _last_revision(connection)
 
     def state(self) -> RolloutState:
         """The phase table."""
         with self._reading() as connection:
             rows = connection.execute(select(ClassRow.state)).scalars().all()
-            revision = int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
+            revision = _last_revision(connection)
         classes = sorted((ClassState.from_dict(raw) for raw in rows), key=lambda one: (one.wave, one.class_name))
         return RolloutState(tuple(classes), revision)
 
@@ -97,15 +98,12 @@ class RolloutStore:
 
     def rebuild(self) -> RolloutState:
         """Write the phase table again from the events, and return it."""
-        with self.engine.begin() as connection:
-            state = replay(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
+        with self._writing() as connection:
+            events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
+            state = replay(events)
             connection.execute(delete(ClassRow))
-            rows = [
-                {"class_name": one.class_name, "revision": state.revision, "state": one.to_dict()}
-                for one in state.classes
-            ]
-            if rows:
-                connection.execute(insert(ClassRow), rows)
+            for event in {event.after.class_name: event for event in events}.values():
+                self._upsert_class(connection, event)
         return state
 
     def commit(self, step: Step, order: StoredOrder | None = None) -> None:
@@ -113,36 +111,35 @@ class RolloutStore:
 
         Raises MovedMeanwhileError, with nothing written, where another engine was first.
         """
-        self._write(step.events, step.actions, order)
+        seen = step.state.revision - len(step.events)
+        with self._writing() as connection:
+            last = _last_revision(connection)
+            if last != seen:
+                raise MovedMeanwhileError(f"the rollout is at revision {last}, this tick saw {seen}; nothing written")
+            self._append(connection, step.events)
+            for action in step.actions:
+                row = {**asdict(action), "kind": str(action.kind), "revision": step.state.revision}
+                connection.execute(insert(ActionRow).values(**row))
+            if order is not None:
+                _cross_off(connection, order, step.state.revision)
 
-    def _write(self, events: Sequence[Event], actions: Sequence[Action], order: StoredOrder | None) -> None:
-        try:
-            with self.engine.begin() as connection:
-                for event in events:
-                    connection.execute(insert(EventRow).values(**_event_row(event)))
-                    self._upsert_class(connection, event)
-                revision = events[-1].revision if events else self._last(connection)
-                for action in actions:
-                    row = {**asdict(action), "kind": str(action.kind), "revision": revision}
-                    connection.execute(insert(ActionRow).values(**row))
-                if order is not None:
-                    done = update(OrderRow).where(OrderRow.id == order.id, OrderRow.done_revision.is_(None))
-                    if not connection.execute(done.values(done_revision=revision)).rowcount:
-                        raise MovedMeanwhileError(f"order {order.id} was obeyed by another engine; nothing written")
-        except IntegrityError:
-            first = events[0].revision if events else 0
-            raise MovedMeanwhileError(
-                f"another engine moved the rollout past revision {first - 1}; nothing written, the next tick sees it"
-            ) from None
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction that no other writer of the rollout runs beside; readers go on."""
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":  # SQLite has one writer anyhow
+                connection.execute(text(f"LOCK TABLE {EventRow.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
+            yield connection
+
+    def _append(self, connection: Connection, events: Iterable[Event]) -> None:
+        for event in events:
+            connection.execute(insert(EventRow).values(**_event_row(event)))
+            self._upsert_class(connection, event)
 
     def _upsert_class(self, connection: Connection, event: Event) -> None:
         values = {"class_name": event.after.class_name, "revision": event.revision, "state": event.after.to_dict()}
         statement = self._insert(ClassRow).values(**values)
         connection.execute(statement.on_conflict_do_update(index_elements=["class_name"], set_=values))
-
-    @staticmethod
-    def _last(connection: Connection) -> int:
-        return int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
 
     # --- the outbox ---
 
@@ -160,7 +157,7 @@ class RolloutStore:
 
     def finish_action(self, action_id: int, at: datetime, error: str | None = None) -> None:
         """Cross an action off, or note why it failed and leave it pending."""
-        values = {"last_error": error} if error else {"done_at": at, "last_error": None}
+        values = {"done_at": at, "last_error": None} if error is None else {"last_error": error}
         with self.engine.begin() as connection:
             connection.execute(update(ActionRow).where(ActionRow.id == action_id).values(**values))
 
@@ -248,8 +245,18 @@ class RolloutStore:
     def _insert(self, table: Any) -> Any:
         return (postgres_insert if self.engine.dialect.name == "postgresql" else sqlite_insert)(table)
 
-    def _reading(self) -> Any:
-        return self.engine.connect().execution_options(**{READING: True})
+    def _reading(self) -> Connection:
+        return reading(self.engine)
+
+
+def _last_revision(connection: Connection) -> int:
+    return int(connection.execute(select(func.max(EventRow.revision))).scalar() or 0)
+
+
+def _cross_off(connection: Connection, order: StoredOrder, revision: int) -> None:
+    done = update(OrderRow).where(OrderRow.id == order.id, OrderRow.done_revision.is_(None))
+    if not connection.execute(done.values(done_revision=revision)).rowcount:
+        raise MovedMeanwhileError(f"order {order.id} was obeyed by another engine; nothing written")
 
 
 def _event_row(event: Event) -> dict[str, Any]:

@@ -6,9 +6,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Boolean, DateTime, Dialect, Float, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, Boolean, DateTime, Dialect, Float, Index, Integer, String, Text, UniqueConstraint, text
+from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+
+class NaiveTimeError(ValueError, DontWrapMixin):
+    """A time without its zone; SQLAlchemy hands it on as it is."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -21,7 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError(f"time {value} has no time zone; give UTC")
+            raise NaiveTimeError(f"time {value} has no time zone; give UTC")
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -44,7 +49,12 @@ class PairRow(Base):
     """One image, judged by the candidate and the legacy model; a side that gave no answer says why."""
 
     __tablename__ = "pairs"
-    __table_args__ = (Index("pairs_by_class_and_time", "class_name", "captured_at"),)
+    __table_args__ = (
+        Index(
+            "pairs_for_counting",  # which every tick does, over all pairs: the index alone answers
+            "class_name", "candidate", "legacy", "captured_at", "candidate_alarm", "legacy_alarm", "image_id",
+        ),
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     key: Mapped[str] = mapped_column(String(64), unique=True)  # idempotency: image, capture time, both fingerprints
@@ -72,7 +82,13 @@ class FeedbackRow(Base):
     """What an inspector said of an image; a later word supersedes an earlier one and erases nothing."""
 
     __tablename__ = "feedback"
-    __table_args__ = (Index("feedback_by_image", "class_name", "image_id", "superseded"),)
+    __table_args__ = (
+        Index("feedback_by_image", "class_name", "image_id"),
+        Index(
+            "feedback_that_counts", "class_name", "image_id", unique=True,
+            sqlite_where=text("NOT superseded"), postgresql_where=text("NOT superseded"),
+        ),  # two would count a pair twice
+    )  # fmt: skip
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     class_name: Mapped[str] = mapped_column(String(64))

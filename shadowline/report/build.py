@@ -2,8 +2,9 @@
 
     build_report(Layout(Path(".")), load_params(Path("params.yaml")))
 
-It reads what the stages wrote (contents.py), draws it (figures.py, gallery.py) and fills report.html.j2. Equal inputs
-give equal bytes. The page forbids itself scripts and foreign content by a Content-Security-Policy.
+It reads what the stages wrote (contents.py), draws it (figures.py, gallery.py, migration.py) and fills
+report.html.j2. Equal inputs give equal bytes. The page forbids itself scripts and foreign content by a
+Content-Security-Policy.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shadowline.paths import Layout
 from shadowline.report import figures, wording
 from shadowline.report.contents import Check, ClassContents, Contents, read_contents
 from shadowline.report.gallery import Group, gallery, shots_per_kind
+from shadowline.report.migration import migration_section
 
 HERE = Path(__file__).parent
 
@@ -57,10 +59,10 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
     costs = [figures.memory(summary, params.gates.max_memory_mb), figures.latency(summary, params.gates.max_latency_ms)]
     costs += [figures.stage_times(contents.timings)] if contents.timings else []
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
-            stylesheet=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+            stylesheet=stylesheet(),
             contents=contents,
             summary=summary,
             params=params,
@@ -71,6 +73,7 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
             passed=[check for check in checks if check.passed],
             sections=_sections(contents, layout, params),
             axis=figures.auroc_axis(each.metrics for each in contents.classes),
+            migration=migration_section(contents.timeline) if contents.timeline else None,
             training=figures.training(contents.history) if contents.history else (),
             costs=[figure for figure in costs if figure is not None],
             costs_in_words=wording.costs(summary),
@@ -80,16 +83,22 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
     )
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def stylesheet() -> Markup:
+    """What every page of the house puts into its head."""
+    return Markup((HERE / "report.css").read_text(encoding="utf-8"))
+
+
+def environment() -> Environment:
+    """Templates of this folder, escaping, with the words of wording.py as filters."""
+    loaded = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters: dict[str, Any] = {
         name: getattr(wording, name) for name in ("number", "percent", "unit", "duration", "words", "join", "plural")
     }
-    environment.filters.update(filters)
-    environment.globals["of_check"] = wording.of_check
-    return environment
+    loaded.filters.update(filters)
+    loaded.globals["of_check"] = wording.of_check
+    return loaded
 
 
 def _sections(contents: Contents, layout: Layout, params: Params) -> list[ClassSection]:

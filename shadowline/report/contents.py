@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 
 from shadowline.manifest import Label
 from shadowline.paths import Layout
+from shadowline.report.timeline import Timeline, read_timeline
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -229,6 +230,7 @@ class Contents:
     docs_exist: bool
     provenance: dict[str, str] | None  # dotted key → value
     timings: Timings | None
+    timeline: Timeline | None
 
 
 COMPONENT_COLUMNS = ("reconstruction_score", "bank_score", "legacy_score")
@@ -252,6 +254,7 @@ def read_contents(layout: Layout) -> Contents:
         docs_exist=(layout.validation / "docs/index.html").is_file(),
         provenance=_read_provenance(layout.package / "config.json"),
         timings=read_optional(layout.root / "data/timings.json", Timings),
+        timeline=read_timeline(layout.timeline),
     )
 
 

@@ -112,7 +112,7 @@ def _shot(contents: ClassContents, root: Path, row: int, level: float, high: flo
         overlay = heatmap_overlay(image, map_HW, level, high=high, coverage=coverage, line_width=1.2)
     score, threshold = _finite(record["score"]), _finite(record["threshold"])
     ratio = score / threshold if score is not None and threshold is not None and min(score, threshold) > 0 else None
-    return Shot(_data_uri(image), _data_uri(overlay), record["path"], record["defect_type"], score, ratio)
+    return Shot(data_uri(image), data_uri(overlay), record["path"], record["defect_type"], score, ratio)
 
 
 def _finite(value: float) -> float | None:
@@ -138,11 +138,12 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image, dtype=np.float64) / 257.0).clip(0, 255).astype(np.uint8), "L")
 
 
-def _data_uri(image: Image.Image | None) -> str:
+def data_uri(image: Image.Image | None, max_bytes: int = MAX_THUMBNAIL_BYTES) -> str:
+    """A JPEG in base64, of the best quality that fits; "" for no image."""
     if image is None:
         return ""
     encoded = (_jpeg(image, quality) for quality in QUALITIES)
-    fitting = next((data for data in encoded if len(data) <= MAX_THUMBNAIL_BYTES), None)
+    fitting = next((data for data in encoded if len(data) <= max_bytes), None)
     return "data:image/jpeg;base64," + base64.b64encode(fitting or _jpeg(image, QUALITIES[-1])).decode("ascii")
 
 

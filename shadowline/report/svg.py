@@ -64,17 +64,17 @@ class Plot:
         for value in self._y.ticks(5):
             y = self.py(value)
             yield Markup('<path class="grid" d="M{} {}H{}"/>').format(left, y, right)
-            yield _text(left - 7, y + 3.5, self._y.tick(value), "tick end")
+            yield text_element(left - 7, y + 3.5, self._y.tick(value), "tick end")
         for value in self._x.ticks():
             yield Markup('<path class="axis" d="M{} {}v4"/>').format(self.px(value), floor)
-            yield _text(self.px(value), floor + 16, self._x.tick(value), "tick middle")
+            yield text_element(self.px(value), floor + 16, self._x.tick(value), "tick middle")
         yield Markup('<path class="axis" d="M{} {}H{}"/>').format(left, floor, right)
 
     def _axis_labels(self) -> Iterable[Markup]:
         if self._y.label:
-            yield _text(4, 11, self._y.label, "label")
+            yield text_element(4, 11, self._y.label, "label")
         if self._x.label:
-            yield _text((LEFT + self._width - RIGHT) / 2, self._height - 6, self._x.label, "label middle")
+            yield text_element((LEFT + self._width - RIGHT) / 2, self._height - 6, self._x.label, "label middle")
 
     def line(self, points: Sequence[Point], css: str) -> None:
         self._parts.append(Markup('<path class="line {}" d="{}"/>').format(css, self._path(points)))
@@ -86,6 +86,11 @@ class Plot:
             path = self._path([*points, *floor])
             self._parts.append(Markup('<path class="area {}" d="{}Z"/>').format(css, path))
 
+    def band(self, edges: Sequence[tuple[float, float, float]], css: str) -> None:
+        """Filled between a lower and an upper edge: (x, low, high) from left to right."""
+        outline = [(x, high) for x, _, high in edges] + [(x, low) for x, low, _ in reversed(edges)]
+        self._parts.append(Markup('<path class="area {}" d="{}Z"/>').format(css, self._path(outline)))
+
     def dot(self, point: Point, css: str, hint: str) -> None:
         mark = Markup('<circle class="dot {}" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>')
         self._parts.append(mark.format(css, self.px(point[0]), self.py(point[1]), hint))
@@ -95,12 +100,12 @@ class Plot:
         x = self.px(value)
         side, shift = ("start", 4) if self._x.share(value) < 0.6 else ("end", -4)
         self._parts.append(Markup('<path class="line {}" d="M{} {}V{}"/>').format(css, x, 20, self._height - BOTTOM))
-        self._parts.append(_text(x + shift, 28, label, f"note {side}"))
+        self._parts.append(text_element(x + shift, 28, label, f"note {side}"))
 
     def horizontal(self, value: float, css: str, label: str) -> None:
         y = self.py(value)
         self._parts.append(Markup('<path class="line {}" d="M{} {}H{}"/>').format(css, LEFT, y, self._width - RIGHT))
-        self._parts.append(_text(self._width - RIGHT, y - 5, label, "note end"))
+        self._parts.append(text_element(self._width - RIGHT, y - 5, label, "note end"))
 
     def render(self) -> Markup:
         return figure_element(self._label, self._width, self._height, self._parts)
@@ -125,18 +130,18 @@ def bar_chart(label: str, bars: Sequence[Bar], *, bound: tuple[float, str] | Non
     parts: list[Markup] = []
     for index, bar in enumerate(bars):
         y, x = top + index * row, float(name_width)
-        parts.append(_text(name_width - 8, y + row / 2 + 4, bar.name, "row end"))
+        parts.append(text_element(name_width - 8, y + row / 2 + 4, bar.name, "row end"))
         for value, css, hint in bar.parts:
             rect = Markup('<rect class="bar {}" x="{:.1f}" y="{}" width="{:.1f}" height="16"><title>{}</title></rect>')
             parts.append(rect.format(css, x, y + 7, max(value * scale, 0.8), hint))
             x += value * scale
-        parts.append(_text(x + 7, y + row / 2 + 4, bar.text, "row value"))
+        parts.append(text_element(x + 7, y + row / 2 + 4, bar.text, "row value"))
     parts.append(Markup('<path class="axis" d="M{} {}V{}"/>').format(name_width, top, height - 4))
     if bound:
         x = round(name_width + bound[0] * scale, 1)
         parts.append(Markup('<path class="line c-bound" d="M{} {}V{}"/>').format(x, 16, height - 4))
         side = "middle" if bound[0] < 0.8 * longest else "end"
-        parts.append(_text(x + (8 if side == "end" else 0), 11, bound[1], f"note {side}"))
+        parts.append(text_element(x + (8 if side == "end" else 0), 11, bound[1], f"note {side}"))
     return figure_element(label, WIDTH, height, parts)
 
 
@@ -165,5 +170,5 @@ def figure_element(label: str, width: int, height: int, parts: Iterable[Markup],
     return opening + Markup("").join(parts) + Markup("</svg>")
 
 
-def _text(x: float, y: float, words: str, css: str) -> Markup:
+def text_element(x: float, y: float, words: str, css: str) -> Markup:
     return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(css, round(x, 1), round(y, 1), words)

@@ -305,7 +305,10 @@ def _advance(one: ClassState, seen: Observation, policy: RolloutParams) -> Class
         return replace(one, share=share, since=seen.now, soft_failures=0, reason=f"canary rises to {share:.0%}")
     if one.phase is Phase.LEGACY:
         one = replace(one, candidate=seen.challenger[one.class_name])
-    return _enter(one, target, seen.now, share, f"{one.phase} is fulfilled")
+        return _enter(one, target, seen.now, share, f"wave {one.wave} begins")
+    found = seen.of(one.class_name)
+    proof = "; ".join(found.verdict.reasons) if found and one.phase is Phase.SHADOW else "time and checks"
+    return _enter(one, target, seen.now, share, f"{one.phase} is fulfilled: {proof}")
 
 
 def _enter(one: ClassState, target: Phase, now: datetime, share: float, reason: str) -> ClassState:

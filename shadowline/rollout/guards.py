@@ -2,7 +2,8 @@
 
 A guard trips where the evidence proves that its bound is crossed: the whole interval lies beyond it. Too little
 evidence does not trip it; that is what `silence` is for, and evidence that is missing, stale or of other models fails
-every tick as `silence` does.
+every tick as `silence` does. Rates of false alarms and misses count what inspectors have proven, of all images: which
+images they choose to look at biases the labels, but cannot make these rates too high.
 """
 
 from __future__ import annotations
@@ -68,16 +69,17 @@ def _on_candidate(seen: ClassObservation, policy: RolloutParams, confidence: flo
     offered = seen.num_judged + seen.num_dropped
     dropped = seen.num_dropped / offered if offered else 0.0
     yield _result("dropped", guards.dropped, dropped > guards.dropped.bound, f"{dropped:.1%} of images never paired")
-    alarms, misses = Rate.of(*seen.false_alarms, confidence), Rate.of(*seen.misses, confidence)
-    yield _result("false_alarms", guards.false_alarms, alarms.low > guards.false_alarms.bound, f"{alarms}")
-    yield _result("misses", guards.misses, misses.low > guards.misses.bound, f"{misses}")
+    alarms = Rate.of(seen.num_false_alarms, seen.num_judged, confidence)
+    yield _result("false_alarms", guards.false_alarms, alarms.low > guards.false_alarms.bound, f"proven on {alarms}")
+    misses = Rate.of(seen.num_misses, seen.num_judged, confidence)
+    yield _result("misses", guards.misses, misses.low > guards.misses.bound, f"proven on {misses}")
 
 
 def _on_pairs(found: Agreement, policy: RolloutParams) -> Iterator[GuardResult]:
     guards = policy.guards
     tripped = found.num_pairs > 0 and found.settled.high < guards.agreement.bound
     yield _result("agreement", guards.agreement, tripped, f"settled agreement {found.settled}")
-    value, low, high = found.drift
+    value, low, high = found.unsettled_drift
     beyond = found.num_pairs > 0 and max(low, -high) > guards.drift.bound
     reason = f"anomaly rate differs from the legacy's by {value:+.1%} [{low:+.1%}, {high:+.1%}]"
     yield _result("drift", guards.drift, beyond, reason)

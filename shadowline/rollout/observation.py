@@ -38,8 +38,8 @@ class ClassObservation:
     num_failed: int  # images on which it failed in the window
     num_dropped: int  # images of the window that were never paired
     p95_latency_ms: float | None  # of the candidate in the window
-    false_alarms: tuple[int, int]  # candidate's alarms, of images labelled normal in the window
-    misses: tuple[int, int]  # candidate's misses, of images labelled anomalous in the window
+    num_false_alarms: int  # of the candidate in the window, proven by an inspector's label
+    num_misses: int  # likewise
     evidence: frozenset[ChecklistItem] = frozenset()  # on record for this class
 
 

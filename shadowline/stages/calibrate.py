@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from shadowline.atomic import write_json
 from shadowline.bank import Bank
-from shadowline.calibration import Calibration, CalibrationResult, calibrate, halve, raw_maps
+from shadowline.calibration import Calibration, CalibrationResult, Recipe, calibrate, halve, raw_maps
 from shadowline.dinomaly.model import load_decoder
 from shadowline.features import FeatureFile, Key
 from shadowline.manifest import Split, read_manifest
@@ -30,9 +30,10 @@ class ClassMaps:
         if self._bank.fingerprint != self._features.fingerprint:
             raise ValueError(f"class {class_name!r}: bank and features come from different encoders; run `dvc repro`")
 
-    def of(self, keys: Sequence[Key]) -> npt.NDArray[np.float64]:
-        """(B, M, P), float64"""
-        return raw_maps(self._features.fetch(keys), self._decoder, self._bank, self._spec.num_prefix)
+    def of(self, keys: Sequence[Key], recipe: Recipe | None = None) -> npt.NDArray[np.float64]:
+        """(B, M, P), float64; for a recipe without the reconstruction map, that map is left at zero."""
+        decoder = self._decoder if recipe is None or recipe.weights[0] > 0.0 else None
+        return raw_maps(self._features.fetch(keys), decoder, self._bank, self._spec.num_prefix)
 
 
 def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> CalibrationResult:

@@ -39,7 +39,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     fused = calibration.fuse(raw)
     scores = _score_table(class_name, test, raw, calibration, layout)
     metrics = {
-        **_image_section(class_name, scores, params),
+        **_image_section(scores, calibration, params),
         "pixel": _pixel_section(test, fused, params, layout),
         "practicality": _practicality(manifest, scores, maps, calibration, params),
     }
@@ -73,7 +73,7 @@ def _score_table(
     return scores
 
 
-def _image_section(class_name: str, scores: pd.DataFrame, params: Params) -> dict[str, Any]:
+def _image_section(scores: pd.DataFrame, calibration: Calibration, params: Params) -> dict[str, Any]:
     anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
     flagged = (scores["decision"] == Label.ANOMALOUS).to_numpy()
     sample = params.evaluation
@@ -97,7 +97,7 @@ def _image_section(class_name: str, scores: pd.DataFrame, params: Params) -> dic
         for name, column in columns.items()
     }
     return {
-        "class_name": class_name,
+        "class_name": calibration.class_name,
         "num_test_normal": int((~anomalous).sum()),
         "num_test_anomalous": int(anomalous.sum()),
         "image": asdict(
@@ -111,8 +111,8 @@ def _image_section(class_name: str, scores: pd.DataFrame, params: Params) -> dic
         ),
         "components": components,
         "decisions": {
-            "threshold": float(scores["threshold"].iloc[0]),
-            "target_fpr": params.calibration.target_fpr,
+            "threshold": calibration.threshold,
+            "target_fpr": calibration.target_fpr,
             "false_alarms": int((flagged & ~anomalous).sum()),
             "misses": int((~flagged & anomalous).sum()),
             "fpr": float(flagged[~anomalous].mean()),
@@ -154,7 +154,7 @@ def _practicality(
     decided = dict(zip(scores["image_id"], scores["decision"] == Label.ANOMALOUS, strict=True))
     flips = {}
     for view, keys in robustness_keys(manifest, params).items():
-        under_view = calibration.score_raw(maps.of(keys)) > calibration.threshold
+        under_view = calibration.score_raw(maps.of(keys, calibration.recipe)) > calibration.threshold
         flips[view] = flip_share([decided[key.image_id] for key in keys], under_view)
     shares = list(flips.values())
     found = asdict(practicality(scores["score"].to_numpy(), anomalous))

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from integration.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
-from shadowline.inspector import Inspector
+from shadowline.inspector import Inspector, class_fingerprints
 from shadowline.params import load_params
 
 # Printed by a process of its own: scores of the same images by every way to the same model.
@@ -33,13 +33,16 @@ print(json.dumps(scores))
 """
 
 
+_AS_JSON = {"num_images", "class_fingerprints"}
+
+
 def test_a_version_carries_all_that_an_auditor_needs(in_finished: Project) -> None:
     from tasks.registry import list_versions
 
     (version,) = list_versions(MODEL)
     config = read_json(in_finished.layout.package / "config.json")
     lock = (in_finished.root / "dvc.lock").read_bytes()
-    assert {name: value for name, value in version.tags.items() if name != "num_images"} == {
+    assert {name: value for name, value in version.tags.items() if name not in _AS_JSON} == {
         "git_commit": in_finished.git("rev-parse", "HEAD"),
         "dvc_lock_sha256": hashlib.sha256(lock).hexdigest(),
         "params_hash": load_params(in_finished.layout.params).hash(),
@@ -47,6 +50,8 @@ def test_a_version_carries_all_that_an_auditor_needs(in_finished: Project) -> No
         "fingerprint": config["fingerprint"],
         "verdict": "passed",
     }
+    assert version.class_fingerprints == class_fingerprints(in_finished.layout.package)
+    assert set(version.class_fingerprints) == set(CLASSES)
     images = json.loads(version.tags["num_images"])
     assert images == {name: {"test": 20, "train": 32, "val": 8} for name in CLASSES}
 

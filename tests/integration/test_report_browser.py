@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,21 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from migration_fixture import pair_of, tell
 from report_fixture import HARDNESS, write_inputs
 
+from shadowline.manifest import content_id
 from shadowline.params import load_params
+from shadowline.progress import Progress
+from shadowline.records.stores import open_records
 from shadowline.report import build_report
+from shadowline.report.disagreements import build_gallery
+from shadowline.report.timeline import collect_timeline, write_timeline
+from shadowline.rollout.phases import Phase
 
 pytestmark = pytest.mark.browser
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -42,7 +51,39 @@ def browser() -> str:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layout = write_inputs(tmp_path_factory.mktemp("browser"))
-    return build_report(layout, load_params(Path(__file__).parents[2] / "params.yaml"))
+    return build_report(layout, load_params(PARAMS))
+
+
+@pytest.fixture(scope="module")
+def migration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of which only the section on a whole migration is left."""
+    layout, params = write_inputs(tmp_path_factory.mktemp("migration")), load_params(PARAMS)
+    records = open_records(f"sqlite:///{layout.root / 'records.db'}")
+    tell(records, params)
+    write_timeline(collect_timeline(records, params), layout.timeline)
+    page = build_report(layout, params).read_text(encoding="utf-8")
+    section = re.search(r'<section id="migration">.*?</section>', page, re.DOTALL)
+    assert section is not None
+    target = layout.root / "migration.html"
+    target.write_text(
+        f"{page[: page.index('<nav')]}<nav></nav><main>{section[0]}</main></body></html>", encoding="utf-8"
+    )
+    return target
+
+
+@pytest.fixture(scope="module")
+def disagreements(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gallery of a class whose images are there and whose models are not."""
+    folder, params = tmp_path_factory.mktemp("disagreements"), load_params(PARAMS)
+    records = open_records(f"sqlite:///{folder / 'records.db'}")
+    tell(records, params)
+    one = records.rollout.state().of("bolt")
+    for number in range(4):
+        path = folder / f"{number}.png"
+        Image.effect_noise((200, 150), 60 + number).convert("RGB").save(path)
+        pair = pair_of(replace(one, phase=Phase.SHADOW), content_id(path.read_bytes()), one.since, True, False)
+        records.pairs.record([replace(pair, image_path=str(path))])
+    return build_gallery(one, records, params, folder, 6, Progress())
 
 
 def run_browser(browser: str, page: Path, profile: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -115,3 +156,47 @@ def test_it_prints(browser: str, report: Path, tmp_path: Path) -> None:
     data = target.read_bytes()
     assert data.startswith(b"%PDF")
     assert data.count(b"/Type /Page\n") >= len(HARDNESS)
+
+
+def near(pixels_HWC: np.ndarray, colour: str, tolerance: int = 12) -> int:
+    """Number of pixels of about this colour."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(pixels_HWC - wanted).max(axis=-1) <= tolerance).sum())
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_the_migration_is_drawn_with_its_phases_and_its_rollback(
+    browser: str, migration: Path, tmp_path: Path, width: int
+) -> None:
+    pixels = screenshot(browser, migration, tmp_path, width, 1400)
+    picture = pixels[300:900]
+    assert near(picture, "#a8330a") > 60  # the disc of the rollback
+    assert num_colours(picture) > 30
+    if width == 1280:  # a phone shows the first weeks and scrolls
+        assert near(picture, "#77b6a5", 20) > 1_500  # live
+        assert near(picture, "#79a9d4", 20) > 8_000  # the old model is off
+
+
+def test_the_migration_is_dark_for_readers_who_prefer_it(browser: str, migration: Path, tmp_path: Path) -> None:
+    dark = screenshot(
+        browser, migration, tmp_path, 1280, 1400, "--force-dark-mode", "--blink-settings=preferredColorScheme=0"
+    )
+    assert dark.mean() < 60
+    assert near(dark, "#ff9a73") > 100
+
+
+def test_the_disagreements_are_drawn(browser: str, disagreements: Path, tmp_path: Path) -> None:
+    pixels = screenshot(browser, disagreements, tmp_path, 1280, 1800)
+    assert pixels[700:].std() > 20  # the images of noise
+    dom = run_browser(browser, disagreements, tmp_path / "profile", "--dump-dom").stdout
+    assert dom.count('class="card dispute"') == 6
+    assert "the model cannot be loaded" in dom
+
+
+def test_both_pages_are_silent_and_fetch_nothing(
+    browser: str, migration: Path, disagreements: Path, tmp_path: Path
+) -> None:
+    for page in (migration, disagreements):
+        result = run_browser(browser, page, tmp_path / page.stem, "--dump-dom")
+        assert ":CONSOLE" not in result.stderr
+        assert not re.findall(r'(?:src|href)="(?!data:|#)', page.read_text(encoding="utf-8"))

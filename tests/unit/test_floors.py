@@ -15,6 +15,7 @@ ORCHESTRATION = {"prefect", "dvc", "mlflow", "great_expectations", "tasks", "flo
 NETWORKS = {"timm", "torchvision", "open_clip"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 DOOR = ROOT / "shadowline/backbones.py"
+ASKS_MLFLOW = {"shadowline/inspector.py": "resolve", "shadowline/detectors/pyfunc.py": "load_model"}
 
 
 def name_of(path: Path) -> str:
@@ -64,14 +65,16 @@ def lazy_lines(tree: ast.Module, *, inside: str = "") -> set[int]:
 def reaches_up(path: Path) -> set[tuple[str, int]]:
     """What a file of the library imports from above, and where, beyond what it may.
 
-    1. `resolve` in inspector.py may ask MLflow for a `models:/` URI.
+    1. One function each may ask MLflow, at the moment it is called: for a `models:/` URI, and for a legacy model that
+       is a pyfunc, which only MLflow can load.
     2. Commands compose the house: anything, but lazily.
-    3. pyfunc*.py is code that MLflow loads, so it may name MLflow itself; nothing else may load it (see below).
+    3. shadowline/pyfunc_*.py is code that MLflow loads, so it may name MLflow itself; nothing else may load it (see
+       below).
     """
-    tree, is_pyfunc = tree_of(path), path.name.startswith("pyfunc")
+    tree, is_pyfunc = tree_of(path), name_of(path).startswith("shadowline/pyfunc_")
     lazy: set[int] = set()
-    if name_of(path) == "shadowline/inspector.py":
-        lazy = lazy_lines(tree, inside="resolve")
+    if name_of(path) in ASKS_MLFLOW:
+        lazy = lazy_lines(tree, inside=ASKS_MLFLOW[name_of(path)])
     elif path.parent.name == "commands" or is_pyfunc:
         lazy = lazy_lines(tree)
     found = {(name, line) for name, line in imports(tree) if name in ORCHESTRATION and line not in lazy}

@@ -24,7 +24,15 @@ def upgrade() -> None:
         sa.Column("superseded", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("feedback_by_image", "feedback", ["class_name", "image_id", "superseded"], unique=False)
+    op.create_index("feedback_by_image", "feedback", ["class_name", "image_id"], unique=False)
+    op.create_index(
+        "feedback_that_counts",
+        "feedback",
+        ["class_name", "image_id"],
+        unique=True,
+        sqlite_where=sa.text("NOT superseded"),
+        postgresql_where=sa.text("NOT superseded"),
+    )
     op.create_table(
         "models",
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
@@ -62,7 +70,12 @@ def upgrade() -> None:
     )
     op.create_index("ix_pairs_image_id", "pairs", ["image_id"], unique=False)
     op.create_index("ix_pairs_trace_id", "pairs", ["trace_id"], unique=False)
-    op.create_index("pairs_by_class_and_time", "pairs", ["class_name", "captured_at"], unique=False)
+    op.create_index(
+        "pairs_for_counting",
+        "pairs",
+        ["class_name", "candidate", "legacy", "captured_at", "candidate_alarm", "legacy_alarm", "image_id"],
+        unique=False,
+    )
     op.create_table(
         "rollout_actions",
         sa.Column("id", sa.Integer(), nullable=False),

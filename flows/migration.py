@@ -1,0 +1,35 @@
+"""Play a whole migration on the demo's stream images: shadow, canary, a fault and its rollback, recovery, the end.
+
+shadowline demo
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.retrain import retrain
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from shadowline.records.stores import open_records
+from tasks.play import Curtain, PlayResult, apply_remedy, begin_play, import_baselines, play_days
+from tasks.reporting import write_migration
+
+
+@flow(name="migration")
+def play(root: Path = Path()) -> PlayResult:
+    """Weeks in seconds, on the clock of the play; a migration that is over is shown, not played again."""
+    layout = Layout(root)
+    params = load_params(layout.params)
+    records = open_records()
+    if not records.rollout.revision():
+        import_baselines(params, layout)
+        begin_play(records, params)
+    result = play_days(records, params, root, remedied=bool(params.calibration.class_target_fpr))
+    if result.curtain is Curtain.NEEDS_REMEDY:
+        apply_remedy(layout.params, params)
+        retrain(root)
+        result = play_days(records, load_params(layout.params), root, remedied=True)
+    write_migration(records, params, layout)
+    return result

@@ -1,0 +1,32 @@
+"""One tick of the rollout: look, move at most one step, do at once what that asks for.
+
+shadowline rollout advance                        # once, here
+shadowline deploy                                 # on a Prefect server, every few minutes
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect import flow
+
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from shadowline.records.stores import open_records
+from shadowline.rollout.engine import Step
+from tasks.actions import AT_ONCE, settle
+from tasks.records import tick_once
+from tasks.registry import challenger_version
+
+
+@flow(name="rollout")
+def tick(root: Path = Path(), now: datetime | None = None) -> Step:
+    """Traffic first: the move is written before anything else is done; what fails outside is tried at the next tick."""
+    params = load_params(Layout(root).params)
+    records = open_records()
+    at = now or datetime.now(UTC)
+    waiting = challenger_version(params.registry.model_name)
+    result = tick_once(records, waiting.class_fingerprints if waiting else {}, at, params)
+    settle(records, params, root, at, AT_ONCE)
+    return result

@@ -1,0 +1,214 @@
+"""`shadowline rollout …`: plan, watch and steer the migration, class by class."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from shadowline.records.stores import open_records
+from shadowline.rollout.engine import Step, begin
+from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
+from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import Event, RolloutState
+
+app = typer.Typer(help="Move classes from their legacy models to the candidate, and back.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Classes = Annotated[list[str], typer.Argument(help="Product classes.")]
+By = Annotated[str, typer.Option(help="Who says so.")]
+Why = Annotated[str, typer.Option(help="Why; it goes on record.")]
+
+
+@app.command("plan")
+def plan(
+    waves: Annotated[Path, typer.Argument(help="The plan of `shadowline assess`, or any JSON with `waves`.")],
+    by: By,
+) -> None:
+    """Begin a rollout of the challenger in the waves of a plan; every class starts with its legacy model.
+
+    Example: `shadowline rollout plan data/plan.json --by Ada`
+    """
+    from tasks.registry import challenger_version
+
+    params, store = load_params(Layout().params), open_records().rollout
+    waiting = challenger_version(params.registry.model_name)
+    if waiting is None:
+        raise ValueError("no challenger is registered; run `shadowline retrain`, its verdict must pass")
+    now = datetime.now(UTC)
+    legacy = {one.class_name: one.fingerprint for one in reversed(store.models("legacy"))}
+    state, events = begin(
+        json.loads(waves.read_text(encoding="utf-8"))["waves"], legacy, waiting.class_fingerprints, now, by
+    )
+    store.begin(events)
+    _print_state(state)
+
+
+@app.command("status")
+def status(as_json: JsonOption = False) -> None:
+    """Phase, share and models of every class, and what is still to be done outside.
+
+    Example: `shadowline rollout status`
+    """
+    store = open_records().rollout
+    state, pending = store.state(), store.pending_actions()
+    if as_json:
+        classes = [one.to_dict() for one in state.classes]
+        todo = [{**one.action.__dict__, "last_error": one.last_error} for one in pending]
+        typer.echo(json.dumps({"revision": state.revision, "classes": classes, "pending": todo}))
+        return
+    _print_state(state)
+    for one in pending:
+        error = f": {one.last_error}" if one.last_error else ""
+        typer.secho(f"to be done: {one.action.kind} {one.action.class_name}{error}", fg="yellow")
+
+
+@app.command("advance")
+def advance(as_json: JsonOption = False) -> None:
+    """One tick: look at the evidence, move at most one step, do what that asks for.
+
+    Exit code 0, or 1 when the tick rolled a class back.
+
+    Example: `shadowline rollout advance`
+    """
+    from flows.rollout import tick
+
+    result = tick()
+    moves = [event for event in result.events if event.is_move]
+    if as_json:
+        typer.echo(
+            json.dumps({"reason": result.reason, "waiting": result.waiting, "moves": [_as_dict(m) for m in moves]})
+        )
+    else:
+        _print_step(result)
+    raise typer.Exit(1 if any(move.after.phase is Phase.ROLLED_BACK for move in moves) else 0)
+
+
+@app.command("approve")
+def approve(
+    target: Annotated[Phase, typer.Argument(help="The phase that may be entered.")], classes: Classes, by: By
+) -> None:
+    """Allow classes to enter a phase, with exactly the models that they have now.
+
+    Example: `shadowline rollout approve canary solar_mono solar_poly --by Ada`
+    """
+    store = open_records().rollout
+    state, now = store.state(), datetime.now(UTC)
+    for name in classes:
+        one = state.of(name)
+        store.approve(Approval(name, target, one.legacy, one.candidate, by), now)
+        typer.echo(f"{name} may enter {target} with {one.candidate[:12]} in the place of {one.legacy[:12]}")
+
+
+@app.command("hold")
+def hold(classes: Classes, by: By, why: Why) -> None:
+    """Stop the clock of classes; traffic stays as it is, hard guards still act.
+
+    Example: `shadowline rollout hold solar_mono --by Ada --why "line is being rebuilt"`
+    """
+    _order(OrderKind.HOLD, classes, by, why)
+
+
+@app.command("resume")
+def resume(classes: Classes, by: By, why: Why) -> None:
+    """Let held classes go on where they stood.
+
+    Example: `shadowline rollout resume solar_mono --by Ada --why "line runs again"`
+    """
+    _order(OrderKind.RESUME, classes, by, why)
+
+
+@app.command("rollback")
+def rollback(classes: Classes, by: By, why: Why) -> None:
+    """Give classes back to their legacy models, now.
+
+    Example: `shadowline rollout rollback solar_mono --by Ada --why "complaint 4711"`
+    """
+    _order(OrderKind.ROLL_BACK, classes, by, why)
+    advance()
+
+
+@app.command("evidence")
+def evidence(
+    item: Annotated[ChecklistItem, typer.Argument(help="Item of the decommissioning checklist.")],
+    classes: Classes,
+    by: By,
+    link: Annotated[str, typer.Option(help="Where the evidence lies.")],
+) -> None:
+    """Put an item of the decommissioning checklist on record.
+
+    Example: `shadowline rollout evidence trained solar_mono --by Ada --link https://wiki/training`
+    """
+    store = open_records().rollout
+    state, now = store.state(), datetime.now(UTC)
+    if item is ChecklistItem.ARCHIVED:
+        raise ValueError(
+            "archived: only a restored archive that scores the same proves it; the rollout does that itself"
+        )
+    for name in classes:
+        store.put_evidence(name, state.of(name).legacy, item, by, now, link)
+
+
+@app.command("history")
+def history(
+    class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every move, with its reason.
+
+    Example: `shadowline rollout history --class solar_mono`
+    """
+    events = [event for event in open_records().rollout.events(class_name) if event.is_move or not event.source]
+    if as_json:
+        typer.echo(json.dumps([_as_dict(event) for event in events]))
+        return
+    table = Table("when", "class", "from", "to", "by", "why")
+    for event in events:
+        one = event.after
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M}", one.class_name, event.source or "", one.phase, event.by, one.reason)
+    Console().print(table)
+
+
+def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
+    open_records().rollout.order(Order(kind, tuple(classes), by, why), datetime.now(UTC))
+    typer.echo(f"{kind} of {', '.join(classes)} is on record for the next tick")
+
+
+def _as_dict(event: Event) -> dict[str, object]:
+    one = event.after
+    return {
+        "revision": event.revision,
+        "at": event.at.isoformat(),
+        "class_name": one.class_name,
+        "from": event.source,
+        "to": one.phase,
+        "by": event.by,
+        "reason": one.reason,
+    }
+
+
+def _print_state(state: RolloutState) -> None:
+    table = Table("wave", "class", "phase", "candidate answers", "since", "candidate", "legacy", "why")
+    for one in state.classes:
+        phase = f"{one.phase} ({one.held_from})" if one.held_from else one.phase
+        models = (one.candidate[:12], one.legacy[:12])
+        table.add_row(
+            str(one.wave), one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, one.reason
+        )
+    Console().print(table)
+
+
+def _print_step(result: Step) -> None:
+    typer.echo(result.reason)
+    for event in result.events:
+        if event.is_move:
+            typer.echo(f"{event.after.class_name}: {event.source} → {event.after.phase}: {event.after.reason}")
+    for line in result.waiting:
+        typer.secho(f"waits for {line}", fg="yellow")

@@ -1,0 +1,149 @@
+"""`shadowline shadow …` and `shadowline feedback`: both models on the same images, and what inspectors say of them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.manifest import Label
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from shadowline.progress import default_progress
+from shadowline.records.stores import Records, open_records
+
+if TYPE_CHECKING:
+    from shadowline.rollout.state import ClassState
+    from shadowline.shadow import ShadowVerdict
+
+app = typer.Typer(help="Compare the candidate with the legacy models on the same images.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command("run")
+def run(
+    class_name: Annotated[str, typer.Argument(help="Product class, as in the rollout.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with images.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Judge every image of a folder with both models and record the pairs; what is on record already is skipped.
+
+    Exit code 2 when an image was refused; the others are recorded all the same.
+
+    Example: `shadowline shadow run solar_mono /srv/images/today`
+    """
+    from shadowline.detectors.load import load_detector
+    from shadowline.shadowing import find_images, shadow_images
+
+    params, records = load_params(Layout().params), open_records()
+    one = records.rollout.state().of(class_name)
+    candidate, legacy = (
+        load_detector(records.rollout.model(f).location, class_name) for f in (one.candidate, one.legacy)
+    )
+    paths = find_images(folder)
+    done = shadow_images(class_name, paths, candidate, legacy, records.pairs, params.data, default_progress())
+    for line in done.refused:
+        typer.secho(f"refused {line}", fg="red", err=True)
+    if as_json:
+        typer.echo(json.dumps(done.__dict__))
+    else:
+        typer.echo(f"{class_name}: {done.num_new} new pairs, {done.num_known} known, {len(done.refused)} refused")
+    raise typer.Exit(2 if done.refused else 0)
+
+
+@app.command("status")
+def status(as_json: JsonOption = False) -> None:
+    """Agreement and verdict of every class; exit code 1 when a class has failed.
+
+    Example: `shadowline shadow status`
+    """
+    from shadowline.shadow import Outcome, judge
+
+    params, records = load_params(Layout().params), open_records()
+    now = datetime.now(UTC)
+    rows = []
+    for one in records.rollout.state().classes:
+        models = (one.class_name, one.candidate, one.legacy)
+        verdict = judge(records.pairs.counts(*models), records.pairs.first_at(*models), now, params.shadow)
+        rows.append((one, verdict, _correlation(records, one)))
+    if as_json:
+        typer.echo(json.dumps([_as_dict(*row) for row in rows]))
+    else:
+        _print(rows)
+    raise typer.Exit(1 if any(verdict.outcome is Outcome.FAIL for _, verdict, _ in rows) else 0)
+
+
+@app.command("gallery")
+def gallery(
+    class_name: Annotated[str, typer.Argument(help="Product class, as in the rollout.")],
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("data/report"),
+    limit: Annotated[int, typer.Option(help="At most so many disagreements.")] = 40,
+) -> None:
+    """Write a page of the disagreements, both heat maps side by side, the worst first.
+
+    Example: `shadowline shadow gallery solar_mono`
+    """
+    from shadowline.report.disagreements import build_gallery
+
+    records = open_records()
+    one = records.rollout.state().of(class_name)
+    page = build_gallery(one, records, load_params(Layout().params), out, limit, default_progress())
+    typer.echo(page)
+
+
+def feedback(
+    class_name: Annotated[str, typer.Argument(help="Product class.")],
+    image: Annotated[str, typer.Argument(help="The image's id (sha256), or a path to its file.")],
+    label: Annotated[Label, typer.Argument(help="normal or anomalous")],
+    by: Annotated[str, typer.Option(help="Who says so.")],
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Put an inspector's word on one image on record; it settles disagreements.
+
+    Example: `shadowline feedback solar_mono today/cell0042.png anomalous --by Ada`
+    """
+    import hashlib
+
+    image_id = hashlib.sha256(Path(image).read_bytes()).hexdigest() if Path(image).is_file() else image
+    open_records().pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
+    typer.echo(f"{class_name} {image_id[:12]}: {label}, says {by}")
+
+
+def _correlation(records: Records, one: ClassState) -> float | None:
+    from shadowline.shadow import score_correlation
+
+    scores = records.pairs.scores(one.class_name, one.candidate, one.legacy)
+    return score_correlation(scores["candidate_score"], scores["legacy_score"])
+
+
+def _as_dict(one: ClassState, verdict: ShadowVerdict, correlation: float | None) -> dict[str, object]:
+    return {
+        "class_name": one.class_name,
+        "phase": one.phase,
+        "outcome": verdict.outcome,
+        "reasons": verdict.reasons,
+        "score_correlation": correlation,
+        **verdict.agreement.to_dict(),
+    }
+
+
+def _print(rows: list[tuple[ClassState, ShadowVerdict, float | None]]) -> None:
+    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    table = Table("class", "phase", "verdict", "agreement", "settled", "κ", "ρ", "McNemar p", "why")
+    for one, verdict, correlation in rows:
+        found = verdict.agreement
+        numbers = (_number(found.kappa), _number(correlation), _number(found.mcnemar_p))
+        outcome = f"[{colours[verdict.outcome]}]{verdict.outcome}[/]"
+        cells = (str(found.agreement), str(found.settled), *numbers, "; ".join(verdict.reasons))
+        table.add_row(one.class_name, one.phase, outcome, *cells)
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,40 @@
+"""detector.json: what a model of foreign make does not say of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shadowline.params import ClassName
+
+DESCRIPTION = "detector.json"
+
+
+class Description(BaseModel):
+    """What every foreign model needs; each kind adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    class_name: ClassName
+    threshold: float  # in the model's own unit
+    higher_is_anomalous: bool = Field(default=True)  # False: the model's score falls with the anomaly
+
+    def oriented(self, value: float) -> float:
+        """A score or threshold of the model, turned so that higher is more anomalous."""
+        return value if self.higher_is_anomalous else -value
+
+
+D = TypeVar("D", bound=Description)
+
+
+def read_description(path: Path, kind: type[D]) -> D:
+    """Raises FileNotFoundError, or ValueError naming every wrong field."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it says what the model expects, see docs/decisions/0008")
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{path}: {wrong}; see docs/decisions/0008") from None

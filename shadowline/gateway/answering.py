@@ -1,0 +1,125 @@
+"""One image's way through the gateway: route, ask, fall back, hand over to the shadow.
+
+reply = await answerer.inspect(sample)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shadowline.gateway.batching import ask
+from shadowline.gateway.refusal import RefusedRequestError
+from shadowline.gateway.routing import CANDIDATE, LEGACY, Route, RoutingTable
+from shadowline.gateway.scoring import Answer, Question, ScoringError
+from shadowline.gateway.shadowing import Sample, Shadow, ShadowJob, pair_of
+from shadowline.gateway.telemetry import Metrics
+from shadowline.gateway.writing import PairWriter
+from shadowline.manifest import Label
+from shadowline.params import GatewayParams
+from shadowline.records.pairs import Judgement, Side
+from shadowline.records.rollout import ModelPlace
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What the caller is told."""
+
+    answer: Answer
+    place: ModelPlace  # of the model that answered
+    answered_by: Side
+    latency_ms: float  # from the whole upload to the answer
+
+    @property
+    def decision(self) -> Label:
+        return Label.ANOMALOUS if self.answer.alarm else Label.NORMAL
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """One model's word on one image."""
+
+    judgement: Judgement
+    answer: Answer | None = None  # None: it failed
+
+
+class Answerer:
+    """Asks the models of the table in force."""
+
+    def __init__(
+        self,
+        table: Callable[[], RoutingTable],
+        shadow: Shadow,
+        writer: PairWriter,
+        params: GatewayParams,
+        metrics: Metrics,
+    ) -> None:
+        self._table, self._shadow, self._writer = table, shadow, writer
+        self._params, self._metrics = params, metrics
+
+    async def inspect(self, sample: Sample) -> Reply:
+        """Raises RefusedRequestError: 404 unknown class, 422 class cannot be told, 503 no model answered."""
+        started, table = time.perf_counter(), self._table()
+        known = None if sample.class_name else await self._identify(table, sample)
+        route = _route(table, sample.class_name or (known.class_name if known else ""))
+        side, said = await self._answer(route, sample)
+        if said.answer is None:
+            raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
+        seconds = time.perf_counter() - started
+        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds)
+        self._metrics.latency.labels(route.state.class_name, side).observe(seconds)
+        self._metrics.answers.labels(route.state.class_name, side, reply.decision).inc()
+        return reply
+
+    async def _identify(self, table: RoutingTable, sample: Sample) -> Answer:
+        """Which class the image is of; the caller pays for one more scoring."""
+        model = table.identifier
+        if model is None:
+            raise RefusedRequestError(422, "class_name: missing, and no model here can tell classes apart; send it")
+        try:
+            question = Question(sample.image, None)
+            return await ask(model.engine.callers, question, self._params.answer_timeout_ms)
+        except ScoringError:
+            raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
+
+    async def _answer(self, route: Route, sample: Sample) -> tuple[Side, _Said]:
+        """Who answered, and what. Every image that both models should judge leaves a pair or a job that makes one."""
+        side = route.side_of(sample.image_id)
+        said = await self._ask(route, side, sample)
+        if side == CANDIDATE and said.answer is None and route.legacy_judges:
+            rescue = await self._ask(route, LEGACY, sample)
+            judgements: dict[Side, Judgement] = {CANDIDATE: said.judgement, LEGACY: rescue.judgement}
+            self._writer.offer(pair_of(route, sample, LEGACY, judgements))
+            return LEGACY, rescue
+        self._hand_over(route, sample, side, said.judgement)
+        return side, said
+
+    def _hand_over(self, route: Route, sample: Sample, side: Side, said: Judgement) -> None:
+        shadow = route.shadow_of(side)
+        if shadow is not None:
+            self._shadow.offer(ShadowJob(route, sample, side, said, shadow))
+        elif side == CANDIDATE:
+            self._writer.offer(pair_of(route, sample, side, {CANDIDATE: said}))
+
+    async def _ask(self, route: Route, side: Side, sample: Sample) -> _Said:
+        name, model = route.state.class_name, route.models.get(side)
+        if model is None:
+            self._metrics.errors.labels(name, side, "missing").inc()
+            return _Said(Judgement(error=route.problems[side]))
+        started, question = time.perf_counter(), Question(sample.image, name, sample.wants_heat)
+        try:
+            answer = await ask(model.engine.callers, question, self._params.answer_timeout_ms)
+        except ScoringError as error:
+            self._metrics.errors.labels(name, side, error.kind).inc()
+            return _Said(Judgement(error=str(error)))
+        latency_ms = 1000 * (time.perf_counter() - started)
+        return _Said(Judgement(answer.score, answer.threshold, latency_ms), answer)
+
+
+def _route(table: RoutingTable, class_name: str) -> Route:
+    route = table.routes.get(class_name)
+    if route is None:
+        known = ", ".join(sorted(table.routes)) or "none yet"
+        raise RefusedRequestError(404, f"class {class_name!r} is not in the rollout; it has {known}")
+    return route

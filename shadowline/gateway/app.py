@@ -1,0 +1,208 @@
+"""The endpoints. `create_app` is what uvicorn's workers call; see `shadowline serve`.
+
+POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap? → score, threshold, decision, …
+POST /v1/feedback   an inspector's word on an image
+GET  /v1/rollout    the rollout that is in force here
+GET  /healthz · /readyz · /metrics
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from shadowline.gateway.access import UPLOAD_PATH, Gatekeeper
+from shadowline.gateway.answering import Reply
+from shadowline.gateway.refusal import RefusedRequestError
+from shadowline.gateway.scoring import Heat
+from shadowline.gateway.service import Gateway
+from shadowline.gateway.shadowing import Sample
+from shadowline.gateway.uploads import explain, read_sample
+from shadowline.manifest import Label
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from shadowline.report.overlay import heatmap_overlay
+from shadowline.settings import Settings, prepare_environment
+
+log = logging.getLogger(__name__)
+router = APIRouter()
+
+
+def create_app() -> FastAPI:
+    """The application of the project in the working directory."""
+    prepare_environment()
+    return build_app(Gateway(Settings(), load_params(Layout().params)))
+
+
+def build_app(gateway: Gateway) -> FastAPI:
+    """Starts the gateway with the application, and ends it with it."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(gateway.start)
+        yield
+        await run_in_threadpool(gateway.close)
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.gateway = gateway
+    app.include_router(router)
+    app.add_middleware(
+        Gatekeeper, keys=gateway.keys, params=gateway.params, traffic=gateway.traffic, metrics=gateway.metrics
+    )
+    for kind, handler in (
+        (HTTPException, _on_refusal),
+        (RequestValidationError, _on_bad_body),
+        (SQLAlchemyError, _on_database_error),
+        (Exception, _on_failure),
+    ):
+        app.add_exception_handler(kind, handler)
+    return app
+
+
+def _gateway(request: Request) -> Gateway:
+    found: Gateway = request.app.state.gateway
+    return found
+
+
+GatewayHere = Annotated[Gateway, Depends(_gateway)]
+
+# --- inspection -----------------------------------------------------------------------------------------------------
+
+
+@router.post(UPLOAD_PATH)
+async def inspect(request: Request, gateway: GatewayHere) -> dict[str, Any]:
+    sample = await read_sample(request, gateway.params.data)
+    reply = await gateway.answerer.inspect(sample)
+    heat = reply.answer.heat
+    picture = await run_in_threadpool(_draw, sample, heat) if heat is not None else None
+    return _describe(reply, sample, picture)
+
+
+def _describe(reply: Reply, sample: Sample, picture: str | None) -> dict[str, Any]:
+    described = {
+        "score": reply.answer.score,
+        "threshold": reply.answer.threshold,
+        "decision": str(reply.decision),
+        "class_name": reply.answer.class_name,
+        "model_fingerprint": reply.place.fingerprint,
+        "model_version": reply.place.version,
+        "answered_by": reply.answered_by,
+        "image_id": sample.image_id,
+        "trace_id": sample.trace_id,
+        "latency_ms": reply.latency_ms,
+    }
+    return described if picture is None else {**described, "heatmap": picture}
+
+
+def _draw(sample: Sample, heat: Heat) -> str:
+    """A PNG of the image's size, base64."""
+    buffer = BytesIO()
+    heatmap_overlay(sample.image, heat.map_HW, heat.level, coverage=heat.coverage).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# --- feedback -------------------------------------------------------------------------------------------------------
+
+
+class Feedback(BaseModel):
+    """An inspector's word; the image by its id or by the trace id of its inspection."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class_name: str = Field(max_length=64)
+    image_id: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    trace_id: str | None = Field(None, max_length=64)
+    label: Literal["normal", "anomalous"]
+    by: str = Field(min_length=1, max_length=128)
+    note: str = Field("", max_length=2_000)
+
+    @model_validator(mode="after")
+    def _names_one_image(self) -> Feedback:
+        if (self.image_id is None) == (self.trace_id is None):
+            raise ValueError("give image_id or trace_id, one of them")
+        return self
+
+
+@router.post("/v1/feedback")
+def feedback(word: Feedback, gateway: GatewayHere) -> dict[str, Any]:
+    pairs = gateway.records.pairs
+    try:
+        image_id = word.image_id or pairs.image_of(word.class_name, word.trace_id or "")
+        number = pairs.label(word.class_name, image_id, Label(word.label), word.by, datetime.now(UTC), word.note)
+    except ValueError as error:
+        raise RefusedRequestError(404, f"{error}; only images that both models judge can be labelled") from None
+    return {"feedback": number, "class_name": word.class_name, "image_id": image_id, "label": word.label}
+
+
+# --- how things stand -----------------------------------------------------------------------------------------------
+
+
+@router.get("/v1/rollout")
+def rollout(gateway: GatewayHere) -> dict[str, Any]:
+    state = gateway.table.state
+    return {"revision": state.revision, "classes": [one.to_dict() for one in state.classes]}
+
+
+@router.get("/healthz")
+def healthz() -> dict[str, Any]:
+    return {"alive": True, "worker": os.getpid()}
+
+
+@router.get("/readyz")
+def readyz(gateway: GatewayHere) -> JSONResponse:
+    problems = gateway.problems
+    body = {
+        "ready": not problems,
+        "reasons": list(problems),
+        "revision": gateway.table.state.revision,
+        "lost_pairs": gateway.writer.num_lost,
+        "worker": os.getpid(),
+    }
+    return JSONResponse(body, 503 if problems else 200)
+
+
+@router.get("/metrics")
+def metrics(gateway: GatewayHere) -> Response:
+    return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+# --- errors, all of one shape ---------------------------------------------------------------------------------------
+
+
+def _refuse(request: Request, status: int, message: str) -> JSONResponse:
+    _gateway(request).metrics.refusals.labels(status).inc()
+    return JSONResponse({"error": message}, status)
+
+
+def _on_refusal(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return _refuse(request, error.status_code, str(error.detail))
+
+
+def _on_bad_body(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _refuse(request, 422, explain(error.errors()))
+
+
+def _on_database_error(request: Request, error: Exception) -> JSONResponse:
+    log.warning("database: %s", type(error).__name__)  # its text may hold what a caller sent
+    return _refuse(request, 503, "the database does not answer; try again")
+
+
+def _on_failure(request: Request, error: Exception) -> JSONResponse:
+    log.error("unexpected: %s", type(error).__name__, exc_info=error)
+    return _refuse(request, 500, "unexpected error; the log of the gateway says more")

@@ -1,0 +1,12 @@
+"""How a request is refused: a status and one line for people, as `{"error": …}`."""
+
+from __future__ import annotations
+
+from fastapi import HTTPException
+
+
+class RefusedRequestError(HTTPException):
+    """An HTTPException, so that it passes through FastAPI's own error handling wherever it is raised."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status, message)

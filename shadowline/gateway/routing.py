@@ -1,0 +1,116 @@
+"""Which model answers for an image, which one judges it in the shadow, and which must be in memory. Pure.
+
+table = RoutingTable(state, routes)
+table.of("bolt").side_of(image_id)      # candidate | legacy
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shadowline.gateway.models import Model
+from shadowline.gateway.scoring import InspectorScorer
+from shadowline.records.pairs import Side
+from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, Phase
+from shadowline.rollout.state import ClassState, RolloutState
+
+CANDIDATE: Side = "candidate"
+LEGACY: Side = "legacy"
+
+_HASH_DIGITS = 13  # hexadecimal; as many bits as a double holds
+
+
+def other_side(side: Side) -> Side:
+    return LEGACY if side == CANDIDATE else CANDIDATE
+
+
+def position(image_id: str) -> float:
+    """0 ≤ position < 1, spread evenly and fixed for an image: it stays with the candidate when the share grows."""
+    return int(image_id[:_HASH_DIGITS], 16) / float(1 << 4 * _HASH_DIGITS)
+
+
+def needed(state: ClassState) -> dict[str, Side]:
+    """Fingerprint → side of the models that must be in memory.
+
+    The legacy model stays until it is deleted, also while it is off: a rollback must not wait for a disk.
+    """
+    found = {}
+    if state.standing is not Phase.LEGACY_DELETED:
+        found[state.legacy] = LEGACY
+    if state.standing in CANDIDATE_JUDGES:
+        found[state.candidate] = CANDIDATE
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """One class: where it stands, and its models in memory; a model that is missing says why."""
+
+    state: ClassState
+    models: Mapping[Side, Model]
+    problems: Mapping[Side, str] = field(default_factory=dict)
+
+    @property
+    def candidate_judges(self) -> bool:
+        return self.state.standing in CANDIDATE_JUDGES
+
+    @property
+    def legacy_judges(self) -> bool:
+        return self.state.standing in LEGACY_JUDGES
+
+    def side_of(self, image_id: str) -> Side:
+        """Whose answer the caller gets."""
+        if not self.legacy_judges:
+            return CANDIDATE
+        return CANDIDATE if self.candidate_judges and position(image_id) < self.state.share else LEGACY
+
+    def shadow_of(self, side: Side) -> Side | None:
+        """Who judges beside the one that answers."""
+        return other_side(side) if self.state.standing in BOTH_JUDGE else None
+
+    def fingerprint(self, side: Side) -> str:
+        return self.state.candidate if side == CANDIDATE else self.state.legacy
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingTable:
+    """All classes at one revision of the rollout; never changed, only replaced."""
+
+    state: RolloutState
+    routes: Mapping[str, Route]
+
+    @property
+    def identifier(self) -> Model | None:
+        """An inspector in memory, which can say what class an image is of."""
+        for _, route in sorted(self.routes.items()):
+            model = route.models.get(CANDIDATE)
+            if model is not None and isinstance(model.engine.scorer, InspectorScorer):
+                return model
+        return None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One line per model that is missing."""
+        return tuple(
+            f"class {name}: {side} model: {problem}"
+            for name, route in sorted(self.routes.items())
+            for side, problem in sorted(route.problems.items())
+        )
+
+
+EMPTY = RoutingTable(RolloutState(()), {})
+
+
+def route_of(
+    state: ClassState, models: Mapping[str, Model], problems: Mapping[str, str], before: Route | None
+) -> Route:
+    """The route of one class; the one before stays in force while a model of the new one is on its way."""
+    sides = needed(state)
+    if before is not None and any(name not in models and name not in problems for name in sides):
+        return before
+    return Route(
+        state,
+        {side: models[name] for name, side in sides.items() if name in models},
+        {side: problems.get(name, "is being loaded") for name, side in sides.items() if name not in models},
+    )

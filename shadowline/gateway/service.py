@@ -1,0 +1,80 @@
+"""Everything behind the endpoints, started and ended together.
+
+gateway = Gateway(Settings(), load_params(Path("params.yaml")))
+gateway.start()
+...
+gateway.close()      # what is in the shadow queue and unwritten is finished, or recorded as unfinished
+"""
+
+from __future__ import annotations
+
+import time
+
+from shadowline.detectors.load import load_detector
+from shadowline.gateway.access import keys_of
+from shadowline.gateway.answering import Answerer
+from shadowline.gateway.models import Load, ModelPool
+from shadowline.gateway.routing import RoutingTable
+from shadowline.gateway.shadowing import Shadow
+from shadowline.gateway.spool import Spool
+from shadowline.gateway.telemetry import Metrics, forget_dead_workers, forget_this_worker
+from shadowline.gateway.traffic import Traffic
+from shadowline.gateway.watching import Watcher
+from shadowline.gateway.writing import PairWriter
+from shadowline.params import Params
+from shadowline.records.stores import open_records
+from shadowline.settings import Settings
+
+_LEAST_FLUSH_S = 1.0  # for the writer, however long the shadow took
+
+
+class Gateway:
+    """One process's models, threads and queues. Raises ValueError where the database cannot be reached."""
+
+    def __init__(self, settings: Settings, params: Params, load: Load = load_detector) -> None:
+        self.params, self.keys = params, keys_of(settings)
+        self.metrics = Metrics()
+        self.traffic = Traffic(self.metrics)
+        self.records = open_records(settings.database_url)
+        bounds = params.gateway
+        self._pool = ModelPool(load, bounds)
+        self.watcher = Watcher(self.records.rollout, self._pool, bounds, self.metrics)
+        spool = Spool(settings.spool_dir, int(bounds.max_spool_mb * 1e6))
+        self.writer = PairWriter(self.records.pairs, spool, bounds, self.metrics)
+        self._shadow = Shadow(self.writer, self.traffic, bounds, self.metrics)
+        self.answerer = Answerer(lambda: self.table, self._shadow, self.writer, bounds, self.metrics)
+
+    @property
+    def table(self) -> RoutingTable:
+        return self.watcher.table
+
+    def start(self) -> None:
+        """Load the models of every class, then begin; takes as long as loading takes."""
+        forget_dead_workers()
+        self.watcher.start()
+        self.writer.start()
+        self._shadow.start()
+
+    def close(self) -> None:
+        """Takes `gateway.drain_ms` at most, and a second."""
+        end = time.monotonic() + self.params.gateway.drain_ms / 1000
+        self.watcher.stop()
+        self._shadow.close(max(0.0, end - time.monotonic()))
+        self.writer.close(max(_LEAST_FLUSH_S, end - time.monotonic()))
+        self._pool.close()
+        self.records.pairs.engine.dispose()
+        forget_this_worker()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the gateway is not ready; nothing where it is."""
+        found = list(self.table.problems)
+        if not self.table.routes:
+            found.append("no rollout is on record; begin one")
+        if not self.watcher.database_answers:
+            found.append("the database does not answer; the last rollout stays in force")
+        if waiting := self.writer.spool.num_bytes:
+            found.append(f"spool: {waiting} bytes of pairs wait for the database")
+        if self.writer.disk_error:
+            found.append(f"spool: {self.writer.disk_error}; {self.writer.num_lost} pairs lost so far")
+        return tuple(found)

@@ -1,0 +1,81 @@
+"""What Prometheus reads at /metrics. With several workers the numbers of all of them come together.
+
+The directory that workers share must be named by PROMETHEUS_MULTIPROC_DIR before `prometheus_client` is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """One process's numbers."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def counter(name: str, help_: str, *labels: str) -> Counter:
+            return Counter(f"shadowline_{name}", help_, labels, registry=registry)
+
+        def seconds(name: str, help_: str, *labels: str) -> Histogram:
+            return Histogram(f"shadowline_{name}_seconds", help_, labels, buckets=_SECONDS, registry=registry)
+
+        def gauge(name: str, help_: str, mode: str) -> Gauge:
+            return Gauge(f"shadowline_{name}", help_, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+        self.answers = counter("answers", "Images answered", "class_name", "side", "decision")
+        self.refusals = counter("refusals", "Requests refused", "status")
+        self.errors = counter("model_errors", "Images on which a model failed", "class_name", "side", "kind")
+        self.dropped = counter("shadow_dropped", "Images that no shadow judged", "class_name", "side")
+        self.pairs = counter("pairs_recorded", "Pairs written to the database, spooled ones included")
+        self.spooled = counter("pairs_spooled", "Pairs put on disk because the database was away")
+        self.lost = counter("pairs_lost", "Pairs that neither the database nor the disk took")
+        self.latency = seconds("answer", "From the whole upload to the answer", "class_name", "side")
+        self.shadow_latency = seconds("shadow", "Of a model in the shadow", "class_name", "side")
+        self.shadow_queue = gauge("shadow_queue", "Images that wait for their shadow", "livesum")
+        self.in_flight = gauge("in_flight", "Requests in work", "livesum")
+        self.spool_bytes = gauge("spool_bytes", "Pairs on disk", "livemax")
+        self.revision = gauge("rollout_revision", "Last event in force, of the slowest worker", "livemin")
+        self.database_up = gauge("database_up", "1 while the database answers every worker", "livemin")
+
+    def render(self) -> bytes:
+        """The text format, of all workers where there are several."""
+        if SHARED_DIRECTORY not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+
+def forget_dead_workers() -> None:
+    """Take the gauges of workers that were killed out of the shared directory; their counts stay."""
+    folder = os.environ.get(SHARED_DIRECTORY)
+    if folder is None:
+        return
+    for path in Path(folder).glob("gauge_live*.db"):
+        found = re.search(r"_(\d+)\.db$", path.name)
+        if found and not _lives(int(found[1])):
+            mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]
+
+
+def forget_this_worker() -> None:
+    if SHARED_DIRECTORY in os.environ:
+        mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,101 @@
+"""From the bytes of a request to a checked image; nothing of it touches the disk, and no name in it is a path."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from shadowline.gateway.refusal import RefusedRequestError
+from shadowline.gateway.shadowing import Sample
+from shadowline.images import Refusal, RefusedImage, open_rgb
+from shadowline.params import DataParams
+
+_TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_MAX_FIELD = 1_024  # bytes
+
+
+class InspectForm(BaseModel):
+    """The fields beside the image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class_name: str | None = Field(None, max_length=64)
+    captured_at: AwareDatetime | None = None  # now, where the caller does not say
+    heatmap: bool = False
+
+
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = 0  # no bound, hence no temporary file: the body is bounded before (`access.py`)
+
+
+@dataclass(frozen=True)
+class _Upload:
+    data: bytes
+    form: InspectForm
+
+
+async def read_sample(request: Request, limits: DataParams) -> Sample:
+    """Raises RefusedRequestError for a request that is no upload and for an image that cannot be trusted."""
+    trace_id = request.headers.get("x-trace-id") or uuid.uuid4().hex
+    if not _TRACE_ID.fullmatch(trace_id):
+        raise RefusedRequestError(422, "X-Trace-Id: 1 to 64 letters, digits and . _ : -")
+    upload = await _read_upload(request)
+    return await run_in_threadpool(_sample, upload, trace_id, limits)
+
+
+async def _read_upload(request: Request) -> _Upload:
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise RefusedRequestError(415, "send multipart/form-data with a file field named image")
+    num_fields = len(InspectForm.model_fields)
+    parser = _InMemoryParser(
+        request.headers, request.stream(), max_files=1, max_fields=num_fields, max_part_size=_MAX_FIELD
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise RefusedRequestError(400, f"multipart body: {error.message}") from None
+    image = form.get("image")
+    if not isinstance(image, UploadFile):
+        raise RefusedRequestError(422, "image: missing; send it as a file field")
+    fields = {name: value for name, value in form.items() if name != "image"}
+    return _Upload(await image.read(), _check_fields(fields))
+
+
+def _check_fields(fields: Mapping[str, Any]) -> InspectForm:
+    try:
+        return InspectForm.model_validate(fields)
+    except ValidationError as error:
+        raise RefusedRequestError(422, explain(error.errors())) from None
+
+
+def explain(errors: Any) -> str:
+    """Pydantic's findings in one line."""
+    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors)
+
+
+def _sample(upload: _Upload, trace_id: str, limits: DataParams) -> Sample:
+    try:
+        image = open_rgb(upload.data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
+    except RefusedImage as refused:
+        status = 413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422
+        raise RefusedRequestError(status, str(refused)) from None
+    form = upload.form
+    return Sample(
+        image=image,
+        image_id=hashlib.sha256(upload.data).hexdigest(),
+        captured_at=(form.captured_at or datetime.now(UTC)).astimezone(UTC),
+        trace_id=trace_id,
+        class_name=form.class_name,
+        wants_heat=form.heatmap,
+    )

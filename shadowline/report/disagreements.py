@@ -1,0 +1,232 @@
+"""The disagreements of one class as a page: what each model saw where they decided differently, the worst first.
+
+    build_gallery(state.of("bolt"), open_records(), params, Path("data/report"), limit=40, progress=default_progress())
+
+Heat maps are made anew by the models on record (looking.py). What is missing is said where it would stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shadowline.atomic import replace_file
+from shadowline.manifest import Label
+from shadowline.params import DataParams, Params
+from shadowline.progress import Progress
+from shadowline.records.pairs import Side
+from shadowline.records.stores import Records
+from shadowline.report.build import environment, stylesheet
+from shadowline.report.gallery import BYTE_BUDGET, data_uri
+from shadowline.report.looking import SIDES, Look, Model, colour_range, find_models, look_at, maps_of
+from shadowline.report.overlay import heatmap_overlay
+from shadowline.report.wording import number, percent, plural
+from shadowline.rollout.state import ClassState
+from shadowline.shadow import UNLABELLED, Agreement, PairCounts, agree
+
+MAX_BYTES = 24_000  # of one JPEG; fewer where many are shown
+NUM_QUIET = 8  # images passed by both models, from which a heat map learns where to begin to colour
+NUM_SEARCHED = 200  # newest pairs among which these are looked for
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+
+
+class Right(StrEnum):
+    """Who was right, by an inspector's label."""
+
+    CANDIDATE = "the new model was right"
+    LEGACY = "the new model was wrong"
+    OPEN = "not labelled yet"
+
+
+@dataclass(frozen=True)
+class Said:
+    """One model's word on one image, as the page shows it."""
+
+    stopped: bool
+    score: float
+    threshold: float
+    overlay: str  # data URI, or empty
+    problem: str
+
+
+@dataclass(frozen=True)
+class Dispute:
+    """One pair as the page shows it."""
+
+    right: Right
+    image: str  # data URI, or empty
+    problem: str
+    said: dict[Side, Said]
+    label: str
+    when: str
+    image_id: str
+    path: str
+
+
+def build_gallery(one: ClassState, records: Records, params: Params, out: Path, limit: int, progress: Progress) -> Path:
+    """Write `out/disagreements-<class>.html` and return its path.
+
+    Raises ValueError for a limit below 1.
+    """
+    if limit < 1:
+        raise ValueError(f"gallery of {one.class_name!r}: limit {limit}, need at least 1; raise --limit")
+    pairs = (one.class_name, one.candidate, one.legacy)
+    found = rank(records.pairs.table(*pairs, disagreeing=True), records.pairs.scores(*pairs))
+    quiet = _quiet(records.pairs.table(*pairs, limit=NUM_SEARCHED))
+    models = find_models(one, records)
+    disputes = _disputes(found.head(limit), quiet, models, params.data, progress)
+    page = _render(one, records.pairs.counts(*pairs), params.shadow.confidence, models, disputes, len(found))
+    target = out / f"disagreements-{one.class_name}.html"
+    with replace_file(target) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return target
+
+
+def _render(
+    one: ClassState,
+    counts: PairCounts,
+    confidence: float,
+    models: dict[Side, Model],
+    disputes: Sequence[Dispute],
+    num_found: int,
+) -> str:
+    agreement = agree(counts, confidence)
+    return (
+        environment()
+        .get_template("disagreements.html.j2")
+        .render(
+            stylesheet=stylesheet(),
+            one=one,
+            models=models,
+            sentences=in_words(one.class_name, counts, agreement, confidence),
+            agreement=agreement,
+            against=[each for each in disputes if each.right is not Right.CANDIDATE],
+            proven=[each for each in disputes if each.right is Right.CANDIDATE],
+            num_found=num_found,
+        )
+    )
+
+
+# --- which, and in what order -----------------------------------------------------------------------------------
+
+
+def rank(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """The worst first: those in which the candidate is not proven right, then by how far apart the two verdicts lie.
+
+    A model's score is as far from its threshold as that is in robust sigmas of its scores of all pairs (`scores`).
+    """
+    distance = sum(
+        (disagreeing[f"{side}_score"] - disagreeing[f"{side}_threshold"]).abs() / _spread(scores[f"{side}_score"])
+        for side in SIDES
+    )
+    proven = [who_was_right(row) is Right.CANDIDATE for row in disagreeing.to_dict("records")]
+    keyed = disagreeing.assign(distance=distance, proven=proven)
+    return keyed.sort_values(["proven", "distance"], ascending=[True, False], kind="stable")
+
+
+def _spread(scores: pd.Series[float]) -> float:
+    """Robust sigma; where most scores are the same, the largest deviation, or 1."""
+    deviations = (scores - scores.median()).abs()
+    return float(MAD_TO_SIGMA * deviations.median() or deviations.max() or 1.0) if len(scores) else 1.0
+
+
+def who_was_right(row: dict[Any, Any]) -> Right:
+    """Of a pair in which the decisions differ."""
+    if row["label"] not in {Label.NORMAL.value, Label.ANOMALOUS.value}:
+        return Right.OPEN
+    candidate_is_right = bool(row["candidate_alarm"]) == (row["label"] == Label.ANOMALOUS.value)
+    return Right.CANDIDATE if candidate_is_right else Right.LEGACY
+
+
+def _quiet(newest: pd.DataFrame) -> pd.DataFrame:
+    """Pairs that both models passed and no inspector has called anomalous, and whose image was kept."""
+    passed = (newest["candidate_alarm"] == False) & (newest["legacy_alarm"] == False)  # noqa: E712 - None is neither
+    kept = newest["image_path"] != ""
+    return newest[passed & kept & (newest["label"] != Label.ANOMALOUS.value)].head(NUM_QUIET)
+
+
+def _disputes(
+    found: pd.DataFrame, quiet: pd.DataFrame, models: dict[Side, Model], limits: DataParams, progress: Progress
+) -> list[Dispute]:
+    with progress.task("disagreements", total=len(found) + len(quiet)) as task:
+        shown = look_at(found, models, limits, task)
+        reference = look_at(quiet, models, limits, task) if len(found) else []
+    ranges: dict[Side, tuple[float, float]] = {
+        side: colour_range(maps_of(reference, side) or maps_of(shown, side), maps_of(shown, side)) for side in SIDES
+    }
+    max_bytes = min(MAX_BYTES, BYTE_BUDGET // (4 * max(len(shown), 1)))  # three images, a third more in base64
+    return [
+        _dispute(row, look, models, ranges, max_bytes)
+        for row, look in zip(found.to_dict("records"), shown, strict=True)
+    ]
+
+
+# --- showing ----------------------------------------------------------------------------------------------------
+
+
+def _dispute(
+    row: dict[Any, Any],
+    look: Look,
+    models: dict[Side, Model],
+    ranges: dict[Side, tuple[float, float]],
+    max_bytes: int,
+) -> Dispute:
+    right = who_was_right(row)
+    return Dispute(
+        right=right,
+        image=data_uri(look.image, max_bytes),
+        problem=look.problem,
+        said={side: _said(row, side, look, models[side].coverage, ranges[side], max_bytes) for side in SIDES},
+        label="" if right is Right.OPEN else str(row["label"]),
+        when=f"{pd.Timestamp(row['captured_at']):%Y-%m-%d %H:%M:%S} UTC",
+        image_id=row["image_id"],
+        path=row["image_path"],
+    )
+
+
+def _said(
+    row: dict[Any, Any], side: Side, look: Look, coverage: float, colours: tuple[float, float], max_bytes: int
+) -> Said:
+    sight, overlay = look.sights[side], None
+    if look.image is not None and sight.map_HW is not None:
+        level, high = colours
+        overlay = heatmap_overlay(look.image, sight.map_HW, level, high=high, coverage=coverage, line_width=1.2)
+    score, threshold = float(row[f"{side}_score"]), float(row[f"{side}_threshold"])
+    return Said(bool(row[f"{side}_alarm"]), score, threshold, data_uri(overlay, max_bytes), sight.problem)
+
+
+def in_words(class_name: str, counts: PairCounts, found: Agreement, confidence: float) -> list[str]:
+    """What the pairs say, for someone who does not know what a κ is."""
+    if not counts.num_pairs:
+        return [f"Both models have judged no part of {class_name} together yet."]
+    rate = found.agreement
+    interval = f"{percent(confidence, 0)} interval {percent(rate.low)} to {percent(rate.high)}"
+    alike = f"{percent(rate.value)} of them ({interval})"
+    sentences = [f"Both models judged {plural(counts.num_pairs, 'part')} and decided alike on {alike}."]
+    if differing := counts.num_pairs - counts.num_agreeing:
+        sentences.append(_disagreements_in_words(counts, differing))
+    difference, low, high = (_more_or_fewer(value) for value in found.drift)
+    sentences.append(f"Of 100 parts, the new model stops {difference} than today’s (interval: {low} to {high}).")
+    return sentences
+
+
+def _more_or_fewer(difference: float) -> str:
+    """A difference of two shares, in parts of a hundred."""
+    return f"{number(abs(100 * difference), 1)} {'fewer' if difference < 0 else 'more'}"
+
+
+def _disagreements_in_words(counts: PairCounts, differing: int) -> str:
+    proven = counts.num_settled - counts.num_agreeing
+    unlabelled = counts.cells_LCG[UNLABELLED]
+    waiting = int(unlabelled.sum() - np.trace(unlabelled))
+    wrong = differing - proven - waiting
+    return (
+        f"They differed on {differing}: inspectors proved the new model right on {proven} and wrong on {wrong}; "
+        f"{waiting} {'waits' if waiting == 1 else 'wait'} for a label."
+    )

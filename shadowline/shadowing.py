@@ -1,0 +1,111 @@
+"""Shadow mode in batch: images from a folder through both models, one pair each.
+
+    shadow_images("bolt", paths, candidate, legacy, pairs, limits)
+
+What is on record already is skipped, so that an interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image
+
+from shadowline.detectors.protocol import Detector
+from shadowline.images import RefusedImage, open_rgb
+from shadowline.params import DataParams
+from shadowline.progress import Progress
+from shadowline.records.pairs import Judgement, Pair, PairStore, pair_key
+
+_BATCH = 8  # pairs per transaction: what a kill can cost
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ShadowRun:
+    """What became of the images of one batch run."""
+
+    num_new: int
+    num_known: int  # on record already
+    refused: tuple[str, ...]  # path and reason
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files below `folder`, sorted. Raises ValueError where there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(f"{folder}: no images; expected {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One image as it came from a camera."""
+
+    path: Path
+    image_id: str  # sha256 of the file's bytes
+    captured_at: datetime  # UTC
+
+    @classmethod
+    def of_file(cls, path: Path) -> Capture:
+        """The capture time of a file is that of its last change."""
+        captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), captured_at)
+
+
+def shadow_images(
+    class_name: str,
+    paths: Sequence[Path],
+    candidate: Detector,
+    legacy: Detector,
+    pairs: PairStore,
+    limits: DataParams,
+    progress: Progress,
+) -> ShadowRun:
+    """Judge every image with both models and record the pairs."""
+    models = (candidate.fingerprint, legacy.fingerprint)
+    known = pairs.known_keys(class_name, *models)
+    captures = [Capture.of_file(path) for path in paths]
+    new = [one for one in captures if pair_key(class_name, one.image_id, one.captured_at, *models) not in known]
+    refused: list[str] = []
+    num_new = 0
+    with progress.task(f"shadow {class_name}", total=len(new)) as task:
+        for start in range(0, len(new), _BATCH):
+            batch = []
+            for capture in new[start : start + _BATCH]:
+                try:
+                    image = open_rgb(capture.path, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
+                    batch.append(judge_both(class_name, capture, image, candidate, legacy))
+                except RefusedImage as error:
+                    refused.append(f"{capture.path}: {error}")
+                task.advance()
+            num_new += pairs.record(batch)
+    return ShadowRun(num_new, len(captures) - len(new), tuple(refused))
+
+
+def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate: Detector, legacy: Detector) -> Pair:
+    """The pair of both models on one image; in a batch the legacy model is the one that answers."""
+    return Pair(
+        class_name=class_name,
+        image_id=capture.image_id,
+        captured_at=capture.captured_at,
+        candidate=candidate.fingerprint,
+        legacy=legacy.fingerprint,
+        answered_by="legacy",
+        candidate_said=judge_one(candidate, image),
+        legacy_said=judge_one(legacy, image),
+        image_path=str(capture.path.resolve()),
+    )
+
+
+def judge_one(detector: Detector, image: Image.Image) -> Judgement:
+    """One model on one image, with the time that it took."""
+    started = time.perf_counter()
+    score = float(detector.score([image])[0])
+    return Judgement(score, detector.threshold, 1000.0 * (time.perf_counter() - started))

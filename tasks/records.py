@@ -1,0 +1,44 @@
+"""The records from Prefect: one tick of the rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import State
+
+from shadowline.params import Params
+from shadowline.records.observe import observe
+from shadowline.records.rollout import ModelPlace, MovedMeanwhileError
+from shadowline.records.stores import Records, open_records
+from shadowline.rollout.engine import Policy, Step, step
+from tasks.registry import ModelVersion
+
+
+async def _is_worth_a_retry(task: object, run: object, state: State) -> bool:
+    """Not where another engine was first: its tick has been made."""
+    result = await state.aresult(raise_on_failure=False)
+    return not isinstance(result, MovedMeanwhileError)
+
+
+@task(retries=3, retry_delay_seconds=[1, 5, 15])
+def note_candidate(version: ModelVersion, at: datetime) -> None:
+    """Note for every class of a registered version where its model can be loaded from."""
+    places = [
+        ModelPlace(fingerprint, name, "candidate", version.uri, version.version)
+        for name, fingerprint in version.class_fingerprints.items()
+    ]
+    open_records().rollout.know_model(places, at)
+
+
+@task(retries=3, retry_delay_seconds=[1, 5, 15], cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
+def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> Step:
+    """Observe, decide, write; raises MovedMeanwhileError, with nothing written, where another engine was first."""
+    order = records.rollout.next_order()
+    state = records.rollout.state()
+    seen = observe(records.pairs, records.rollout, challenger, now, params, order)
+    result = step(state, seen, Policy(params.rollout, params.shadow.confidence))
+    records.rollout.commit(result, order)
+    return result

@@ -1,0 +1,41 @@
+"""Shadow mode from Prefect: images from where they are, and both models on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from shadowline.detectors.load import load_detector
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import default_progress
+from shadowline.records.stores import Records
+from shadowline.shadowing import SUFFIXES, ShadowRun, find_images, shadow_images
+from tasks.storage import open_storage
+
+
+@task(retries=3, retry_delay_seconds=[2, 10, 30])
+def fetch_images(location: str, layout: Layout) -> list[Path]:
+    """The images below a folder or an s3:// prefix; the latter are copied to a scratch folder, once each."""
+    if not location.startswith("s3://"):
+        return find_images(Path(location))
+    storage = open_storage(location)
+    folder = layout.scratch / "shadow" / location.removeprefix("s3://")
+    for key in storage.list(""):
+        if Path(key).suffix.lower() in SUFFIXES and not (folder / key).is_file():
+            storage.get(key, folder / key)
+    return find_images(folder)
+
+
+@task(cache_policy=NO_CACHE)
+def judge_images(class_name: str, paths: list[Path], records: Records, params: Params) -> ShadowRun:
+    """Both models on every image; refused images are named in the log."""
+    one = records.rollout.state().of(class_name)
+    places = [records.rollout.model(fingerprint).location for fingerprint in (one.candidate, one.legacy)]
+    candidate, legacy = (load_detector(place, class_name) for place in places)
+    done = shadow_images(class_name, paths, candidate, legacy, records.pairs, params.data, default_progress())
+    for line in done.refused:
+        get_run_logger().warning("refused %s", line)
+    return done

@@ -1,0 +1,209 @@
+"""Object storage for archives: a folder, or an S3 bucket; both verify by sha256 what they keep and what they give.
+
+    storage = open_storage()                        # what SHADOWLINE_ARCHIVE_URL names
+    stored = storage.put(path, "legacy/bolt/3f….zip")
+    storage.get("legacy/bolt/3f….zip", target)      # ValueError where the bytes are not those that were put
+
+    file://data/archive     relative to the working directory; file:///mnt/archive is absolute
+    s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_ARCHIVE_ENDPOINT: another store
+
+S3 is asked through botocore, whose "standard" retry mode waits longer after each of at most `_ATTEMPTS` attempts; large
+files go in parts, each with a SHA-256 that the store itself verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from shadowline.archive import file_sha256, is_inside
+from shadowline.atomic import replace_file, write_json
+from shadowline.settings import Settings
+
+_ATTEMPTS = 5  # of one request, the first included
+_PART_BYTES = 8 << 20  # files above this go in parts of this size
+_SHA256 = "sha256"  # name of the metadata
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """What is kept under one key."""
+
+    uri: str
+    sha256: str
+    num_bytes: int
+
+
+class Storage(Protocol):
+    """Keys are relative paths with `/`; one that would leave the root is refused with ValueError."""
+
+    def put(self, path: Path, key: str) -> StoredObject:
+        """Keep a file; what was kept under the key before is replaced in one step."""
+
+    def get(self, key: str, target: Path) -> StoredObject:
+        """Write what is kept to `target`; raises FileNotFoundError, or ValueError where the bytes have changed."""
+
+    def find(self, key: str) -> StoredObject | None:
+        """What was kept under the key, by its metadata: the bytes are not read."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Keys that begin with `prefix`, sorted."""
+
+
+@dataclass(frozen=True)
+class FolderStorage:
+    """Files below one folder, each beside a small file with its sha256."""
+
+    root: Path
+
+    def put(self, path: Path, key: str) -> StoredObject:
+        target = self._path(key)
+        with replace_file(target) as temporary:
+            shutil.copyfile(path, temporary)
+            sha256 = file_sha256(temporary)
+            write_json(_note(target), {_SHA256: sha256})
+        return StoredObject(target.as_uri(), sha256, target.stat().st_size)
+
+    def get(self, key: str, target: Path) -> StoredObject:
+        stored = self.find(key)
+        if stored is None:
+            raise FileNotFoundError(f"{self._path(key)}: nothing is archived there; check SHADOWLINE_ARCHIVE_URL")
+        with replace_file(target) as temporary:
+            shutil.copyfile(self._path(key), temporary)
+            _verify(temporary, stored)
+        return stored
+
+    def find(self, key: str) -> StoredObject | None:
+        path = self._path(key)
+        if not (path.is_file() and _note(path).is_file()):
+            return None
+        sha256 = json.loads(_note(path).read_text(encoding="utf-8"))[_SHA256]
+        return StoredObject(path.as_uri(), sha256, path.stat().st_size)
+
+    def list(self, prefix: str = "") -> list[str]:
+        kept = (path for path in self.root.rglob("*") if path.is_file() and _note(path).is_file())
+        keys = (path.relative_to(self.root).as_posix() for path in kept)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def _path(self, key: str) -> Path:
+        path = (self.root / _checked(key)).resolve()
+        if not path.is_relative_to(self.root.resolve()):
+            raise ValueError(f"key {key!r}: leads out of {self.root}; a link lies in the way")
+        return path
+
+
+@dataclass(frozen=True)
+class S3Storage:
+    """Objects below one prefix of a bucket."""
+
+    bucket: str
+    prefix: str  # empty, or ends with /
+    client: Any
+    encryption: str  # of the server, "" for the bucket's own
+
+    def put(self, path: Path, key: str) -> StoredObject:
+        sha256 = file_sha256(path)
+        more = {"ChecksumAlgorithm": "SHA256", "Metadata": {_SHA256: sha256}}
+        more |= {"ServerSideEncryption": self.encryption} if self.encryption else {}
+        with self._named_errors(key):
+            self.client.upload_file(str(path), self.bucket, self._name(key), ExtraArgs=more, Config=_in_parts())
+        return StoredObject(self._uri(key), sha256, path.stat().st_size)
+
+    def get(self, key: str, target: Path) -> StoredObject:
+        stored = self.find(key)
+        if stored is None:
+            raise FileNotFoundError(f"{self._uri(key)}: nothing is archived there; check SHADOWLINE_ARCHIVE_URL")
+        with replace_file(target) as temporary, self._named_errors(key):
+            self.client.download_file(self.bucket, self._name(key), str(temporary), Config=_in_parts())
+            _verify(temporary, stored)
+        return stored
+
+    def find(self, key: str) -> StoredObject | None:
+        from botocore.exceptions import ClientError
+
+        try:
+            with self._named_errors(key):
+                head = self.client.head_object(Bucket=self.bucket, Key=self._name(key))
+        except ClientError:
+            return None
+        return StoredObject(self._uri(key), head["Metadata"].get(_SHA256, ""), head["ContentLength"])
+
+    def list(self, prefix: str = "") -> list[str]:
+        with self._named_errors(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"
+            )
+            return sorted(one["Key"].removeprefix(self.prefix) for page in pages for one in page.get("Contents", ()))
+
+    def _name(self, key: str) -> str:
+        return f"{self.prefix}{_checked(key)}"
+
+    def _uri(self, key: str) -> str:
+        return f"s3://{self.bucket}/{self._name(key)}"
+
+    @contextmanager
+    def _named_errors(self, key: str) -> Iterator[None]:
+        """What the store refuses becomes one line; a key that is not there stays botocore's own error."""
+        from boto3.exceptions import S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _MISSING:
+                raise
+            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; check SHADOWLINE_ARCHIVE_URL") from None
+        except (S3UploadFailedError, BotoCoreError) as error:
+            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; check SHADOWLINE_ARCHIVE_URL") from None
+
+
+def open_storage(url: str | None = None) -> FolderStorage | S3Storage:
+    """The storage of `url`, or the one that SHADOWLINE_ARCHIVE_URL names; raises ValueError for another scheme."""
+    settings = Settings()
+    location = url or settings.archive_url
+    scheme, _, rest = location.partition("://")
+    if scheme == "file" and rest:
+        return FolderStorage(Path(rest))
+    bucket, _, prefix = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise ValueError(f"archive {location!r}: need file://FOLDER or s3://BUCKET/PREFIX; set SHADOWLINE_ARCHIVE_URL")
+    prefix = f"{_checked(prefix.strip('/'))}/" if prefix.strip("/") else ""
+    return S3Storage(bucket, prefix, _client(settings.archive_endpoint), settings.archive_encryption)
+
+
+def _client(endpoint: str | None) -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError:
+        raise ValueError("archive in S3: boto3 is not installed; run `pip install 'shadowline[s3]'`") from None
+    retries = Config(retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"})
+    return boto3.client("s3", endpoint_url=endpoint, config=retries)
+
+
+def _in_parts() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
+
+
+def _checked(key: str) -> str:
+    if not is_inside(key):
+        raise ValueError(f"key {key!r}: need a relative path without '..', e.g. legacy/bolt/model.zip")
+    return key
+
+
+def _verify(path: Path, stored: StoredObject) -> None:
+    found = file_sha256(path)
+    if found != stored.sha256:
+        raise ValueError(f"{stored.uri}: sha256 {found[:12]}…, but {stored.sha256[:12]}… was put; archive it again")
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256.json")

@@ -1,0 +1,144 @@
+"""Pairs and ticks that tests make up, and processes that start at one moment."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from shadowline.params import Params
+from shadowline.records.pairs import DROPPED, Judgement, Pair
+from shadowline.records.rollout import RolloutStore, StoredOrder
+from shadowline.rollout.engine import Policy, Step, begin, step
+from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
+from shadowline.rollout.phases import FORWARD
+from shadowline.rollout.state import ClassState, Event
+from shadowline.shadow import PairCounts, judge
+
+START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
+LEGACY = {"bolt": "legacy-bolt", "nut": "legacy-nut", "gear": "legacy-gear"}
+CANDIDATE = {"bolt": "v1-bolt", "nut": "v1-nut", "gear": "v1-gear"}
+BOLT = ("bolt", CANDIDATE["bolt"], LEGACY["bolt"])
+
+HEALTHY = PairCounts(np.array([[[290, 3], [3, 4]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]))
+
+
+def image_id(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def made_pair(number: int, **changes: Any) -> Pair:
+    """A pair of the bolt, a minute after the one before."""
+    pair = Pair(
+        class_name="bolt",
+        image_id=image_id(number),
+        captured_at=START + timedelta(minutes=number),
+        candidate=CANDIDATE["bolt"],
+        legacy=LEGACY["bolt"],
+        answered_by="legacy",
+        candidate_said=Judgement(number % 7 / 7, 0.5, 40.0),
+        legacy_said=Judgement(number % 5 / 5, 0.5, 25.0),
+    )
+    return replace(pair, **changes)
+
+
+def random_pairs(rng: np.random.Generator, number: int) -> list[Pair]:
+    """Two classes, two candidates, images seen again, scores at the threshold, errors, drops, a legacy that is off."""
+
+    def said(p_error: float, error: str) -> Judgement:
+        if rng.random() < p_error:
+            return Judgement(error=error)
+        return Judgement(round(rng.random(), 1), 0.5, float(rng.gamma(4, 10)))
+
+    return [
+        Pair(
+            class_name=str(rng.choice(["bolt", "nut"])),
+            image_id=image_id(int(rng.integers(number // 2))),
+            captured_at=START + timedelta(hours=int(rng.integers(240))),
+            candidate=str(rng.choice(["v1", "v2"])),
+            legacy="legacy",
+            answered_by="legacy" if rng.random() < 0.7 else "candidate",
+            candidate_said=said(0.2, str(rng.choice([DROPPED, "RuntimeError: out of memory"]))),
+            legacy_said=said(0.1, "timeout") if rng.random() < 0.8 else None,
+        )
+        for _ in range(number)
+    ]
+
+
+def first_events() -> tuple[Event, ...]:
+    return begin([["bolt", "nut"], ["gear"]], LEGACY, CANDIDATE, START, "Ada")[1]
+
+
+def tick(
+    store: RolloutStore,
+    now: datetime,
+    params: Params,
+    order: StoredOrder | None = None,
+    challenger: Mapping[str, str] = CANDIDATE,
+) -> Step:
+    """What a tick comes to at `now`, with healthy classes and every approval; nothing is written."""
+    state = store.state()
+    approvals = (
+        Approval(one.class_name, target, one.legacy, one.candidate, "Ada")
+        for one in state.classes
+        for target in FORWARD
+    )
+    seen = Observation(
+        now=now,
+        challenger=challenger,
+        classes=tuple(_healthy(one, now, params) for one in state.classes),
+        orders=(order.order,) if order else (),
+        approvals=tuple(approvals),
+    )
+    return step(state, seen, Policy(params.rollout, params.shadow.confidence))
+
+
+def _healthy(one: ClassState, now: datetime, params: Params) -> ClassObservation:
+    return ClassObservation(
+        class_name=one.class_name,
+        observed_at=now,
+        legacy=one.legacy,
+        candidate=one.candidate,
+        verdict=judge(HEALTHY, one.since, now, params.shadow),
+        window=HEALTHY,
+        num_judged=HEALTHY.num_pairs,
+        num_failed=0,
+        num_dropped=0,
+        p95_latency_ms=80.0,
+        num_false_alarms=0,
+        num_misses=0,
+        evidence=frozenset(ChecklistItem),
+    )
+
+
+_barrier: Any = None  # of a worker process
+
+
+def together(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The results of `work` in as many processes, which start it at one moment."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(len(arguments))
+    with ProcessPoolExecutor(len(arguments), context, _meet_at, (barrier,)) as pool:
+        waiting = [pool.submit(_work_when_all_are_there, work, *each) for each in arguments]
+        return [future.result(timeout=60) for future in waiting]
+
+
+def _meet_at(barrier: Any) -> None:
+    global _barrier
+    _barrier = barrier
+
+
+def _work_when_all_are_there(work: Callable[..., Any], *arguments: Any) -> Any:
+    wait_for_the_others()
+    return work(*arguments)
+
+
+def wait_for_the_others() -> None:
+    """Inside the work of `together`: go on when every process has come this far."""
+    _barrier.wait(timeout=60)

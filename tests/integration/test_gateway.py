@@ -1,0 +1,776 @@
+"""The gateway as callers meet it: a real server, real models, a real database. Candidates that crash or hang are
+detectors of the same protocol."""
+
+from __future__ import annotations
+
+import base64
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydantic import SecretStr
+
+from integration.gateway_factory import (
+    KEY,
+    Crashing,
+    Factory,
+    Gated,
+    Nameless,
+    RefusingHoles,
+    Site,
+    build_models,
+    decoded,
+    image_id,
+    png,
+    wait_for,
+)
+from integration.tiny_project import CLASSES, Project, free_port
+from shadowline.detectors.load import load_detector
+from shadowline.gateway.routing import position
+from shadowline.manifest import Label
+from shadowline.records.pairs import DROPPED
+from shadowline.rollout.phases import Phase
+
+pytest_plugins = ["integration.postgres"]
+
+AT = "2026-02-03T04:05:06+00:00"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return build_models(tmp_path_factory.mktemp("gateway") / "project")
+
+
+@pytest.fixture
+def factory(models: Project, tmp_path: Path) -> Factory:
+    return Factory.begin(models, tmp_path / "site")
+
+
+@pytest.fixture
+def site(factory: Factory) -> Iterator[Site]:
+    """A gateway at the beginning: dots in SHADOW, stripes in LEGACY."""
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve() as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def door(models: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A gateway for tests of what is refused; they leave no trace in it."""
+    factory = Factory.begin(models, tmp_path_factory.mktemp("door"))
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve() as site:
+        yield site
+
+
+# --- who answers, by phase ------------------------------------------------------------------------------------------
+
+
+def test_the_legacy_model_alone_judges_before_the_rollout(factory: Factory, site: Site) -> None:
+    data = png("stripes")
+    found = site.inspect("stripes", data)
+    legacy = factory.detector("legacy", "stripes")
+    assert found["score"] == legacy.score([decoded(data)])[0]
+    assert (found["threshold"], found["model_fingerprint"]) == (legacy.threshold, legacy.fingerprint)
+    assert (found["answered_by"], found["class_name"], found["model_version"]) == ("legacy", "stripes", "3")
+    assert found["decision"] == ("anomalous" if found["score"] > found["threshold"] else "normal")
+    assert found["latency_ms"] > 0
+    site.inspect("dots", data)
+    factory.wait_for_pairs("dots", 1)
+    assert factory.pairs("stripes").empty
+
+
+def test_in_the_shadow_both_judge_and_the_legacy_model_answers(factory: Factory, site: Site) -> None:
+    data = png("dots", hole=True)
+    answer = site.post(data, {"X-Trace-Id": "line-7.0042"}, class_name="dots", captured_at="2026-02-03T05:05:06+01:00")
+    found = answer.json()
+    (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    candidate, legacy = (factory.detector(role, "dots") for role in ("candidate", "legacy"))
+    assert found["answered_by"] == pair["answered_by"] == "legacy"
+    assert pair["legacy_score"] == found["score"] == legacy.score([decoded(data)])[0]
+    assert pair["candidate_score"] == pytest.approx(candidate.score([decoded(data)])[0], abs=1e-9)
+    assert (pair["candidate_threshold"], pair["legacy_threshold"]) == (candidate.threshold, legacy.threshold)
+    assert (pair["candidate"], pair["legacy"]) == (candidate.fingerprint, legacy.fingerprint)
+    assert (pair["image_id"], pair["trace_id"], found["trace_id"]) == (image_id(data), "line-7.0042", "line-7.0042")
+    assert str(pair["captured_at"]) == AT.replace("T", " ")
+    assert pair["candidate_error"] is None and pair["legacy_error"] is None
+    assert pair["candidate_latency_ms"] > 0 and pair["legacy_latency_ms"] > 0
+
+
+def test_a_canary_answers_its_share_and_an_image_never_changes_sides(factory: Factory) -> None:
+    factory.move(dots=Phase.CANARY)
+    factory.change("dots", share=0.3)
+    images = [png("dots", number) for number in range(24)]
+    with factory.serve() as site:
+        first = [site.inspect("dots", one)["answered_by"] for one in images]
+        again = [site.inspect("dots", one)["answered_by"] for one in reversed(images)]
+        assert first == again[::-1]
+        assert first == ["candidate" if position(image_id(one)) < 0.3 else "legacy" for one in images]
+        assert {"candidate", "legacy"} == set(first)
+        pairs = factory.wait_for_pairs("dots", 48)
+    assert pairs["candidate_score"].notna().all() and pairs["legacy_score"].notna().all()
+
+
+@pytest.mark.parametrize("phase", [Phase.LIVE, Phase.LEGACY_READ_ONLY])
+def test_when_live_the_candidate_answers_and_the_legacy_model_judges_in_the_shadow(
+    factory: Factory, phase: Phase
+) -> None:
+    factory.move(dots=phase)
+    with factory.serve() as site:
+        found = site.inspect("dots", png("dots"))
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    assert found["answered_by"] == pair["answered_by"] == "candidate"
+    assert found["model_fingerprint"] == factory.state("dots").candidate
+    assert pair["legacy_score"] == factory.detector("legacy", "dots").score([decoded(png("dots"))])[0]
+
+
+def test_when_the_legacy_model_is_off_it_is_not_asked(factory: Factory) -> None:
+    factory.move(dots=Phase.LEGACY_OFF)
+    asked = Gated(factory.detector("legacy", "dots"))
+    factory.overrides["legacy", "dots"] = lambda _: asked
+    with factory.serve() as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "candidate"
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    assert pd.isna(pair["legacy_score"]) and pd.isna(pair["legacy_error"])
+    assert asked.batches == []
+
+
+def test_a_class_on_hold_is_served_as_before(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    factory.hold("dots")
+    with factory.serve() as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "candidate"
+        assert factory.wait_for_pairs("dots", 1)["legacy_score"].notna().all()
+
+
+def test_a_rollback_and_a_new_share_reach_a_running_gateway(factory: Factory, site: Site) -> None:
+    data = png("dots")
+    factory.move(dots=Phase.LIVE)
+    wait_for(lambda: site.inspect("dots", data)["answered_by"] == "candidate")
+    factory.move(dots=Phase.ROLLED_BACK)
+    wait_for(lambda: site.inspect("dots", data)["answered_by"] == "legacy")
+    assert site.client.get("/v1/rollout").json()["revision"] == factory.records.rollout.revision()
+
+
+def test_the_models_of_one_location_are_loaded_once(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW, stripes=Phase.SHADOW)
+    loaded: list[str] = []
+    for name in CLASSES:
+        factory.overrides["candidate", name] = lambda same: loaded.append(same.class_name) or same
+    with factory.serve() as site:
+        for name in CLASSES:
+            site.inspect(name, png(name))
+            assert factory.wait_for_pairs(name, 1)["candidate_error"].isna().all()
+    assert len(loaded) == 1
+
+
+# --- the class of an image ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_without_a_class_the_inspector_says_which_and_the_rollout_says_who_answers(
+    factory: Factory, site: Site, name: str
+) -> None:
+    found = site.post(png(name)).json()
+    assert (found["class_name"], found["answered_by"]) == (name, "legacy")
+    assert found["model_fingerprint"] == factory.state(name).legacy
+
+
+def test_without_a_class_and_without_an_inspector_the_caller_is_told(factory: Factory) -> None:
+    with factory.serve() as site:
+        answer = site.post(png("dots"))
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "class_name: missing, and no model here can tell classes apart; send it"}
+
+
+def test_an_unknown_class_is_refused_with_the_known_ones(door: Site) -> None:
+    answer = door.post(png("dots"), class_name="bolts")
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "class 'bolts' is not in the rollout; it has dots, stripes"}
+
+
+# --- heat maps ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.LIVE])
+def test_a_heat_map_is_a_picture_of_the_images_size(factory: Factory, phase: Phase) -> None:
+    factory.move(dots=phase)
+    data = png("dots", hole=True)
+    with factory.serve() as site:
+        found = site.inspect("dots", data, heatmap="true")
+        assert "heatmap" not in site.inspect("dots", data)
+    overlay = Image.open(BytesIO(base64.b64decode(found["heatmap"])))
+    assert overlay.format == "PNG"
+    assert overlay.size == decoded(data).size
+    assert (np.asarray(overlay) != np.asarray(decoded(data))).any()
+
+
+# --- what is recorded -----------------------------------------------------------------------------------------------
+
+
+def test_a_retry_of_the_same_capture_is_one_pair(factory: Factory, site: Site) -> None:
+    for _ in range(3):
+        site.inspect("dots", png("dots"), captured_at=AT)
+    site.inspect("dots", png("dots"), captured_at="2026-02-03T04:05:07Z")
+    factory.wait_for_pairs("dots", 2)
+    wait_for(lambda: site.metric("shadowline_shadow_seconds_count", side="candidate") == 4)
+    site.inspect("dots", png("dots", 1))
+    assert len(factory.wait_for_pairs("dots", 3)) == 3
+
+
+def test_a_full_shadow_queue_drops_and_records_and_keeps_nobody_waiting(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    stuck = Gated(factory.detector("candidate", "dots"))
+    factory.overrides["candidate", "dots"] = lambda _: stuck
+    with factory.serve(factory.params(shadow_queue=2)) as site:
+        site.inspect("dots", png("dots", 0))
+        wait_for(lambda: stuck.batches == [1])  # it is in work, and the queue is empty
+        for number in range(1, 6):
+            assert site.inspect("dots", png("dots", number))["answered_by"] == "legacy"
+        pairs = factory.wait_for_pairs("dots", 3)
+        assert set(pairs["candidate_error"]) == {DROPPED}
+        assert pairs["legacy_score"].notna().all()
+        assert site.metric("shadowline_shadow_dropped_total", class_name="dots", side="candidate") == 3
+        assert site.metric("shadowline_shadow_queue") == 2
+        stuck.gate.set()
+        pairs = factory.wait_for_pairs("dots", 6)
+    assert pairs["candidate_score"].notna().sum() == 3
+
+
+def test_a_shadow_queue_is_bounded_in_bytes_too(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    with factory.serve(factory.params(shadow_queue_mb=0.001)) as site:
+        site.inspect("dots", png("dots"))
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    assert pair["legacy_error"] == DROPPED
+    assert pair["candidate_score"] is not None
+
+
+# --- candidates that fail -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "kind"),
+    [
+        (Crashing, "MemoryError: noroom", "failed"),
+        (Nameless, "score nan, threshold .*: not finite", "failed"),
+        (Gated, "timeout: one batch took longer than 100 ms", "timeout"),
+    ],
+)
+def test_where_the_candidate_fails_the_legacy_model_answers_and_the_pair_says_why(
+    factory: Factory, broken: type, error: str, kind: str
+) -> None:
+    factory.move(dots=Phase.LIVE)
+    candidate = broken(factory.detector("candidate", "dots"))
+    factory.overrides["candidate", "dots"] = lambda _: candidate
+    with factory.serve(factory.params(candidate_timeout_ms=100)) as site:
+        for number in range(2):  # the second finds the model still hanging
+            found = site.inspect("dots", png("dots", number))
+            assert found["answered_by"] == "legacy"
+            assert found["model_fingerprint"] == factory.state("dots").legacy
+        pairs = factory.wait_for_pairs("dots", 2)
+        assert site.metric("shadowline_model_errors_total", class_name="dots", side="candidate", kind=kind) == 2
+        if isinstance(candidate, Gated):
+            candidate.gate.set()
+            wait_for(lambda: site.inspect("dots", png("dots", 2))["answered_by"] == "candidate")  # it came back
+    assert set(pairs["answered_by"]) == {"legacy"}
+    assert pairs["candidate_error"].str.fullmatch(error).all()
+    assert pairs["legacy_score"].notna().all() and pairs["candidate_score"].isna().all()
+
+
+def test_a_candidate_that_fails_in_the_shadow_is_on_record_and_harms_nobody(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    factory.overrides["candidate", "dots"] = Crashing
+    with factory.serve() as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    assert pair["candidate_error"] == "MemoryError: noroom"
+
+
+def test_where_no_legacy_model_stands_behind_it_a_failure_is_said(factory: Factory) -> None:
+    factory.move(dots=Phase.LEGACY_OFF)
+    factory.overrides["candidate", "dots"] = Crashing
+    with factory.serve() as site:
+        answer = site.post(png("dots"), class_name="dots")
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "class 'dots': no model answered; try again"}
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    assert (pair["answered_by"], pair["candidate_error"]) == ("candidate", "MemoryError: noroom")
+
+
+def test_a_model_that_is_not_what_the_rollout_names_never_answers(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    other = load_detector(str(factory.models.layout.package), "stripes")
+    factory.overrides["candidate", "dots"] = lambda _: other
+    with factory.serve() as site:
+        found = site.inspect("dots", png("dots"))
+        assert found["answered_by"] == "legacy"
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+        status, body = site.ready()
+    assert "the rollout names" in pair["candidate_error"]
+    assert status == 503
+    assert any(reason.startswith("class dots: candidate model: ValueError") for reason in body["reasons"])
+
+
+def test_a_rollback_waits_for_no_model_that_is_being_loaded(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    gate, asked = threading.Event(), threading.Event()
+
+    def slow(same: object) -> object:
+        asked.set()
+        assert gate.wait(60)
+        return same
+
+    factory.overrides["candidate", "dots"] = lambda same: Gated(same, gate=_open())  # its location is not shared
+    factory.overrides["candidate", "stripes"] = slow  # type: ignore[assignment]
+    with factory.serve() as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "candidate"
+        factory.move(stripes=Phase.LIVE)
+        assert asked.wait(30)
+        factory.move(dots=Phase.ROLLED_BACK)
+        wait_for(lambda: site.inspect("dots", png("dots"))["answered_by"] == "legacy")
+        assert site.inspect("stripes", png("stripes"))["answered_by"] == "legacy"  # its old route is in force
+        assert not gate.is_set()
+        gate.set()
+        wait_for(lambda: site.inspect("stripes", png("stripes"))["answered_by"] == "candidate")
+
+
+def _open() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def test_what_arrives_together_is_scored_together_and_as_if_alone(factory: Factory) -> None:
+    gated = Gated(factory.detector("legacy", "dots"))
+    factory.overrides["legacy", "dots"] = lambda _: gated
+    images = [png("dots", number, hole=number % 2 == 0) for number in range(9)]
+    with factory.serve(factory.params(batch_size=4)) as site, ThreadPoolExecutor(len(images)) as callers:
+        first = callers.submit(site.inspect, "dots", images[0])
+        wait_for(lambda: gated.batches == [1])
+        rest = [callers.submit(site.inspect, "dots", one) for one in images[1:]]
+        wait_for(lambda: site.metric("shadowline_in_flight") == len(images))
+        gated.gate.set()
+        scores = [one.result()["score"] for one in (first, *rest)]
+    assert scores == list(gated.inner.score([decoded(one) for one in images]))
+    assert sum(gated.batches) == len(images)
+    assert max(gated.batches) == 4
+
+
+def test_images_of_several_classes_pass_one_inspector_as_if_alone(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE, stripes=Phase.LIVE)
+    wanted = [(name, png(name, number)) for number in range(4) for name in CLASSES]
+    with factory.serve(factory.params(batch_window_ms=200)) as site, ThreadPoolExecutor(len(wanted)) as callers:
+        found = list(callers.map(lambda one: site.inspect(*one), wanted))
+    for (name, data), reply in zip(wanted, found, strict=True):
+        assert (reply["answered_by"], reply["class_name"]) == ("candidate", name)
+        alone = factory.detector("candidate", name).score([decoded(data)])[0]
+        assert reply["score"] == pytest.approx(alone, abs=0.01)
+
+
+def test_an_image_that_fails_takes_no_other_of_its_batch_along(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    factory.overrides["candidate", "dots"] = RefusingHoles
+    images = [png("dots", number, hole=number == 2) for number in range(5)]
+    with factory.serve(factory.params(batch_window_ms=200)) as site, ThreadPoolExecutor(len(images)) as callers:
+        found = list(callers.map(lambda one: site.inspect("dots", one)["answered_by"], images))
+    assert found == ["candidate", "candidate", "legacy", "candidate", "candidate"]
+
+
+def test_more_requests_than_allowed_are_refused_at_once(factory: Factory) -> None:
+    gated = Gated(factory.detector("legacy", "dots"))
+    factory.overrides["legacy", "dots"] = lambda _: gated
+    with factory.serve(factory.params(max_in_flight=1)) as site, ThreadPoolExecutor(1) as callers:
+        first = callers.submit(site.inspect, "dots", png("dots"))
+        wait_for(lambda: gated.batches == [1])
+        answer = site.post(png("dots", 1), class_name="dots")
+        gated.gate.set()
+        assert first.result()["answered_by"] == "legacy"
+    assert (answer.status_code, answer.json()) == (503, {"error": "1 requests in work already; try again"})
+
+
+# --- the database goes away -----------------------------------------------------------------------------------------
+
+
+class Outage:
+    """The database's folder is somewhere else; connections that were open are closed."""
+
+    def __init__(self, factory: Factory, site: Site) -> None:
+        self.folder = factory.root / "database"
+        self.engines = [factory.records.pairs.engine, site.gateway.records.pairs.engine]  # type: ignore[union-attr]
+
+    def __enter__(self) -> None:
+        self.folder.rename(self.folder.with_name("elsewhere"))
+        self.folder.write_text("a file where the folder was", encoding="utf-8")
+        for engine in self.engines:
+            engine.dispose()
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.unlink()
+        self.folder.with_name("elsewhere").rename(self.folder)
+
+
+def test_pairs_outlive_the_database_on_disk_and_are_replayed_once(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve(factory.params(database_timeout_ms=100)) as site:
+        site.inspect("dots", png("dots", 0), captured_at=AT)
+        factory.wait_for_pairs("dots", 1)
+        with Outage(factory, site):
+            for number in range(4):  # the first is a retry of what is in the database already
+                assert site.inspect("dots", png("dots", number), captured_at=AT)["answered_by"] == "legacy"
+            wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 4)
+            wait_for(lambda: site.metric("shadowline_database_up") == 0)
+            status, body = site.ready()
+            assert status == 503
+            assert body["reasons"][0] == "the database does not answer; the last rollout stays in force"
+            assert body["reasons"][1].startswith("spool: ")
+            assert site.metric("shadowline_spool_bytes") > 0
+            labelled = site.client.post(
+                "/v1/feedback", json={"class_name": "dots", "image_id": "0" * 64, "label": "normal", "by": "Ada"}
+            )
+            assert (labelled.status_code, labelled.json()["error"]) == (503, "the database does not answer; try again")
+        pairs = factory.wait_for_pairs("dots", 4)
+        wait_for(lambda: site.ready()[0] == 200)
+        assert list((factory.root / "spool").glob("*.jsonl")) == []
+    assert len(pairs) == 4
+    assert pairs["candidate_score"].notna().all()
+
+
+def test_what_a_dead_gateway_left_on_disk_the_next_one_replays(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve() as site, Outage(factory, site):
+        site.inspect("dots", png("dots"))
+        wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)
+        site.gateway.watcher.stop()  # type: ignore[union-attr]
+        site.gateway.writer.close(5)  # type: ignore[union-attr]
+    with factory.serve():
+        factory.wait_for_pairs("dots", 1)
+
+
+def test_inspection_goes_on_without_database_and_without_disk_and_says_what_is_lost(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    (factory.root / "spool").mkdir()
+    (factory.root / "spool/pairs.jsonl").symlink_to("/dev/full")
+    with factory.serve() as site:
+        with Outage(factory, site):
+            for number in range(3):
+                assert site.inspect("dots", png("dots", number))["answered_by"] == "legacy"
+            wait_for(lambda: site.metric("shadowline_pairs_lost_total") == 3)
+            status, body = site.ready()
+            assert status == 503
+            assert body["lost_pairs"] == 3
+            assert any("No space left on device" in reason for reason in body["reasons"])
+        (factory.root / "spool/pairs.jsonl").unlink(missing_ok=True)
+        site.inspect("dots", png("dots", 3))
+        factory.wait_for_pairs("dots", 1)
+        wait_for(lambda: site.ready()[0] == 200)
+
+
+# --- feedback -------------------------------------------------------------------------------------------------------
+
+
+def test_an_inspectors_word_reaches_the_pair_by_image_and_by_trace(factory: Factory, site: Site) -> None:
+    by_trace = site.post(png("dots", 0), {"X-Trace-Id": "t-1"}, class_name="dots").json()
+    by_image = site.inspect("dots", png("dots", 1))
+    factory.wait_for_pairs("dots", 2)
+    word = {"class_name": "dots", "by": "Ada", "note": "a scratch"}
+    first = site.client.post("/v1/feedback", json={**word, "trace_id": "t-1", "label": "anomalous"})
+    second = site.client.post("/v1/feedback", json={**word, "image_id": by_image["image_id"], "label": "normal"})
+    assert (first.status_code, second.status_code) == (200, 200)
+    labels = factory.pairs("dots").set_index("image_id")["label"]
+    assert labels[by_trace["image_id"]] == Label.ANOMALOUS
+    assert labels[by_image["image_id"]] == Label.NORMAL
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "error"),
+    [
+        ({"image_id": "0" * 64}, 404, "was never inspected"),
+        ({"trace_id": "nobody"}, 404, "trace 'nobody' is on no pair"),
+        ({"image_id": "0" * 64, "label": "unknown"}, 422, "label"),
+        ({"image_id": "../../etc/passwd"}, 422, "image_id"),
+        ({"image_id": "0" * 64, "trace_id": "t"}, 422, "one of them"),
+        ({}, 422, "one of them"),
+        ({"image_id": "0" * 64, "by": ""}, 422, "by"),
+    ],
+)
+def test_feedback_that_says_nothing_usable_is_refused(
+    door: Site, change: dict[str, str], status: int, error: str
+) -> None:
+    word = {"class_name": "dots", "label": "normal", "by": "Ada", **change}
+    answer = door.client.post("/v1/feedback", json=word)
+    assert answer.status_code == status
+    assert error in answer.json()["error"]
+
+
+# --- keys and uploads -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/inspect", "/v1/feedback", "/v1/rollout", "/nowhere", "//v1/rollout"])
+@pytest.mark.parametrize("key", [None, "", "wrong", KEY[:-1], f"{KEY}, another", KEY.upper()])
+def test_without_a_right_key_nothing_is_answered(door: Site, path: str, key: str | None) -> None:
+    headers = {} if key is None else {"X-API-Key": key}
+    url = f"http://127.0.0.1:{door.port}{path}"
+    answer = httpx.get(url, headers=headers) if path.endswith("rollout") else httpx.post(url, headers=headers)
+    assert (answer.status_code, answer.json()) == (401, {"error": "X-API-Key is missing or wrong"})
+
+
+def test_each_of_several_keys_opens_and_probes_need_none(door: Site) -> None:
+    for key in (KEY, "another"):
+        assert httpx.get(f"http://127.0.0.1:{door.port}/v1/rollout", headers={"X-API-Key": key}).status_code == 200
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert httpx.get(f"http://127.0.0.1:{door.port}{path}").status_code == 200
+
+
+def test_uploads_that_are_no_image_are_refused_by_name_and_nothing_is_recorded(factory: Factory, site: Site) -> None:
+    good = png("dots")
+    gif = BytesIO()
+    decoded(good).save(gif, "GIF", save_all=True, append_images=[decoded(png("dots", 1))])
+    for data, words in (
+        (b"", "0 bytes"),
+        (b"hello", "no readable image header"),
+        (good[:-60], "the pixels end early"),
+        (gif.getvalue(), "2 frames"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no readable image header"),
+    ):
+        answer = site.post(data, class_name="dots")
+        assert answer.status_code == 422, answer.text
+        assert words in answer.json()["error"]
+    assert factory.pairs("dots").empty
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_is_refused_while_it_is_read_once_it_is_too_large(factory: Factory, chunked: bool) -> None:
+    params = factory.params()
+    params = params.model_copy(update={"data": params.data.model_copy(update={"max_file_bytes": 50_000})})
+    with factory.serve(params) as site:
+        request = site.client.build_request(
+            "POST", "/v1/inspect", files={"image": ("a.png", b"\x89PNG" + b"0" * 150_000)}, data={"class_name": "dots"}
+        )
+        if chunked:
+            parts = (request.read()[start : start + 8_192] for start in range(0, len(request.read()), 8_192))
+            headers = {"Content-Type": request.headers["Content-Type"]}
+            answer = site.client.post("/v1/inspect", content=parts, headers=headers)
+        else:
+            answer = site.client.send(request)
+        assert answer.status_code == 413
+        assert "send a smaller image" in answer.json()["error"]
+        small = site.post(b"\x89PNG" + b"0" * 60_000, class_name="dots")
+        assert (small.status_code, "more than 50000 bytes" in small.json()["error"]) == (413, True)
+        big_word = site.client.post("/v1/feedback", json={"note": "x" * 200_000})
+        assert big_word.status_code == 413
+        assert site.metric("shadowline_refusals_total", status="413") == 3
+
+
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(factory: Factory) -> None:
+    params = factory.params()
+    params = params.model_copy(update={"data": params.data.model_copy(update={"max_pixels": 1_000})})
+    with factory.serve(params) as site:
+        answer = site.post(png("dots"), class_name="dots")
+    assert (answer.status_code, "at most 1000 in all" in answer.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"captured_at": "2026-02-03T04:05:06"}, "captured_at: Input should have timezone info"),
+        ({"captured_at": "yesterday"}, "captured_at"),
+        ({"heatmap": "perhaps"}, "heatmap"),
+        ({"path": "/etc/passwd"}, "path: Extra inputs are not permitted"),
+        ({"class_name": "x" * 65}, "class_name"),
+        ({"class_name": "x" * 2_000}, "exceeded maximum size"),
+    ],
+)
+def test_fields_that_mean_nothing_are_refused(door: Site, fields: dict[str, str], error: str) -> None:
+    answer = door.post(png("dots"), **fields)
+    assert answer.status_code in (400, 422)
+    assert error in answer.json()["error"]
+
+
+def test_requests_that_are_no_upload_are_refused(door: Site) -> None:
+    post = door.client.post
+    assert post("/v1/inspect", json={"image": "/etc/passwd"}).status_code == 415
+    assert post("/v1/inspect", files={"picture": png("dots")}).json()["error"].startswith("image: missing")
+    broken = post("/v1/inspect", content=b"--", headers={"Content-Type": "multipart/form-data"})
+    assert (broken.status_code, "boundary" in broken.json()["error"]) == (400, True)
+    bad_trace = door.post(png("dots"), {"X-Trace-Id": "a b"}, class_name="dots")
+    assert (bad_trace.status_code, "X-Trace-Id" in bad_trace.json()["error"]) == (422, True)
+    assert door.client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+def test_an_upload_that_never_ends_is_given_up(factory: Factory) -> None:
+    def drip() -> Iterator[bytes]:
+        yield b"--b\r\n"
+        given_up.wait(30)
+
+    given_up = threading.Event()
+    with factory.serve(factory.params(upload_timeout_ms=50)) as site, ThreadPoolExecutor(1) as callers:
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        asked = callers.submit(site.client.post, "/v1/inspect", content=drip(), headers=headers)
+        wait_for(lambda: site.metric("shadowline_refusals_total", status="408") == 1)
+        given_up.set()
+        assert isinstance(asked.exception(), httpx.TransportError) or asked.result().status_code == 408
+
+
+# --- what can be seen from outside ----------------------------------------------------------------------------------
+
+
+def test_metrics_and_readiness_say_what_happened(factory: Factory, site: Site) -> None:
+    found = site.inspect("dots", png("dots"))
+    site.inspect("stripes", png("stripes"))
+    site.post(b"hello", class_name="dots")
+    factory.wait_for_pairs("dots", 1)
+    wait_for(lambda: site.metric("shadowline_pairs_recorded_total") == 1)
+    labels = {"class_name": "dots", "side": "legacy"}
+    assert site.metric("shadowline_answers_total", decision=found["decision"], **labels) == 1
+    assert site.metric("shadowline_answer_seconds_count", **labels) == 1
+    assert site.metric("shadowline_answer_seconds_bucket", le="+Inf", **labels) == 1
+    assert site.metric("shadowline_refusals_total", status="422") == 1
+    assert site.metric("shadowline_rollout_revision") == factory.records.rollout.revision()
+    assert site.metric("shadowline_database_up") == 1
+    status, body = site.ready()
+    assert status == 200
+    assert body == {
+        "ready": True,
+        "reasons": [],
+        "revision": factory.records.rollout.revision(),
+        "lost_pairs": 0,
+        "worker": body["worker"],
+    }
+    assert site.client.get("/healthz").headers["X-Worker"] == str(body["worker"])
+    rollout = site.client.get("/v1/rollout").json()
+    assert [one["phase"] for one in rollout["classes"]] == ["shadow", "legacy"]
+
+
+def test_without_a_rollout_the_gateway_waits_for_one(models: Project, tmp_path: Path) -> None:
+    planned = Factory.begin(models, tmp_path / "planned")
+    url = f"sqlite:///{tmp_path / 'empty.db'}"
+    with planned.serve(settings=planned.settings.model_copy(update={"database_url": url})) as site:
+        assert site.ready() == (503, site.ready()[1])
+        assert site.ready()[1]["reasons"] == ["no rollout is on record; begin one"]
+        assert site.post(png("dots"), class_name="dots").json()["error"].endswith("it has none yet")
+        Factory.begin(models, tmp_path, url)
+        wait_for(lambda: site.ready()[0] == 200)
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def answers_by_worker(site: Site, data: bytes) -> dict[str, str]:
+    """Worker → who answered, of several requests at once, each on a connection of its own."""
+
+    def ask(_: int) -> tuple[str, str]:
+        url = f"http://127.0.0.1:{site.port}/v1/inspect"
+        form = {"data": {"class_name": "dots"}, "files": {"image": data}}
+        answer = httpx.post(url, headers={"X-API-Key": KEY}, timeout=60, **form)  # type: ignore[arg-type]
+        return answer.headers["X-Worker"], answer.json()["answered_by"]
+
+    with ThreadPoolExecutor(8) as callers:
+        return dict(callers.map(ask, range(8)))
+
+
+def test_a_rollback_reaches_every_worker_and_metrics_are_those_of_all(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    data = png("dots")
+    with factory.serve_process("--workers", "2") as (site, _):
+        before: dict[str, str] = {}
+        wait_for(lambda: len(before.update(answers_by_worker(site, data)) or before) == 2, 120)
+        assert set(before.values()) == {"candidate"}
+        factory.move(dots=Phase.ROLLED_BACK)
+        wait_for(lambda: site.metric("shadowline_rollout_revision") == factory.records.rollout.revision())
+        after: dict[str, str] = {}  # the slowest worker has the new revision: no answer may be the candidate's
+        wait_for(lambda: len(after.update(answers_by_worker(site, data)) or after) == 2, 120)
+        assert after == dict.fromkeys(before, "legacy")
+        num_candidate = site.metric("shadowline_answers_total", side="candidate")
+        num_legacy = site.metric("shadowline_answers_total", side="legacy")
+    assert num_candidate % 8 == num_legacy % 8 == 0
+    assert num_candidate >= 8 and num_legacy >= 8
+
+
+def test_sigterm_leaves_no_pair_behind(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve_process() as (site, process):
+        for number in range(12):
+            site.inspect("dots", png("dots", number))
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    pairs = factory.pairs("dots")
+    assert len(pairs) == 12, output
+    assert pairs["candidate_score"].notna().all()
+    assert KEY not in output
+
+
+def test_what_is_in_work_is_answered_before_the_end(factory: Factory) -> None:
+    gated = Gated(factory.detector("legacy", "dots"))
+    factory.overrides["legacy", "dots"] = lambda _: gated
+    with factory.serve() as site, ThreadPoolExecutor(1) as callers:
+        asked = callers.submit(site.inspect, "dots", png("dots"))
+        wait_for(lambda: gated.batches == [1])
+        site.server.should_exit = True  # type: ignore[union-attr]
+        wait_for(lambda: not _accepts(site))
+        gated.gate.set()
+        assert asked.result()["answered_by"] == "legacy"
+
+
+def _accepts(site: Site) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{site.port}/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_work_in_the_shadow_that_the_end_cuts_short_is_recorded_as_dropped(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    stuck = Gated(factory.detector("candidate", "dots"))
+    factory.overrides["candidate", "dots"] = lambda _: stuck
+    with factory.serve(factory.params(drain_ms=50)) as site:
+        for number in range(3):
+            site.inspect("dots", png("dots", number))
+        wait_for(lambda: stuck.batches == [1])
+    pairs = factory.pairs("dots")
+    stuck.gate.set()
+    assert list(pairs["candidate_error"]) == [DROPPED] * 3
+
+
+def test_a_gateway_without_keys_stays_on_loopback(factory: Factory) -> None:
+    command = ["shadowline", "serve", "--host", "0.0.0.0", "--port", str(free_port())]
+    environment = factory.environment(GATEWAY_KEYS="")
+    ended = subprocess.run(
+        command, cwd=factory.models.root, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 2
+    assert "no key is configured; set SHADOWLINE_GATEWAY_KEYS or serve on 127.0.0.1" in ended.stderr
+
+
+def test_on_loopback_no_key_is_needed(factory: Factory) -> None:
+    with factory.serve(settings=factory.settings.model_copy(update={"gateway_keys": SecretStr("")})) as site:
+        assert httpx.get(f"http://127.0.0.1:{site.port}/v1/rollout").status_code == 200
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+def test_a_rollout_on_any_database_is_followed_and_recorded(models: Project, tmp_path: Path, database_url: str) -> None:
+    factory = Factory.begin(models, tmp_path / "site", database_url)
+    factory.move(dots=Phase.LIVE)
+    with factory.serve() as site:
+        for _ in range(2):
+            assert site.inspect("dots", png("dots"), captured_at=AT)["answered_by"] == "candidate"
+        assert len(factory.wait_for_pairs("dots", 1)) == 1
+        factory.move(dots=Phase.ROLLED_BACK)
+        wait_for(lambda: site.inspect("dots", png("dots", 1), captured_at=AT)["answered_by"] == "legacy")
+        word = {"class_name": "dots", "image_id": image_id(png("dots")), "label": "normal", "by": "Ada"}
+        assert site.client.post("/v1/feedback", json=word).status_code == 200

@@ -1,0 +1,320 @@
+"""The rollout on real databases, SQLite and PostgreSQL: one writer wins, and the events tell everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, func, select, update
+
+from integration.made_records import CANDIDATE, LEGACY, START, first_events, tick, together, wait_for_the_others
+from shadowline.params import Params
+from shadowline.records.database import open_database, reading
+from shadowline.records.rollout import ModelPlace, MovedMeanwhileError, RolloutStore
+from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
+from shadowline.rollout.engine import Action, ActionKind, Step
+from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
+from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import RolloutState, replay
+
+pytest_plugins = ["integration.postgres"]
+
+NAIVE = datetime(2026, 1, 5)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_database(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> RolloutStore:
+    """A rollout with every class in LEGACY."""
+    store = RolloutStore(engine)
+    store.begin(first_events())
+    return store
+
+
+def advance(store: RolloutStore, params: Params, days: int) -> list[Step]:
+    """As many healthy days, one committed tick each, from where the events end."""
+    start = store.events()[-1].at
+    steps = []
+    for day in range(1, days + 1):
+        steps.append(tick(store, start + day * DAY, params))
+        store.commit(steps[-1])
+    return steps
+
+
+def written(store: RolloutStore) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of the tables that a tick writes."""
+    with reading(store.engine) as connection:
+        return {
+            row.__tablename__: [
+                tuple(found) for found in connection.execute(select(row).order_by(*row.__mapper__.primary_key))
+            ]
+            for row in (EventRow, ClassRow, ActionRow, OrderRow)
+        }
+
+
+class TestBegin:
+    def test_every_class_is_in_legacy(self, store: RolloutStore) -> None:
+        assert store.state() == replay(first_events())
+        assert store.revision() == 3
+        assert {one.phase for one in store.state().classes} == {Phase.LEGACY}
+
+    def test_twice_is_refused_and_leaves_the_first(self, store: RolloutStore) -> None:
+        before = written(store)
+        with pytest.raises(ValueError, match="a rollout is on record already"):
+            store.begin(first_events())
+        assert written(store) == before
+
+    def test_processes_that_begin_at_once_leave_one_rollout(self, database_url: str) -> None:
+        open_database(database_url).dispose()
+        assert sorted(together(_begin, [(database_url,)] * 3)) == ["begun", "refused", "refused"]
+        assert RolloutStore(open_database(database_url)).revision() == 3
+
+    def test_before_it_there_is_nothing(self, engine: Engine) -> None:
+        store = RolloutStore(engine)
+        assert (store.state(), store.revision(), store.events()) == (RolloutState(()), 0, ())
+        assert store.rebuild() == RolloutState(())
+
+
+def _begin(url: str) -> str:
+    try:
+        RolloutStore(open_database(url)).begin(first_events())
+    except ValueError:
+        return "refused"
+    return "begun"
+
+
+class TestTheEventsTellEverything:
+    def test_state_is_the_replay_of_the_events_at_every_tick(self, store: RolloutStore, params: Params) -> None:
+        start = store.events()[-1].at
+        for day in range(1, 100):
+            result = tick(store, start + day * DAY, params)
+            store.commit(result)
+            assert store.state() == result.state == replay(store.events())
+        assert store.state().of("bolt").phase is Phase.LEGACY_OFF
+
+    def test_the_phase_table_can_be_built_again_row_by_row(self, store: RolloutStore, params: Params) -> None:
+        advance(store, params, 40)
+        before = written(store)
+        with store.engine.begin() as connection:
+            connection.execute(update(ClassRow).values(revision=0, state={}))
+        assert store.rebuild() == replay(store.events())
+        assert written(store) == before
+
+    def test_events_of_one_class_are_its_own_in_order(self, store: RolloutStore, params: Params) -> None:
+        advance(store, params, 40)
+        found = store.events("nut")
+        assert [event.after.phase for event in found[:3]] == [Phase.LEGACY, Phase.SHADOW, Phase.CANARY]
+        assert found == tuple(event for event in store.events() if event.after.class_name == "nut")
+
+    def test_a_reader_sees_one_moment_while_an_engine_commits(self, store: RolloutStore, params: Params) -> None:
+        """Phase table and revision of two moments would let a stale tick pass for a fresh one."""
+        revision = select(func.max(EventRow.revision))
+        with reading(store.engine) as reader:
+            reader.execute(select(ClassRow.state)).all()
+            store.commit(tick(store, START + DAY, params))
+            assert reader.execute(revision).scalar() == 3
+        assert store.revision() == 5
+
+    def test_readers_do_not_wait_for_an_engine_that_commits(self, store: RolloutStore) -> None:
+        before = store.state()
+        with store._writing() as connection:
+            connection.execute(update(ClassRow).values(revision=99))
+            assert store.state() == before
+            assert (store.revision(), len(store.events()), store.pending_actions()) == (3, 3, ())
+            assert (store.next_order(), store.approvals()) == (None, ())
+
+
+class TestOneEngineWins:
+    def test_the_second_writes_nothing(self, store: RolloutStore, params: Params) -> None:
+        first, second = tick(store, START + DAY, params), tick(store, START + 2 * DAY, params)
+        store.commit(first)
+        before = written(store)
+        with pytest.raises(MovedMeanwhileError, match="at revision 5, this tick saw 3; nothing written"):
+            store.commit(second)
+        assert written(store) == before
+
+    def test_a_longer_tick_does_not_pass_over_a_shorter_one(self, store: RolloutStore, params: Params) -> None:
+        """Its later events have numbers that are still free."""
+        short, long = tick(store, START + DAY, params), tick(store, START + DAY, params)
+        short = replace(short, events=short.events[:1], state=replace(short.state, revision=4))
+        store.commit(short)
+        with pytest.raises(MovedMeanwhileError):
+            store.commit(long)
+        assert store.revision() == 4
+
+    def test_a_tick_of_a_state_that_is_ahead_is_refused(self, store: RolloutStore, params: Params) -> None:
+        """As after a restored backup: it would leave a gap."""
+        result = tick(store, START + DAY, params)
+        later = tuple(replace(event, revision=event.revision + 1) for event in result.events)
+        with pytest.raises(MovedMeanwhileError):
+            store.commit(replace(result, events=later, state=replace(result.state, revision=6)))
+        assert store.revision() == 3
+
+    def test_of_processes_that_commit_at_once_one_wins(
+        self, store: RolloutStore, database_url: str, params: Params
+    ) -> None:
+        store.engine.dispose()
+        found = together(_commit, [(database_url, params)] * 3)
+        assert sorted(found) == ["moved meanwhile", "moved meanwhile", "written"]
+        assert store.state() == replay(store.events()) == store.rebuild()
+        assert len(store.pending_actions()) == 2  # bolt and nut, each told once
+
+
+def _commit(url: str, params: Params) -> str:
+    store = RolloutStore(open_database(url))
+    result = tick(store, START + DAY, params)
+    wait_for_the_others()
+    try:
+        store.commit(result)
+    except MovedMeanwhileError:
+        return "moved meanwhile"
+    return "written"
+
+
+class TestOrders:
+    def test_one_is_obeyed_once(self, store: RolloutStore, params: Params) -> None:
+        advance(store, params, 1)
+        store.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), START)
+        order = store.next_order()
+        assert order is not None
+        result = tick(store, START + 2 * DAY, params, order)
+        store.commit(result, order)
+        assert store.state().of("bolt").phase is Phase.HELD
+        assert store.next_order() is None
+        with pytest.raises(MovedMeanwhileError, match=f"order {order.id} was obeyed by another engine"):
+            store.commit(tick(store, START + 3 * DAY, params), order)
+
+    def test_one_that_means_nothing_is_crossed_off_all_the_same(self, store: RolloutStore, params: Params) -> None:
+        store.order(Order(OrderKind.RESUME, ("bolt",), "Ada", "nothing is held"), START)
+        order = store.next_order()
+        nothing = replace(tick(store, START, params, order), events=(), actions=(), state=store.state())
+        store.commit(nothing, order)
+        assert store.next_order() is None
+
+    def test_one_that_a_stale_tick_found_meaningless_stays(self, store: RolloutStore, params: Params) -> None:
+        """Rolling back a class in LEGACY means nothing; a tick later it is in SHADOW, and it does."""
+        store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
+        order = store.next_order()
+        stale = replace(tick(store, START, params), events=(), actions=(), state=store.state())
+        store.commit(tick(store, START + DAY, params))
+        with pytest.raises(MovedMeanwhileError):
+            store.commit(stale, order)
+        assert store.next_order() == order
+
+    def test_they_come_in_the_order_in_which_they_were_given(self, store: RolloutStore, params: Params) -> None:
+        kinds = [OrderKind.HOLD, OrderKind.RESUME, OrderKind.ROLL_BACK]
+        for kind in kinds:
+            store.order(Order(kind, ("bolt", "nut"), "Ada", "because"), START)
+        for day, kind in enumerate(kinds, start=1):
+            order = store.next_order()
+            assert order is not None and order.order == Order(kind, ("bolt", "nut"), "Ada", "because")
+            store.commit(tick(store, START + day * DAY, params, order), order)
+
+    def test_a_class_that_is_not_in_the_rollout_is_refused(self, store: RolloutStore) -> None:
+        with pytest.raises(ValueError, match="'screw' is not in the rollout"):
+            store.order(Order(OrderKind.HOLD, ("bolt", "screw"), "Ada", "?"), START)
+        assert store.next_order() is None
+
+
+class TestTheWordsOfPeople:
+    GOOD = Approval("bolt", Phase.CANARY, LEGACY["bolt"], CANDIDATE["bolt"], "Ada")
+
+    def test_an_approval_is_kept_once_and_whole(self, store: RolloutStore) -> None:
+        store.approve(self.GOOD, START)
+        store.approve(replace(self.GOOD, by="Bob"), START)
+        assert store.approvals() == (self.GOOD,)
+
+    @pytest.mark.parametrize("other", [{"candidate": "v2-bolt"}, {"legacy": "another"}])
+    def test_an_approval_of_other_models_is_refused(self, store: RolloutStore, other: dict[str, str]) -> None:
+        with pytest.raises(ValueError, match="is now about v1-bolt against legacy-bolt"):
+            store.approve(replace(self.GOOD, **other), START)
+        assert store.approvals() == ()
+
+    def test_an_approval_of_an_unknown_class_is_refused(self, store: RolloutStore) -> None:
+        with pytest.raises(ValueError, match="'screw' is not in the rollout"):
+            store.approve(replace(self.GOOD, class_name="screw"), START)
+
+    def test_evidence_counts_for_exactly_this_legacy_model(self, store: RolloutStore) -> None:
+        item = ChecklistItem.TRAINED
+        store.put_evidence("bolt", LEGACY["bolt"], item, "Ada", START, "https://wiki/1")
+        store.put_evidence("bolt", LEGACY["bolt"], item, "Bob", START + DAY, "https://wiki/2")
+        found = store.evidence("bolt", LEGACY["bolt"])
+        assert found == {item: {"by": "Bob", "at": START + DAY, "link": "https://wiki/2"}}
+        assert store.evidence("bolt", "retrained-legacy") == store.evidence("nut", LEGACY["bolt"]) == {}
+
+    @pytest.mark.parametrize(("by", "link"), [("", "https://wiki"), ("Ada", " ")])
+    def test_evidence_without_a_person_or_a_link_is_refused(self, store: RolloutStore, by: str, link: str) -> None:
+        with pytest.raises(ValueError, match="both must say something"):
+            store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, by, START, link)
+
+    def test_naive_times_are_refused_everywhere(self, store: RolloutStore) -> None:
+        before = written(store)
+        place = ModelPlace("1", "bolt", "legacy", "models/1", "1")
+        for speak in (
+            lambda: store.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "?"), NAIVE),
+            lambda: store.approve(self.GOOD, NAIVE),
+            lambda: store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", NAIVE, "link"),
+            lambda: store.know_model([place], NAIVE),
+            lambda: store.finish_action(1, NAIVE),
+        ):
+            with pytest.raises(ValueError, match="no time zone; give UTC"):
+                speak()
+        assert written(store) == before
+
+
+class TestTheOutbox:
+    @pytest.fixture
+    def outbox(self, store: RolloutStore, params: Params) -> RolloutStore:
+        store.commit(tick(store, START + DAY, params))
+        return store
+
+    def test_what_a_tick_asks_for_is_written_with_it(self, store: RolloutStore, params: Params) -> None:
+        asked = [action for result in advance(store, params, 60) for action in result.actions]
+        assert [pending.action for pending in store.pending_actions()] == asked
+        assert {action.kind for action in asked} == {ActionKind.NOTIFY, ActionKind.ARCHIVE_LEGACY}
+
+    def test_what_is_done_is_crossed_off(self, outbox: RolloutStore) -> None:
+        first, second = outbox.pending_actions()
+        outbox.finish_action(first.id, START)
+        assert outbox.pending_actions() == (second,)
+
+    @pytest.mark.parametrize("error", ["the bucket is away", ""])
+    def test_what_failed_stays_also_without_a_message(self, outbox: RolloutStore, error: str) -> None:
+        first, second = outbox.pending_actions()
+        outbox.finish_action(first.id, START, error=error)
+        assert outbox.pending_actions() == (replace(first, last_error=error), second)
+
+    def test_what_succeeds_at_last_forgets_its_error(self, outbox: RolloutStore) -> None:
+        first, second = outbox.pending_actions()
+        outbox.finish_action(first.id, START, error="the bucket is away")
+        outbox.finish_action(first.id, START + DAY)
+        assert outbox.pending_actions() == (second,)
+        assert written(outbox)["rollout_actions"][0][-2:] == (START + DAY, None)
+
+    def test_an_action_comes_back_as_it_was_asked_for(self, outbox: RolloutStore) -> None:
+        reason = "shadow: legacy is fulfilled"
+        assert outbox.pending_actions()[0].action == Action(ActionKind.NOTIFY, "bolt", CANDIDATE["bolt"], reason)
+
+
+class TestModels:
+    def test_a_newer_place_of_a_fingerprint_wins(self, store: RolloutStore) -> None:
+        old = ModelPlace("f1", "bolt", "candidate", "models:/inspector/1", "1")
+        new, other = replace(old, location="models:/inspector/2", version="2"), replace(old, fingerprint="f2")
+        store.know_model([old, other], START)
+        store.know_model([new], START + DAY)
+        assert store.model("f1") == new
+        assert store.models("candidate") == (new, other)
+        assert store.models("legacy") == ()
+
+    def test_one_that_nobody_noted_is_refused(self, store: RolloutStore) -> None:
+        with pytest.raises(ValueError, match="not on record; register it again"):
+            store.model("unknown")

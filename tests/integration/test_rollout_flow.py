@@ -1,0 +1,153 @@
+"""A rollout with the real parts: a retrained project, its registry, its database, Prefect, and the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from integration.tiny_project import CLASSES, Project
+from shadowline.params import load_params
+from shadowline.records.rollout import MovedMeanwhileError
+from shadowline.records.stores import Records, open_records
+from shadowline.rollout.observation import Approval
+from shadowline.rollout.phases import Phase
+
+Command = Callable[..., tuple[int, str, str]]
+
+_QUICK = {  # what is tried here is the plumbing: a dozen pairs, no weeks
+    "shadow": {"min_pairs": 10, "min_days": 0, "min_agreement": 0.01},
+    "rollout": {
+        "canary_days": 0,
+        "stabilisation_days": 0,
+        "parallel_days": 0,
+        "approvals": ["canary"],
+        "guards": {
+            "agreement": {"bound": 0.0, "severity": "hard"},
+            "drift": {"bound": 1.0, "severity": "hard"},
+            "false_alarms": {"bound": 1.0, "severity": "hard"},
+            "misses": {"bound": 1.0, "severity": "hard"},
+            "latency": {"bound": 60_000, "severity": "soft"},
+            "errors": {"bound": 0.01, "severity": "hard"},
+            "silence": {"bound": 1, "severity": "soft"},
+            "dropped": {"bound": 0.05, "severity": "soft"},
+        },
+    },
+}
+
+
+@pytest.fixture
+def planned(in_project: Project, command: Command) -> Iterator[Project]:
+    """A project whose legacy models are on record and whose rollout is planned: both classes in one wave."""
+    in_project.edit_params(**_QUICK)
+    in_project.commit("Quick")
+    code, _, err = command("legacy", "import", "--all")
+    assert code == 0, err
+    plan = Path("data/plan.json")
+    plan.write_text(json.dumps({"waves": [list(CLASSES)]}), encoding="utf-8")
+    code, _, err = command("rollout", "plan", str(plan), "--by", "Ada")
+    assert code == 0, err
+    yield in_project
+
+
+def phases(records: Records) -> dict[str, Phase]:
+    return {one.class_name: one.phase for one in records.rollout.state().classes}
+
+
+def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> None:
+    """Shadow, feedback, approval, canary, live: then the challenger is champion, and every move is on record."""
+    records = open_records()
+    assert command("rollout", "advance")[0] == 0
+    assert set(phases(records).values()) == {Phase.SHADOW}
+    for name in CLASSES:
+        code, out, err = command("shadow", "run", name, f"factory/{name}/test", "--json")
+        assert code == 0, err
+        assert json.loads(out)["num_new"] == 20
+        assert json.loads(command("shadow", "run", name, f"factory/{name}/test", "--json")[1])["num_known"] == 20
+        image = next(Path(f"factory/{name}/test/hole").iterdir())
+        assert command("feedback", name, str(image), "anomalous", "--by", "Grace")[0] == 0
+    assert command("rollout", "advance")[0] == 0
+    assert set(phases(records).values()) == {Phase.SHADOW}, "nobody has approved the canary"
+    assert command("rollout", "approve", "canary", *CLASSES, "--by", "Ada")[0] == 0
+    for expected in (Phase.CANARY, Phase.CANARY, Phase.LIVE):
+        assert command("rollout", "advance")[0] == 0
+        assert set(phases(records).values()) == {expected}
+    models = json.loads(command("models", "--json")[1])
+    assert models[0]["aliases"] == ["challenger", "champion"]
+    assert records.rollout.pending_actions() == ()
+    moves = json.loads(command("rollout", "history", "--json")[1])
+    assert [move["to"] for move in moves if move["class_name"] == "dots"] == ["legacy", "shadow", "canary", "live"]
+    assert records.rollout.rebuild() == records.rollout.state()
+
+
+def test_a_person_takes_a_class_back_at_once(planned: Project, command: Command) -> None:
+    command("rollout", "advance")
+    code, _, err = command("rollout", "rollback", "dots", "--by", "Ada", "--why", "complaint 4711")
+    assert code == 1, err
+    assert phases(open_records()) == {"dots": Phase.ROLLED_BACK, "stripes": Phase.SHADOW}
+
+
+def test_what_cannot_be_is_refused_with_one_line(planned: Project, command: Command) -> None:
+    for arguments, words in (
+        (("rollout", "plan", "data/plan.json", "--by", "Ada"), "on record already"),
+        (("rollout", "hold", "nuts", "--by", "Ada", "--why", "?"), "'nuts' is not in the rollout"),
+        (("rollout", "evidence", "archived", "dots", "--by", "Ada", "--link", "x"), "the rollout does that itself"),
+        (("feedback", "dots", "0" * 64, "normal", "--by", "Ada"), "was never inspected"),
+    ):
+        code, _, err = command(*arguments)
+        assert code == 2
+        assert words in err
+
+
+def test_of_two_ticks_on_one_state_the_second_says_so(planned: Project) -> None:
+    """Both engines have read the same revision; one writes, the other is told that it came second."""
+    from shadowline.records.observe import observe
+    from shadowline.rollout.engine import Policy, step
+
+    params, records, now = load_params(planned.layout.params), open_records(), datetime.now(UTC)
+    policy = Policy(params.rollout, params.shadow.confidence)
+    challenger = {one.class_name: one.candidate for one in records.rollout.state().classes}
+    first, second = (
+        step(records.rollout.state(), observe(records.pairs, records.rollout, challenger, now, params), policy)
+        for _ in range(2)
+    )
+    records.rollout.commit(first)
+    before = records.rollout.events()
+    with pytest.raises(MovedMeanwhileError, match="another engine moved the rollout past revision"):
+        records.rollout.commit(second)
+    assert records.rollout.events() == before
+
+
+def test_an_approval_is_asked_for_in_prefect_and_bound_to_the_models(planned: Project, prefect_server: str) -> None:
+    """The flow run pauses, a person fills in the form, and exactly those models may go on."""
+    import threading
+
+    import anyio
+    from prefect import resume_flow_run
+    from prefect.client.orchestration import get_client
+
+    from flows.approval import approve
+
+    records = open_records()
+    one = records.rollout.state().of("dots")
+    answered: list[bool] = []
+    asking = threading.Thread(target=lambda: answered.append(approve("dots", Phase.CANARY)))
+    asking.start()
+
+    async def answer() -> None:
+        async with get_client() as client:
+            for _ in range(600):
+                runs = [run for run in await client.read_flow_runs() if run.state and run.state.is_paused()]
+                if runs:
+                    break
+                await anyio.sleep(0.1)
+        form = {"approved": True, "by": "Ada", "candidate": one.candidate, "legacy": one.legacy}
+        await resume_flow_run(runs[0].id, run_input=form)
+
+    anyio.run(answer)
+    asking.join(timeout=120)
+    assert answered == [True]
+    assert records.rollout.approvals() == (Approval("dots", Phase.CANARY, one.legacy, one.candidate, "Ada"),)

@@ -1,0 +1,163 @@
+"""Pairs on disk: what was acknowledged comes back exactly once, whatever the disk, the database or a kill did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
+from shadowline.gateway.telemetry import Metrics
+from shadowline.gateway.writing import PairWriter
+from shadowline.params import Params
+from shadowline.records.database import open_database
+from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore
+
+AT = datetime(2026, 1, 5, 6, 0, 0, 123_456, tzinfo=UTC)
+
+
+def pair(number: int = 0, **changes: object) -> Pair:
+    fields: dict[str, object] = {
+        "class_name": "bolt",
+        "image_id": f"{number:064x}",
+        "captured_at": AT + timedelta(seconds=number),
+        "candidate": "new",
+        "legacy": "old",
+        "answered_by": "legacy",
+        "candidate_said": Judgement(0.1 + number, 1.5, 20.0),
+        "legacy_said": Judgement(1 / 3, 0.5, 30.0),
+        "trace_id": f"t-{number}",
+    }
+    return Pair(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool", 1_000_000)
+
+
+def taken(spool: Spool) -> tuple[list[Pair], int]:
+    found: list[Pair] = []
+    damaged = spool.replay(lambda pairs: found.extend(pairs) or len(pairs))
+    return found, damaged
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pair(),
+        pair(legacy_said=None),
+        pair(candidate_said=Judgement(error=DROPPED)),
+        pair(candidate_said=Judgement(error="a\nline, “quoted”, ü"), answered_by="candidate"),
+    ],
+)
+def test_a_pair_comes_back_as_it_was(one):
+    line = pair_to_line(one)
+    assert pair_from_line(line) == one
+    assert pair_from_line(line).key == one.key
+    assert line.count(b"\n") == 1
+
+
+def test_what_was_put_away_comes_back_in_order_and_once(spool):
+    spool.append([pair(0), pair(1)])
+    spool.append([pair(2)])
+    assert spool.num_bytes > 0
+    assert taken(spool) == ([pair(0), pair(1), pair(2)], 0)
+    assert spool.num_bytes == 0
+    assert taken(spool) == ([], 0)
+
+
+def test_a_replay_that_fails_keeps_everything(spool):
+    def refuse(_: Sequence[Pair]) -> int:
+        raise ConnectionError("away")
+
+    spool.append([pair(0)])
+    with pytest.raises(ConnectionError):
+        spool.replay(refuse)
+    spool.append([pair(1)])  # into a new file; the old one waits as a segment
+    found, _ = taken(spool)
+    assert {one.image_id for one in found} == {pair(0).image_id, pair(1).image_id}
+
+
+def test_a_pair_put_away_during_a_replay_is_not_deleted_with_it(spool):
+    spool.append([pair(0)])
+    assert spool.replay(lambda _: spool.append([pair(1)]) or 1) == 0
+    assert taken(spool) == ([pair(1)], 0)
+
+
+def test_half_a_line_that_a_kill_left_costs_no_other_pair(spool):
+    spool.append([pair(0)])
+    file = spool.folder / "pairs.jsonl"
+    file.write_bytes(file.read_bytes() + pair_to_line(pair(1))[:40])
+    spool.append([pair(2)])
+    assert taken(spool) == ([pair(0), pair(2)], 1)
+    assert spool.num_bytes == 0
+
+
+def test_the_bound_refuses_and_keeps_what_is_there(tmp_path):
+    spool = Spool(tmp_path, 2 * len(pair_to_line(pair(0))))
+    spool.append([pair(0)])
+    with pytest.raises(OSError, match=r"raise gateway\.max_spool_mb"):
+        spool.append([pair(1), pair(2)])
+    assert taken(spool) == ([pair(0)], 0)
+
+
+def test_a_full_disk_is_an_error(tmp_path):
+    (tmp_path / "pairs.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        Spool(tmp_path, 1_000_000).append([pair(0)])
+
+
+def test_many_writers_share_one_folder(spool):
+    writers = [Spool(spool.folder, 1_000_000) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda n: writers[n % 4].append([pair(n)]), range(40)))
+    found, damaged = taken(spool)
+    assert sorted(one.image_id for one in found) == [pair(n).image_id for n in range(40)]
+    assert damaged == 0
+
+
+# --- the writer -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PairStore:
+    return PairStore(open_database(f"sqlite:///{tmp_path / 'records.db'}"))
+
+
+def test_the_writer_writes_in_batches_and_once(store, spool, params: Params):
+    metrics = Metrics()
+    writer = PairWriter(store, spool, params.gateway, metrics)
+    for number in range(250):
+        writer.offer(pair(number % 200))
+    writer.start()
+    writer.close(30)
+    assert len(store.table("bolt", "new", "old")) == 200
+    assert metrics.registry.get_sample_value("shadowline_pairs_recorded_total") == 200
+    assert spool.num_bytes == 0
+
+
+def test_a_writer_whose_database_hangs_at_the_end_leaves_everything_on_disk(store, spool, params: Params):
+    blocker = create_engine(store.engine.url, isolation_level="AUTOCOMMIT").connect()
+    blocker.execute(text("BEGIN EXCLUSIVE"))
+    writer = PairWriter(store, spool, params.gateway.model_copy(update={"record_batch": 2}), Metrics())
+    for number in range(5):
+        writer.offer(pair(number))
+    writer.start()
+    writer.close(0.2)
+    found, _ = taken(spool)
+    blocker.execute(text("ROLLBACK"))
+    assert {one.image_id for one in found} == {pair(number).image_id for number in range(5)}
+
+
+def test_a_full_queue_loses_the_pair_and_counts_it(store, spool, params: Params):
+    metrics = Metrics()
+    writer = PairWriter(store, spool, params.gateway.model_copy(update={"pair_queue": 1}), metrics)
+    for number in range(3):
+        writer.offer(pair(number))
+    assert writer.num_lost == 2
+    assert metrics.registry.get_sample_value("shadowline_pairs_lost_total") == 2
