@@ -146,8 +146,9 @@ def _gateway_tables(speed: GatewaySpeed) -> list[Table]:
     throughput = Table("clients", "images/s")
     for number, rate in speed.images_per_s.items():
         throughput.add_row(str(number), f"{rate:.1f}")
-    rollback = Table("rollback to the slowest of 2 workers", "ms")
-    rollback.add_row("each time", ", ".join(f"{value:.0f}" for value in speed.rollback_ms))
+    rollback = Table("rollback, ms to the slowest of 2 workers", "in force", "first legacy answer")
+    for number, one in enumerate(speed.rollbacks, start=1):
+        rollback.add_row(str(number), f"{one.in_force_ms:.0f}", f"{one.answered_ms:.0f}")
     return [added, throughput, rollback]
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
-from shadowline.progress import default_progress
+from shadowline.progress import Progress, default_progress
 from shadowline.records.stores import Records, open_records
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def run(
         load_detector(records.rollout.model(f).location, class_name) for f in (one.candidate, one.legacy)
     )
     paths = find_images(folder)
-    done = shadow_images(class_name, paths, candidate, legacy, records.pairs, params.data, default_progress())
+    progress = Progress() if as_json else default_progress()  # which would write lines of its own
+    done = shadow_images(class_name, paths, candidate, legacy, records.pairs, params.data, progress)
     for line in done.refused:
         typer.secho(f"refused {line}", fg="red", err=True)
     if as_json:

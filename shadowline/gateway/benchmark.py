@@ -34,7 +34,7 @@ from shadowline.rollout.state import Event
 
 CLIENTS = (1, 8, 32)
 _BLOCKS = 10  # of each kind, interleaved
-_ROLLBACKS = 5
+_WORKERS, _ROLLBACKS, _ASKING = 2, 5, 4
 _START_S, _SETTLE_S = 180.0, 60.0
 _UP = (Phase.SHADOW, Phase.CANARY, Phase.LIVE)
 
@@ -64,10 +64,18 @@ class Added:
 
 
 @dataclass(frozen=True)
+class Rollback:
+    """From its commit to the slowest worker."""
+
+    in_force_ms: float  # the worker follows it: from here on no new image goes to the candidate
+    answered_ms: float  # the first legacy answer, behind what was in its queues
+
+
+@dataclass(frozen=True)
 class GatewaySpeed:
     added: tuple[Added, ...]
     images_per_s: dict[int, float]  # number of clients → answers of the legacy model, one worker, no shadow
-    rollback_ms: tuple[float, ...]  # from the commit to the first legacy answer of the last of two workers, each time
+    rollbacks: tuple[Rollback, ...]  # two workers
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,8 @@ def bench_gateway(
             bench.move(Phase.SHADOW)
             added = tuple(_added(bench, client, pause_ms, num_requests, progress) for pause_ms in (0.0, 250.0))
             throughput = {number: _throughput(bench, client, number, num_requests) for number in CLIENTS}
-        with _serving(bench, Path(scratch), workers=2) as client:
-            rollbacks = tuple(_rollback_ms(bench, client) for _ in range(_ROLLBACKS))
+        with _serving(bench, Path(scratch), workers=_WORKERS) as client:
+            rollbacks = tuple(_roll_back(bench, client) for _ in range(_ROLLBACKS))
         bench.store.engine.dispose()
     return GatewaySpeed(added, throughput, rollbacks)
 
@@ -226,34 +234,49 @@ def _throughput(bench: _Bench, client: httpx.Client, num_clients: int, num_reque
         return num_requests / (time.perf_counter() - started)
 
 
-def _rollback_ms(bench: _Bench, client: httpx.Client) -> float:
-    """From the commit to the first legacy answer of the slowest worker, callers always waiting at both."""
+def _roll_back(bench: _Bench, client: httpx.Client) -> Rollback:
+    """From LIVE, while callers wait at both workers all the time."""
     for phase in _UP:
         revision = bench.move(phase, share=0.0 if phase is Phase.SHADOW else 1.0)
     _settle(bench, client, revision)
-    with ThreadPoolExecutor(4) as callers:
-        workers = _workers_answering(bench, client, callers, "candidate", count=2)
-        bench.move(Phase.ROLLED_BACK)
+    images = itertools.cycle(bench.images)
+
+    def answers_with(side: str) -> Callable[[httpx.Client], tuple[httpx.Response, bool]]:
+        def ask(fresh: httpx.Client) -> tuple[httpx.Response, bool]:
+            answer = _inspect(fresh, bench, next(images))
+            return answer, answer.json()["answered_by"] == side
+
+        return ask
+
+    def follows(fresh: httpx.Client) -> tuple[httpx.Response, bool]:
+        answer = fresh.get("/v1/rollout")
+        return answer, answer.json()["revision"] == revision
+
+    _first_of_each_worker(client, answers_with("candidate"))
+    with ThreadPoolExecutor(2) as watchers:
+        revision = bench.move(Phase.ROLLED_BACK)
         committed = time.monotonic()
-        after = _workers_answering(bench, client, callers, "legacy", count=len(workers))
-    return 1000 * (max(after.values()) - committed)
+        found = list(watchers.map(lambda ask: _first_of_each_worker(client, ask), (follows, answers_with("legacy"))))
+    in_force, answered = (1000 * (max(first.values()) - committed) for first in found)
+    return Rollback(in_force, answered)
 
 
-def _workers_answering(
-    bench: _Bench, client: httpx.Client, callers: ThreadPoolExecutor, side: str, count: int
+def _first_of_each_worker(
+    client: httpx.Client, ask: Callable[[httpx.Client], tuple[httpx.Response, bool]]
 ) -> dict[str, float]:
-    """Worker → when it first answered with this side; asked on new connections until `count` did."""
+    """Worker → when it first answered as wanted; several ask at once, on new connections, until all workers did."""
     first: dict[str, float] = {}
+    end = time.monotonic() + _SETTLE_S
 
-    def ask(image: bytes) -> None:
-        with httpx.Client(base_url=client.base_url, headers=client.headers, timeout=60) as fresh:
-            answer = _inspect(fresh, bench, image)
-        if answer.json()["answered_by"] == side:
-            first.setdefault(answer.headers["X-Worker"], time.monotonic())
+    def keep_asking(_: int) -> None:
+        while len(first) < _WORKERS and time.monotonic() < end:
+            with httpx.Client(base_url=client.base_url, headers=client.headers, timeout=60) as fresh:
+                answer, is_wanted = ask(fresh)
+            if is_wanted:
+                first.setdefault(answer.headers["X-Worker"], time.monotonic())
 
-    def asked() -> bool:
-        list(callers.map(ask, bench.images[:4]))
-        return len(first) >= count
-
-    _wait(asked, _SETTLE_S, f"{count} workers did not answer with the {side} model")
+    with ThreadPoolExecutor(_ASKING) as asking:
+        list(asking.map(keep_asking, range(_ASKING)))
+    if len(first) < _WORKERS:
+        raise ValueError(f"{len(first)} of {_WORKERS} workers answered as wanted within {_SETTLE_S:g} s; too busy?")
     return first
