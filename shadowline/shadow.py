@@ -49,7 +49,12 @@ class Rate:
 
     @classmethod
     def of(cls, num_hits: int, num_total: int, confidence: float) -> Rate:
-        """Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927)."""
+        """Source: Wilson, "Probable inference, the law of succession, and statistical inference" (1927).
+
+        Raises ValueError for more hits than there are in all.
+        """
+        if not 0 <= num_hits <= num_total:
+            raise ValueError(f"rate: {num_hits} of {num_total}; count the same images for both")
         if num_total == 0:
             return cls(0, 0, float("nan"), 0.0, 1.0)
         value = num_hits / num_total

@@ -147,8 +147,8 @@ def _gateway_tables(speed: GatewaySpeed) -> list[Table]:
     for number, rate in speed.images_per_s.items():
         throughput.add_row(str(number), f"{rate:.1f}")
     rollback = Table("rollback, ms to the slowest of 2 workers", "in force", "first legacy answer")
-    for number, one in enumerate(speed.rollbacks, start=1):
-        rollback.add_row(str(number), f"{one.in_force_ms:.0f}", f"{one.answered_ms:.0f}")
+    for turn, rolled in enumerate(speed.rollbacks, start=1):
+        rollback.add_row(str(turn), f"{rolled.in_force_ms:.0f}", f"{rolled.answered_ms:.0f}")
     return [added, throughput, rollback]
 
 

@@ -238,8 +238,10 @@ class PairStore:
             *_BOTH_ANSWERED,
         )
         with self._reading() as connection:
-            rows = np.array(connection.execute(query).all(), dtype=np.float64).reshape(-1, 2)
-        return pd.DataFrame(rows, columns=["candidate_score", "legacy_score"])
+            rows = [tuple(row) for row in connection.execute(query)]  # numpy takes SQLAlchemy's rows field by field
+        return pd.DataFrame(
+            np.array(rows, dtype=np.float64).reshape(-1, 2), columns=["candidate_score", "legacy_score"]
+        )
 
     def _reading(self) -> Connection:
         return reading(self.engine)

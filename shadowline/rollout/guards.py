@@ -1,9 +1,10 @@
 """Guards: what a tick checks of a class whose candidate is at work.
 
-A guard trips where the evidence proves that its bound is crossed: the whole interval lies beyond it. Too little
-evidence does not trip it; that is what `silence` is for, and evidence that is missing, stale or of other models fails
-every tick as `silence` does. Rates of false alarms and misses count what inspectors have proven, of all images: which
-images they choose to look at biases the labels, but cannot make these rates too high.
+A guard trips where the evidence proves that its bound is crossed: the whole interval lies beyond it. Fewer images than
+`silence` asks for trip nothing else: a guard that looks at every single pair would sooner or later trip by chance.
+Evidence that is missing, stale or of other models fails every tick as `silence` does. Rates of false alarms and misses
+count what inspectors have proven, of all images: which images they choose to look at biases the labels, but cannot make
+these rates too high.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ def _unusable(state: ClassState, seen: ClassObservation | None, now: datetime, p
 
 def _on_candidate(seen: ClassObservation, policy: RolloutParams, confidence: float) -> Iterator[GuardResult]:
     guards = policy.guards
+    enough = seen.num_judged + seen.num_failed >= guards.silence.bound
     failed = Rate.of(seen.num_failed, seen.num_judged + seen.num_failed, confidence)
-    yield _result("errors", guards.errors, failed.low > guards.errors.bound, f"candidate failed on {failed}")
+    yield _result("errors", guards.errors, enough and failed.low > guards.errors.bound, f"candidate failed on {failed}")
     silent = seen.num_judged < guards.silence.bound
     yield _result("silence", guards.silence, silent, f"{seen.num_judged} images judged in {policy.window_days:g} days")
     p95 = seen.p95_latency_ms
@@ -70,17 +72,20 @@ def _on_candidate(seen: ClassObservation, policy: RolloutParams, confidence: flo
     dropped = seen.num_dropped / offered if offered else 0.0
     yield _result("dropped", guards.dropped, dropped > guards.dropped.bound, f"{dropped:.1%} of images never paired")
     alarms = Rate.of(seen.num_false_alarms, seen.num_judged, confidence)
-    yield _result("false_alarms", guards.false_alarms, alarms.low > guards.false_alarms.bound, f"proven on {alarms}")
+    yield _result(
+        "false_alarms", guards.false_alarms, enough and alarms.low > guards.false_alarms.bound, f"proven on {alarms}"
+    )
     misses = Rate.of(seen.num_misses, seen.num_judged, confidence)
-    yield _result("misses", guards.misses, misses.low > guards.misses.bound, f"proven on {misses}")
+    yield _result("misses", guards.misses, enough and misses.low > guards.misses.bound, f"proven on {misses}")
 
 
 def _on_pairs(found: Agreement, policy: RolloutParams) -> Iterator[GuardResult]:
     guards = policy.guards
-    tripped = found.num_pairs > 0 and found.settled.high < guards.agreement.bound
+    enough = found.num_pairs >= guards.silence.bound
+    tripped = enough and found.settled.high < guards.agreement.bound
     yield _result("agreement", guards.agreement, tripped, f"settled agreement {found.settled}")
     value, low, high = found.unsettled_drift
-    beyond = found.num_pairs > 0 and max(low, -high) > guards.drift.bound
+    beyond = enough and max(low, -high) > guards.drift.bound
     reason = f"anomaly rate differs from the legacy's by {value:+.1%} [{low:+.1%}, {high:+.1%}]"
     yield _result("drift", guards.drift, beyond, reason)
 

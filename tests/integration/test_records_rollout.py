@@ -14,7 +14,7 @@ from shadowline.params import Params
 from shadowline.records.database import open_database, reading
 from shadowline.records.rollout import ModelPlace, MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
-from shadowline.rollout.engine import Action, ActionKind, Step
+from shadowline.rollout.engine import ActionKind, Step
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import RolloutState, replay
@@ -274,6 +274,7 @@ class TestTheWordsOfPeople:
 class TestTheOutbox:
     @pytest.fixture
     def outbox(self, store: RolloutStore, params: Params) -> RolloutStore:
+        """Two messages: bolt and nut go into SHADOW."""
         store.commit(tick(store, START + DAY, params))
         return store
 
@@ -299,10 +300,6 @@ class TestTheOutbox:
         outbox.finish_action(first.id, START + DAY)
         assert outbox.pending_actions() == (second,)
         assert written(outbox)["rollout_actions"][0][-2:] == (START + DAY, None)
-
-    def test_an_action_comes_back_as_it_was_asked_for(self, outbox: RolloutStore) -> None:
-        reason = "shadow: legacy is fulfilled"
-        assert outbox.pending_actions()[0].action == Action(ActionKind.NOTIFY, "bolt", CANDIDATE["bolt"], reason)
 
 
 class TestModels:

@@ -269,6 +269,13 @@ class TestGuards:
         factory.tick(5, bolt=FIRES["latency"])
         assert factory.state.of("bolt").share == 0.1
 
+    def test_a_handful_of_pairs_takes_nothing_back(self, factory: Factory) -> None:
+        factory.run_to("bolt", Phase.CANARY)
+        few = {"window": pairs(0, 19, 0), "num_judged": 10, "num_failed": 9, "num_false_alarms": 10, "num_misses": 10}
+        factory.tick(0.1, bolt=few)
+        assert factory.state.of("bolt").phase is Phase.CANARY
+        assert factory.state.of("bolt").soft_failures == 1
+
     def test_drift_that_proves_the_candidate_right_trips_nothing(self, factory: Factory) -> None:
         factory.run_to("bolt", Phase.CANARY)
         factory.tick(0.1, bolt={"window": pairs(270, 60, 0, label=ANOMALOUS) + pairs(270, 0, 60, label=NORMAL)})
@@ -390,7 +397,7 @@ _health = st.fixed_dictionaries(
     {},
     optional={
         "window": st.builds(pairs, st.integers(0, 400), st.integers(0, 60), st.integers(0, 60)),
-        "num_judged": st.integers(0, 400),
+        "num_judged": st.integers(60, 400),
         "num_failed": st.integers(0, 10),
         "num_dropped": st.integers(0, 30),
         "p95_latency_ms": st.none() | st.floats(1, 300),
