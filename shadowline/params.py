@@ -293,6 +293,7 @@ class AssessmentParams(_Frozen):
 class DemoParams(_Frozen):
     """The migration that `shadowline demo` plays."""
 
+    waves: tuple[tuple[ClassName, ...], ...] = Field(min_length=1)  # classes that move together
     stream_normal: Positive  # images per class
     stream_anomalous: Positive  # images per class
     images_per_day: Positive  # per class

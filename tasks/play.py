@@ -61,7 +61,7 @@ class PlayResult:
 @task
 def import_baselines(params: Params, layout: Layout) -> None:
     """Take the single-class baselines of the evaluation on record as the legacy models of the play."""
-    for name in params.classes:
+    for name in (name for wave in params.demo.waves for name in wave):
         model = examine(name, str(layout.legacy(name)), params, layout, Stated())
         version = register_legacy.fn(model, params.registry.experiment)
         note_legacy.fn(version, model, FIRST_DAY)
@@ -69,14 +69,12 @@ def import_baselines(params: Params, layout: Layout) -> None:
 
 @task(cache_policy=NO_CACHE)
 def begin_play(records: Records, params: Params) -> None:
-    """Plan the rollout of the challenger, least risk first: the steadier the legacy model, the earlier its class."""
+    """Plan the rollout of the challenger in the waves of params.demo."""
     waiting = challenger_version(params.registry.model_name)
     if waiting is None:
         raise ValueError("no challenger is registered: the verdict on the last model was negative; see the report")
     legacy = {one.class_name: one.fingerprint for one in reversed(records.rollout.models("legacy"))}
-    names, size = list(params.classes), params.rollout.wave_size
-    waves = [names[start : start + size] for start in range(0, len(names), size)]
-    _, events = begin(waves, legacy, waiting.class_fingerprints, FIRST_DAY, "Ada")
+    _, events = begin(params.demo.waves, legacy, waiting.class_fingerprints, FIRST_DAY, "Ada")
     records.rollout.begin(events)
 
 
