@@ -114,6 +114,11 @@ class PairCounts:
         only_legacy = self.cells_LCG[[UNLABELLED, ANOMALOUS], NO_ALARM, ALARM].sum()
         return int(only_candidate), int(only_legacy)
 
+    @property
+    def lost_and_gained(self) -> tuple[int, int]:
+        """Labelled defects that the legacy model alone finds, and that the candidate alone finds."""
+        return int(self.cells_LCG[ANOMALOUS, NO_ALARM, ALARM]), int(self.cells_LCG[ANOMALOUS, ALARM, NO_ALARM])
+
     def alarms(self, label: int, *, candidate: bool) -> tuple[int, int]:
         """Alarms of one model, and images, among those with this label."""
         table = self.cells_LCG[label]
@@ -132,6 +137,7 @@ class Agreement:
     mcnemar_p: float | None  # exact McNemar test that both raise equally many alarms; None without disagreements
     drift: tuple[float, float, float]  # candidate's anomaly rate − legacy's, with its interval
     unsettled_drift: tuple[float, float, float]  # the same without disagreements in which the candidate is proven right
+    lost_defects_p: float | None  # exact one-sided McNemar test on labelled defects that the candidate finds as many
     candidate_false_alarms: Rate  # among labelled normal
     candidate_misses: Rate  # among labelled anomalous
     legacy_false_alarms: Rate
@@ -159,6 +165,7 @@ def agree(counts: PairCounts, confidence: float) -> Agreement:
         mcnemar_p=float(mcnemar(table, exact=True).pvalue) if disagreeing else None,
         drift=paired_difference(int(table[ALARM, NO_ALARM]), int(table[NO_ALARM, ALARM]), n, confidence),
         unsettled_drift=paired_difference(*counts.unsettled, n, confidence),
+        lost_defects_p=_lost_defects_p(*counts.lost_and_gained),
         candidate_false_alarms=rate(NORMAL, candidate=True, misses=False),
         candidate_misses=rate(ANOMALOUS, candidate=True, misses=True),
         legacy_false_alarms=rate(NORMAL, candidate=False, misses=False),
@@ -188,6 +195,12 @@ def _kappa(table: Cells) -> float | None:
     return None if one_word_of_both else float(cohens_kappa(table, return_results=False))
 
 
+def _lost_defects_p(lost: int, gained: int) -> float | None:
+    if not lost + gained:
+        return None
+    return float(stats.binomtest(lost, lost + gained, 0.5, alternative="greater").pvalue)
+
+
 def score_correlation(candidate: npt.ArrayLike, legacy: npt.ArrayLike) -> float | None:
     """Spearman's rank correlation of the two models' scores on the same images; None where a score never varies."""
     first, second = np.asarray(candidate, dtype=np.float64), np.asarray(legacy, dtype=np.float64)
@@ -208,7 +221,8 @@ class ShadowVerdict:
 def judge(counts: PairCounts, first_at: datetime | None, now: datetime, params: ShadowParams) -> ShadowVerdict:
     """The verdict of shadow mode on one class.
 
-    1. fail          the interval of settled agreement lies below `min_agreement`
+    1. fail          the interval of settled agreement lies below `min_agreement`, or labels prove that the candidate
+                     loses more defects than it gains: among many good parts, agreement alone would not show it
     2. inconclusive  fewer than `min_pairs`, or less than `min_days` since the first pair, or the interval straddles
     3. pass          the interval lies at or above `min_agreement`
     """
@@ -216,6 +230,10 @@ def judge(counts: PairCounts, first_at: datetime | None, now: datetime, params: 
     settled, bound = found.settled, params.min_agreement
     if counts.num_pairs and settled.high < bound:
         return ShadowVerdict(Outcome.FAIL, (f"settled agreement {settled}, must reach {bound:.1%}",), found)
+    if found.lost_defects_p is not None and found.lost_defects_p < 1.0 - params.confidence:
+        lost, gained = counts.lost_and_gained
+        reason = f"{lost} defects that only the legacy model found, {gained} that only the candidate did"
+        return ShadowVerdict(Outcome.FAIL, (f"{reason} (p = {found.lost_defects_p:.3f})",), found)
     lacking = []
     if counts.num_pairs < params.min_pairs:
         lacking.append(f"{counts.num_pairs} pairs, need {params.min_pairs}")

@@ -3,7 +3,7 @@
 At a tick at most one of these happens, the first that applies:
 
     1. a person's order: roll back, hold, resume
-    2. a guard takes classes back: a hard one tripped, or the budget of soft failures is spent
+    2. classes are taken back: a hard guard tripped, the budget of soft failures is spent, or shadow mode has failed
     3. classes that rolled back try a new candidate
     4. one group of classes, those of one wave that stand in one phase, moves on; the worst of them decides
 
@@ -149,8 +149,9 @@ def _take_back(
 ) -> tuple[tuple[ClassState, ...], str]:
     causes: dict[str, str] = {}
     for one in state.classes:
-        if Phase.ROLLED_BACK in LEGAL_MOVES[one.phase] and (cause := _cause(one, guards, policy)):
-            causes[one.class_name] = cause
+        if Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]:
+            cause = _cause(one, guards, policy) or _failed_shadow(one, seen.of(one.class_name))
+            causes |= {one.class_name: cause} if cause else {}
     if policy.rollback_scope == "wave":
         causes = _spread(state, causes)
     return tuple(_rolled_back(state.of(name), seen.now, cause) for name, cause in causes.items()), ENGINE
@@ -164,6 +165,13 @@ def _cause(one: ClassState, guards: dict[str, tuple[GuardResult, ...]], policy: 
     if one.phase is not Phase.HELD and tripped and one.soft_failures >= policy.soft_budget:
         return f"{one.soft_failures + 1} failed soft checks, budget {policy.soft_budget}; last: {tripped[0].reason}"
     return ""
+
+
+def _failed_shadow(one: ClassState, seen: ClassObservation | None) -> str:
+    """The reasons of a negative shadow verdict on exactly these models, or nothing."""
+    if one.phase is not Phase.SHADOW or seen is None or (seen.legacy, seen.candidate) != (one.legacy, one.candidate):
+        return ""
+    return "; ".join(seen.verdict.reasons) if seen.verdict.outcome is Outcome.FAIL else ""
 
 
 def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
@@ -267,9 +275,13 @@ def _earlier_waves(wave: int, state: RolloutState, now: datetime, policy: Rollou
     return [
         f"{one.class_name} of wave {one.wave}, which is {one.phase}, to be live and stable"
         for one in state.classes
-        if one.wave < wave
-        and (one.phase not in TAKEN_OVER or (one.phase is Phase.LIVE and _calendar(one, now, policy)))
+        if one.wave < wave and not _is_stable(one, now, policy)
     ]
+
+
+def _is_stable(one: ClassState, now: datetime, policy: RolloutParams) -> bool:
+    """The candidate has taken over, and its weeks of stabilisation are behind it."""
+    return one.phase in TAKEN_OVER and not (one.phase is Phase.LIVE and _calendar(one, now, policy))
 
 
 def _missing_evidence(
@@ -289,12 +301,10 @@ def _missing_evidence(
         missing = policy.parallel_days - parallel
         return [f"{missing:.1f} more days of parallel operation"] if missing > 0 else []
     if target is Phase.LEGACY_DELETED:
-        computed = {ChecklistItem.PARALLEL_OPERATION} | (
-            {ChecklistItem.ALL_MIGRATED} if state.all_taken_over else set()
-        )
-        lacking = sorted(set(ChecklistItem) - seen.evidence - computed)
-        if not state.all_taken_over:  # no record of a person can stand for this one
-            lacking = sorted({*lacking, ChecklistItem.ALL_MIGRATED})
+        found = seen.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
+        if all(_is_stable(other, now, policy) for other in state.classes):  # no record of a person can stand for this
+            found |= {ChecklistItem.ALL_MIGRATED}
+        lacking = sorted(set(ChecklistItem) - found)
         return [f"checklist: {', '.join(lacking)}"] if lacking else []
     return []
 

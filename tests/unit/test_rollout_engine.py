@@ -321,6 +321,19 @@ class TestRollbackAndRecovery:
         one = factory.state.of("bolt")
         assert (one.phase, one.candidate) == (Phase.SHADOW, SECOND["bolt"])
 
+    def test_a_candidate_that_loses_defects_is_out_before_it_answers(self, factory: Factory) -> None:
+        """It agrees on 97 % of the images, nearly all of them good; of the defects it loses nine and gains one."""
+        factory.tick()
+        counts = pairs(290) + pairs(0, 1, 9, label=ANOMALOUS)
+        failed = judge(counts, START, START + timedelta(days=40), factory.params.shadow)
+        factory.tick(40, bolt={"verdict": failed})
+        assert factory.state.of("bolt").phase is Phase.ROLLED_BACK
+        assert (
+            "9 defects that only the legacy model found, 1 that only the candidate did"
+            in factory.state.of("bolt").reason
+        )
+        assert factory.state.of("nut").phase is Phase.SHADOW
+
     def test_a_wave_with_a_failed_class_holds_the_next_wave(self, factory: Factory) -> None:
         factory.run_to("bolt", Phase.LIVE)
         factory.tick(0.1, nut=FIRES["errors"])

@@ -55,6 +55,12 @@ def cells(**numbers: int) -> PairCounts:
     return PairCounts(found)
 
 
+def loses_defects(counts: PairCounts, policy: ShadowParams) -> bool:
+    """Among labelled defects that one model alone found, too many are the legacy model's for chance."""
+    lost, gained = int(counts.cells_LCG[2, 0, 1]), int(counts.cells_LCG[2, 1, 0])
+    return lost + gained > 0 and binomtest(lost, lost + gained, alternative="greater").pvalue < 1 - policy.confidence
+
+
 def decisions(counts: PairCounts) -> tuple[list[int], list[int]]:
     """One entry a pair: candidate, legacy."""
     table = counts.table
@@ -288,16 +294,25 @@ class TestTheVerdict:
         proven = agree(counts, policy.confidence).settled.low >= policy.min_agreement
         lasted = policy.min_days == 0.0 if days is None else timedelta(days=days) >= timedelta(days=policy.min_days)
         enough = counts.num_pairs >= policy.min_pairs
-        assert (found.outcome is Outcome.PASS) == (proven and lasted and enough)
+        loses = loses_defects(counts, policy)
+        assert (found.outcome is Outcome.PASS) == (proven and lasted and enough and not loses)
         assert found.reasons
 
     @given(counts_of_pairs, policies)
-    def test_it_fails_if_and_only_if_the_whole_interval_lies_below(
+    def test_it_fails_if_and_only_if_the_whole_interval_lies_below_or_defects_are_lost(
         self, counts: PairCounts, policy: ShadowParams
     ) -> None:
         found = judge(counts, START, START + timedelta(days=90), policy)
         below = counts.num_pairs > 0 and agree(counts, policy.confidence).settled.high < policy.min_agreement
-        assert (found.outcome is Outcome.FAIL) == below
+        assert (found.outcome is Outcome.FAIL) == (below or loses_defects(counts, policy))
+
+    def test_defects_lost_are_a_binomial_test_of_those_that_one_model_alone_found(self, params: Params) -> None:
+        later = START + timedelta(days=90)
+        for lost, gained, outcome in ((4, 0, Outcome.PASS), (5, 0, Outcome.FAIL), (9, 3, Outcome.PASS)):
+            counts = cells(u_=5_000, a_g=lost, a_c=gained)
+            assert judge(counts, START, later, params.shadow).outcome is outcome
+            p = agree(counts, 0.95).lost_defects_p
+            assert p == pytest.approx(binomtest(lost, lost + gained, alternative="greater").pvalue)
 
     def test_without_pairs_it_is_open(self, params: Params) -> None:
         found = judge(PairCounts.empty(), None, START, params.shadow)
