@@ -221,16 +221,17 @@ class ShadowVerdict:
 def judge(counts: PairCounts, first_at: datetime | None, now: datetime, params: ShadowParams) -> ShadowVerdict:
     """The verdict of shadow mode on one class.
 
-    1. fail          the interval of settled agreement lies below `min_agreement`, or labels prove that the candidate
-                     loses more defects than it gains: among many good parts, agreement alone would not show it
+    1. fail          on `min_pairs` at least: the interval of settled agreement lies below `min_agreement`, or labels
+                     prove that the candidate loses more defects than it gains, which agreement alone would not show
     2. inconclusive  fewer than `min_pairs`, or less than `min_days` since the first pair, or the interval straddles
     3. pass          the interval lies at or above `min_agreement`
     """
     found = agree(counts, params.confidence)
     settled, bound = found.settled, params.min_agreement
-    if counts.num_pairs and settled.high < bound:
+    enough = counts.num_pairs >= params.min_pairs  # a look at every single pair would sooner or later fail by chance
+    if enough and settled.high < bound:
         return ShadowVerdict(Outcome.FAIL, (f"settled agreement {settled}, must reach {bound:.1%}",), found)
-    if found.lost_defects_p is not None and found.lost_defects_p < 1.0 - params.confidence:
+    if enough and found.lost_defects_p is not None and found.lost_defects_p < 1.0 - params.confidence:
         lost, gained = counts.lost_and_gained
         reason = f"{lost} defects that only the legacy model found, {gained} that only the candidate did"
         return ShadowVerdict(Outcome.FAIL, (f"{reason} (p = {found.lost_defects_p:.3f})",), found)

@@ -294,17 +294,18 @@ class TestTheVerdict:
         proven = agree(counts, policy.confidence).settled.low >= policy.min_agreement
         lasted = policy.min_days == 0.0 if days is None else timedelta(days=days) >= timedelta(days=policy.min_days)
         enough = counts.num_pairs >= policy.min_pairs
-        loses = loses_defects(counts, policy)
+        loses = enough and loses_defects(counts, policy)
         assert (found.outcome is Outcome.PASS) == (proven and lasted and enough and not loses)
         assert found.reasons
 
     @given(counts_of_pairs, policies)
-    def test_it_fails_if_and_only_if_the_whole_interval_lies_below_or_defects_are_lost(
+    def test_it_fails_if_and_only_if_the_whole_interval_lies_below_or_defects_are_lost_on_enough_pairs(
         self, counts: PairCounts, policy: ShadowParams
     ) -> None:
         found = judge(counts, START, START + timedelta(days=90), policy)
-        below = counts.num_pairs > 0 and agree(counts, policy.confidence).settled.high < policy.min_agreement
-        assert (found.outcome is Outcome.FAIL) == (below or loses_defects(counts, policy))
+        below = agree(counts, policy.confidence).settled.high < policy.min_agreement
+        enough = counts.num_pairs >= policy.min_pairs
+        assert (found.outcome is Outcome.FAIL) == (enough and (below or loses_defects(counts, policy)))
 
     def test_defects_lost_are_a_binomial_test_of_those_that_one_model_alone_found(self, params: Params) -> None:
         later = START + timedelta(days=90)
