@@ -26,6 +26,7 @@ Metric = Callable[[str, float, int], None]  # name, value, step
 
 _LOG_EVERY_S = 20.0
 _ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
+_RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
 
@@ -67,7 +68,7 @@ def run_stage(root: Path, name: str, stale: bool, on_metric: Metric | None = Non
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, cwd=root, env=_environment(), text=True, **streams) as process, _bars() as bars:
         for line in process.stdout or ():
-            ran = ran or line.startswith("Running stage")
+            ran = ran or line.startswith("Running stage") or _RESTORED in line
             _forward(line.rstrip(), bars, tail, on_metric)
     if process.returncode:
         raise StageFailedError(f"stage {name} failed:\n" + "\n".join(tail))
