@@ -9,11 +9,13 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.legacy import take_on_record
 from flows.retrain import retrain
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
-from tasks.play import Curtain, PlayResult, apply_remedy, begin_play, import_baselines, play_days
+from tasks.play import FIRST_DAY, Curtain, PlayResult, apply_remedy, baselines, play_days
+from tasks.records import begin_rollout
 from tasks.reporting import write_migration
 
 
@@ -24,8 +26,8 @@ def play(root: Path = Path()) -> PlayResult:
     params = load_params(layout.params)
     records = open_records()
     if not records.rollout.revision():
-        import_baselines(params, layout)
-        begin_play(records, params)
+        take_on_record(baselines(params, layout), params.registry.experiment, FIRST_DAY)
+        begin_rollout(records, params.demo.waves, params, FIRST_DAY, "Ada")
     result = play_days(records, params, root, remedied=bool(params.calibration.class_target_fpr))
     if result.curtain is Curtain.NEEDS_REMEDY:
         apply_remedy(layout.params, params)

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from shadowline.detectors.load import load_detector
 from shadowline.detectors.protocol import Detector
 from shadowline.images import RefusedImage, open_rgb
 from shadowline.params import DataParams
 from shadowline.progress import Progress
 from shadowline.records.pairs import Judgement, Pair, PairStore, pair_key
+from shadowline.records.rollout import RolloutStore
 
 _BATCH = 8  # pairs per transaction: what a kill can cost
 
@@ -57,6 +59,13 @@ class Capture:
         """The capture time of a file is that of its last change."""
         captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
         return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), captured_at)
+
+
+def both_models(class_name: str, rollout: RolloutStore) -> tuple[Detector, Detector]:
+    """The candidate and the legacy model that a class has in the rollout."""
+    one = rollout.state().of(class_name)
+    candidate, legacy = (load_detector(rollout.model(f).location, class_name) for f in (one.candidate, one.legacy))
+    return candidate, legacy
 
 
 def shadow_images(

@@ -46,6 +46,7 @@ from tasks.registry import (
     client,
     describe,
     find_version,
+    new_version,
     requirements,
     start_run,
 )
@@ -121,13 +122,7 @@ def _log_version(tracking: mlflow.MlflowClient, name: str, model: LegacyModel, e
             signature=SIGNATURE,
             pip_requirements=[*requirements(), *_more_requirements(model.kind)],
         )
-    with suppress(MlflowException):
-        tracking.create_registered_model(name)
-    tags = {"fingerprint": model.fingerprint}
-    created = tracking.create_model_version(
-        name, source=logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
-    )
-    return str(created.version)
+    return new_version(tracking, name, run_id, logged, model.fingerprint)
 
 
 def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:

@@ -13,22 +13,21 @@ from ruamel.yaml import YAML
 
 from shadowline.atomic import replace_file
 from shadowline.detectors.load import load_detector
-from shadowline.legacy import Stated, examine
+from shadowline.legacy import LegacyModel, Stated, examine
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
 from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records
-from shadowline.rollout.engine import ActionKind, begin
+from shadowline.rollout.engine import ActionKind
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 from shadowline.simulation import JudgedStream, Light, Part, day_of_pairs, judge_stream, reviewed, sample_parts
 from shadowline.views import ORIGINAL
 from tasks.actions import settle
-from tasks.legacy import note_legacy, register_legacy
 from tasks.records import tick_once
-from tasks.registry import challenger_version
+from tasks.registry import challenger_fingerprints
 
 FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the play's own calendar
 _EVENING = timedelta(hours=17)
@@ -59,31 +58,17 @@ class PlayResult:
 
 
 @task
-def import_baselines(params: Params, layout: Layout) -> None:
-    """Take the single-class baselines of the evaluation on record as the legacy models of the play."""
-    for name in (name for wave in params.demo.waves for name in wave):
-        model = examine(name, str(layout.legacy(name)), params, layout, Stated())
-        version = register_legacy.fn(model, params.registry.experiment)
-        note_legacy.fn(version, model, FIRST_DAY)
-
-
-@task(cache_policy=NO_CACHE)
-def begin_play(records: Records, params: Params) -> None:
-    """Plan the rollout of the challenger in the waves of params.demo."""
-    waiting = challenger_version(params.registry.model_name)
-    if waiting is None:
-        raise ValueError("no challenger is registered: the verdict on the last model was negative; see the report")
-    legacy = {one.class_name: one.fingerprint for one in reversed(records.rollout.models("legacy"))}
-    _, events = begin(params.demo.waves, legacy, waiting.class_fingerprints, FIRST_DAY, "Ada")
-    records.rollout.begin(events)
+def baselines(params: Params, layout: Layout) -> list[LegacyModel]:
+    """The single-class baselines of the evaluation: the legacy models of the play."""
+    names = [name for wave in params.demo.waves for name in wave]
+    return [examine(name, str(layout.legacy(name)), params, layout, Stated()) for name in names]
 
 
 @task(cache_policy=NO_CACHE)
 def play_days(records: Records, params: Params, root: Path, remedied: bool) -> PlayResult:
     """One day after the other until the curtain falls; a play that was interrupted goes on with the next day."""
     theatre = _Theatre(records, params, Layout(root), default_progress())
-    waiting = challenger_version(params.registry.model_name)
-    challenger = waiting.class_fingerprints if waiting else {}
+    challenger = challenger_fingerprints(params.registry.model_name)
     morning, num_ticks = _next_morning(records), 0
     with theatre.progress.task("migration", total=params.demo.max_days) as bar:
         while True:

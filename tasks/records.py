@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from prefect import task
@@ -13,8 +13,9 @@ from shadowline.params import Params
 from shadowline.records.observe import observe
 from shadowline.records.rollout import ModelPlace, MovedMeanwhileError
 from shadowline.records.stores import Records, open_records
-from shadowline.rollout.engine import Policy, Step, step
-from tasks.registry import ModelVersion
+from shadowline.rollout.engine import Policy, Step, begin, step
+from shadowline.rollout.state import RolloutState
+from tasks.registry import ModelVersion, challenger_fingerprints
 
 
 async def _is_worth_a_retry(task: object, run: object, state: State) -> bool:
@@ -33,12 +34,27 @@ def note_candidate(version: ModelVersion, at: datetime) -> None:
     open_records().rollout.know_model(places, at)
 
 
+def begin_rollout(
+    records: Records, waves: Sequence[Sequence[str]], params: Params, at: datetime, by: str
+) -> RolloutState:
+    """Plan the rollout of the challenger; every class starts with the legacy model that is newest on record.
+
+    Raises ValueError where no challenger waits, a class has no model, or a rollout is on record already.
+    """
+    candidates = challenger_fingerprints(params.registry.model_name)
+    if not candidates:
+        raise ValueError("no challenger is registered: the verdict on the last model was negative; see its report")
+    state, events = begin(waves, records.rollout.newest_legacy(), candidates, at, by)
+    records.rollout.begin(events)
+    return state
+
+
 @task(retries=3, retry_delay_seconds=[1, 5, 15], cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
 def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> Step:
     """Observe, decide, write; raises MovedMeanwhileError, with nothing written, where another engine was first."""
     order = records.rollout.next_order()
     state = records.rollout.state()
-    seen = observe(records.pairs, records.rollout, challenger, now, params, order)
+    seen = observe(state, records, challenger, now, params, order)
     result = step(state, seen, Policy(params.rollout, params.shadow.confidence))
     records.rollout.commit(result, order)
     return result

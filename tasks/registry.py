@@ -161,9 +161,14 @@ def _log_version(
             signature=SIGNATURE,
             pip_requirements=requirements(),
         )
-    with suppress(MlflowException):
+    return new_version(tracking, model_name, run_id, logged, config["fingerprint"])
+
+
+def new_version(tracking: mlflow.MlflowClient, model_name: str, run_id: str, logged: Any, fingerprint: str) -> str:
+    """Make what was logged in a run a version of a registered model, found again by its fingerprint."""
+    with suppress(MlflowException):  # exists already
         tracking.create_registered_model(model_name)
-    tags = {"fingerprint": config["fingerprint"]}
+    tags = {"fingerprint": fingerprint}
     created = tracking.create_model_version(
         model_name, source=logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
     )
@@ -206,7 +211,7 @@ def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion
     Raises ValueError when the champion is another one, or the version's verdict is negative.
     """
     tracking = client()
-    current = _champion(tracking, model_name)
+    current = _aliased(tracking, model_name, CHAMPION)
     if current != replaces:
         raise ValueError(f"champion of {model_name} is version {current}, not {replaces}; name the version to replace")
     chosen = describe(tracking, model_name, version)
@@ -223,11 +228,14 @@ def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion
 def challenger_version(model_name: str) -> ModelVersion | None:
     """The version that waits for its rollout, or None."""
     tracking = client()
-    try:
-        found = tracking.get_model_version_by_alias(model_name, CHALLENGER)
-    except MlflowException:
-        return None
-    return describe(tracking, model_name, str(found.version))
+    version = _aliased(tracking, model_name, CHALLENGER)
+    return describe(tracking, model_name, version) if version else None
+
+
+def challenger_fingerprints(model_name: str) -> dict[str, str]:
+    """Class → fingerprint of what the challenger decides with; empty where no version waits."""
+    waiting = challenger_version(model_name)
+    return waiting.class_fingerprints if waiting else {}
 
 
 @task(**_RETRIES)
@@ -240,13 +248,13 @@ def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
     passed = [one for one in holding if one.tags.get("verdict") == "passed"]
     if not passed:
         raise ValueError(f"{model_name}: no passed version holds the live models of {', '.join(sorted(live))}")
-    current = _champion(client(), model_name)
+    current = _aliased(client(), model_name, CHAMPION)
     return passed[0] if passed[0].version == current else promote(model_name, passed[0].version, current)
 
 
-def _champion(tracking: mlflow.MlflowClient, model_name: str) -> str | None:
+def _aliased(tracking: mlflow.MlflowClient, model_name: str, alias: str) -> str | None:
     try:
-        return str(tracking.get_model_version_by_alias(model_name, CHAMPION).version)
+        return str(tracking.get_model_version_by_alias(model_name, alias).version)
     except MlflowException:
         return None
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from shadowline.detectors.load import load_detector
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import default_progress
 from shadowline.records.stores import Records
-from shadowline.shadowing import SUFFIXES, ShadowRun, find_images, shadow_images
+from shadowline.shadowing import SUFFIXES, ShadowRun, both_models, find_images, shadow_images
 from tasks.storage import open_storage
 
 
@@ -32,10 +31,8 @@ def fetch_images(location: str, layout: Layout) -> list[Path]:
 @task(cache_policy=NO_CACHE)
 def judge_images(class_name: str, paths: list[Path], records: Records, params: Params) -> ShadowRun:
     """Both models on every image; refused images are named in the log."""
-    one = records.rollout.state().of(class_name)
-    places = [records.rollout.model(fingerprint).location for fingerprint in (one.candidate, one.legacy)]
-    candidate, legacy = (load_detector(place, class_name) for place in places)
-    done = shadow_images(class_name, paths, candidate, legacy, records.pairs, params.data, default_progress())
+    models = both_models(class_name, records.rollout)
+    done = shadow_images(class_name, paths, *models, records.pairs, params.data, default_progress())
     for line in done.refused:
         get_run_logger().warning("refused %s", line)
     return done

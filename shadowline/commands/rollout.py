@@ -14,7 +14,7 @@ from rich.table import Table
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
-from shadowline.rollout.engine import Step, begin
+from shadowline.rollout.engine import Step
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import Event, RolloutState
@@ -36,19 +36,10 @@ def plan(
 
     Example: `shadowline rollout plan data/plan.json --by Ada`
     """
-    from tasks.registry import challenger_version
+    from tasks.records import begin_rollout
 
-    params, store = load_params(Layout().params), open_records().rollout
-    waiting = challenger_version(params.registry.model_name)
-    if waiting is None:
-        raise ValueError("no challenger is registered; run `shadowline retrain`, its verdict must pass")
-    now = datetime.now(UTC)
-    legacy = {one.class_name: one.fingerprint for one in reversed(store.models("legacy"))}
-    state, events = begin(
-        json.loads(waves.read_text(encoding="utf-8"))["waves"], legacy, waiting.class_fingerprints, now, by
-    )
-    store.begin(events)
-    _print_state(state)
+    named = json.loads(waves.read_text(encoding="utf-8"))["waves"]
+    _print_state(begin_rollout(open_records(), named, load_params(Layout().params), datetime.now(UTC), by))
 
 
 @app.command("status")

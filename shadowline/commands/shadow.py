@@ -29,26 +29,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 @app.command("run")
 def run(
     class_name: Annotated[str, typer.Argument(help="Product class, as in the rollout.")],
-    folder: Annotated[Path, typer.Argument(help="Folder with images.")],
+    location: Annotated[str, typer.Argument(help="Folder with images, or an s3:// prefix.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Judge every image of a folder with both models and record the pairs; what is on record already is skipped.
+    """Judge every image with both models and record the pairs; what is on record already is skipped.
 
     Exit code 2 when an image was refused; the others are recorded all the same.
 
     Example: `shadowline shadow run solar_mono /srv/images/today`
     """
-    from shadowline.detectors.load import load_detector
-    from shadowline.shadowing import find_images, shadow_images
+    from shadowline.shadowing import both_models, shadow_images
+    from tasks.shadow import fetch_images
 
     params, records = load_params(Layout().params), open_records()
-    one = records.rollout.state().of(class_name)
-    candidate, legacy = (
-        load_detector(records.rollout.model(f).location, class_name) for f in (one.candidate, one.legacy)
-    )
-    paths = find_images(folder)
+    models = both_models(class_name, records.rollout)
+    paths = fetch_images.fn(location, Layout())
     progress = Progress() if as_json else default_progress()  # which would write lines of its own
-    done = shadow_images(class_name, paths, candidate, legacy, records.pairs, params.data, progress)
+    done = shadow_images(class_name, paths, *models, records.pairs, params.data, progress)
     for line in done.refused:
         typer.secho(f"refused {line}", fg="red", err=True)
     if as_json:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shadowline.params import ClassName
 
 DESCRIPTION = "detector.json"
+
+Floats = npt.NDArray[np.float64]
 
 
 class Description(BaseModel):
@@ -24,6 +31,27 @@ class Description(BaseModel):
     def oriented(self, value: float) -> float:
         """A score or threshold of the model, turned so that higher is more anomalous."""
         return value if self.higher_is_anomalous else -value
+
+
+class ForeignDetector(ABC):
+    """What every foreign model does alike; see `shadowline.detectors.protocol.Detector`."""
+
+    description: Description
+
+    @property
+    def class_name(self) -> str:
+        return self.description.class_name
+
+    @property
+    def threshold(self) -> float:
+        return self.description.oriented(self.description.threshold)
+
+    def score(self, images: Sequence[Image.Image]) -> Floats:
+        """The model's own scores (N,), negated where it scores the other way round; one question an image."""
+        return np.array([self._score_one(image) for image in images], dtype=np.float64)
+
+    @abstractmethod
+    def _score_one(self, image: Image.Image) -> float: ...
 
 
 D = TypeVar("D", bound=Description)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 
-from shadowline.detectors.description import DESCRIPTION, Description, read_description
+from shadowline.detectors.description import DESCRIPTION, Description, ForeignDetector, read_description
 from shadowline.params import Positive
 
 Floats = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class OnnxDescription(Description):
 
 
 @dataclass(frozen=True, eq=False)
-class OnnxDetector:
+class OnnxDetector(ForeignDetector):
     """A detector of one class; see `shadowline.detectors.protocol.Detector`. Runs on the CPU, one image at a time."""
 
     description: OnnxDescription
@@ -58,18 +58,6 @@ class OnnxDetector:
         digest = hashlib.sha256((directory / DESCRIPTION).read_bytes())
         digest.update(hashlib.sha256(graph).digest())
         return cls(description, digest.hexdigest(), session)
-
-    @property
-    def class_name(self) -> str:
-        return self.description.class_name
-
-    @property
-    def threshold(self) -> float:
-        return self.description.oriented(self.description.threshold)
-
-    def score(self, images: Sequence[Image.Image]) -> Floats:
-        """The model's own scores (N,), negated where it scores the other way round."""
-        return np.array([self._score_one(image) for image in images], dtype=np.float64)
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """The model's own maps (N, h, w); raises ValueError for a model without any."""

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from shadowline.detectors.description import DESCRIPTION, Description, read_description
+from shadowline.detectors.description import DESCRIPTION, Description, ForeignDetector, read_description
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ class PyfuncDescription(Description):
 
 
 @dataclass(frozen=True, eq=False)
-class PyfuncDetector:
+class PyfuncDetector(ForeignDetector):
     """A detector of one class; see `shadowline.detectors.protocol.Detector`."""
 
     description: PyfuncDescription
@@ -65,18 +65,6 @@ class PyfuncDetector:
             digest.update(f"{path.relative_to(self.directory).as_posix()}\n".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
-
-    @property
-    def class_name(self) -> str:
-        return self.description.class_name
-
-    @property
-    def threshold(self) -> float:
-        return self.description.oriented(self.description.threshold)
-
-    def score(self, images: Sequence[Image.Image]) -> Floats:
-        """The model's own scores (N,), negated where it scores the other way round; one question an image."""
-        return np.array([self._score_one(image) for image in images], dtype=np.float64)
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """A pyfunc answers with a table: raises ValueError."""

@@ -235,6 +235,10 @@ class RolloutStore:
             raise ValueError(f"model {fingerprint[:12]}…: not on record; register it again")
         return ModelPlace(row.fingerprint, row.class_name, row.role, row.location, row.version)
 
+    def newest_legacy(self) -> dict[str, str]:
+        """Class → fingerprint of the legacy model that was taken on record last."""
+        return {one.class_name: one.fingerprint for one in reversed(self.models("legacy"))}
+
     def models(self, role: str) -> tuple[ModelPlace, ...]:
         """All of one role, the newest first."""
         query = select(ModelRow).where(ModelRow.role == role).order_by(ModelRow.at.desc())

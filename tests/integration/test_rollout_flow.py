@@ -111,7 +111,7 @@ def test_of_two_ticks_on_one_state_the_second_says_so(planned: Project) -> None:
     policy = Policy(params.rollout, params.shadow.confidence)
     challenger = {one.class_name: one.candidate for one in records.rollout.state().classes}
     first, second = (
-        step(records.rollout.state(), observe(records.pairs, records.rollout, challenger, now, params), policy)
+        step(records.rollout.state(), observe(records.rollout.state(), records, challenger, now, params), policy)
         for _ in range(2)
     )
     records.rollout.commit(first)
