@@ -14,7 +14,7 @@ from flows.retrain import retrain
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
-from tasks.play import FIRST_DAY, Curtain, PlayResult, apply_remedy, baselines, play_days
+from tasks.play import FIRST_DAY, Curtain, PlayResult, apply_remedy, baselines, is_remedied, play_days
 from tasks.records import begin_rollout
 from tasks.reporting import write_migration
 
@@ -28,7 +28,7 @@ def play(root: Path = Path()) -> PlayResult:
     if not records.rollout.revision():
         take_on_record(baselines(params, layout), params.registry.experiment, FIRST_DAY)
         begin_rollout(records, params.demo.waves, params, FIRST_DAY, "Ada")
-    result = play_days(records, params, root, remedied=bool(params.calibration.class_target_fpr))
+    result = play_days(records, params, root, remedied=is_remedied(params))
     if result.curtain is Curtain.NEEDS_REMEDY:
         apply_remedy(layout.params, params)
         retrain(root)

@@ -131,6 +131,22 @@ class TrainParams(_Frozen):
 
 class BankParams(_Frozen):
     shrinkage: Literal["ledoit_wolf", "oas"]
+    storage: Literal["float32", "float16", "low_rank"]  # of the covariance, on disk and in memory
+    rank: Positive  # of low_rank; at most the encoder's width
+
+
+class FewShotParams(_Frozen):
+    """Inspection with a handful of normal images, until a class has a bank."""
+
+    views: tuple[Literal["hflip", "vflip", "rot90", "rot180", "rot270"], ...]  # further references of each image
+    distance: Literal["cosine", "euclidean"]  # between patches of length 1
+    top_share: PoolShare  # of the map that is averaged to the image score
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> FewShotParams:
+        if len(set(self.views)) < len(self.views):
+            raise ValueError(f"views {list(self.views)} must be distinct")
+        return self
 
 
 class CalibrationParams(_Frozen):
@@ -150,6 +166,13 @@ class CalibrationParams(_Frozen):
         return self.class_target_fpr.get(class_name, self.target_fpr)
 
 
+class IdentificationParams(_Frozen):
+    """How images that come without a class find theirs."""
+
+    unknown_share: Annotated[float, Field(gt=0, lt=1)]  # promised share of a class's normal images that it rejects
+    directions: Positive  # in which a class's image embeddings spread by themselves; in all others alike
+
+
 class EvaluationParams(_Frozen):
     bootstrap: Positive  # resamples per interval
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -166,6 +189,26 @@ class LegacyParams(_Frozen):
     layers: tuple[int, ...]  # timm feature indices
     coreset_share: Annotated[float, Field(gt=0, le=1)]  # of the training patches
     neighbours: Positive  # for the re-weighting of the image score
+
+
+class ZeroShotParams(_Frozen):
+    """WinCLIP, for a product of which there are no images yet (arXiv 2303.14814)."""
+
+    architecture: str  # open_clip's name, or a .json file of its form
+    pretrained: str  # open_clip's tag of the weights; empty for weights of your own
+    weights: Literal["hub", "file"]
+    location: str  # .safetensors file; empty for the hub
+    prompts: str  # folder
+    prompt_set: str  # of the classes whose prompts were never searched
+    window_scales: tuple[Positive, ...] = Field(min_length=1)  # patches along a window's side
+    temperature: float = Field(gt=0)  # of the softmax between the two sides of the text
+    threshold: Share  # of the zero-shot score, as long as there are no normals to calibrate on
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> ZeroShotParams:
+        if list(self.window_scales) != sorted(set(self.window_scales)):
+            raise ValueError(f"window_scales {list(self.window_scales)} must be ascending and distinct")
+        return self
 
 
 class GateParams(_Frozen):
@@ -204,6 +247,7 @@ class GuardsParams(_Frozen):
     drift: GuardParams  # |unsettled difference of the two anomaly rates| in the window, at most
     false_alarms: GuardParams  # share of images with a proven false alarm of the candidate, at most
     misses: GuardParams  # share of images with a proven miss of the candidate, at most
+    lost_defects: GuardParams  # p of the test that the candidate finds as many labelled defects as the legacy, at least
     latency: GuardParams  # p95 of the candidate, ms, at most
     errors: GuardParams  # share of images on which the candidate failed, at most
     silence: GuardParams  # images judged in the window, at least
@@ -320,9 +364,12 @@ class Params(_Frozen):
     encoder: EncoderParams
     train: TrainParams
     bank: BankParams
+    few_shot: FewShotParams
     calibration: CalibrationParams
+    identification: IdentificationParams
     evaluation: EvaluationParams
     legacy: LegacyParams
+    zero_shot: ZeroShotParams
     gates: GateParams
     shadow: ShadowParams
     rollout: RolloutParams

@@ -201,6 +201,13 @@ def _lost_defects_p(lost: int, gained: int) -> float | None:
     return float(stats.binomtest(lost, lost + gained, 0.5, alternative="greater").pvalue)
 
 
+def lost_defects(counts: PairCounts, found: Agreement) -> str:
+    """In words: the labelled defects that one model alone finds, and whether that can be chance."""
+    lost, gained = counts.lost_and_gained
+    chance = "" if found.lost_defects_p is None else f" (p = {found.lost_defects_p:.3f})"
+    return f"{lost} defects that only the legacy model found, {gained} that only the candidate did{chance}"
+
+
 def score_correlation(candidate: npt.ArrayLike, legacy: npt.ArrayLike) -> float | None:
     """Spearman's rank correlation of the two models' scores on the same images; None where a score never varies."""
     first, second = np.asarray(candidate, dtype=np.float64), np.asarray(legacy, dtype=np.float64)
@@ -232,9 +239,7 @@ def judge(counts: PairCounts, first_at: datetime | None, now: datetime, params: 
     if enough and settled.high < bound:
         return ShadowVerdict(Outcome.FAIL, (f"settled agreement {settled}, must reach {bound:.1%}",), found)
     if enough and found.lost_defects_p is not None and found.lost_defects_p < 1.0 - params.confidence:
-        lost, gained = counts.lost_and_gained
-        reason = f"{lost} defects that only the legacy model found, {gained} that only the candidate did"
-        return ShadowVerdict(Outcome.FAIL, (f"{reason} (p = {found.lost_defects_p:.3f})",), found)
+        return ShadowVerdict(Outcome.FAIL, (lost_defects(counts, found),), found)
     lacking = []
     if counts.num_pairs < params.min_pairs:
         lacking.append(f"{counts.num_pairs} pairs, need {params.min_pairs}")

@@ -93,6 +93,11 @@ def apply_remedy(params_file: Path, params: Params) -> None:
         yaml.dump(content, stream)
 
 
+def is_remedied(params: Params) -> bool:
+    """Whether the promises of the remedy are in params.yaml already."""
+    return params.demo.remedy.items() <= params.calibration.class_target_fpr.items()
+
+
 def _curtain(state: RolloutState, morning: datetime, params: Params, remedied: bool) -> Curtain | None:
     if all(one.phase is Phase.LEGACY_DELETED for one in state.classes):
         return Curtain.FINISHED

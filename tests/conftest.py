@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from shadowline.dinomaly.training import ClassData, Trainer
 from shadowline.encoder import Encoder, EncoderConfig
 from shadowline.features import Key
 from shadowline.params import Params, TrainParams, load_params
+
+settings.register_profile("thorough", max_examples=400)  # pytest --hypothesis-profile thorough; of itself it is 100
 
 ROOT = Path(__file__).parents[1]
 CROP, WIDTH, GROUPS, PATCHES, PREFIX = 56, 64, 2, 16, 1

@@ -45,6 +45,7 @@ IN_WORDS = {  # guard → what it noticed
     "drift": "The new model stopped parts more or less often than today’s, by more than is allowed.",
     "false_alarms": "Inspectors proved too many of the new model’s alarms false.",
     "misses": "Inspectors proved that the new model let too many defects pass.",
+    "lost_defects": "Today’s model found more of the proven defects than the new one.",
     "latency": "The new model answered too slowly.",
     "errors": "The new model failed on too many images.",
     "silence": "The new model judged too few images to be watched.",

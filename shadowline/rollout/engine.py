@@ -187,8 +187,8 @@ def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
 
 def _rolled_back(one: ClassState, now: datetime, reason: str) -> ClassState:
     return replace(
-        one, phase=Phase.ROLLED_BACK, since=now, share=0.0, soft_failures=0, held_from=None, held_at=None,
-        parallel_since=None, reason=reason,
+        one, phase=Phase.ROLLED_BACK, since=now, share=0.0, soft_failures=0, last_failure="", held_from=None,
+        held_at=None, parallel_since=None, reason=reason,
     )  # fmt: skip
 
 
@@ -312,7 +312,9 @@ def _missing_evidence(
 def _advance(one: ClassState, seen: Observation, policy: RolloutParams) -> ClassState:
     target, share = _next(one, policy)
     if target is one.phase:
-        return replace(one, share=share, since=seen.now, soft_failures=0, reason=f"canary rises to {share:.0%}")
+        return replace(
+            one, share=share, since=seen.now, soft_failures=0, last_failure="", reason=f"canary rises to {share:.0%}"
+        )
     if one.phase is Phase.LEGACY:
         one = replace(one, candidate=seen.challenger[one.class_name])
         return _enter(one, target, seen.now, share, f"wave {one.wave} begins")
@@ -323,7 +325,16 @@ def _advance(one: ClassState, seen: Observation, policy: RolloutParams) -> Class
 
 def _enter(one: ClassState, target: Phase, now: datetime, share: float, reason: str) -> ClassState:
     parallel = (one.parallel_since or now) if target in BOTH_JUDGE else one.parallel_since
-    return replace(one, phase=target, since=now, share=share, soft_failures=0, parallel_since=parallel, reason=reason)
+    return replace(
+        one,
+        phase=target,
+        since=now,
+        share=share,
+        soft_failures=0,
+        last_failure="",
+        parallel_since=parallel,
+        reason=reason,
+    )
 
 
 # --- what a tick leaves behind ----------------------------------------------------------------------------------
@@ -333,12 +344,11 @@ def _count_soft_failures(
     state: RolloutState, guards: dict[str, tuple[GuardResult, ...]], moved: set[str]
 ) -> tuple[ClassState, ...]:
     """Classes in which a soft guard failed at this tick, one failure richer; held classes spend nothing."""
+    failed = {name: [one.reason for one in found if one.tripped and not one.hard] for name, found in guards.items()}
     return tuple(
-        replace(one, soft_failures=one.soft_failures + 1)
+        replace(one, soft_failures=one.soft_failures + 1, last_failure="; ".join(failed[one.class_name]))
         for one in state.classes
-        if one.class_name not in moved
-        and one.phase is not Phase.HELD
-        and any(guard.tripped and not guard.hard for guard in guards.get(one.class_name, ()))
+        if failed.get(one.class_name) and one.class_name not in moved and one.phase is not Phase.HELD
     )
 
 

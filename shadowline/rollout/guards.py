@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from shadowline.params import GuardParams, RolloutParams
 from shadowline.rollout.observation import ClassObservation
 from shadowline.rollout.state import ClassState
-from shadowline.shadow import Agreement, Rate, agree
+from shadowline.shadow import PairCounts, Rate, agree, lost_defects
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def check_guards(
         return (_result("silence", policy.guards.silence, True, problem),)
     results = list(_on_candidate(seen, policy, confidence))
     if state.legacy_judges:
-        results += _on_pairs(agree(seen.window, confidence), policy)
+        results += _on_pairs(seen.window, policy, confidence)
     return tuple(sorted(results, key=lambda one: not one.hard))
 
 
@@ -79,11 +79,14 @@ def _on_candidate(seen: ClassObservation, policy: RolloutParams, confidence: flo
     yield _result("misses", guards.misses, enough and misses.low > guards.misses.bound, f"proven on {misses}")
 
 
-def _on_pairs(found: Agreement, policy: RolloutParams) -> Iterator[GuardResult]:
-    guards = policy.guards
+def _on_pairs(counts: PairCounts, policy: RolloutParams, confidence: float) -> Iterator[GuardResult]:
+    guards, found = policy.guards, agree(counts, confidence)
     enough = found.num_pairs >= guards.silence.bound
     tripped = enough and found.settled.high < guards.agreement.bound
     yield _result("agreement", guards.agreement, tripped, f"settled agreement {found.settled}")
+    p = found.lost_defects_p
+    losing = enough and p is not None and p < guards.lost_defects.bound
+    yield _result("lost_defects", guards.lost_defects, losing, lost_defects(counts, found))
     value, low, high = found.unsettled_drift
     beyond = enough and max(low, -high) > guards.drift.bound
     reason = f"anomaly rate differs from the legacy's by {value:+.1%} [{low:+.1%}, {high:+.1%}]"

@@ -25,6 +25,7 @@ class ClassState:
     candidate: str  # fingerprint of the multi-class model
     share: float  # of the images that the candidate answers, 0…1
     soft_failures: int = 0  # ticks with a failed soft guard, since the phase or share began
+    last_failure: str = ""  # the soft guard that failed last, in words
     held_from: Phase | None = None  # the phase that HELD interrupts
     held_at: datetime | None = None  # when it did; the time in between does not count towards the phase
     parallel_since: datetime | None = None  # since when both models judge every image without a break

@@ -216,12 +216,13 @@ FIRES = {
     "drift": {"window": pairs(400, 40, 0)},
     "false_alarms": {"num_false_alarms": 50},
     "misses": {"num_misses": 30},
+    "lost_defects": {"window": pairs(300, 0, 7, label=ANOMALOUS)},
     "errors": {"num_failed": 20},
     "latency": {"p95_latency_ms": 151.0},
     "silence": {"num_judged": 19},
     "dropped": {"num_dropped": 30},
 }
-HARD = {"agreement", "drift", "false_alarms", "misses", "errors"}
+HARD = {"agreement", "drift", "false_alarms", "misses", "lost_defects", "errors"}
 
 
 class TestGuards:
@@ -260,6 +261,7 @@ class TestGuards:
         for spent in range(1, budget + 1):
             factory.tick(0.1, bolt=FIRES[name])
             assert factory.state.of("bolt").soft_failures == spent
+            assert factory.state.of("bolt").last_failure.startswith(name)
         assert factory.state.of("bolt").phase is Phase.CANARY
         factory.tick(0.1, bolt=FIRES[name])
         assert factory.state.of("bolt").phase is Phase.ROLLED_BACK
@@ -443,7 +445,7 @@ _tick = st.fixed_dictionaries(
 
 
 class TestLaws:
-    @settings(max_examples=2_500, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=25 * settings().max_examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(ticks=st.lists(_tick, min_size=1, max_size=25), scope=st.sampled_from(["class", "wave"]))
     def test_no_sequence_of_ticks_breaks_a_law(
         self, params: Params, ticks: list[dict[str, object]], scope: str
