@@ -9,15 +9,18 @@ import os
 from pathlib import Path
 
 from prefect import serve
+from prefect.events import DeploymentEventTrigger
 from prefect.schedules import RRule
 
 from flows.approval import approve
 from flows.decommission import decommission
+from flows.enroll import IMAGES_ARRIVED, enroll, enroll_waiting
 from flows.retrain import retrain
 from flows.rollout import tick
 from flows.shadow import shadow
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from shadowline.settings import Settings
 
 
 def serve_deployments(root: Path) -> None:
@@ -48,6 +51,28 @@ def serve_deployments(root: Path) -> None:
             name="nightly",
             description="Archive, prove and delete the legacy models that the rollout has retired.",
             schedule=due(schedule.decommission),
+            concurrency_limit=1,
+        ),
+        enroll.to_deployment(
+            name="on-images",
+            description="New images of a product: bring it as far as they allow.",
+            triggers=[
+                DeploymentEventTrigger(
+                    name="images arrived",
+                    expect={IMAGES_ARRIVED},
+                    parameters={
+                        "class_name": "{{ event.payload['class_name'] }}",
+                        "location": "{{ event.payload['location'] }}",
+                    },
+                )
+            ],
+            concurrency_limit=1,
+        ),
+        enroll_waiting.to_deployment(
+            name="poll",
+            description="What lies in the inbox, or below the S3 prefix of SHADOWLINE_INBOX_URL, and is due.",
+            parameters={"location": Settings().inbox_url},
+            schedule=due(schedule.enroll),
             concurrency_limit=1,
         ),
         shadow.to_deployment(name="batch", description="Both models on the images of a folder or an S3 prefix."),

@@ -7,14 +7,17 @@ prefect deployment run 'retrain/quarterly'          # there, now
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
 
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from tasks.enroll import mend
 from tasks.pipeline import StageRun, find_stale, run_stage
 from tasks.records import note_candidate
 from tasks.registry import ModelVersion, close_run, live_metrics, log_results, register, start_run
@@ -29,6 +32,7 @@ STAGES = (
     "training_set",
     "train",
     "bank",
+    "identity",
     "calibrate",
     "legacy",
     "evaluate",
@@ -52,22 +56,28 @@ class RetrainResult:
 def retrain(root: Path = Path()) -> RetrainResult:
     """Bring every stage up to date, judge the result, commit what made it, register it; one run at a time."""
     with hold_project(root):
-        return _retrain(root)
+        check_repository(root)
+        mend(root)
+        return make_version(root, "Retrain")
 
 
-def _retrain(root: Path) -> RetrainResult:
+def make_version(
+    root: Path, message: str, accept: Callable[[dict[str, Any]], None] = lambda summary: None
+) -> RetrainResult:
+    """From params.yaml as it is to a registered version; `accept` may refuse the summary by raising, before anything
+    is committed or registered."""
     layout = Layout(root)
     params = load_params(layout.params)
-    check_repository(root)
     run_id = start_run(params.registry.experiment, params.model_dump(mode="json"))
     succeeded = False
     try:
         stages = run_stages(root, run_id)
         summary = read_summary(layout)
+        accept(summary)
         report = write_report(layout, params, stages)
         log_results(run_id, summary, [report, layout.summary])
         publish_artifacts(layout, summary, report)
-        provenance = commit_run(root, f"Retrain: {len(summary['classes'])} classes, params {params.hash()[:12]}")
+        provenance = commit_run(root, f"{message}: {len(summary['classes'])} classes, params {params.hash()[:12]}")
         version = register(run_id, params, layout, summary, provenance)
         note_candidate(version, datetime.now(UTC))
         succeeded = True

@@ -1,6 +1,6 @@
-"""The one door to timm (and through it torchvision): build a network by name, never download by surprise.
+"""The one door to timm and open_clip (and through them torchvision): build by name, never download by surprise.
 
-timm imports torchvision, and a CPU-only torch beside a registry torchvision cannot load torchvision's compiled
+Both import torchvision, and a CPU-only torch beside a registry torchvision cannot load torchvision's compiled
 operators: the import then dies with `operator torchvision::nms does not exist`. The cure lives here, once, and
 ruff (TID251) forbids those imports everywhere else. Background: docs/decisions/0003-one-door-to-timm.md
 """
@@ -42,6 +42,23 @@ def timm() -> Any:
     import timm as timm_module
 
     return timm_module
+
+
+def open_clip() -> Any:
+    """The open_clip module, imported as safely; raises ValueError where the extra `zero_shot` is not installed."""
+    if importlib.util.find_spec("open_clip") is None:
+        raise ValueError("open_clip is not installed; run `pip install 'shadowline[zero_shot]'`")
+    _prepare_torchvision()
+    import open_clip as open_clip_module
+
+    return open_clip_module
+
+
+def hub_file(repository: str, filename: str, *, allow_network: bool) -> Path:
+    """One file of the model hub: from the local cache, or over the network where allowed. Raises OSError without it."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repository, filename, local_files_only=not allow_network))
 
 
 def build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:

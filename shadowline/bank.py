@@ -14,18 +14,20 @@ for MMSE covariance estimation" (2010, OAS).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from torch import Tensor
 
 from shadowline.atomic import replace_file
+from shadowline.compression import Covariance, Exact, Storage, compress, from_tensors, storage_of, to_tensors
 
 Array = npt.NDArray[np.float64]
 Shrinkage = Literal["ledoit_wolf", "oas"]
@@ -135,10 +137,10 @@ def _oas(n: float, covariance: Array) -> float:
 
 @dataclass(frozen=True)
 class Bank:
-    """Mean and lower Cholesky factor of the covariance per group, float32."""
+    """Mean and covariance per group, the covariance in any format of shadowline/compression.py."""
 
     mean_GD: Tensor
-    factor_GDD: Tensor  # Σ = L Lᵀ
+    covariance: Covariance
     num_patches: int
     num_images: int
     shrinkage: tuple[float, ...]  # per group
@@ -147,44 +149,59 @@ class Bank:
     @classmethod
     def fit(cls, moments: Moments, method: Shrinkage, *, num_images: int, fingerprint: str) -> Bank:
         fits = [shrunk_covariance(moments, group, method) for group in range(len(moments.first_GD))]
+        factor_GDD = torch.from_numpy(np.stack([np.linalg.cholesky(cov) for _, cov, _ in fits])).float()
         return cls(
             mean_GD=torch.from_numpy(np.stack([mean for mean, _, _ in fits])).float(),
-            factor_GDD=torch.from_numpy(np.stack([np.linalg.cholesky(cov) for _, cov, _ in fits])).float(),
+            covariance=Exact(factor_GDD),
             num_patches=int(moments.count),
             num_images=num_images,
             shrinkage=tuple(weight for _, _, weight in fits),
             fingerprint=fingerprint,
         )
 
+    def compressed(self, storage: Storage, rank: int) -> Bank:
+        """This bank in another format; raises ValueError as `compress` does. What a format lost stays lost."""
+        return replace(self, covariance=compress(self.factor_GDD, storage, rank))
+
+    @property
+    def factor_GDD(self) -> Tensor:  # noqa: N802 - axes, as everywhere
+        """Lower Cholesky factor of the covariance, float32, whatever its format."""
+        return self.covariance.factor_GDD
+
     def distance(self, patches_BGPD: Tensor) -> Tensor:
         """Mahalanobis distance of each patch to its group's Gaussian: (B, G, P), float32."""
         B, G, P, D = patches_BGPD.shape
-        centred = (patches_BGPD - self.mean_GD[:, None]).permute(1, 3, 0, 2).reshape(G, D, B * P)
-        whitened = torch.linalg.solve_triangular(self.factor_GDD, centred, upper=False)
-        distance_BGP: Tensor = whitened.norm(dim=1).reshape(G, B, P).permute(1, 0, 2)
-        return distance_BGP
+        centred_GDN = (patches_BGPD - self.mean_GD[:, None]).permute(1, 3, 0, 2).reshape(G, D, B * P)
+        return self.covariance.distance(centred_GDN).reshape(G, B, P).permute(1, 0, 2)
 
     @property
     def num_bytes(self) -> int:
-        return 4 * (self.mean_GD.numel() + self.factor_GDD.numel())
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def save(self, path: Path) -> None:
+        storage = storage_of(self.covariance)
         facts = {
             "num_patches": self.num_patches,
             "num_images": self.num_images,
             "shrinkage": list(self.shrinkage),
             "fingerprint": self.fingerprint,
+            **({} if storage is Storage.FLOAT32 else {"storage": storage}),  # so that older files stay as they are
         }
-        arrays = {"mean": self.mean_GD.numpy(), "factor": self.factor_GDD.numpy()}
+        arrays = {name: tensor.numpy() for name, tensor in self._tensors().items()}
         with replace_file(path) as temporary:
             save_arrays(arrays, temporary, metadata={"bank": json.dumps(facts, sort_keys=True)})
 
     @classmethod
     def load(cls, path: Path) -> Bank:
-        from safetensors import safe_open
-
+        """In whichever format the file holds; raises ValueError for one that this version does not know."""
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["bank"])
-            mean, factor = file.get_tensor("mean"), file.get_tensor("factor")
-        shrinkage = tuple(facts.pop("shrinkage"))
-        return cls(mean_GD=mean, factor_GDD=factor, shrinkage=shrinkage, **facts)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        storage, shrinkage = facts.pop("storage", Storage.FLOAT32), tuple(facts.pop("shrinkage"))
+        if storage not in list(Storage):
+            raise ValueError(f"{path}: bank storage {storage!r}, known: {', '.join(Storage)}; update shadowline")
+        covariance = from_tensors(Storage(storage), tensors)
+        return cls(mean_GD=tensors["mean"], covariance=covariance, shrinkage=shrinkage, **facts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {"mean": self.mean_GD, **to_tensors(self.covariance)}

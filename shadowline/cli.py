@@ -9,7 +9,20 @@ import sys
 
 import typer
 
-from shadowline.commands import assess, bench, data, inspect, legacy, retrain, rollout, serve, shadow, stage
+from shadowline.commands import (
+    assess,
+    bench,
+    data,
+    enroll,
+    inspect,
+    legacy,
+    prompts,
+    retrain,
+    rollout,
+    serve,
+    shadow,
+    stage,
+)
 from shadowline.settings import prepare_environment
 
 app = typer.Typer(
@@ -21,10 +34,13 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.add_typer(legacy.app, name="legacy")
+app.add_typer(prompts.app, name="prompts")
 app.command("assess")(assess.assess)
 app.add_typer(shadow.app, name="shadow")
 app.add_typer(rollout.app, name="rollout")
 app.command("feedback")(shadow.feedback)
+app.command("enroll")(enroll.enroll)
+app.add_typer(enroll.bank, name="bank")
 app.command("stage")(stage.stage)
 app.command("inspect")(inspect.inspect)
 app.command("retrain")(retrain.retrain)

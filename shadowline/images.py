@@ -28,7 +28,8 @@ from PIL import Image, ImageStat
 
 from shadowline.params import DataParams
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")  # all that is decoded; the rest of Pillow's stay closed
+SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif"}
+FORMATS = tuple(SUFFIX_OF)  # all that is decoded; the rest of Pillow's stay closed
 
 _CONVERTED = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})

@@ -3,9 +3,10 @@
     inspector = Inspector.load("models/inspector")              # or "models:/inspector@champion"
     result = inspector.inspect("cell0042.png", class_name="solar_mono")
     result.score, result.threshold, result.decision, result.anomaly_map
+    inspector.inspect("found.png")                              # finds the class itself, or says UnknownProduct
 
 The directory holds encoder.safetensors, encoder.json, decoder.safetensors, banks/<class>.safetensors,
-calibration.json and config.json; no pickle is read. H, W patches per side of a map.
+identity/<class>.safetensors, calibration.json and config.json; no pickle is read. H, W patches per side of a map.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from shadowline.calibration import Calibration, raw_maps
 from shadowline.device import pick_device
 from shadowline.dinomaly.model import load_decoder
 from shadowline.encoder import Encoder, load_encoder
+from shadowline.identification import ClassIdentity, Identification, Identities, embed
 from shadowline.images import open_rgb
 from shadowline.manifest import Label
 
@@ -43,7 +46,7 @@ class Inspection:
     threshold: float  # the same unit
     decision: Label  # normal or anomalous
     class_name: str
-    class_margin: float | None  # robust sigmas to the runner-up class; None when the class was given
+    class_confidence: float | None  # that it is no other class (`Identification`); None when the class was given
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change the decision
     latency_ms: float
@@ -52,6 +55,21 @@ class Inspection:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, as JSON values."""
         return {name: value for name, value in self.__dict__.items() if name != "anomaly_map"}
+
+
+@dataclass(frozen=True)
+class UnknownProduct:
+    """One image, sent without a class, that no class accepts: an answer, and no decision."""
+
+    nearest_class: str
+    class_confidence: float  # that it is no normal image of any class (`Identification`)
+    model_version: str  # of the registry, or "directory"
+    fingerprint: str  # of everything that can change this answer
+    latency_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; what an inspection would say is None."""
+        return {"score": None, "threshold": None, "decision": None, "class_name": None, **self.__dict__}
 
 
 class Inspector:
@@ -64,6 +82,7 @@ class Inspector:
         raw = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
         self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
         self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
+        self._identities = _load_identities(directory, self.classes)
         self.fingerprint: str = self.config["fingerprint"]
         self.class_fingerprints = class_fingerprints(directory)
 
@@ -90,33 +109,72 @@ class Inspector:
     def classes(self) -> tuple[str, ...]:
         return tuple(sorted(self.calibrations))
 
-    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection:
-        """Judge one image (path, bytes or PIL image); without a class, the class whose normals are nearest is taken.
+    @property
+    def identified_classes(self) -> tuple[str, ...]:
+        """The classes that it finds by itself; none in a model that was packaged without identities."""
+        return () if self._identities is None else self._identities.names
 
-        Raises ValueError for an unknown class and RefusedImage for an image that cannot be trusted.
+    @overload
+    def inspect(self, image: ImageInput, class_name: str) -> Inspection: ...
+    @overload
+    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct: ...
+    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct:
+        """Judge one image (path, bytes or PIL image); without a class, its class is found first.
+
+        Raises ValueError for an unknown class, or for none where the model cannot tell classes apart, and
+        RefusedImage for an image that cannot be trusted.
         """
         return next(iter(self.inspect_many([image], class_name)))
 
-    def inspect_many(self, images: Sequence[ImageInput], class_name: str | None = None) -> Iterable[Inspection]:
+    @overload
+    def inspect_many(self, images: Sequence[ImageInput], class_name: str) -> Iterable[Inspection]: ...
+    @overload
+    def inspect_many(
+        self, images: Sequence[ImageInput], class_name: str | None = None
+    ) -> Iterable[Inspection | UnknownProduct]: ...
+    def inspect_many(
+        self, images: Sequence[ImageInput], class_name: str | None = None
+    ) -> Iterable[Inspection | UnknownProduct]:
         """Judge images one batch of the encoder at a time; latency is the batch's time per image."""
         return self.inspect_each([(image, class_name) for image in images])
 
-    def inspect_each(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterable[Inspection]:
+    @overload
+    def inspect_each(self, images: Sequence[tuple[ImageInput, str]]) -> Iterable[Inspection]: ...
+    @overload
+    def inspect_each(
+        self, images: Sequence[tuple[ImageInput, str | None]]
+    ) -> Iterable[Inspection | UnknownProduct]: ...
+    def inspect_each(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterable[Inspection | UnknownProduct]:
         """`inspect_many` for images of several classes, each beside its own."""
-        for class_name in {name for _, name in images if name is not None}:
-            if class_name not in self.calibrations:
+        for class_name in {name for _, name in images}:
+            if class_name is None:
+                self._need_identities()
+            elif class_name not in self.calibrations:
                 raise ValueError(f"class {class_name!r} is not in this model; it knows {', '.join(self.classes)}")
         return self._inspect_batches(images)
 
-    def _inspect_batches(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterator[Inspection]:
+    def identify_many(self, images: Sequence[ImageInput]) -> list[Identification]:
+        """Only which class each image is of; raises as `inspect` does without a class."""
+        self._need_identities()
+        size = self.encoder.config.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        return [self._identify(fused[None]) for batch in batches for fused in self._encode(batch)]
+
+    def _inspect_batches(
+        self, images: Sequence[tuple[ImageInput, str | None]]
+    ) -> Iterator[Inspection | UnknownProduct]:
         size = self.encoder.config.batch_size
         for start in range(0, len(images), size):
             started = time.perf_counter()
             batch = images[start : start + size]
-            fused_BGTD = self.encoder.encode([self._open(image) for image, _ in batch], padded=False)
-            results = [self._judge(fused[None], name) for fused, (_, name) in zip(fused_BGTD, batch, strict=True)]
+            fused_BGTD = self._encode([image for image, _ in batch])
+            results = [self._answer(fused[None], name) for fused, (_, name) in zip(fused_BGTD, batch, strict=True)]
             latency_ms = 1000.0 * (time.perf_counter() - started) / len(batch)
-            yield from (Inspection(latency_ms=latency_ms, **result) for result in results)
+            yield from (result(latency_ms=latency_ms) for result in results)
+
+    def _encode(self, images: Sequence[ImageInput]) -> Tensor:
+        """(B, G, T, D), rounded as in the cache that calibration saw."""
+        return self.encoder.encode([self._open(image) for image in images], padded=False).half().float()
 
     def _open(self, image: ImageInput) -> Image.Image:
         if isinstance(image, Image.Image):
@@ -124,42 +182,52 @@ class Inspector:
         limits = self.config["limits"]
         return open_rgb(image, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
 
-    def _judge(self, fused_BGTD: Tensor, class_name: str | None) -> dict[str, Any]:
-        fused_BGTD = fused_BGTD.half().float()  # as in the cache that calibration saw
-        margin = None
-        if class_name is None:
-            class_name, margin = self.identify(fused_BGTD)
+    def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
+        """What is said of one image, but for its latency."""
+        if class_name is not None:
+            return self._judge(fused_BGTD, class_name, None)
+        found = self._identify(fused_BGTD)
+        if found.class_name is not None:
+            return self._judge(fused_BGTD, found.class_name, found.confidence)
+        return partial(
+            UnknownProduct,
+            nearest_class=found.nearest_class,
+            class_confidence=found.confidence,
+            model_version=self.model_version,
+            fingerprint=self.fingerprint,
+        )
+
+    def _judge(self, fused_BGTD: Tensor, class_name: str, class_confidence: float | None) -> partial[Inspection]:
         calibration = self.calibrations[class_name]
         anomaly_map = calibration.fuse(self._raw(fused_BGTD, class_name))
         score = float(calibration.score(anomaly_map)[0])
-        return {
-            "score": score,
-            "threshold": calibration.threshold,
-            "decision": Label.ANOMALOUS if score > calibration.threshold else Label.NORMAL,
-            "class_name": class_name,
-            "class_margin": margin,
-            "model_version": self.model_version,
-            "fingerprint": self.fingerprint,
-            "anomaly_map": anomaly_map[0],
-        }
+        return partial(
+            Inspection,
+            score=score,
+            threshold=calibration.threshold,
+            decision=Label.ANOMALOUS if score > calibration.threshold else Label.NORMAL,
+            class_name=class_name,
+            class_confidence=class_confidence,
+            model_version=self.model_version,
+            fingerprint=self.fingerprint,
+            anomaly_map=anomaly_map[0],
+        )
 
     def _raw(self, fused_BGTD: Tensor, class_name: str) -> Array:
         has_weight = self.calibrations[class_name].recipe.weights[0] > 0.0
         decoder = self.decoder if has_weight else None
         return raw_maps(fused_BGTD, decoder, self.banks[class_name], self._spec.num_prefix)
 
-    def identify(self, fused_BGTD: Tensor) -> tuple[str, float | None]:
-        """The class whose bank is nearest to the median patch of one image, and its margin to the runner-up."""
-        distances = {}
-        for name, calibration in self.calibrations.items():
-            distance_GP = self.banks[name].distance(fused_BGTD[:, :, self._spec.num_prefix :])[0].double().numpy()
-            scaled = [
-                scale.apply(distance) for scale, distance in zip(calibration.map_scales[1:], distance_GP, strict=True)
-            ]
-            distances[name] = float(np.mean([np.median(group) for group in scaled]))
-        ranked = sorted(distances, key=distances.__getitem__)
-        margin = distances[ranked[1]] - distances[ranked[0]] if len(ranked) > 1 else None
-        return ranked[0], margin
+    def _identify(self, fused_BGTD: Tensor) -> Identification:
+        return self._need_identities().identify(embed(fused_BGTD, self._spec.num_prefix)[0].numpy())
+
+    def _need_identities(self) -> Identities:
+        if self._identities is None:
+            raise ValueError(
+                f"class: none given, and model {self.fingerprint[:12]} holds no identity/ to tell classes apart; "
+                f"name one of {', '.join(self.classes)}, or package again with `shadowline retrain`"
+            )
+        return self._identities
 
     @property
     def memory_mb(self) -> dict[str, float]:
@@ -167,7 +235,16 @@ class Inspector:
         encoder = sum(p.nbytes for p in self.encoder.parameters())
         decoder = sum(p.nbytes for p in self.decoder.parameters())
         banks = sum(bank.num_bytes for bank in self.banks.values())
-        return {"encoder_mb": encoder / 1e6, "decoder_mb": decoder / 1e6, "banks_mb": banks / 1e6}
+        identities = 0 if self._identities is None else self._identities.num_bytes
+        sizes = {"encoder": encoder, "decoder": decoder, "banks": banks, "identities": identities}
+        return {f"{part}_mb": size / 1e6 for part, size in sizes.items()}
+
+
+def _load_identities(directory: Path, classes: Sequence[str]) -> Identities | None:
+    """Of the classes that have one; None in a model without, whose callers must name the class."""
+    paths = {name: directory / f"identity/{name}.safetensors" for name in classes}
+    found = {name: ClassIdentity.load(path) for name, path in paths.items() if path.is_file()}
+    return Identities.of(found) if found else None
 
 
 def model_fingerprint(directory: Path) -> str:

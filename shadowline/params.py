@@ -53,6 +53,7 @@ class DataParams(_Frozen):
     max_tune: Annotated[int, Field(ge=0)]  # known defects per class that selection may use; 0: injected ones instead
     val_share: Share  # of a class's training normals, before max_val
     test_share: Share  # of a class's normals, where the source has no test split
+    injected_test: Annotated[int, Field(ge=0)]  # test defects per injected kind, for a class without any of its own
     max_pixels: Positive  # pixels per image
     max_file_bytes: Positive  # bytes per image file
     max_refused_share: Share  # of a class's files; more fail the import
@@ -211,6 +212,23 @@ class ZeroShotParams(_Frozen):
         return self
 
 
+class EnrolmentParams(_Frozen):
+    """How a new product comes in; the deployment rule is that of the background, §5."""
+
+    bank_images: Positive  # normal images from which on a class gets a bank and joins the model
+    few_shot_images: Positive  # references of a few-shot model, at most; the first by content
+    min_deploy: Share  # AUROC from which on a starter model answers
+    min_few_shot: Share  # AUROC of zero-shot below which not even a handful of references is expected to do
+    max_lookalikes: Share  # of a new class's images that look more like another class
+    max_loss: Share  # AUROC that more images of a class may cost it
+
+    @model_validator(mode="after")
+    def _rule_rises(self) -> EnrolmentParams:
+        if self.min_few_shot > self.min_deploy:
+            raise ValueError(f"min_few_shot {self.min_few_shot} lies above min_deploy {self.min_deploy}")
+        return self
+
+
 class GateParams(_Frozen):
     min_mean_auroc: Share  # mean image AUROC over classes
     max_drop: Share  # a class's AUROC against its own single-class model
@@ -295,6 +313,7 @@ class GatewayParams(_Frozen):
     reload_interval_ms: float = Field(gt=0)  # between two attempts at a model that would not load
     record_batch: Positive  # pairs per transaction
     pair_queue: Positive  # pairs that wait to be written; more are lost, and counted
+    max_inbox_images: Positive  # images of one class that wait for its enrolment; more are refused
     max_spool_mb: float = Field(gt=0)  # pairs on disk while the database is away, 10^6 bytes
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
 
@@ -352,6 +371,7 @@ class DemoParams(_Frozen):
 class ScheduleParams(_Frozen):
     retrain: str  # RFC 5545 recurrence rule
     rollout: str  # likewise: the ticks of the rollout
+    enroll: str  # likewise: a look at the images of new products
     decommission: str  # likewise
     timezone: str
 
@@ -370,6 +390,7 @@ class Params(_Frozen):
     evaluation: EvaluationParams
     legacy: LegacyParams
     zero_shot: ZeroShotParams
+    enrolment: EnrolmentParams
     gates: GateParams
     shadow: ShadowParams
     rollout: RolloutParams

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,11 @@ class Layout:
     @property
     def params(self) -> Path:
         return self.root / "params.yaml"
+
+    @property
+    def inbox(self) -> Path:
+        """Images of products that are being enrolled, a folder per class; see `shadowline/inbox.py`."""
+        return self.root / "data/inbox"
 
     def images(self, class_name: str) -> Path:
         return self.root / "data/images" / class_name
@@ -63,6 +69,9 @@ class Layout:
     def moments(self, class_name: str) -> Path:
         return self.root / f"models/moments/{class_name}.safetensors"
 
+    def identity(self, class_name: str) -> Path:
+        return self.root / f"models/identity/{class_name}.safetensors"
+
     def calibration(self, class_name: str) -> Path:
         return self.root / f"models/calibration/{class_name}.json"
 
@@ -83,6 +92,30 @@ class Layout:
     @property
     def timings(self) -> Path:
         return self.scratch / "timings.json"
+
+    def starter(self, class_name: str) -> Path:
+        """What inspects a new product until it has a bank; see `shadowline/starter.py`."""
+        return self.scratch / "starters" / class_name
+
+    @property
+    def enrolling(self) -> Path:
+        """There while an enrolment changes the project; left behind by one that was killed."""
+        return self.scratch / "enrolling.json"
+
+    @property
+    def enrolments_tried(self) -> Path:
+        """Class → number of images with which its enrolment was last tried by the poll."""
+        return self.scratch / "enrolments.json"
+
+    def forget(self, class_name: str) -> None:
+        """Remove everything that the stages made of one class; its inbox stays."""
+        made = (
+            self.images, self.manifest, self.import_report, self.features, self.bank, self.moments, self.identity,
+            self.calibration, self.legacy, self.evaluation,
+        )  # fmt: skip
+        for path in (place(class_name) for place in made):
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
 
     @property
     def package(self) -> Path:

@@ -1,7 +1,8 @@
 """The inspector as an MLflow pyfunc, logged as code: plain `mlflow models serve` and `load_model` can run it.
 
 Input, one row per image:  image (base64 of the file's bytes) or path, and optionally class_name
-Output:                    score, threshold, decision, class_name, model_version, fingerprint
+Output:                    score, threshold, decision, class_name, model_version, fingerprint; of an image that no class
+                           accepts, the last two
 
 A path is read only below the folder that SHADOWLINE_IMAGE_ROOT names; without it paths are refused.
 """
@@ -17,6 +18,7 @@ import pandas as pd
 
 from shadowline.image_rows import ANSWER, read_row, registered_version
 from shadowline.inspector import Inspector
+from shadowline.manifest import Label
 
 
 class InspectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -33,7 +35,7 @@ class InspectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         class_name = row.get("class_name")
         known = class_name if isinstance(class_name, str) and class_name else None
         result = self.inspector.inspect(read_row(row), known)
-        return {name: str(value) if name == "decision" else value for name, value in result.to_dict().items()}
+        return {name: str(value) if isinstance(value, Label) else value for name, value in result.to_dict().items()}
 
 
 mlflow.models.set_model(InspectorModel())

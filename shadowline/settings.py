@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     archive_url: str = "file://data/archive"  # where legacy models are archived; or s3://bucket/prefix
     archive_endpoint: str | None = None  # of an S3 store that is not Amazon's, e.g. https://minio.plant.local:9000
     archive_encryption: Literal["", "AES256", "aws:kms"] = ""  # server-side, of an S3 store; empty: the bucket's own
+    inbox_url: str = ""  # s3:// prefix with a folder per class, polled for images of new products
     gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub

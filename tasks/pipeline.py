@@ -46,11 +46,16 @@ class StageRun:
 @task
 def find_stale(root: Path) -> frozenset[str]:
     """The stages (`import`, `features`, …, without their class) that `dvc status` says must run again."""
+    return frozenset(name.partition("@")[0] for name in stale_targets(root))
+
+
+def stale_targets(root: Path) -> frozenset[str]:
+    """The same, class by class: `import@bolt`."""
     _mend_lock_file(root)
     answer = subprocess.run(_dvc("status", "--json"), cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise StageFailedError(f"dvc status: {answer.stderr.strip() or answer.stdout.strip()}")
-    return frozenset(name.partition("@")[0] for name in json.loads(answer.stdout or "{}"))
+    return frozenset(json.loads(answer.stdout or "{}"))
 
 
 @task(task_run_name="stage {name}")

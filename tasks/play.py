@@ -9,12 +9,11 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from ruamel.yaml import YAML
 
-from shadowline.atomic import replace_file
 from shadowline.detectors.load import load_detector
 from shadowline.legacy import LegacyModel, Stated, examine
 from shadowline.params import Params
+from shadowline.params_file import editing
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
 from shadowline.records.pairs import Pair
@@ -84,13 +83,9 @@ def play_days(records: Records, params: Params, root: Path, remedied: bool) -> P
 
 @task
 def apply_remedy(params_file: Path, params: Params) -> None:
-    """Write the remedy's promises into params.yaml, comments and all else as they were."""
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 4096
-    content = yaml.load(params_file.read_text(encoding="utf-8"))
-    content["calibration"]["class_target_fpr"].update(params.demo.remedy)
-    with replace_file(params_file) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    """Write the remedy's promises into params.yaml."""
+    with editing(params_file) as content:
+        content["calibration"]["class_target_fpr"].update(params.demo.remedy)
 
 
 def is_remedied(params: Params) -> bool:

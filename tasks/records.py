@@ -44,7 +44,7 @@ def begin_rollout(
     candidates = challenger_fingerprints(params.registry.model_name)
     if not candidates:
         raise ValueError("no challenger is registered: the verdict on the last model was negative; see its report")
-    state, events = begin(waves, records.rollout.newest_legacy(), candidates, at, by)
+    state, events = begin(waves, records.rollout.newest_legacy(), candidates, at, by, records.rollout.state())
     records.rollout.begin(events)
     return state
 

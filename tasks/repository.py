@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,16 +30,16 @@ class Provenance:
 
 
 @contextmanager
-def hold_project(root: Path) -> Iterator[None]:
+def hold_project(root: Path, *, wait: bool = False) -> Iterator[None]:
     """Let one run at a time work in a project; the lock is the operating system's, so that a killed run leaves none.
 
-    Raises RepositoryError, at once and naming the process, while another run holds it.
+    While another run holds it, wait for its end, or raise RepositoryError, at once and naming the process.
     """
     scratch = Layout(root).scratch
     scratch.mkdir(exist_ok=True)
     owner = scratch / "run.pid"
     try:
-        lock = FileLock(scratch / "run.lock").acquire(timeout=0)
+        lock = FileLock(scratch / "run.lock").acquire(timeout=-1 if wait else 0)
     except Timeout:
         pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
         raise RepositoryError(
@@ -69,6 +70,23 @@ def commit_run(root: Path, message: str) -> Provenance:
         _git(root, *_identity(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
     lock = hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest()
     return Provenance(git_commit=_git(root, "rev-parse", "HEAD"), dvc_lock_sha256=lock)
+
+
+def require_clean(root: Path) -> None:
+    """Refuse to change files that somebody else is changing: what goes wrong is taken back to the last commit."""
+    changed = _git(root, "status", "--porcelain", "--", *_OURS)
+    if changed:
+        raise RepositoryError(f"uncommitted changes in {' and '.join(_OURS)}: commit or revert them first")
+
+
+def take_back(root: Path) -> None:
+    """params.yaml, dvc.lock and everything that DVC keeps as the last commit has them."""
+    _git(root, "checkout", "HEAD", "--", *(name for name in _OURS if _git(root, "ls-files", name)))
+    answer = subprocess.run(
+        [sys.executable, "-m", "dvc", "checkout", "--force"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        raise RepositoryError(f"dvc checkout: {answer.stderr.strip()}; run `dvc repro` to make what is missing again")
 
 
 def _refuse_other_changes(root: Path) -> None:

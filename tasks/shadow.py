@@ -17,14 +17,11 @@ from tasks.storage import open_storage
 
 @task(retries=3, retry_delay_seconds=[2, 10, 30])
 def fetch_images(location: str, layout: Layout) -> list[Path]:
-    """The images below a folder or an s3:// prefix; the latter are copied to a scratch folder, once each."""
+    """The images below a folder or an s3:// prefix; the latter are copied to a scratch folder, once each change."""
     if not location.startswith("s3://"):
         return find_images(Path(location))
-    storage = open_storage(location)
     folder = layout.scratch / "shadow" / location.removeprefix("s3://")
-    for key in storage.list(""):
-        if Path(key).suffix.lower() in SUFFIXES and not (folder / key).is_file():
-            storage.get(key, folder / key)
+    open_storage(location).mirror(folder, SUFFIXES)
     return find_images(folder)
 
 

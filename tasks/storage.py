@@ -14,6 +14,7 @@ files go in parts, each with a SHA-256 that the store itself verifies.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,11 +136,26 @@ class S3Storage:
         return StoredObject(self._uri(key), head["Metadata"].get(_SHA256, ""), head["ContentLength"])
 
     def list(self, prefix: str = "") -> list[str]:
+        return sorted(one["Key"].removeprefix(self.prefix) for one in self._objects(prefix))
+
+    def mirror(self, folder: Path, suffixes: frozenset[str]) -> None:
+        """Copy the objects with these suffixes to `folder`, whoever put them: nothing is known of their bytes.
+
+        A copy has the time of its object, so that it means the same on every machine; one that is there already stays.
+        """
+        for one in self._objects(""):
+            key, changed_at = one["Key"].removeprefix(self.prefix), one["LastModified"].timestamp()
+            if Path(key).suffix.lower() in suffixes and not _is_copy(folder / _checked(key), changed_at, one["Size"]):
+                with replace_file(folder / key) as temporary, self._named_errors(key):
+                    self.client.download_file(self.bucket, self._name(key), str(temporary), Config=_in_parts())
+                    os.utime(temporary, (changed_at, changed_at))
+
+    def _objects(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """What the store says of the objects whose key begins with `prefix`."""
         with self._named_errors(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"
-            )
-            return sorted(one["Key"].removeprefix(self.prefix) for page in pages for one in page.get("Contents", ()))
+            pages = self.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"):
+                yield from page.get("Contents", ())
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}{_checked(key)}"
@@ -197,6 +213,11 @@ def _checked(key: str) -> str:
     if not is_inside(key):
         raise ValueError(f"key {key!r}: need a relative path without '..', e.g. legacy/bolt/model.zip")
     return key
+
+
+def _is_copy(path: Path, changed_at: float, num_bytes: int) -> bool:
+    """By time and size; a microsecond is lost on the way to the file system and back."""
+    return path.is_file() and abs(path.stat().st_mtime - changed_at) < 1e-3 and path.stat().st_size == num_bytes
 
 
 def _verify(path: Path, stored: StoredObject) -> None:

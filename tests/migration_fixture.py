@@ -89,7 +89,7 @@ def tell(records: Records, params: Params) -> None:
     teller.agreement["nut"] = 0.99
     for _ in range(4):
         teller.day()
-    teller.factory.challenger = {name: f"v2-{name}" for name in teller.agreement}
+    teller.factory.challenger = {**teller.factory.challenger, "nut": "v2-nut"}
     teller.until("nut", Phase.CANARY)
     teller.day(bolt=FIRES["latency"])
     teller.until("gear", Phase.LIVE)

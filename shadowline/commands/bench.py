@@ -6,17 +6,22 @@ import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.progress import default_progress
 
 if TYPE_CHECKING:
+    from shadowline.benchmarks_compression import CompressedQuality
+    from shadowline.benchmarks_few_shot import FewShotBench, FewShotQuality
+    from shadowline.benchmarks_identity import IdentificationBench
     from shadowline.benchmarks_records import PairSpeed
     from shadowline.gateway.benchmark import GatewaySpeed
 
@@ -150,6 +155,128 @@ def _gateway_tables(speed: GatewaySpeed) -> list[Table]:
     for turn, rolled in enumerate(speed.rollbacks, start=1):
         rollback.add_row(str(turn), f"{rolled.in_force_ms:.0f}", f"{rolled.answered_ms:.0f}")
     return [added, throughput, rollback]
+
+
+@app.command("few-shot")
+def few_shot(
+    shots: Annotated[str, typer.Option(help="Numbers of reference images, with commas.")] = "1,2,4,8,16",
+    num_seeds: Annotated[int, typer.Option("--seeds", min=2, help="Draws of the references.")] = 5,
+    views: Annotated[
+        str | None, typer.Option(help="Views of each reference, with commas; few_shot.views by default, '' for none.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Image AUROC of a handful of reference normals beside the class's bank and the full model, on test.
+
+    Example: `shadowline bench few-shot --shots 1,4 --seeds 3 --views hflip,vflip`
+    """
+    from shadowline.benchmarks_few_shot import bench_few_shot
+
+    layout = Layout()
+    params = load_params(layout.params)
+    names = params.few_shot.views if views is None else [name for name in views.split(",") if name]
+    counts = _whole_numbers(shots, "--shots")
+    bench = bench_few_shot(params, layout, default_progress(), shots=counts, num_seeds=num_seeds, views=names)
+    if as_json:
+        typer.echo(json.dumps(asdict(bench)))
+        return
+    for table in _few_shot_tables(bench):
+        Console().print(table)
+
+
+def _few_shot_tables(bench: FewShotBench) -> list[Table]:
+    tables = []
+    for baseline in bench.baselines:
+        title = f"{baseline.class_name}, views: {', '.join(bench.views) or 'none'}"
+        table = Table("references", "image AUROC", "false alarms", "promised", "misses", title=title)
+        for one in bench.quality:
+            if one.class_name == baseline.class_name:
+                table.add_row(str(one.shots), *_few_shot_cells(one))
+        table.add_row(f"bank, {baseline.num_train} images", f"{baseline.bank_auroc:.3f}")
+        table.add_row("full model", f"{baseline.full_auroc:.3f}")
+        tables.append(table)
+    return tables
+
+
+def _few_shot_cells(one: FewShotQuality) -> tuple[str, str, str, str]:
+    spread = f"{mean(one.aurocs):.3f} ± {stdev(one.aurocs):.3f}"
+    false_alarms, misses = (mean(rates) if rates else None for rates in (one.false_alarms, one.misses))
+    return spread, _number(false_alarms, 2), _number(one.promised_fpr, 3), _number(misses, 2)
+
+
+@app.command("compression")
+def compression(
+    ranks: Annotated[str, typer.Option(help="Ranks of low_rank, with commas.")] = "16,32,64,128",
+    as_json: JsonOption = False,
+) -> None:
+    """Bytes of a bank against image AUROC, in every format, with the calibration kept and fitted anew.
+
+    Example: `shadowline bench compression --ranks 32,64`
+    """
+    from shadowline.benchmarks_compression import bench_compression
+
+    layout = Layout()
+    counts = _whole_numbers(ranks, "--ranks")
+    results = bench_compression(load_params(layout.params), layout, default_progress(), ranks=counts)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in results]))
+        return
+    Console().print(_compression_table(results))
+
+
+def _compression_table(results: list[CompressedQuality]) -> Table:
+    kept = ("bank AUROC", "AUROC kept", "false alarms", "misses")
+    table = Table("class", "bank", "kB", "error", *kept, "AUROC refitted", "false alarms", "misses")
+    for one in results:
+        name = one.storage if one.rank is None else f"{one.storage} {one.rank}"
+        cells = [one.class_name, name, f"{one.num_bytes / 1e3:.0f}", f"{one.distance_error:.4f}"]
+        values = (one.bank_auroc, one.kept.auroc, one.kept.false_alarms, one.kept.misses)
+        refitted = (one.refitted.auroc, one.refitted.false_alarms, one.refitted.misses)
+        table.add_row(*cells, *(f"{value:.3f}" for value in (*values, *refitted)))
+    return table
+
+
+def _whole_numbers(text: str, option: str) -> list[int]:
+    """`1,2,4` as numbers of at least 1."""
+    if not all(part.isdecimal() and int(part) for part in text.split(",")):
+        raise ValueError(f"{option}: {text!r}, need whole numbers of at least 1 with commas, such as 1,2,4")
+    return [int(part) for part in text.split(",")]
+
+
+@app.command("identify")
+def identify(as_json: JsonOption = False) -> None:
+    """Which class images are taken for, how strange products are rejected, and the time at up to 1000 classes.
+
+    Example: `shadowline bench identify`
+    """
+    from shadowline.benchmarks_identity import bench_identify
+
+    layout = Layout()
+    bench = bench_identify(load_params(layout.params), layout)
+    if as_json:
+        typer.echo(json.dumps(asdict(bench)))
+        return
+    for table in _identification_tables(bench):
+        Console().print(table)
+
+
+def _identification_tables(bench: IdentificationBench) -> list[Table]:
+    found = Table("test images", *bench.found[0].counts, "accuracy", "nearest is another", title="taken for")
+    for row in bench.found:
+        counts = (str(count) for count in row.counts.values())
+        found.add_row(f"{row.class_name}, {row.label}", *counts, f"{row.accuracy:.3f}", str(row.wrong_nearest))
+    for label in (Label.NORMAL, Label.ANOMALOUS):
+        found.add_row(f"all, {label}", *("" for _ in bench.found[0].counts), f"{bench.accuracy(label):.3f}")
+    left_out = Table("left out", "AUROC, normal", "AUROC, all", "rejected", "known normal", "known anomalous")
+    left_out.title = f"rejected as unknown; promised for known normal images: {bench.unknown_share:g}"
+    for one in bench.left_out:
+        shares = (one.rejected, one.normal_rejected, one.anomalous_rejected)
+        left_out.add_row(one.class_name, f"{one.auroc:.3f}", f"{one.auroc_all:.3f}", *(f"{x:.3f}" for x in shares))
+    speed = Table("classes", "ms/image", "MB", title=f"{bench.bytes_per_class:,.0f} bytes per class on disk")
+    for measured in bench.speed:
+        cells = (f"{measured.ms_per_image:.3f}", f"{measured.megabytes:.2f}")
+        speed.add_row(str(measured.num_classes), *cells)
+    return [found, left_out, speed]
 
 
 def _number(value: float | None, digits: int) -> str:

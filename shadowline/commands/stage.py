@@ -22,6 +22,7 @@ class StageName(StrEnum):
     TRAINING_SET = "training_set"
     TRAIN = "train"
     BANK = "bank"
+    IDENTITY = "identity"
     CALIBRATE = "calibrate"
     LEGACY = "legacy"
     EVALUATE = "evaluate"
@@ -34,6 +35,7 @@ _PER_CLASS = {
     StageName.IMPORT,
     StageName.FEATURES,
     StageName.BANK,
+    StageName.IDENTITY,
     StageName.CALIBRATE,
     StageName.LEGACY,
     StageName.EVALUATE,

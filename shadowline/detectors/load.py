@@ -8,10 +8,12 @@ from pathlib import Path
 
 from shadowline.detectors.candidate import CandidateDetector
 from shadowline.detectors.description import DESCRIPTION
+from shadowline.detectors.few_shot import FewShot
 from shadowline.detectors.onnx import MODEL, OnnxDetector
 from shadowline.detectors.patchcore import PatchCore
 from shadowline.detectors.protocol import Detector
 from shadowline.detectors.pyfunc import MLMODEL, PyfuncDetector, find_description
+from shadowline.detectors.winclip import WinClip
 from shadowline.inspector import Inspector, resolve
 
 
@@ -20,8 +22,10 @@ class Kind(StrEnum):
 
     INSPECTOR = "inspector"  # a packaged multi-class model
     PATCHCORE = "patchcore"  # saved by `shadowline.detectors.patchcore`
+    WINCLIP = "winclip"  # saved by `shadowline.detectors.winclip`
     ONNX = "onnx"  # model.onnx and detector.json
     PYFUNC = "pyfunc"  # an MLflow model and detector.json
+    FEW_SHOT = "few_shot"  # saved by `shadowline.detectors.few_shot`
 
 
 _PLACES = ("", "artifacts/inspector", "artifacts/legacy")  # in a directory, or in what the registry keeps
@@ -64,6 +68,10 @@ def place_of(location: str | Path) -> str:
 def _load(directory: Path, kind: Kind) -> Detector:
     if kind is Kind.PATCHCORE:
         return PatchCore.load(directory)
+    if kind is Kind.FEW_SHOT:
+        return FewShot.load(directory)
+    if kind is Kind.WINCLIP:
+        return WinClip.load(directory)
     return OnnxDetector.load(directory) if kind is Kind.ONNX else PyfuncDetector.load(directory)
 
 
@@ -75,5 +83,9 @@ def _kind_of(directory: Path) -> Kind | None:
     config = directory / "config.json"
     if not config.is_file():
         return None
-    is_patchcore = "coreset_share" in json.loads(config.read_text(encoding="utf-8"))
-    return Kind.PATCHCORE if is_patchcore else Kind.INSPECTOR
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if fields.get("kind") == Kind.FEW_SHOT:
+        return Kind.FEW_SHOT
+    if "window_scales" in fields:
+        return Kind.WINCLIP
+    return Kind.PATCHCORE if "coreset_share" in fields else Kind.INSPECTOR

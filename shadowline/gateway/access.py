@@ -21,6 +21,7 @@ from shadowline.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes: no images, no secrets
 UPLOAD_PATH = "/v1/inspect"
+INTAKE_PATH = "/v1/classes/"  # and what follows
 _SMALL_BODY = 65_536  # bytes; of every request but an upload, and of an upload's other fields
 
 
@@ -65,7 +66,8 @@ class Gatekeeper:
             self._metrics.refusals.labels(refusal.status_code).inc()
             await JSONResponse({"error": refusal.detail}, refusal.status_code)(scope, receive, send)
             return
-        limit = self._max_upload if scope["path"] == UPLOAD_PATH else _SMALL_BODY
+        takes_image = scope["path"] == UPLOAD_PATH or scope["path"].startswith(INTAKE_PATH)
+        limit = self._max_upload if takes_image else _SMALL_BODY
         with self._traffic:
             await self._app(scope, _Bounded(receive, limit, self._gateway.upload_timeout_ms / 1000), send)
 

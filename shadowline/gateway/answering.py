@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shadowline.gateway.batching import ask
+from shadowline.gateway.models import Model
 from shadowline.gateway.refusal import RefusedRequestError
 from shadowline.gateway.routing import CANDIDATE, LEGACY, Route, RoutingTable
 from shadowline.gateway.scoring import Answer, Question, ScoringError
 from shadowline.gateway.shadowing import Sample, Shadow, ShadowJob, pair_of
 from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.writing import PairWriter
+from shadowline.identification import Identification
 from shadowline.manifest import Label
 from shadowline.params import GatewayParams
 from shadowline.records.pairs import Judgement, Side
@@ -30,10 +32,20 @@ class Reply:
     place: ModelPlace  # of the model that answered
     answered_by: Side
     latency_ms: float  # from the whole upload to the answer
+    identified: Identification | None = None  # None: the caller said which class
 
     @property
     def decision(self) -> Label:
         return Label.ANOMALOUS if self.answer.alarm else Label.NORMAL
+
+
+@dataclass(frozen=True, eq=False)
+class UnknownReply:
+    """What the caller is told of an image that no class accepts: nobody judged it."""
+
+    identified: Identification
+    place: ModelPlace  # of the model that looked
+    latency_ms: float  # from the whole upload to the answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,30 +70,36 @@ class Answerer:
         self._table, self._shadow, self._writer = table, shadow, writer
         self._params, self._metrics = params, metrics
 
-    async def inspect(self, sample: Sample) -> Reply:
+    async def inspect(self, sample: Sample) -> Reply | UnknownReply:
         """Raises RefusedRequestError: 404 unknown class, 422 class cannot be told, 503 no model answered."""
         started, table = time.perf_counter(), self._table()
-        known = None if sample.class_name else await self._identify(table, sample)
-        route = _route(table, sample.class_name or (known.class_name if known else ""))
+        if sample.class_name:
+            return await self._reply(_route(table, sample.class_name), sample, None, started)
+        model = _identifier(table)
+        found = await self._identify(model, sample)
+        if found.class_name is None:
+            self._metrics.unknown.labels(found.nearest_class).inc()
+            return UnknownReply(found, model.place, 1000 * (time.perf_counter() - started))
+        return await self._reply(_route(table, found.class_name), sample, found, started)
+
+    async def _reply(self, route: Route, sample: Sample, identified: Identification | None, started: float) -> Reply:
         side, said = await self._answer(route, sample)
         if said.answer is None:
             raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
         seconds = time.perf_counter() - started
-        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds)
+        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, identified)
         self._metrics.latency.labels(route.state.class_name, side).observe(seconds)
         self._metrics.answers.labels(route.state.class_name, side, reply.decision).inc()
         return reply
 
-    async def _identify(self, table: RoutingTable, sample: Sample) -> Answer:
-        """Which class the image is of; the caller pays for one more scoring."""
-        model = table.identifier
-        if model is None:
-            raise RefusedRequestError(422, "class_name: missing, and no model here can tell classes apart; send it")
+    async def _identify(self, model: Model, sample: Sample) -> Identification:
+        """Which class the image is of; the caller pays for one more pass of the encoder."""
         try:
-            question = Question(sample.image, None)
-            return await ask(model.engine.callers, question, self._params.answer_timeout_ms)
+            found = await ask(model.engine.callers, Question(sample.image, None), self._params.answer_timeout_ms)
         except ScoringError:
             raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
+        assert isinstance(found, Identification)  # the question had no class
+        return found
 
     async def _answer(self, route: Route, sample: Sample) -> tuple[Side, _Said]:
         """Who answered, and what. Every image that both models should judge leaves a pair or a job that makes one."""
@@ -113,8 +131,15 @@ class Answerer:
         except ScoringError as error:
             self._metrics.errors.labels(name, side, error.kind).inc()
             return _Said(Judgement(error=str(error)))
+        assert isinstance(answer, Answer)  # the question had a class
         latency_ms = 1000 * (time.perf_counter() - started)
         return _Said(Judgement(answer.score, answer.threshold, latency_ms), answer)
+
+
+def _identifier(table: RoutingTable) -> Model:
+    if table.identifier is None:
+        raise RefusedRequestError(422, "class_name: missing, and no model here can tell classes apart; send it")
+    return table.identifier
 
 
 def _route(table: RoutingTable, class_name: str) -> Route:

@@ -1,7 +1,9 @@
 """The endpoints. `create_app` is what uvicorn's workers call; see `shadowline serve`.
 
 POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap? → score, threshold, decision, …
+                    without class_name also class_confidence; of an unknown product no score and no decision
 POST /v1/feedback   an inspector's word on an image
+POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
 GET  /healthz · /readyz · /metrics
 """
@@ -25,13 +27,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from shadowline.gateway.access import UPLOAD_PATH, Gatekeeper
-from shadowline.gateway.answering import Reply
+from shadowline.gateway.access import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
+from shadowline.gateway.answering import Reply, UnknownReply
+from shadowline.gateway.intake import IntakeForm, take_image
 from shadowline.gateway.refusal import RefusedRequestError
 from shadowline.gateway.scoring import Heat
 from shadowline.gateway.service import Gateway
 from shadowline.gateway.shadowing import Sample
-from shadowline.gateway.uploads import explain, read_sample
+from shadowline.gateway.uploads import explain, read_sample, read_upload
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
@@ -87,6 +90,8 @@ GatewayHere = Annotated[Gateway, Depends(_gateway)]
 async def inspect(request: Request, gateway: GatewayHere) -> dict[str, Any]:
     sample = await read_sample(request, gateway.params.data)
     reply = await gateway.answerer.inspect(sample)
+    if isinstance(reply, UnknownReply):
+        return _describe_unknown(reply, sample)
     heat = reply.answer.heat
     picture = await run_in_threadpool(_draw, sample, heat) if heat is not None else None
     return _describe(reply, sample, picture)
@@ -98,6 +103,7 @@ def _describe(reply: Reply, sample: Sample, picture: str | None) -> dict[str, An
         "threshold": reply.answer.threshold,
         "decision": str(reply.decision),
         "class_name": reply.answer.class_name,
+        "class_confidence": reply.identified.confidence if reply.identified else None,
         "model_fingerprint": reply.place.fingerprint,
         "model_version": reply.place.version,
         "answered_by": reply.answered_by,
@@ -106,6 +112,21 @@ def _describe(reply: Reply, sample: Sample, picture: str | None) -> dict[str, An
         "latency_ms": reply.latency_ms,
     }
     return described if picture is None else {**described, "heatmap": picture}
+
+
+def _describe_unknown(reply: UnknownReply, sample: Sample) -> dict[str, Any]:
+    return {
+        "score": None,
+        "threshold": None,
+        "decision": None,
+        "class_name": None,
+        "class_confidence": reply.identified.confidence,
+        "nearest_class": reply.identified.nearest_class,
+        "model_version": reply.place.version,
+        "image_id": sample.image_id,
+        "trace_id": sample.trace_id,
+        "latency_ms": reply.latency_ms,
+    }
 
 
 def _draw(sample: Sample, heat: Heat) -> str:
@@ -146,6 +167,15 @@ def feedback(word: Feedback, gateway: GatewayHere) -> dict[str, Any]:
     except ValueError as error:
         raise RefusedRequestError(404, f"{error}; only images that both models judge can be labelled") from None
     return {"feedback": number, "class_name": word.class_name, "image_id": image_id, "label": word.label}
+
+
+# --- enrolment ------------------------------------------------------------------------------------------------------
+
+
+@router.post(INTAKE_PATH + "{class_name}/images", status_code=202)
+async def take(class_name: str, request: Request, gateway: GatewayHere) -> dict[str, Any]:
+    upload = await read_upload(request, IntakeForm)
+    return await run_in_threadpool(take_image, class_name, upload, gateway.params)
 
 
 # --- how things stand -----------------------------------------------------------------------------------------------

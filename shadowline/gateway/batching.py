@@ -11,7 +11,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from shadowline.gateway.scoring import Answer, Question, Scorer, ScoringError, TooLateError, score_all
+from shadowline.gateway.scoring import Question, Result, Scorer, ScoringError, TooLateError, score_all
 
 _LOWEST_PRIORITY = 19  # of a thread, as `nice` counts
 _LOOK_S = 0.05  # between two looks whether a model hangs
@@ -20,7 +20,7 @@ _LOOK_S = 0.05  # between two looks whether a model hangs
 @dataclass(frozen=True, eq=False)
 class _Waiting:
     question: Question
-    future: Future[Answer] = field(default_factory=Future)
+    future: Future[Result] = field(default_factory=Future)
 
 
 class Batcher:
@@ -48,7 +48,7 @@ class Batcher:
         since = self._busy_since
         return since is not None and 1000 * (time.monotonic() - since) > self.patience_ms
 
-    def submit(self, question: Question) -> Future[Answer]:
+    def submit(self, question: Question) -> Future[Result]:
         """The future raises ScoringError where the model fails. Raises it at once where the model hangs."""
         if self._closed:
             raise ScoringError("the model was put away")
@@ -101,7 +101,7 @@ class Batcher:
                 waiting.future.set_result(result)
 
 
-async def ask(batcher: Batcher, question: Question, limit_ms: float) -> Answer:
+async def ask(batcher: Batcher, question: Question, limit_ms: float) -> Result:
     """The model's answer; raises ScoringError where it fails or hangs, and after `limit_ms` at the latest.
 
     Time in the queue of a model that works is no failure of the model: only a batch that hangs ends the wait early.
@@ -115,7 +115,7 @@ async def ask(batcher: Batcher, question: Question, limit_ms: float) -> Answer:
     return future.result()
 
 
-def ask_and_wait(batcher: Batcher, question: Question, limit_ms: float) -> Answer:
+def ask_and_wait(batcher: Batcher, question: Question, limit_ms: float) -> Result:
     """`ask` for a thread; raises ScoringError."""
     future = batcher.submit(question)
     try:

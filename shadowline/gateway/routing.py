@@ -82,12 +82,10 @@ class RoutingTable:
 
     @property
     def identifier(self) -> Model | None:
-        """An inspector in memory, which can say what class an image is of."""
-        for _, route in sorted(self.routes.items()):
-            model = route.models.get(CANDIDATE)
-            if model is not None and isinstance(model.engine.scorer, InspectorScorer):
-                return model
-        return None
+        """The inspector in memory that tells the most classes apart; the first class's of several. None: none can."""
+        found = [route.models[CANDIDATE] for _, route in sorted(self.routes.items()) if CANDIDATE in route.models]
+        best = max(found, key=_num_identified, default=None)
+        return best if best is not None and _num_identified(best) else None
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -97,6 +95,11 @@ class RoutingTable:
             for name, route in sorted(self.routes.items())
             for side, problem in sorted(route.problems.items())
         )
+
+
+def _num_identified(model: Model) -> int:
+    scorer = model.engine.scorer
+    return len(scorer.identified_classes) if isinstance(scorer, InspectorScorer) else 0
 
 
 EMPTY = RoutingTable(RolloutState(()), {})

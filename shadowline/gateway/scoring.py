@@ -1,7 +1,8 @@
 """What a model in the gateway is asked, and what it says: one face for single-class detectors and the inspector.
 
-scorer_of(detector).answer([Question(image, "bolt")])
-score_all(scorer, questions)     # never raises: an answer or a ScoringError each
+scorer_of(detector).answer([Question(image, "bolt")])    # [Answer]
+scorer_of(detector).answer([Question(image, None)])      # [Identification], of an inspector
+score_all(scorer, questions)                             # never raises: such a result or a ScoringError each
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL import Image
 
 from shadowline.detectors.candidate import CandidateDetector
 from shadowline.detectors.protocol import Detector
+from shadowline.identification import Identification
 from shadowline.inspector import Inspection, Inspector
 
 _MAX_ERROR = 300  # characters of a model's own words that are kept
@@ -25,7 +27,7 @@ _MAX_ERROR = 300  # characters of a model's own words that are kept
 @dataclass(frozen=True, eq=False)
 class Question:
     image: Image.Image  # RGB
-    class_name: str | None  # None: the model says which class it is; only an inspector can
+    class_name: str | None  # None: which class is it? Only an inspector can say
     wants_heat: bool = False
 
 
@@ -50,6 +52,9 @@ class Answer:
         return self.score > self.threshold
 
 
+Result = Answer | Identification
+
+
 class ScoringError(RuntimeError):
     """A model gave no answer; the message is what a pair records as its error."""
 
@@ -63,7 +68,8 @@ class TooLateError(ScoringError):
 
 
 class Scorer(Protocol):
-    def answer(self, questions: Sequence[Question]) -> list[Answer]: ...
+    def answer(self, questions: Sequence[Question]) -> Sequence[Result]:
+        """An answer to a question with a class, an identification to one without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +78,15 @@ class InspectorScorer:
 
     inspector: Inspector
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        found = self.inspector.inspect_each([(one.image, one.class_name) for one in questions])
-        return [self._answer(one, question) for one, question in zip(found, questions, strict=True)]
+    @property
+    def identified_classes(self) -> tuple[str, ...]:
+        return self.inspector.identified_classes
+
+    def answer(self, questions: Sequence[Question]) -> list[Result]:
+        scored = iter(self.inspector.inspect_each([(q.image, q.class_name) for q in questions if q.class_name]))
+        nameless = [question.image for question in questions if not question.class_name]
+        identified = iter(self.inspector.identify_many(nameless) if nameless else ())
+        return [self._answer(next(scored), one) if one.class_name else next(identified) for one in questions]
 
     def _answer(self, one: Inspection, question: Question) -> Answer:
         return Answer(one.score, one.threshold, one.class_name, self._heat(one) if question.wants_heat else None)
@@ -109,7 +121,7 @@ def scorer_of(detector: Detector) -> Scorer:
     return DetectorScorer(detector)
 
 
-def score_all(scorer: Scorer, questions: Sequence[Question]) -> list[Answer | ScoringError]:
+def score_all(scorer: Scorer, questions: Sequence[Question]) -> list[Result | ScoringError]:
     """One result per question. Where a batch fails, each image is tried alone, so that one bad image harms no other."""
     try:
         return [_checked(answer) for answer in scorer.answer(questions)]
@@ -119,8 +131,10 @@ def score_all(scorer: Scorer, questions: Sequence[Question]) -> list[Answer | Sc
         return [found for question in questions for found in score_all(scorer, [question])]
 
 
-def _checked(answer: Answer) -> Answer | ScoringError:
+def _checked(answer: Result) -> Result | ScoringError:
     """A score that is no number would pass as normal."""
+    if isinstance(answer, Identification):
+        return answer
     if math.isfinite(answer.score) and math.isfinite(answer.threshold):
         return answer
     return ScoringError(f"score {answer.score}, threshold {answer.threshold}: not finite")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from shadowline.gateway.batching import ask_and_wait
 from shadowline.gateway.routing import Route
-from shadowline.gateway.scoring import Question, ScoringError
+from shadowline.gateway.scoring import Answer, Question, ScoringError
 from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.traffic import Traffic
 from shadowline.gateway.writing import PairWriter
@@ -151,6 +151,7 @@ class Shadow:
         except ScoringError as error:
             self._metrics.errors.labels(name, side, error.kind).inc()
             return Judgement(error=str(error))
+        assert isinstance(answer, Answer)  # the question had a class
         seconds = time.perf_counter() - started
         self._metrics.shadow_latency.labels(name, side).observe(seconds)
         return Judgement(answer.score, answer.threshold, 1000 * seconds)

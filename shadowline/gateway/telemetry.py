@@ -32,6 +32,7 @@ class Metrics:
             return Gauge(f"shadowline_{name}", help_, registry=registry, multiprocess_mode=mode)  # type: ignore[arg-type]
 
         self.answers = counter("answers", "Images answered", "class_name", "side", "decision")
+        self.unknown = counter("unknown_products", "Images sent without a class that no class accepts", "nearest_class")
         self.refusals = counter("refusals", "Requests refused", "status")
         self.errors = counter("model_errors", "Images on which a model failed", "class_name", "side", "kind")
         self.dropped = counter("shadow_dropped", "Images that no shadow judged", "class_name", "side")

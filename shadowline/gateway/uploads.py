@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
@@ -39,10 +39,15 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # no bound, hence no temporary file: the body is bounded before (`access.py`)
 
 
+F = TypeVar("F", bound=BaseModel)
+
+
 @dataclass(frozen=True)
-class _Upload:
+class Upload(Generic[F]):
+    """One image as it came, and the fields beside it."""
+
     data: bytes
-    form: InspectForm
+    form: F
 
 
 async def read_sample(request: Request, limits: DataParams) -> Sample:
@@ -50,14 +55,15 @@ async def read_sample(request: Request, limits: DataParams) -> Sample:
     trace_id = request.headers.get("x-trace-id") or uuid.uuid4().hex
     if not _TRACE_ID.fullmatch(trace_id):
         raise RefusedRequestError(422, "X-Trace-Id: 1 to 64 letters, digits and . _ : -")
-    upload = await _read_upload(request)
+    upload = await read_upload(request, InspectForm)
     return await run_in_threadpool(_sample, upload, trace_id, limits)
 
 
-async def _read_upload(request: Request) -> _Upload:
+async def read_upload(request: Request, kind: type[F]) -> Upload[F]:
+    """Raises RefusedRequestError for a request that is not one image and the fields of `kind`."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RefusedRequestError(415, "send multipart/form-data with a file field named image")
-    num_fields = len(InspectForm.model_fields)
+    num_fields = len(kind.model_fields)
     parser = _InMemoryParser(
         request.headers, request.stream(), max_files=1, max_fields=num_fields, max_part_size=_MAX_FIELD
     )
@@ -69,12 +75,12 @@ async def _read_upload(request: Request) -> _Upload:
     if not isinstance(image, UploadFile):
         raise RefusedRequestError(422, "image: missing; send it as a file field")
     fields = {name: value for name, value in form.items() if name != "image"}
-    return _Upload(await image.read(), _check_fields(fields))
+    return Upload(await image.read(), _check_fields(fields, kind))
 
 
-def _check_fields(fields: Mapping[str, Any]) -> InspectForm:
+def _check_fields(fields: Mapping[str, Any], kind: type[F]) -> F:
     try:
-        return InspectForm.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         raise RefusedRequestError(422, explain(error.errors())) from None
 
@@ -84,12 +90,15 @@ def explain(errors: Any) -> str:
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors)
 
 
-def _sample(upload: _Upload, trace_id: str, limits: DataParams) -> Sample:
+def refusal_of(refused: RefusedImage) -> RefusedRequestError:
+    return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, str(refused))
+
+
+def _sample(upload: Upload[InspectForm], trace_id: str, limits: DataParams) -> Sample:
     try:
         image = open_rgb(upload.data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
     except RefusedImage as refused:
-        status = 413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422
-        raise RefusedRequestError(status, str(refused)) from None
+        raise refusal_of(refused) from None
     form = upload.form
     return Sample(
         image=image,

@@ -27,7 +27,7 @@ from shadowline.records.tables import (
     ModelRow,
     OrderRow,
 )
-from shadowline.rollout.engine import Action, ActionKind, Step
+from shadowline.rollout.engine import Action, ActionKind, Step, join
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, Event, RolloutState, replay
@@ -70,11 +70,20 @@ class RolloutStore:
     # --- state ---
 
     def begin(self, events: Sequence[Event]) -> None:
-        """Write the first events; raises ValueError where a rollout is on record already."""
+        """Write the first events of a migration; raises MovedMeanwhileError where others have been written since."""
         with self._writing() as connection:
-            if _last_revision(connection):
-                raise ValueError("a rollout is on record already; `shadowline rollout status` shows it")
+            last = _last_revision(connection)
+            if events and events[0].revision != last + 1:
+                raise MovedMeanwhileError(f"the rollout is at revision {last}; look at it and plan again")
             self._append(connection, events)
+
+    def join(self, class_name: str, starter: str, at: datetime, by: str) -> bool:
+        """Let a new product in with its starter model; False where nothing changes. See `rollout.engine.join`."""
+        with self._writing() as connection:
+            events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
+            new = join(replay(events), class_name, starter, at, by)
+            self._append(connection, new)
+        return bool(new)
 
     def revision(self) -> int:
         """Number of the last event: a cheap look whether anything has changed."""

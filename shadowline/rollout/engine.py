@@ -4,7 +4,8 @@ At a tick at most one of these happens, the first that applies:
 
     1. a person's order: roll back, hold, resume
     2. classes are taken back: a hard guard tripped, the budget of soft failures is spent, or shadow mode has failed
-    3. classes that rolled back try a new candidate
+    3. a new challenger is tried: by classes that rolled back, and by those whose legacy model is deleted, where what
+       was the candidate becomes the legacy model of its successor
     4. one group of classes, those of one wave that stand in one phase, moves on; the worst of them decides
 
 Beside it, failed soft guards are counted. What failed stays failed until the fingerprint of the candidate changes.
@@ -12,7 +13,7 @@ Beside it, failed soft guards are counted. What failed stays failed until the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -24,6 +25,7 @@ from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, FORWARD, LEG
 from shadowline.rollout.state import ClassState, Event, RolloutState
 from shadowline.shadow import Outcome
 
+NOTHING = RolloutState(())
 ENGINE = "engine"  # who moved a class when no person did
 
 
@@ -66,13 +68,21 @@ class Step:
 
 
 def begin(
-    waves: Sequence[Sequence[str]], legacy: Mapping[str, str], candidate: Mapping[str, str], now: datetime, by: str
+    waves: Sequence[Sequence[str]],
+    legacy: Mapping[str, str],
+    candidate: Mapping[str, str],
+    now: datetime,
+    by: str,
+    before: RolloutState = NOTHING,
 ) -> tuple[RolloutState, tuple[Event, ...]]:
     """A rollout with every class in LEGACY, from the fingerprints of both models of each class.
 
-    Raises ValueError for a class that lacks one of them.
+    `before` holds new products that were enrolled earlier. Raises ValueError for a class that lacks a model, that is
+    there already, or for a migration that has been planned already.
     """
-    states = []
+    if any(one.planned for one in before.classes):
+        raise ValueError("a rollout is on record already; `shadowline rollout status` shows it")
+    states: list[ClassState] = []
     for number, wave in enumerate(waves, start=1):
         for name in sorted(wave):
             if name not in legacy:
@@ -82,8 +92,25 @@ def begin(
             states.append(
                 ClassState(name, number, Phase.LEGACY, now, legacy[name], candidate[name], 0.0, reason="planned")
             )
-    events = tuple(Event(i, now, by, None, one) for i, one in enumerate(states, start=1))
-    return RolloutState(tuple(states), len(events)), events
+    events = tuple(Event(i, now, by, None, one) for i, one in enumerate(states, start=before.revision + 1))
+    return RolloutState((*before.classes, *states), before.revision + len(events)), events
+
+
+def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: str) -> tuple[Event, ...]:
+    """The event by which a new product comes in, or by which it gets a better starter model; or none.
+
+    It stands in LEGACY, with its starter in the place of a legacy model, in no wave. Once a candidate of the
+    class is at work, the starter that it is compared with stays as it is.
+    """
+    known = next((one for one in state.classes if one.class_name == class_name), None)
+    reason = f"enrolled, {starter[:12]} answers"
+    if known is None:
+        one = ClassState(class_name, 0, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
+        return (Event(state.revision + 1, now, by, None, one),)
+    if known.phase is not Phase.LEGACY or known.legacy == starter:
+        return ()
+    one = replace(known, legacy=starter, since=now, reason=reason)
+    return (Event(state.revision + 1, now, by, known.phase, one),)
 
 
 def step(state: RolloutState, seen: Observation, policy: Policy) -> Step:
@@ -176,7 +203,7 @@ def _failed_shadow(one: ClassState, seen: ClassObservation | None) -> str:
 
 def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
     """The same causes, and for every wave mate whose candidate is at work the one of the class that tripped."""
-    by_wave = {state.of(name).wave: name for name in causes}
+    by_wave = {state.of(name).wave: name for name in causes if state.of(name).planned}
     mates = {
         one.class_name: f"wave {one.wave} goes back with {by_wave[one.wave]}"
         for one in state.classes
@@ -201,9 +228,15 @@ def _try_again(
     changed = []
     for one in state.classes:
         new = seen.challenger.get(one.class_name, one.candidate)
-        if one.phase is Phase.ROLLED_BACK and new != one.candidate:
+        if new == one.candidate:
+            continue
+        if one.phase is Phase.ROLLED_BACK:
             reason = f"a new candidate, {new[:12]}, tries again"
             changed.append(_enter(replace(one, candidate=new), Phase.SHADOW, seen.now, 0.0, reason))
+        elif one.phase is Phase.LEGACY_DELETED:
+            reason = f"{new[:12]} wants to succeed {one.candidate[:12]}"
+            heir = replace(one, legacy=one.candidate, candidate=new, parallel_since=None)
+            changed.append(_enter(heir, Phase.SHADOW, seen.now, 0.0, reason))
     return tuple(changed), ENGINE
 
 
@@ -213,16 +246,24 @@ def _try_again(
 def _move_on(
     state: RolloutState, seen: Observation, policy: RolloutParams, guards: dict[str, tuple[GuardResult, ...]]
 ) -> Decision:
-    """The first group, early waves and late phases first, whose classes are all ready."""
+    """The first group, new products before waves, early waves and late phases first, whose classes are all ready."""
     waiting: list[str] = []
+    for group in _groups(state):
+        obstacles = [line for one in group for line in _obstacles(one, state, seen, policy, guards)]
+        if not obstacles:
+            return tuple(_advance(one, seen, policy) for one in group), ENGINE, ()
+        waiting += obstacles
+    return (), ENGINE, tuple(waiting)
+
+
+def _groups(state: RolloutState) -> Iterator[tuple[ClassState, ...]]:
+    """Classes that move together: a new product alone, those of a wave that stand in one phase."""
+    for phase in reversed(FORWARD[:-1]):
+        yield from ((one,) for one in state.wave(0) if one.phase is phase)
     for wave in state.waves:
         for phase in reversed(FORWARD[:-1]):
-            group = tuple(one for one in state.wave(wave) if one.phase is phase)
-            obstacles = [line for one in group for line in _obstacles(one, state, seen, policy, guards)]
-            if group and not obstacles:
-                return tuple(_advance(one, seen, policy) for one in group), ENGINE, ()
-            waiting += obstacles
-    return (), ENGINE, tuple(waiting)
+            if wave and (group := tuple(one for one in state.wave(wave) if one.phase is phase)):
+                yield group
 
 
 def _obstacles(
@@ -237,7 +278,7 @@ def _obstacles(
     found = [guard.reason for guard in guards.get(one.class_name, ()) if guard.tripped]
     found += _calendar(one, seen.now, policy)
     if one.phase is Phase.LEGACY:
-        found += _earlier_waves(one.wave, state, seen.now, policy)
+        found += _earlier_waves(one, state, seen.now, policy)
         if one.class_name not in seen.challenger:
             found.append("a challenger that knows the class")
     else:
@@ -270,12 +311,12 @@ def _calendar(one: ClassState, now: datetime, policy: RolloutParams) -> list[str
     return [f"{missing:.1f} more days of {one.phase}"] if missing > 0 else []
 
 
-def _earlier_waves(wave: int, state: RolloutState, now: datetime, policy: RolloutParams) -> list[str]:
+def _earlier_waves(one: ClassState, state: RolloutState, now: datetime, policy: RolloutParams) -> list[str]:
     """Classes of earlier waves that are not live and stable."""
     return [
-        f"{one.class_name} of wave {one.wave}, which is {one.phase}, to be live and stable"
-        for one in state.classes
-        if one.wave < wave and not _is_stable(one, now, policy)
+        f"{other.class_name} of wave {other.wave}, which is {other.phase}, to be live and stable"
+        for other in state.classes
+        if one.planned and other.planned and other.wave < one.wave and not _is_stable(other, now, policy)
     ]
 
 
@@ -302,7 +343,9 @@ def _missing_evidence(
         return [f"{missing:.1f} more days of parallel operation"] if missing > 0 else []
     if target is Phase.LEGACY_DELETED:
         found = seen.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
-        if all(_is_stable(other, now, policy) for other in state.classes):  # no record of a person can stand for this
+        if all(
+            _is_stable(other, now, policy) for other in state.classes if other.planned
+        ):  # no record of a person can stand for this
             found |= {ChecklistItem.ALL_MIGRATED}
         lacking = sorted(set(ChecklistItem) - found)
         return [f"checklist: {', '.join(lacking)}"] if lacking else []

@@ -37,7 +37,7 @@ def check_guards(
     if seen is None or problem:
         return (_result("silence", policy.guards.silence, True, problem),)
     results = list(_on_candidate(seen, policy, confidence))
-    if state.legacy_judges:
+    if state.legacy_judges and state.candidate_answers:  # before that, the shadow verdict compares, and nobody is hurt
         results += _on_pairs(seen.window, policy, confidence)
     return tuple(sorted(results, key=lambda one: not one.hard))
 

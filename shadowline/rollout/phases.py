@@ -1,6 +1,6 @@
 """Where a class can stand in its rollout, and every move that is legal.
 
-LEGACY → SHADOW → CANARY → LIVE → LEGACY_READ_ONLY → LEGACY_OFF → LEGACY_DELETED
+LEGACY → SHADOW → CANARY → LIVE → LEGACY_READ_ONLY → LEGACY_OFF → LEGACY_DELETED → SHADOW, of its successor
 ROLLED_BACK and HELD can be reached from most of them; see LEGAL_MOVES.
 """
 
@@ -16,7 +16,7 @@ class Phase(StrEnum):
     LIVE = "live"  # the candidate answers; the legacy model judges the same images
     LEGACY_READ_ONLY = "legacy_read_only"  # as LIVE, and the legacy model may no longer be trained
     LEGACY_OFF = "legacy_off"  # the candidate answers alone; the legacy model does no inference
-    LEGACY_DELETED = "legacy_deleted"  # the legacy model is gone, its archive proven; the end
+    LEGACY_DELETED = "legacy_deleted"  # the legacy model is gone, its archive proven; until a successor comes
     ROLLED_BACK = "rolled_back"  # the legacy model answers; this candidate has failed and stays failed
     HELD = "held"  # a person stopped the clock; traffic stays as it was, hard guards still act
 
@@ -29,7 +29,7 @@ LEGAL_MOVES: dict[Phase, frozenset[Phase]] = {
     P.LIVE: frozenset({P.LEGACY_READ_ONLY, P.ROLLED_BACK, P.HELD}),
     P.LEGACY_READ_ONLY: frozenset({P.LEGACY_OFF, P.ROLLED_BACK, P.HELD}),
     P.LEGACY_OFF: frozenset({P.LEGACY_DELETED, P.ROLLED_BACK, P.HELD}),
-    P.LEGACY_DELETED: frozenset(),
+    P.LEGACY_DELETED: frozenset({P.SHADOW}),
     P.ROLLED_BACK: frozenset({P.SHADOW}),
     P.HELD: frozenset({P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.ROLLED_BACK}),
 }
@@ -47,5 +47,5 @@ TAKEN_OVER = frozenset({P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.LEGACY_DELET
 def check_move(class_name: str, source: Phase, target: Phase) -> None:
     """Raises ValueError for a move that is not in the table."""
     if target not in LEGAL_MOVES[source]:
-        legal = ", ".join(sorted(LEGAL_MOVES[source])) or "none; it is the end"
+        legal = ", ".join(sorted(LEGAL_MOVES[source]))
         raise ValueError(f"class {class_name!r}: no move from {source} to {target}; legal: {legal}")

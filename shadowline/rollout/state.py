@@ -18,11 +18,11 @@ class ClassState:
     """Where one class stands, with which two models, since when."""
 
     class_name: str
-    wave: int  # 1 is the first
+    wave: int  # 1 is the first; 0: of none, a new product that waits for nobody, and nobody for it
     phase: Phase
     since: datetime  # when the phase, or its present share, began
     legacy: str  # fingerprint of the single-class model
-    candidate: str  # fingerprint of the multi-class model
+    candidate: str  # fingerprint of the multi-class model; empty for a new product that no version knows yet
     share: float  # of the images that the candidate answers, 0…1
     soft_failures: int = 0  # ticks with a failed soft guard, since the phase or share began
     last_failure: str = ""  # the soft guard that failed last, in words
@@ -43,6 +43,11 @@ class ClassState:
     def standing(self) -> Phase:
         """The phase that decides traffic: the interrupted one while held."""
         return self.held_from or self.phase
+
+    @property
+    def planned(self) -> bool:
+        """Part of the migration, not enrolled beside it."""
+        return self.wave > 0
 
     @property
     def candidate_answers(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 from shadowline.bank import Bank, Moments
+from shadowline.compression import Storage
 from shadowline.features import FeatureFile, Key
 from shadowline.manifest import read_manifest
 from shadowline.params import Params
@@ -23,7 +24,8 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     _, G, _, D = features.shape
     moments = reduce(Moments.__add__, (_moments(features, chunk) for chunk in chunks), Moments.empty(G, D))
     moments.save(layout.moments(class_name))
-    bank = Bank.fit(moments, params.bank.shrinkage, num_images=len(keys), fingerprint=features.fingerprint)
+    fitted = Bank.fit(moments, params.bank.shrinkage, num_images=len(keys), fingerprint=features.fingerprint)
+    bank = fitted.compressed(Storage(params.bank.storage), params.bank.rank)
     bank.save(layout.bank(class_name))
     return bank
 

@@ -24,15 +24,15 @@ import pandas as pd
 from PIL import Image
 
 from shadowline.atomic import replace_file, write_json
-from shadowline.images import ImageProperties, Refusal, RefusedImage, measure, read_mask
+from shadowline.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure, read_mask
 from shadowline.manifest import COLUMNS, Label, Split, content_id, write_manifest
 from shadowline.params import DataParams, Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 from shadowline.sources import SourceImage, list_images
 from shadowline.splits import assign_splits
+from shadowline.stages.injected import PREFIX, injected_defects
 
-_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif"}
 _NUM_NAMED = 5  # refused files that an error names; the report names all
 
 
@@ -45,12 +45,13 @@ class RefusedFile:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What became of every file that the source listed: num_found = num_imported + refused + duplicates."""
+    """What became of every file that the source listed: num_found = num_imported − injected + refused + duplicates."""
 
     class_name: str
     num_found: int
-    num_imported: int
+    num_imported: int  # with the injected ones
     refused: tuple[RefusedFile, ...]
+    num_injected: int  # test defects made of its own normals, where the source has none
     duplicates: tuple[tuple[str, str], ...]  # name, name of the one with the same content that was kept
     reasons: dict[str, int]  # refused files per reason
     splits: dict[str, int]  # imported images per split
@@ -79,6 +80,10 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     read, refused = _read_all(listed, params.data, layout.images(class_name), progress, f"import {class_name}")
     kept, duplicates, contradictory = _settle_equal_content(read)
     rows = _rows(class_name, kept, params, layout)
+    if injected := injected_defects(rows, params, layout):
+        made, _ = _read_all(injected, params.data, layout.images(class_name), progress, f"inject {class_name}")
+        kept += made
+        rows = _rows(class_name, kept, params, layout)
     report = _report(class_name, len(listed), rows, (*refused, *contradictory), duplicates)
     if _too_many_refused(report, params.data):
         write_json(layout.import_report(class_name), asdict(report))
@@ -114,7 +119,7 @@ def _import_one(source: SourceImage, params: DataParams, folder: Path, written: 
     properties = measure(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=source.name)
     mask = _merged_mask(source, params)
     image_id = content_id(data)
-    path = folder / f"{image_id}{_SUFFIXES[properties.format]}"
+    path = folder / f"{image_id}{SUFFIX_OF[properties.format]}"
     mask_path = None if mask is None else folder / "masks" / f"{image_id}.png"
     if image_id not in written:
         _write(path, data)
@@ -212,6 +217,7 @@ def _report(
         class_name=class_name,
         num_found=num_found,
         num_imported=len(rows),
+        num_injected=int(rows["defect_type"].str.startswith(PREFIX).sum()),
         refused=refused,
         duplicates=duplicates,
         reasons=dict(sorted(Counter(file.reason.value for file in refused).items())),

@@ -24,6 +24,7 @@ def run(params: Params, layout: Layout, progress: Progress) -> str:
     calibrations = {}
     for name in sorted(params.classes):
         _copy(layout.bank(name), folder / f"banks/{name}.safetensors")
+        _copy(layout.identity(name), folder / f"identity/{name}.safetensors")
         described = json.loads(layout.calibration(name).read_text(encoding="utf-8"))
         calibrations[name] = described["calibration"]
     write_json(folder / "calibration.json", calibrations)

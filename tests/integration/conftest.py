@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.tiny_project import Project, build_project
+from integration.tiny_project import CLASSES, Project, build_project
 from shadowline.settings import prepare_environment
 
 if TYPE_CHECKING:
@@ -66,6 +67,17 @@ def in_project(project: Project) -> Iterator[Project]:
     """This process works in a copy of the retrained project."""
     with project.inside():
         yield project
+
+
+@pytest.fixture
+def planned(in_project: Project, command: Callable[..., tuple[int, str, str]]) -> Project:
+    """This process works in a project whose legacy models are on record; both classes are one wave of its rollout."""
+    plan = in_project.root / "data/plan.json"
+    plan.write_text(json.dumps({"waves": [list(CLASSES)]}), encoding="utf-8")
+    for arguments in (("legacy", "import", "--all"), ("rollout", "plan", str(plan), "--by", "Ada")):
+        code, _, err = command(*arguments)
+        assert code == 0, err
+    return in_project
 
 
 @pytest.fixture

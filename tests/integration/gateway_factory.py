@@ -55,8 +55,19 @@ from shadowline.settings import Settings
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 SHARES = {Phase.CANARY: 0.5, Phase.LIVE: 1.0, Phase.LEGACY_READ_ONLY: 1.0, Phase.LEGACY_OFF: 1.0}
 KEY = "a-key-of-the-tests"
-_STAGES = ["import_class", "encoder", "features", "training_set", "train", "bank", "calibrate", "legacy", "package"]
-_PER_CLASS = {"import_class", "features", "bank", "calibrate", "legacy"}
+_STAGES = [
+    "import_class",
+    "encoder",
+    "features",
+    "training_set",
+    "train",
+    "bank",
+    "identity",
+    "calibrate",
+    "legacy",
+    "package",
+]
+_PER_CLASS = {"import_class", "features", "bank", "identity", "calibrate", "legacy"}
 
 
 def build_models(root: Path) -> Project:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from integration.tiny_project import CLASSES, Project
+from integration.tiny_project import CLASSES, EXTRA_CLASS, Project
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -117,6 +117,36 @@ def test_the_images_are_listed_per_class_and_split(in_finished: Project, command
     assert json.loads(out) == dict.fromkeys(CLASSES, counts)
     _, table, _ = command("data", "list")
     assert all(name in table for name in CLASSES)
+
+
+def test_an_unknown_product_ends_with_exit_code_2_and_no_decision(in_finished: Project, command: Command) -> None:
+    strange = f"factory/{EXTRA_CLASS}/test/good/000.png"
+    code, out, _ = command("inspect", strange, "--json")
+    row = json.loads(out)
+    assert code == 2
+    assert (row["image"], row["decision"], row["class_name"]) == (strange, None, None)
+    assert row["nearest_class"] in CLASSES
+    code, table, _ = command("inspect", HOLE, strange)
+    assert code == 2
+    assert "unknown" in table
+    assert "none" in table
+
+
+def test_the_benchmark_of_identification_counts_every_test_image(in_finished: Project, command: Command) -> None:
+    code, out, _ = command("bench", "identify", "--json")
+    bench = json.loads(out)
+    assert code == 0
+    counts = {(row["class_name"], row["label"]): row["counts"] for row in bench["found"]}
+    assert {key: sum(one.values()) for key, one in counts.items()} == {
+        (name, label): number for name in CLASSES for label, number in (("normal", 12), ("anomalous", 8))
+    }
+    assert [one["class_name"] for one in bench["left_out"]] == sorted(CLASSES)
+    assert all(one["auroc"] > 0.9 for one in bench["left_out"])
+    assert [one["num_classes"] for one in bench["speed"]] == [3, 10, 100, 1000]
+    sizes = [one["megabytes"] for one in bench["speed"]]
+    assert sizes[3] == pytest.approx(10 * sizes[2])
+    _, tables, _ = command("bench", "identify")
+    assert "left out" in tables
 
 
 def test_the_memory_of_many_classes_grows_by_their_banks_alone(in_finished: Project, command: Command) -> None:

@@ -4,6 +4,7 @@ detectors of the same protocol."""
 from __future__ import annotations
 
 import base64
+import shutil
 import signal
 import subprocess
 import threading
@@ -33,9 +34,11 @@ from integration.gateway_factory import (
     png,
     wait_for,
 )
-from integration.tiny_project import CLASSES, Project, free_port
+from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
+from shadowline.atomic import write_json
 from shadowline.detectors.load import load_detector
 from shadowline.gateway.routing import position
+from shadowline.inspector import model_fingerprint
 from shadowline.manifest import Label
 from shadowline.records.pairs import DROPPED
 from shadowline.rollout.phases import Phase
@@ -180,9 +183,40 @@ def test_the_models_of_one_location_are_loaded_once(factory: Factory) -> None:
 def test_without_a_class_the_inspector_says_which_and_the_rollout_says_who_answers(
     factory: Factory, site: Site, name: str
 ) -> None:
-    found = site.post(png(name)).json()
-    assert (found["class_name"], found["answered_by"]) == (name, "legacy")
-    assert found["model_fingerprint"] == factory.state(name).legacy
+    answers = [site.post(png(name, number)).json() for number in range(6)]
+    found = [one for one in answers if one["class_name"] is not None]
+    assert len(found) >= 3  # a promised share of normal images may be taken for unknown
+    for one in found:
+        assert (one["class_name"], one["answered_by"]) == (name, "legacy")
+        assert one["model_fingerprint"] == factory.state(name).legacy
+        assert 0 < one["class_confidence"] < 1
+    assert site.inspect(name, png(name))["class_confidence"] is None
+
+
+def test_an_unknown_product_is_answered_without_a_decision_and_asks_no_model(factory: Factory, site: Site) -> None:
+    answer = site.post(png(EXTRA_CLASS))
+    found = answer.json()
+    assert answer.status_code == 200
+    assert (found["class_name"], found["decision"], found["score"], found["threshold"]) == (None, None, None, None)
+    assert found["nearest_class"] in CLASSES
+    assert 0.8 <= found["class_confidence"] < 1
+    assert (found["image_id"], found["model_version"]) == (image_id(png(EXTRA_CLASS)), "3")
+    assert site.metric("shadowline_unknown_products_total", nearest_class=found["nearest_class"]) == 1
+    assert site.metric("shadowline_answers_total") == 0
+    assert all(factory.pairs(name).empty for name in CLASSES)
+
+
+def test_an_inspector_without_identities_leaves_the_class_to_the_caller(factory: Factory, tmp_path: Path) -> None:
+    folder = tmp_path / "before"
+    shutil.copytree(factory.models.layout.package, folder, ignore=shutil.ignore_patterns("identity"))
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "fingerprint": model_fingerprint(folder)})
+    factory.overrides["candidate", "dots"] = lambda _: load_detector(str(folder), "dots")
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve() as site:
+        answer = site.post(png("dots"))
+        assert (answer.status_code, answer.json()["error"][:19]) == (422, "class_name: missing")
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"
 
 
 def test_without_a_class_and_without_an_inspector_the_caller_is_told(factory: Factory) -> None:

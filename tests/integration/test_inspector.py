@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from io import BytesIO
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from integration.tiny_project import CLASSES, CROP, Project, picture
+from integration.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
+from shadowline.atomic import write_json
 from shadowline.images import RefusedImage
-from shadowline.inspector import Inspector, model_fingerprint
+from shadowline.inspector import Inspector, UnknownProduct, class_fingerprints, model_fingerprint
 from shadowline.manifest import Label
 
 
@@ -30,7 +32,7 @@ def test_a_result_says_everything_about_one_decision(finished: Project, inspecto
     result = inspector.inspect(hole, "dots")
     assert result.decision is Label.ANOMALOUS
     assert result.score > result.threshold == inspector.calibrations["dots"].threshold
-    assert (result.class_name, result.class_margin, result.model_version) == ("dots", None, "directory")
+    assert (result.class_name, result.class_confidence, result.model_version) == ("dots", None, "directory")
     assert result.fingerprint == model_fingerprint(finished.layout.package)
     assert result.latency_ms > 0
     assert result.anomaly_map.shape == (CROP // 14, CROP // 14)
@@ -68,14 +70,63 @@ def test_the_inspector_scores_what_the_evaluation_scored(finished: Project, insp
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_without_a_class_the_nearest_is_taken(finished: Project, inspector: Inspector, name: str) -> None:
+def test_without_a_class_an_image_is_judged_as_of_its_own_or_of_none(
+    finished: Project, inspector: Inspector, name: str
+) -> None:
     paths = sorted((finished.root / f"factory/{name}/test/good").glob("*.png"))
+    judged = 0
     for path in paths:
         result = inspector.inspect(path)
+        if isinstance(result, UnknownProduct):  # params.identification.unknown_share of them may be
+            assert result.nearest_class == name
+            continue
+        judged += 1
         assert result.class_name == name
-        assert result.class_margin is not None
-        assert result.class_margin > 0
+        assert result.class_confidence is not None and 0 < result.class_confidence < 1
         assert result.score == inspector.inspect(path, name).score
+    assert judged >= len(paths) / 2
+
+
+def test_an_unknown_product_is_an_answer_without_a_decision(finished: Project, inspector: Inspector) -> None:
+    path = finished.root / f"factory/{EXTRA_CLASS}/test/good/000.png"
+    result = inspector.inspect(path)
+    assert isinstance(result, UnknownProduct)
+    assert result.nearest_class in CLASSES
+    assert result.class_confidence >= 1 - 0.2  # params.identification.unknown_share
+    assert result.fingerprint == inspector.fingerprint
+    said = result.to_dict()
+    assert (said["decision"], said["score"], said["class_name"]) == (None, None, None)
+    assert said.keys() >= inspector.inspect(path, "dots").to_dict().keys()
+
+
+def test_images_with_and_without_a_class_are_answered_in_their_order(finished: Project, inspector: Inspector) -> None:
+    paths = [finished.root / f"factory/{name}/test/good/001.png" for name in (*CLASSES, EXTRA_CLASS)]
+    answers = list(inspector.inspect_each([(paths[2], None), (paths[0], "dots"), (paths[1], "stripes")]))
+    assert [isinstance(one, UnknownProduct) for one in answers] == [True, False, False]
+    assert [one.class_confidence for one in answers[1:]] == [None, None]
+
+
+def test_identities_decide_no_class_but_belong_to_the_model(project: Project) -> None:
+    folder = project.layout.package
+    before = model_fingerprint(folder), class_fingerprints(folder)
+    one, other = (folder / f"identity/{name}.safetensors" for name in CLASSES)
+    shutil.copyfile(one, other)
+    assert class_fingerprints(folder) == before[1]
+    assert model_fingerprint(folder) != before[0]
+
+
+def test_a_model_packaged_without_identities_asks_for_the_class(project: Project) -> None:
+    folder = project.layout.package
+    shutil.rmtree(folder / "identity")
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "fingerprint": model_fingerprint(folder)})
+    old = Inspector.load(folder)
+    hole = project.root / "factory/dots/test/hole/000.png"
+    assert old.identified_classes == ()
+    assert old.inspect(hole, "dots").decision is Label.ANOMALOUS
+    for ask in (lambda: old.inspect(hole), lambda: old.identify_many([hole])):
+        with pytest.raises(ValueError, match="holds no identity/ to tell classes apart; name one of dots, stripes"):
+            ask()
 
 
 def test_an_unknown_class_is_refused_with_the_known_ones(inspector: Inspector, hole: Path) -> None:
@@ -93,6 +144,7 @@ def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
     [
         ("calibration.json", None),
         ("banks/dots.safetensors", -3),
+        ("identity/dots.safetensors", -3),
         ("decoder.safetensors", -3),
         ("encoder.safetensors", -3),
     ],

@@ -7,6 +7,7 @@ import re
 import sys
 
 import pandas as pd
+import pytest
 import yaml
 
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry, picture, save
@@ -15,10 +16,10 @@ from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry,
 def test_an_image_more_in_one_class_runs_that_class_only(project: Project) -> None:
     before = project.lock()
     save(picture("dots", "train", 40), project.root / "factory/dots/train/good/040.png")
-    ran = _stages_run(project.repro("bank", "legacy"))
+    ran = _stages_run(project.repro("bank", "identity", "legacy"))
     after = project.lock()
-    assert ran == ["import@dots", "validate", "features@dots", "bank@dots", "legacy@dots"]
-    for name in ("import", "features", "bank", "legacy"):
+    assert ran == ["import@dots", "validate", "features@dots", "bank@dots", "identity@dots", "legacy@dots"]
+    for name in ("import", "features", "bank", "identity", "legacy"):
         assert after[f"{name}@stripes"] == before[f"{name}@stripes"]
         assert _hashes(after, f"{name}@dots") != _hashes(before, f"{name}@dots")
     stale = _stale(project)
@@ -31,7 +32,7 @@ def test_enrolling_a_class_skips_training_and_moves_no_other_bank(project: Proje
     values = yaml.safe_load(project.layout.params.read_text(encoding="utf-8"))
     values["classes"][EXTRA_CLASS] = class_entry(EXTRA_CLASS)
     project.layout.params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    ran = _stages_run(project.repro("train", "bank", "calibrate"))
+    ran = _stages_run(project.repro("train", "bank", "identity", "calibrate"))
     after = project.lock()
     assert ran == [
         f"import@{EXTRA_CLASS}",
@@ -39,10 +40,14 @@ def test_enrolling_a_class_skips_training_and_moves_no_other_bank(project: Proje
         f"features@{EXTRA_CLASS}",
         "training_set",
         f"bank@{EXTRA_CLASS}",
+        f"identity@{EXTRA_CLASS}",
         f"calibrate@{EXTRA_CLASS}",
     ]
     assert _hashes(after, "training_set") == _hashes(before, "training_set")
-    for name in ("train", *(f"{stage}@{one}" for stage in ("features", "bank", "calibrate") for one in CLASSES)):
+    for name in (
+        "train",
+        *(f"{stage}@{one}" for stage in ("features", "bank", "identity", "calibrate") for one in CLASSES),
+    ):
         assert after[name] == before[name]
     assert project.layout.calibration(EXTRA_CLASS).is_file()
 
@@ -52,7 +57,8 @@ def test_a_row_moved_to_another_split_makes_everything_that_reads_splits_stale(p
     rows = pd.read_parquet(path)
     rows.loc[rows.index[rows["split"] == "val"][0], "split"] = "train"
     rows.to_parquet(path)
-    readers = {"training_set", *(f"{stage}@dots" for stage in ("features", "bank", "calibrate", "legacy", "evaluate"))}
+    stages = ("features", "bank", "identity", "calibrate", "legacy", "evaluate")
+    readers = {"training_set", *(f"{stage}@dots" for stage in stages)}
     assert readers | {"validate", "summary"} <= _stale(project)
     assert not [name for name in _stale(project) if name.endswith("@stripes")]
 
@@ -62,6 +68,32 @@ def test_a_changed_mask_makes_the_evaluation_stale_and_no_bank(project: Project)
     mask.write_bytes(next((project.layout.images("stripes") / "masks").glob("*.png")).read_bytes())
     assert "evaluate@dots" in _stale(project)
     assert "bank@dots" not in _stale(project)
+
+
+def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_date(
+    prefect_server: str, in_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A parameter is tried and put back: the bank's first files come out of DVC's memory, and no command runs."""
+    from prefect import flow
+
+    from flows.retrain import run_stages
+    from tasks.pipeline import find_stale
+
+    before = in_project.outputs()
+    in_project.edit_params(bank={"shrinkage": "oas"})
+    in_project.repro("calibrate@dots")
+    assert {"models/banks/dots.safetensors", "models/calibration/dots.json"} <= _changed(before, in_project.outputs())
+    in_project.edit_params(bank={"shrinkage": "ledoit_wolf"})
+    assert find_stale.fn(in_project.root) & {"bank", "calibrate"} == {"bank"}, "calibrate is asked because bank was"
+    runs = flow(run_stages)(in_project.root, run_id="none")
+    assert {"bank", "calibrate"} <= {one.name for one in runs if not one.skipped}
+    assert "Running stage" not in caplog.text
+    assert in_project.outputs() == before
+    assert _stale(in_project) == set()
+
+
+def _changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {path for path, md5 in after.items() if before[path] != md5}
 
 
 def _stages_run(output: str) -> list[str]:

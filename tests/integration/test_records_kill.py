@@ -1,4 +1,7 @@
-"""`kill -9` at random moments, 65 times: what was acknowledged is there, and everything is there once."""
+"""`kill -9` at random moments, 75 times on SQLite and 75 on PostgreSQL.
+
+What was acknowledged is there, everything is there once, and whoever comes next goes on.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,30 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, select, text
 
 from integration.made_records import BOLT, LEGACY, START, first_events, made_pair, tick
 from shadowline.params import Params
 from shadowline.records.database import open_database, reading
 from shadowline.records.pairs import PairStore
-from shadowline.records.rollout import RolloutStore
+from shadowline.records.rollout import MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, OrderRow
 from shadowline.rollout.engine import ActionKind
 from shadowline.rollout.observation import Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import replay
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+pytest_plugins = ["integration.postgres"]
 
 PAIRS = [made_pair(number) for number in range(600)]
 BATCH = 10
@@ -46,28 +56,50 @@ class Acknowledged:
         return [int(line) for line in self.path.read_text().splitlines()]
 
 
-def kill_after(
-    work: Callable[..., None], arguments: tuple[Any, ...], done: Acknowledged, more: int, wait: float
-) -> int:
-    """Start a process, kill it `wait` seconds after it has acknowledged `more` things; returns its exit code."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=(*arguments, done))
-    enough, deadline = len(done.all()) + more, time.monotonic() + PATIENCE_S
+def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments, daemon=True)
     process.start()
-    while len(done.all()) < enough and process.is_alive() and time.monotonic() < deadline:
+    return process
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline, "it did not go on"
         time.sleep(0.001)
-    time.sleep(wait)
+
+
+def kill(process: BaseProcess) -> None:
     process.kill()
     process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+    assert process.exitcode == -9, "it ended before it was killed"
+
+
+def kill_after(done: Acknowledged, more: int, wait: float, work: Callable[..., None], *arguments: Any) -> None:
+    """Start a process, kill it `wait` seconds after it has acknowledged `more` things."""
+    enough = len(done.all()) + more
+    process = start(work, *arguments, done)
+    wait_until(lambda: len(done.all()) >= enough or not process.is_alive())
+    time.sleep(wait)
+    kill(process)
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Any]:
-    """An engine that is closed before the next process is forked."""
+def opened(url: str) -> Iterator[Engine]:
+    """An engine that is closed before the next process is forked; the killed one's last word has been written."""
     engine = open_database(url)
+    wait_until(lambda: not has_other_sessions(engine))
     yield engine
     engine.dispose()
+
+
+def has_other_sessions(engine: Engine) -> bool:
+    """PostgreSQL ends what a client has begun, a commit too, before it sees that the client is gone."""
+    if engine.dialect.name != "postgresql":
+        return False
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    with engine.connect() as connection:
+        return bool(connection.execute(text(others)).scalar_one())
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------
@@ -82,18 +114,18 @@ def record_all(url: str, done: Acknowledged) -> None:
 
 
 @pytest.mark.parametrize("seed", range(7))
-def test_a_killed_recorder_loses_nothing_and_doubles_nothing(tmp_path: Path, seed: int) -> None:
-    """Five kills: the first while the database is made, the others after a random number of transactions."""
-    url, done = f"sqlite:///{tmp_path / 'records.db'}", Acknowledged(tmp_path / "done")
+def test_a_killed_recorder_loses_nothing_and_doubles_nothing(database_url: str, tmp_path: Path, seed: int) -> None:
+    """Five kills: the first while the schema is made, the others after a random number of transactions."""
+    done = Acknowledged(tmp_path / "done")
     rng = np.random.default_rng(seed)
     for batches in (0, *rng.integers(1, len(PAIRS) // BATCH, size=4)):
-        assert kill_after(record_all, (url,), done, int(batches), rng.uniform(0, 0.02 if batches else 0.2)) == -9
-        with opened(url) as engine:
+        kill_after(done, int(batches), rng.uniform(0, 0.02 if batches else 0.2), record_all, database_url)
+        with opened(database_url) as engine:
             kept = PairStore(engine).known_keys(*BOLT)
         assert {pair.key for start in done.all() for pair in PAIRS[start : start + BATCH]} <= kept
         assert kept == {pair.key for pair in PAIRS[: len(kept)]}, "transactions are whole, and in order"
         assert len(kept) % BATCH == 0
-    with opened(url) as engine:
+    with opened(database_url) as engine:
         assert PairStore(engine).record(PAIRS) == len(PAIRS) - len(kept)
         assert sorted(PairStore(engine).table(*BOLT)["key"]) == sorted(pair.key for pair in PAIRS)
 
@@ -101,8 +133,11 @@ def test_a_killed_recorder_loses_nothing_and_doubles_nothing(tmp_path: Path, see
 # --- ticks ------------------------------------------------------------------------------------------------------
 
 
-def run_engine(url: str, params: Params, done: Acknowledged) -> None:
-    """Ticks without end, an hour apart: classes go forward, are rolled back by a person, and try again."""
+def run_engine(url: str, params: Params, beaten: Acknowledged, done: Acknowledged) -> None:
+    """Ticks without end, an hour apart: classes go forward, are rolled back by a person, and try again.
+
+    `done` gets the revision that a tick has come to, `beaten` the one at which another engine was first.
+    """
     store = RolloutStore(open_database(url))
     if not store.revision():
         store.begin(first_events())
@@ -110,11 +145,16 @@ def run_engine(url: str, params: Params, done: Acknowledged) -> None:
         revision = store.revision()
         now = START + timedelta(hours=revision)
         if store.next_order() is None and revision % 3 == 0:
-            store.order(Order(OrderKind.ROLL_BACK, ("bolt", "nut"), "Ada", f"seen at {revision}"), now)
+            store.order(Order(OrderKind.ROLL_BACK, ("bolt", "nut"), "Ada", uuid4().hex), now)
         order = store.next_order()
         result = tick(store, now, params, order, challenger={name: f"v{revision}-{name}" for name in LEGACY})
-        store.commit(result, order)
-        done.add(result.state.revision)
+        try:
+            store.commit(result, order)
+        except MovedMeanwhileError:
+            beaten.add(revision)
+        else:
+            if result.events:
+                done.add(result.state.revision)
 
 
 @pytest.fixture
@@ -129,22 +169,56 @@ def hasty(params: Params) -> Params:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_engine_leaves_no_gap_no_double_move_and_a_whole_outbox(
-    tmp_path: Path, hasty: Params, seed: int
+    database_url: str, tmp_path: Path, hasty: Params, seed: int
 ) -> None:
     """Six kills, each after a random number of ticks."""
-    url, done = f"sqlite:///{tmp_path / 'records.db'}", Acknowledged(tmp_path / "done")
+    done, beaten = Acknowledged(tmp_path / "done"), Acknowledged(tmp_path / "beaten")
     rng = np.random.default_rng(seed)
     for ticks in (0, *rng.integers(1, 25, size=5)):
-        assert kill_after(run_engine, (url, hasty), done, int(ticks), rng.uniform(0, 0.02 if ticks else 0.2)) == -9
-        with opened(url) as engine:
-            store = RolloutStore(engine)
-            assert store.revision() >= max(done.all(), default=0)
-            assert store.state() == replay(store.events())
-            check_outbox(store)
-            check_orders(store)
-    with opened(url) as engine:
+        wait = rng.uniform(0, 0.02 if ticks else 0.2)
+        kill_after(done, int(ticks), wait, run_engine, database_url, hasty, beaten)
+        with opened(database_url) as engine:
+            assert RolloutStore(engine).revision() >= max(done.all(), default=0)
+            check_story(RolloutStore(engine))
+    assert not beaten.all(), "of one engine nobody was first but itself"
+    with opened(database_url) as engine:
         phases = {event.after.phase for event in RolloutStore(engine).events()}
         assert phases >= {Phase.SHADOW, Phase.CANARY, Phase.ROLLED_BACK}, "the story was worth killing"
+
+
+def test_of_two_engines_at_once_one_wins_the_other_says_so_and_a_killed_one_stops_nobody(
+    database_url: str, tmp_path: Path, hasty: Params
+) -> None:
+    """Ten kills: one of the two when each was beaten by the other, the other when it has gone on alone."""
+    done, beaten = ([Acknowledged(tmp_path / f"{name}{i}") for i in (0, 1)] for name in ("done", "beaten"))
+    rng = np.random.default_rng(0)
+    with opened(database_url) as engine:
+        RolloutStore(engine).begin(first_events())
+    for times in rng.integers(1, 6, size=5):
+        enough = [len(one.all()) + times for one in beaten]
+        engines = [start(run_engine, database_url, hasty, beaten[i], done[i]) for i in (0, 1)]
+        wait_until(partial(have_grown, beaten, enough))
+        first, second = rng.permutation(2)
+        kill(engines[first])
+        wait_until(partial(have_grown, [done[second]], [len(done[second].all()) + 10]))
+        kill(engines[second])
+        with opened(database_url) as engine:
+            check_story(RolloutStore(engine))
+            written = {event.revision for event in RolloutStore(engine).events()}
+        won = [revision for one in done for revision in one.all()]
+        assert len(set(won)) == len(won), "both say that they made the same move"
+        assert set(won) <= written
+
+
+def have_grown(files: list[Acknowledged], enough: list[int]) -> bool:
+    return all(len(one.all()) >= number for one, number in zip(files, enough, strict=True))
+
+
+def check_story(store: RolloutStore) -> None:
+    """Events without a gap, the phase table that they lead to, and an outbox and orders that fit them."""
+    assert store.state() == replay(store.events())
+    check_outbox(store)
+    check_orders(store)
 
 
 def check_outbox(store: RolloutStore) -> None:
@@ -165,6 +239,7 @@ def check_orders(store: RolloutStore) -> None:
     assert len({(event.after.class_name, event.after.reason) for event in by_person}) == len(by_person)
     with reading(store.engine) as connection:
         orders = connection.execute(select(OrderRow.why, OrderRow.done_revision).order_by(OrderRow.id)).all()
-    assert [order for order in orders if order.done_revision is None] in ([], orders[-1:])
+    waiting = [order.done_revision is None for order in orders]
+    assert waiting == sorted(waiting), "the oldest is obeyed first"
     obeyed = {order.why for order in orders if order.done_revision is not None}
     assert {event.after.reason.removeprefix("Ada: ") for event in by_person} <= obeyed

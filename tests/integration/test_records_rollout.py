@@ -69,7 +69,7 @@ class TestBegin:
 
     def test_twice_is_refused_and_leaves_the_first(self, store: RolloutStore) -> None:
         before = written(store)
-        with pytest.raises(ValueError, match="a rollout is on record already"):
+        with pytest.raises(MovedMeanwhileError, match="at revision 3"):
             store.begin(first_events())
         assert written(store) == before
 
@@ -87,7 +87,7 @@ class TestBegin:
 def _begin(url: str) -> str:
     try:
         RolloutStore(open_database(url)).begin(first_events())
-    except ValueError:
+    except MovedMeanwhileError:
         return "refused"
     return "begun"
 

@@ -60,7 +60,13 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "eval_every": 3,
         "checkpoint_every": 2,
     },
-    "calibration": {"target_fpr": 0.2, "injected": ["cutpaste", "perlin"], "injected_images": 2},
+    "calibration": {
+        "target_fpr": 0.2,
+        "class_target_fpr": {},
+        "injected": ["cutpaste", "perlin"],
+        "injected_images": 2,
+    },
+    "identification": {"unknown_share": 0.2},
     "evaluation": {"bootstrap": 20, "robustness_images": 4, "robustness_views": ["brightness-30", "noise"]},
     "legacy": {"location": _LEGACY, "input_size": LEGACY_SIDE},
     "gates": {  # what is judged here is the plumbing, not random weights

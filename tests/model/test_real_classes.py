@@ -30,6 +30,7 @@ from shadowline.stages import (
     encoder,
     evaluate,
     features,
+    identity,
     import_class,
     legacy,
     package,
@@ -52,6 +53,8 @@ SMALL = {
         "max_test_anomalous": 24,
     },
     "train": {"classes": list(CLASSES), "steps": 30, "warmup_steps": 5, "decoder_blocks": 4, "eval_every": 15},
+    "calibration": {"class_target_fpr": {}},
+    "identification": {"unknown_share": 0.05},
     "evaluation": {"bootstrap": 100, "robustness_images": 8},
 }
 
@@ -99,6 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, demo_wheel: Callable[[str]
         features.run(name, params, layout, quiet)
         legacy.run(name, params, layout, quiet)
         bank.run(name, params, layout, quiet)
+        identity.run(name, params, layout, quiet)
     training_set.run(params, layout, quiet)
     train.run(params, layout, quiet)
     for name in CLASSES:
@@ -156,9 +160,9 @@ def test_the_inspector_scores_as_the_evaluation_did(trained: Trained) -> None:
 def test_without_a_class_the_right_one_is_found(trained: Trained) -> None:
     for name in CLASSES:
         for image in trained.images(name, Split.TEST, Label.NORMAL, 4):
-            found = trained.inspector.inspect(image)
-            assert found.class_name == name
-            assert found.class_margin is not None and found.class_margin > 0
+            (found,) = trained.inspector.identify_many([image])
+            assert found.nearest_class == name
+            assert found.confidence > 0.9
 
 
 def test_scores_are_separated_and_not_saturated(trained: Trained) -> None:

@@ -55,7 +55,7 @@ def params_for(source: str, select: str = "", **data: float) -> Params:
     location = "source" if not source.endswith("whl") else source
     raw["classes"] = {"bolt": {"source": source, "location": location, "select": select}}
     raw["train"]["classes"] = ["bolt"]
-    raw["data"].update(data)
+    raw["data"].update({"injected_test": 0, **data})
     return Params.model_validate(raw)
 
 
@@ -355,6 +355,38 @@ def test_after_any_number_of_kills_a_run_ends_in_the_bytes_of_an_undisturbed_one
     assert tree(tmp_path / "killed") == expected
 
 
+def test_a_class_without_defects_gets_injected_ones_in_its_test_normals_alone(tmp_path: Path) -> None:
+    place(tmp_path, **{f"train/good/{n:03d}.png": encode(smooth(n)) for n in range(40)})
+    report, rows = imported(tmp_path, injected_test=3)
+    injected = rows[rows["label"] == "anomalous"]
+    kinds = load_params(PROJECT / "params.yaml").calibration.injected
+    assert dict(injected["defect_type"].value_counts()) == {f"injected_{kind}": 3 for kind in kinds}
+    assert set(injected["split"]) == {"test"} and (injected["mask_path"] != "").all()
+    bases = {name.split("/")[-1].removesuffix(".png") for name in injected["source"]}
+    test_normals = rows[(rows["split"] == "test") & (rows["label"] == "normal")]["image_id"]
+    assert bases == set(sorted(test_normals)[:3])
+    assert report.num_injected == len(injected) == report.num_imported - report.num_found
+    for _, row in injected.iterrows():
+        assert mask_of(tmp_path, row).any()
+    first = tree(tmp_path)
+    imported(tmp_path, injected_test=3)
+    assert tree(tmp_path) == first
+
+
+def test_a_class_with_a_single_real_defect_gets_no_injected_one(tmp_path: Path) -> None:
+    place(tmp_path, **normals(40), **{"test/crack/0.png": picture(60)})
+    report, rows = imported(tmp_path, injected_test=3)
+    assert report.num_injected == 0 and list(rows[rows["label"] == "anomalous"]["defect_type"]) == ["crack"]
+
+
+def smooth(seed: int) -> np.ndarray:
+    """64 × 64, with a texture of its own: large enough for every kind of injected defect."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:64, :64]
+    wave = np.sin(x / random.uniform(2, 6)) + np.cos(y / random.uniform(2, 6))
+    return np.clip(120 + 40 * wave + random.normal(0, 3, (64, 64)), 0, 255).astype(np.uint8)
+
+
 @pytest.mark.demo
 def test_a_demo_class_is_imported_whole(tmp_path: Path) -> None:
     params = load_params(PROJECT / "params.yaml")
@@ -366,5 +398,5 @@ def test_a_demo_class_is_imported_whole(tmp_path: Path) -> None:
     report = run("solar_mono", params, Layout(tmp_path), Progress())
     rows = read_manifest([Layout(tmp_path).manifest("solar_mono")])
     assert (report.num_imported, report.refused, report.duplicates) == (1074, (), ())
-    assert report.splits == {"train": 200, "val": 88, "tune": 48, "test": 160, "stream": 578}
+    assert report.splits == {"train": 200, "val": 100, "tune": 48, "test": 160, "stream": 566}
     assert set(rows["mode"]) == {"L"} and rows["source"].str.startswith("elpv:images/cell").all()

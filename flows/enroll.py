@@ -1,0 +1,104 @@
+"""Enrol a new product: words on the first day, a handful of images, then a bank of its own beside all the others.
+
+shadowline enroll bolt /srv/new/bolt               # once, here
+shadowline deploy                                   # on a Prefect server: whenever images arrive
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from prefect import flow
+
+from flows.legacy import take_on_record
+from flows.retrain import make_version
+from shadowline.enrolment import EnrolmentPhase, choose_phase
+from shadowline.legacy import Stated, examine
+from shadowline.params import Params, load_params
+from shadowline.paths import Layout
+from shadowline.records.stores import open_records
+from tasks.enroll import (
+    Starter,
+    accept,
+    class_entered,
+    collect_due,
+    look_before,
+    make_starter,
+    mend,
+    refuse_known,
+    take_images,
+)
+from tasks.registry import ModelVersion
+from tasks.repository import check_repository, hold_project
+
+IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_name and location
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What an enrolment came to."""
+
+    class_name: str
+    phase: EnrolmentPhase
+    num_normal: int  # images that are there
+    starter: Starter | None  # in the first two phases
+    version: ModelVersion | None  # in the last one
+
+
+@flow(name="enroll")
+def enroll(class_name: str, location: str = "", root: Path = Path(), update: bool = False) -> Enrolled:
+    """Bring a class as far as its images allow; one enrolment at a time, others wait.
+
+    `location`: a folder or an s3:// prefix with new images; without it, what lies in the inbox. Raises ValueError for
+    images that cannot be used, and RefusedEnrolmentError where the evidence speaks against the class.
+    """
+    with hold_project(root, wait=True):
+        layout = Layout(root)
+        check_repository(root)
+        resumed = mend(root) == class_name
+        params = load_params(layout.params)
+        refuse_known(class_name, params, update=update, resumed=resumed)
+        stock = take_images(class_name, location, layout, params)
+        phase = choose_phase(len(stock.normals), params.enrolment)
+        if phase is EnrolmentPhase.BANK:
+            version = _into_the_model(class_name, root)
+            return Enrolled(class_name, phase, len(stock.normals), None, version)
+        starter = make_starter(class_name, stock, params, layout)
+        _let_answer(starter, params)
+        return Enrolled(class_name, phase, len(stock.normals), starter, None)
+
+
+@flow(name="enroll-waiting")
+def enroll_waiting(location: str = "", root: Path = Path()) -> list[str]:
+    """Every class whose images allow more than is on record; `location`: an s3:// prefix with a folder per class."""
+    due = collect_due(location, root)
+    ended = [enroll(class_name, "", root, return_state=True) for class_name in due]
+    for state in ended:  # one that fails keeps no other from its turn
+        state.result()
+    return due
+
+
+def _let_answer(starter: Starter, params: Params) -> None:
+    """The starter stands where another class has its legacy model."""
+    if starter.model is None:
+        return
+    now = datetime.now(UTC)
+    take_on_record([starter.model], params.registry.experiment, now)
+    open_records().rollout.join(starter.model.class_name, starter.model.fingerprint, now, "enrolment")
+
+
+def _into_the_model(class_name: str, root: Path) -> ModelVersion:
+    """A version with the class as challenger; compared with its starter, or with a PatchCore where it never had one."""
+    before = look_before(class_name, root)
+    with class_entered(class_name, root):
+        made = make_version(root, f"Enrol {class_name}", partial(accept, class_name, before, root))
+    rollout, now, layout = open_records().rollout, datetime.now(UTC), Layout(root)
+    params = load_params(layout.params)
+    if class_name not in rollout.newest_legacy():
+        baseline = examine(class_name, str(layout.legacy(class_name)), params, layout, Stated())
+        take_on_record([baseline], params.registry.experiment, now)
+    rollout.join(class_name, rollout.newest_legacy()[class_name], now, "enrolment")
+    return made.version

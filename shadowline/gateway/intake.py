@@ -1,0 +1,49 @@
+"""Images of a product that is being enrolled, one a request: into the inbox, from where the enrolment takes them.
+
+POST /v1/classes/{class_name}/images    multipart: image, kind? (good, or the name of a defect) → what is there now
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shadowline.enrolment import choose_phase, missing_images
+from shadowline.gateway.refusal import RefusedRequestError
+from shadowline.gateway.uploads import Upload, refusal_of
+from shadowline.images import RefusedImage
+from shadowline.inbox import Inbox
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.sources.source_image import GOOD
+
+
+class IntakeForm(BaseModel):
+    """The field beside the image."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str = Field(GOOD, max_length=64)
+
+
+def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> dict[str, Any]:
+    """Keep the image; the same one again changes nothing. Raises RefusedRequestError, with nothing kept."""
+    try:
+        inbox = Inbox(Layout().inbox, class_name)
+        if len(inbox.files) >= params.gateway.max_inbox_images:
+            raise RefusedRequestError(507, f"class '{class_name}': the inbox is full; enrol the class, or empty it")
+        is_new = inbox.put(upload.data, upload.form.kind, params.data, "image")
+    except RefusedImage as refused:
+        raise refusal_of(refused) from None
+    except ValueError as error:
+        raise RefusedRequestError(422, str(error)) from None
+    num_normal = len(inbox.stock.normals)
+    return {
+        "class_name": class_name,
+        "new": is_new,
+        "num_normal": num_normal,
+        "num_defects": len(inbox.stock.defects),
+        "phase": choose_phase(num_normal, params.enrolment),
+        "missing": missing_images(num_normal, params.enrolment),
+    }

@@ -1,0 +1,128 @@
+"""Where the images of a product wait that is being enrolled: one folder per class, one file per content.
+
+    inbox = Inbox(layout.inbox, "bolt")
+    done = inbox.take(named_images(Path("/srv/new/bolt")), params.data)     # refuses by name what is no image
+    inbox.stock                                                             # how many normals, which defects
+
+    <inbox>/<class>/train/good/<image_id>.png        normals
+    <inbox>/<class>/test/<defect>/<image_id>.png     images with a known defect
+
+It is laid out as the `folder` source reads it (`shadowline/sources/folder.py`). A file is there whole or not at all,
+and taking the same image twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shadowline.atomic import replace_file
+from shadowline.images import SUFFIX_OF, RefusedImage, measure, read_bounded
+from shadowline.manifest import content_id
+from shadowline.params import CLASS_NAME_PATTERN, ClassParams, DataParams
+from shadowline.sources.source_image import GOOD, files_below
+
+_DEFECT = re.compile(CLASS_NAME_PATTERN)
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """One image on its way in."""
+
+    name: str  # for messages
+    kind: str  # good, or the kind of its defect
+    read: Callable[[int], bytes]  # at most that many bytes; may raise RefusedImage
+
+
+@dataclass(frozen=True)
+class TakeIn:
+    """What became of the images that were offered."""
+
+    num_new: int
+    num_known: int  # in the inbox already
+    refused: tuple[str, ...]  # name and reason
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What lies in the inbox of one class."""
+
+    normals: tuple[Path, ...]
+    defects: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Inbox:
+    """The waiting images of one class; raises ValueError for a name that is none."""
+
+    root: Path
+    class_name: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(CLASS_NAME_PATTERN, self.class_name):
+            raise ValueError(f"class {self.class_name!r}: use a-z, 0-9, _ and -, at most 64 of them")
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.class_name
+
+    @property
+    def stock(self) -> Stock:
+        normals, defects = self.folder / "train" / GOOD, self.folder / "test"
+        return Stock(tuple(files_below(normals)), tuple(files_below(defects)))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (*self.stock.normals, *self.stock.defects)
+
+    def take(self, images: Iterable[NamedImage], limits: DataParams) -> TakeIn:
+        """Check and keep every image that can be trusted; the others are named."""
+        found = [self._take_one(image, limits) for image in images]
+        refused = tuple(one for one in found if isinstance(one, str))
+        return TakeIn(found.count(True), found.count(False), refused)
+
+    def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> bool:
+        """Keep one image; False where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
+        if not _DEFECT.fullmatch(kind):
+            raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
+        properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
+        path = self.folder / ("train" if kind == GOOD else "test") / kind / file_name
+        if path.is_file():
+            return False
+        with replace_file(path) as temporary:
+            temporary.write_bytes(data)
+        return True
+
+    def as_source(self, root: Path) -> ClassParams:
+        """The entry of params.yaml of the project at `root` that imports this inbox."""
+        return ClassParams(source="folder", location=self.folder.relative_to(root).as_posix(), select=".")
+
+    def _take_one(self, image: NamedImage, limits: DataParams) -> bool | str:
+        try:
+            return self.put(image.read(limits.max_file_bytes + 1), image.kind, limits, image.name)
+        except RefusedImage as error:
+            return str(error)
+
+
+def named_images(folder: Path) -> Iterator[NamedImage]:
+    """Every file below `folder`: those in it or in good/ are normal, those in another folder show that defect.
+
+    Raises FileNotFoundError for a folder that is none, and ValueError for one without files.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")
+    paths = list(files_below(folder))
+    if not paths:
+        raise ValueError(f"{folder}: no files; put the images there, those with a defect in a folder of its name")
+    for path in paths:
+        parts = path.relative_to(folder).parts
+        kind = parts[0] if len(parts) > 1 else GOOD
+        yield NamedImage(path.as_posix(), kind, lambda limit, path=path: read_bounded(path, limit))  # type: ignore[misc]
+
+
+def classes_waiting(root: Path) -> tuple[str, ...]:
+    """Classes that have a folder in the inbox."""
+    return tuple(sorted(path.name for path in root.glob("*") if path.is_dir() and _DEFECT.fullmatch(path.name)))

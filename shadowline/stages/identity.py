@@ -1,0 +1,42 @@
+"""`shadowline stage identity --class C`: what one class's images look like, for images that come without a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from shadowline.features import FeatureFile, Key
+from shadowline.identification import ClassIdentity, embed
+from shadowline.manifest import Split, read_manifest
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.stages.features import ids_of, train_keys
+
+_CHUNK = 16  # images that are in memory at once
+
+
+def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> ClassIdentity:
+    """Known defects are images of the class as well: they widen the Gaussian. The p-values come from val alone."""
+    features = FeatureFile(layout.features(class_name))
+    manifest = read_manifest([layout.manifest(class_name)])
+    defects = [Key(image_id) for image_id in ids_of(manifest, Split.TUNE)]
+    identity = ClassIdentity.fit(
+        embed_all(features, [*train_keys(class_name, manifest, params), *defects]).numpy(),
+        embed_all(features, [Key(image_id) for image_id in ids_of(manifest, Split.VAL)]).numpy(),
+        params.identification,
+        class_name=class_name,
+        fingerprint=features.fingerprint,
+    )
+    identity.save(layout.identity(class_name))
+    return identity
+
+
+def embed_all(features: FeatureFile, keys: Sequence[Key]) -> Tensor:
+    """Embeddings of cached images, in their order: (N, D)."""
+    chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
+    _, _, _, D = features.shape
+    parts = [embed(features.fetch(chunk), features.num_prefix) for chunk in chunks]
+    return torch.cat(parts) if parts else torch.empty(0, D)

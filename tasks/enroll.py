@@ -1,0 +1,315 @@
+"""A new product from Prefect: its images, its starter model, and its place in the multi-class model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from prefect import get_run_logger, task
+
+from shadowline.atomic import write_json
+from shadowline.detectors.load import Kind
+from shadowline.device import pick_device
+from shadowline.encoder import load_encoder
+from shadowline.enrolment import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
+from shadowline.features import FeatureFile, Key
+from shadowline.identification import ClassIdentity, Identities
+from shadowline.images import open_within
+from shadowline.inbox import Inbox, NamedImage, Stock, classes_waiting, named_images
+from shadowline.inspector import class_fingerprints
+from shadowline.legacy import LegacyModel, Stated, examine
+from shadowline.manifest import Split, read_manifest
+from shadowline.params import Params, load_params
+from shadowline.params_file import editing
+from shadowline.paths import Layout
+from shadowline.shadowing import SUFFIXES
+from shadowline.stages.features import ids_of
+from shadowline.stages.identity import embed_all
+from shadowline.starter import build_few_shot, build_zero_shot, try_few_shot
+from tasks.legacy import list_legacy
+from tasks.pipeline import stale_targets
+from tasks.repository import require_clean, take_back
+from tasks.storage import open_storage
+
+_NUM_NAMED = 5  # images that an error names
+_STARTERS = {str(Kind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(Kind.FEW_SHOT): EnrolmentPhase.FEW_SHOT}
+
+
+class RefusedEnrolmentError(ValueError):
+    """The evidence speaks against it; everything is as it was before. The message says why."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an enrolment must leave as it is, and what it is compared with."""
+
+    class_fingerprints: dict[str, str]
+    auroc: float | None  # of the class, where the model knows it already
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+@task
+def take_images(class_name: str, location: str, layout: Layout, params: Params) -> Stock:
+    """Copy new images from a folder or an s3:// prefix into the class's inbox; returns all that lies there.
+
+    Raises ValueError that names the images, with none of them kept, where too many cannot be trusted.
+    """
+    inbox = Inbox(layout.inbox, class_name)
+    if location:
+        before = set(inbox.files)
+        offered = list(_offered(location, layout))
+        done = inbox.take(offered, params.data)
+        if len(done.refused) > params.data.max_refused_share * len(offered):
+            _forget(set(inbox.files) - before)
+            raise ValueError(_name_all(f"class '{class_name}': {len(done.refused)} images refused", done.refused))
+        for line in done.refused:
+            get_run_logger().warning("refused %s", line)
+    return inbox.stock
+
+
+def _offered(location: str, layout: Layout) -> Iterator[NamedImage]:
+    if not location.startswith("s3://"):
+        return named_images(Path(location))
+    folder = layout.scratch / "inbox" / location.removeprefix("s3://")
+    open_storage(location).mirror(folder, SUFFIXES)
+    return named_images(folder)
+
+
+def _forget(paths: set[Path]) -> None:
+    for path in paths:
+        path.unlink()
+
+
+def _name_all(subject: str, lines: Sequence[str]) -> str:
+    more = f"\n  and {len(lines) - _NUM_NAMED} more" if len(lines) > _NUM_NAMED else ""
+    return f"{subject}:\n  " + "\n  ".join(lines[:_NUM_NAMED]) + more
+
+
+# --- the first days -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A starter model that has been tried; `model` is None where it may not answer."""
+
+    phase: EnrolmentPhase
+    trial: Trial
+    advice: Advice
+    model: LegacyModel | None
+
+
+@task
+def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) -> Starter:
+    """Words where there is no image, references where there are some; built, tried, and examined if it may answer.
+
+    Raises ValueError where the weights that it needs are missing.
+    """
+    phase = choose_phase(len(stock.normals), params.enrolment)
+    directory = layout.starter(class_name)
+    shutil.rmtree(directory, ignore_errors=True)
+    if phase is EnrolmentPhase.ZERO_SHOT:
+        trial = Trial(None, 0, len(stock.defects), injected=False)
+        build_zero_shot(class_name, params, layout.root).save(directory)
+    else:
+        encoder = load_encoder(layout.encoder, pick_device())
+        normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
+        trial = try_few_shot(class_name, normals, defects, encoder, params)
+        build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+    advice = advise(phase, trial, params.enrolment)
+    stated = Stated(auroc=trial.auroc)
+    may_answer = advice is Advice.DEPLOY
+    model = examine(class_name, str(directory), params, layout, stated) if may_answer else None
+    return Starter(phase, trial, advice, model)
+
+
+def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
+    """As many as a starter or its trial can use."""
+    return [open_within(path, params.data) for path in paths[: params.enrolment.few_shot_images]]
+
+
+# --- into the model -------------------------------------------------------------------------------------------------
+
+
+def refuse_known(class_name: str, params: Params, *, update: bool, resumed: bool) -> None:
+    """A class that exists is updated on demand only, and only one that came in through the inbox."""
+    known = params.classes.get(class_name)
+    if resumed:  # killed when all was done but the registration
+        return
+    if known is None and update:
+        raise ValueError(f"class '{class_name}' is not in the model; enrol it with `shadowline enroll`")
+    if known is not None and not update:
+        raise ValueError(f"class '{class_name}' is in the model already; `shadowline bank update` adds images to it")
+    if known is not None and Path(known.location) != Inbox(Layout().inbox, class_name).folder:
+        raise ValueError(
+            f"class '{class_name}' is imported from {known.location}; add the images there and run `shadowline retrain`"
+        )
+
+
+@task
+def look_before(class_name: str, root: Path) -> Before:
+    """What is in the model now. Raises ValueError where a stage is stale: an enrolment would run it as well."""
+    layout = Layout(root)
+    others = sorted(one for one in stale_targets(root) if one != f"import@{class_name}")
+    if others or not layout.package.is_dir():
+        stale = ", ".join(others) or "package"
+        raise ValueError(f"stages {stale} are not up to date; run `shadowline retrain` first, so that only "
+                         f"'{class_name}' changes now")  # fmt: skip
+    metrics = layout.evaluation(class_name) / "metrics.json"
+    auroc = json.loads(metrics.read_text(encoding="utf-8"))["image"]["auroc"]["value"] if metrics.is_file() else None
+    return Before(class_fingerprints(layout.package), auroc)
+
+
+@contextmanager
+def class_entered(class_name: str, root: Path) -> Iterator[None]:
+    """params.yaml names the class; whatever goes wrong inside, the project is as it was before.
+
+    After a kill, the mark that it leaves lets the next run of any flow put that right (`mend`).
+    """
+    layout = Layout(root)
+    inbox = Inbox(layout.inbox, class_name)
+    require_clean(root)
+    write_json(layout.enrolling, {"class_name": class_name})
+    try:
+        with editing(layout.params) as content:
+            content["classes"][class_name] = inbox.as_source(layout.root).model_dump(exclude_defaults=True)
+        load_params(layout.params)
+        yield
+    except BaseException:
+        mend(root)
+        raise
+    layout.enrolling.unlink()
+
+
+def mend(root: Path) -> str | None:
+    """Undo an enrolment that did not come to its end; returns its class, or None where there is none."""
+    layout = Layout(root)
+    if not layout.enrolling.is_file():
+        return None
+    class_name: str = json.loads(layout.enrolling.read_text(encoding="utf-8"))["class_name"]
+    layout.forget(class_name)
+    take_back(root)
+    layout.enrolling.unlink()
+    return class_name
+
+
+def accept(class_name: str, before: Before, root: Path, summary: dict[str, Any]) -> None:
+    """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, touches another class, or got
+    worse by the new images."""
+    layout = Layout(root)
+    params = load_params(layout.params)
+    alike = look_alikes(class_name, params, layout)
+    num_images = sum(summary["num_images"][class_name].values())
+    if len(alike) > params.enrolment.max_lookalikes * num_images:
+        raise RefusedEnrolmentError(_name_all(f"class '{class_name}': {len(alike)} images look like another", alike))
+    _refuse_touched(class_name, before, layout)
+    verdict = summary["verdict"]
+    if not verdict["passed"]:
+        reasons = [one["reason"] for one in verdict["checks"] if not one["passed"] and not one["advisory"]]
+        raise RefusedEnrolmentError(_name_all(f"class '{class_name}': gates not passed", reasons))
+    _refuse_loss(class_name, before, params, layout)
+
+
+def look_alikes(class_name: str, params: Params, layout: Layout) -> list[str]:
+    """The class's own normal images that another class of the model would rather call its own, with its name."""
+    manifest = read_manifest([layout.manifest(class_name)])
+    normal = [*ids_of(manifest, Split.TRAIN), *ids_of(manifest, Split.VAL)]
+    names = dict(zip(manifest["image_id"], manifest["source"], strict=True))
+    classes = {name: ClassIdentity.load(layout.identity(name)) for name in params.classes}
+    identities = Identities.of(classes)
+    embedded = embed_all(FeatureFile(layout.features(class_name)), [Key(image_id) for image_id in normal]).numpy()
+    found = zip(normal, (identities.identify(one) for one in embedded), strict=True)
+    return [f"{names[i]}: looks like {one.class_name}" for i, one in found if one.class_name not in {None, class_name}]
+
+
+def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
+    after = class_fingerprints(layout.package)
+    touched = sorted(
+        name for name, old in before.class_fingerprints.items() if name != class_name and after[name] != old
+    )
+    if touched:
+        raise RefusedEnrolmentError(
+            f"class '{class_name}': {', '.join(touched)} would change as well; nothing was changed"
+        )
+
+
+def _refuse_loss(class_name: str, before: Before, params: Params, layout: Layout) -> None:
+    if before.auroc is None:
+        return
+    metrics = json.loads((layout.evaluation(class_name) / "metrics.json").read_text(encoding="utf-8"))
+    after = metrics["image"]["auroc"]["value"]
+    get_run_logger().info("class %s: AUROC %.3f before, %.3f now", class_name, before.auroc, after)
+    if after < before.auroc - params.enrolment.max_loss:
+        raise RefusedEnrolmentError(
+            f"class '{class_name}': AUROC {after:.3f} with the new images, {before.auroc:.3f} without, may lose "
+            f"{params.enrolment.max_loss:g}; look at the new images"
+        )
+
+
+# --- how things stand -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """Where one class stands on its way in."""
+
+    class_name: str
+    num_normal: int  # in the inbox
+    num_defects: int
+    due: EnrolmentPhase  # by its images
+    reached: EnrolmentPhase | None  # by what is on record; None: nothing answers yet
+    auroc: float | None  # of the starter's trial
+    missing: int  # normal images that the next phase lacks
+
+    @property
+    def is_due(self) -> bool:
+        """More images make a better few-shot model, and other phases are entered once."""
+        return self.reached is not EnrolmentPhase.BANK and (
+            self.due is not self.reached or self.due is EnrolmentPhase.FEW_SHOT
+        )
+
+
+def list_enrolments(root: Path) -> list[Enrolment]:
+    """Every class that has a folder in the inbox."""
+    layout = Layout(root)
+    params = load_params(layout.params)
+    tags = {one.place.class_name: one.tags for one in reversed(list_legacy())}
+    return [_enrolment(name, params, layout, tags.get(name, {})) for name in classes_waiting(layout.inbox)]
+
+
+def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, str]) -> Enrolment:
+    """`tags`: of the class's newest model in the place of a legacy one."""
+    stock = Inbox(layout.inbox, class_name).stock
+    num_normal = len(stock.normals)
+    reached = EnrolmentPhase.BANK if class_name in params.classes else _STARTERS.get(tags.get("kind", ""))
+    auroc = float(tags["auroc"]) if "auroc" in tags else None
+    due, missing = choose_phase(num_normal, params.enrolment), missing_images(num_normal, params.enrolment)
+    return Enrolment(class_name, num_normal, len(stock.defects), due, reached, auroc, missing)
+
+
+@task
+def collect_due(location: str, root: Path) -> list[str]:
+    """Classes whose images allow more than is on record, each tried once for the images that it has.
+
+    `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or nothing.
+    """
+    layout = Layout(root)
+    params = load_params(layout.params)
+    for class_name in _offered_classes(location):
+        take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
+    due = {one.class_name: one.num_normal + one.num_defects for one in list_enrolments(root) if one.is_due}
+    tried = json.loads(layout.enrolments_tried.read_text()) if layout.enrolments_tried.is_file() else {}
+    write_json(layout.enrolments_tried, {**tried, **due})
+    return sorted(name for name, num_images in due.items() if tried.get(name) != num_images)
+
+
+def _offered_classes(location: str) -> list[str]:
+    keys = open_storage(location).list() if location else []
+    return sorted({key.lstrip("/").partition("/")[0] for key in keys if "/" in key.lstrip("/")})
