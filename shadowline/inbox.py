@@ -21,7 +21,7 @@ from pathlib import Path
 from shadowline.atomic import replace_file
 from shadowline.images import SUFFIX_OF, RefusedImage, measure, read_bounded
 from shadowline.manifest import content_id
-from shadowline.params import CLASS_NAME_PATTERN, ClassParams, DataParams
+from shadowline.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams
 from shadowline.sources.source_image import GOOD, files_below
 
 _DEFECT = re.compile(CLASS_NAME_PATTERN)
@@ -96,9 +96,15 @@ class Inbox:
             temporary.write_bytes(data)
         return True
 
-    def as_source(self, root: Path) -> ClassParams:
+    def as_source(self, root: Path, params: EnrolmentParams) -> ClassParams:
         """The entry of params.yaml of the project at `root` that imports this inbox."""
-        return ClassParams(source="folder", location=self.folder.relative_to(root).as_posix(), select=".")
+        return ClassParams(
+            source="folder",
+            location=self.folder.relative_to(root).as_posix(),
+            select=".",
+            test_share=params.test_share,
+            val_share=params.val_share,
+        )
 
     def _take_one(self, image: NamedImage, limits: DataParams) -> bool | str:
         try:

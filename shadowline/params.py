@@ -43,6 +43,8 @@ class ClassParams(_Frozen):
     location: str  # folder or file that the importer reads
     select: str = ""  # which part of the location, in the importer's words
     augment: tuple[str, ...] = ()  # declared views of the training images, e.g. rot90, hflip
+    test_share: Share | None = None  # in the place of data.test_share
+    val_share: Share | None = None  # in the place of data.val_share
 
 
 class DataParams(_Frozen):
@@ -216,6 +218,8 @@ class EnrolmentParams(_Frozen):
     """How a new product comes in; the deployment rule is that of the background, §5."""
 
     bank_images: Positive  # normal images from which on a class gets a bank and joins the model
+    test_share: Share  # of a new class's normals
+    val_share: Share  # of the others
     few_shot_images: Positive  # references of a few-shot model, at most; the first by content
     min_deploy: Share  # AUROC from which on a starter model answers
     min_few_shot: Share  # AUROC of zero-shot below which not even a handful of references is expected to do
@@ -410,6 +414,11 @@ class Params(_Frozen):
             if missing:
                 raise ValueError(f"{place} names {missing}, not among classes {sorted(self.classes)}")
         return self
+
+    def of_class(self, class_name: str) -> DataParams:
+        """The section `data` with the class's own shares in it."""
+        own = self.classes[class_name].model_dump(include={"test_share", "val_share"}, exclude_none=True)
+        return self.data.model_copy(update=own)
 
     def hash(self) -> str:
         """sha256 of the canonical JSON of all values: two files that mean the same hash the same."""

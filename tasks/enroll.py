@@ -174,12 +174,12 @@ def class_entered(class_name: str, root: Path) -> Iterator[None]:
     After a kill, the mark that it leaves lets the next run of any flow put that right (`mend`).
     """
     layout = Layout(root)
-    inbox = Inbox(layout.inbox, class_name)
+    source = Inbox(layout.inbox, class_name).as_source(root, load_params(layout.params).enrolment)
     require_clean(root)
     write_json(layout.enrolling, {"class_name": class_name})
     try:
         with editing(layout.params) as content:
-            content["classes"][class_name] = inbox.as_source(layout.root).model_dump(exclude_defaults=True)
+            content["classes"][class_name] = source.model_dump(exclude_defaults=True)
         load_params(layout.params)
         yield
     except BaseException:

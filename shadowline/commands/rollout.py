@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.commands.records import open_records
 from shadowline.params import load_params
 from shadowline.paths import Layout
-from shadowline.records.stores import open_records
-from shadowline.rollout.engine import Step
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
-from shadowline.rollout.state import Event, RolloutState
+
+if TYPE_CHECKING:
+    from shadowline.rollout.engine import Step
+    from shadowline.rollout.state import Event, RolloutState
 
 app = typer.Typer(help="Move classes from their legacy models to the candidate, and back.", no_args_is_help=True)
 

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.commands.records import open_records
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
-from shadowline.records.stores import Records, open_records
 
 if TYPE_CHECKING:
+    from shadowline.records.stores import Records
     from shadowline.rollout.state import ClassState
     from shadowline.shadow import ShadowVerdict
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from shadowline.rollout.phases import Phase
-from shadowline.shadow import PairCounts, ShadowVerdict
+
+if TYPE_CHECKING:
+    from shadowline.shadow import PairCounts, ShadowVerdict
 
 
 class ChecklistItem(StrEnum):

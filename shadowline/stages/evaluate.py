@@ -122,15 +122,17 @@ def _image_section(scores: pd.DataFrame, calibration: Calibration, params: Param
 
 
 def _pixel_section(test: pd.DataFrame, fused_BHW: Array, params: Params, layout: Layout) -> dict[str, Any] | None:
-    """Pixel metrics at the map's own resolution, or None for a class without masks."""
+    """Pixel metrics at the map's own resolution, or None for a class without masks that can be seen there."""
     if not (test["mask_path"] != "").any():
         return None
     known = ((test["label"] == Label.NORMAL) | (test["mask_path"] != "")).to_numpy()
     size = (fused_BHW.shape[2], fused_BHW.shape[1])
-    masks = [_small_mask(path, size, params, layout) for path in test.loc[known, "mask_path"]]
+    masks = np.stack([_small_mask(path, size, params, layout) for path in test.loc[known, "mask_path"]])
+    if not masks.any():
+        return None
     found = pixel_metrics(
         fused_BHW[known],
-        np.stack(masks),
+        masks,
         resamples=params.evaluation.bootstrap,
         confidence=params.evaluation.confidence,
         seed=params.seed,

@@ -202,7 +202,8 @@ def _rows(class_name: str, kept: list[_Imported], params: Params, layout: Layout
         columns=[*(name for name in COLUMNS if name not in ("split", "captured_at")), "split_hint"],
     )
     captured_at = pd.to_datetime(pd.Series([image.source.captured_at for image in kept], dtype=object), utc=True)
-    return assign_splits(rows.assign(captured_at=captured_at), params.data, params.seed).drop(columns="split_hint")
+    rows = rows.assign(captured_at=captured_at)
+    return assign_splits(rows, params.of_class(class_name), params.seed).drop(columns="split_hint")
 
 
 def _report(

@@ -45,7 +45,7 @@ EXTRA_CLASS = "waves"  # its images are there, but params.yaml does not name it
 LAYERS = [0, 1, 2, 3]
 CROP, SIDE, LEGACY_SIDE = 56, 64, 64  # pixels
 MODEL = "inspector"
-_COPIED = ("dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
+_COPIED = ("dvc.yaml", "prompts/default.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 _ENCODER, _LEGACY = "data/downloads/encoder.safetensors", "data/downloads/legacy.safetensors"
 _CHANGES: dict[str, dict[str, Any]] = {
     "validation": {"min_normal": 20, "robust_range": 30.0},

@@ -125,7 +125,7 @@ class TestInbox:
     def test_the_importer_reads_what_the_inbox_keeps(self, tmp_path: Path, params: Params) -> None:
         inbox = Inbox(tmp_path / "data/inbox", "bolt")
         inbox.take(offer((png(1), "good"), (png(2), "crack")), params.data)
-        listed = list_images("bolt", inbox.as_source(tmp_path), tmp_path)
+        listed = list_images("bolt", inbox.as_source(tmp_path, params.enrolment), tmp_path)
         assert {(one.label.value, one.defect_type) for one in listed} == {("normal", ""), ("anomalous", "crack")}
         assert {one.read(10**6) for one in listed} == {png(1), png(2)}
 

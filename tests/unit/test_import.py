@@ -398,5 +398,5 @@ def test_a_demo_class_is_imported_whole(tmp_path: Path) -> None:
     report = run("solar_mono", params, Layout(tmp_path), Progress())
     rows = read_manifest([Layout(tmp_path).manifest("solar_mono")])
     assert (report.num_imported, report.refused, report.duplicates) == (1074, (), ())
-    assert report.splits == {"train": 200, "val": 100, "tune": 48, "test": 160, "stream": 566}
+    assert report.splits == {"train": 200, "val": 88, "tune": 48, "test": 160, "stream": 578}
     assert set(rows["mode"]) == {"L"} and rows["source"].str.startswith("elpv:images/cell").all()

@@ -1,0 +1,203 @@
+"""A new product, from its first image to the model, with the real flow on a tiny project."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, wait_until
+from shadowline.records.stores import open_records
+from shadowline.rollout.phases import Phase
+
+Command = Callable[..., tuple[int, str, str]]
+
+NUM_BANK = 40  # normals from which on a class gets a bank, here
+_SMALL = {"bank_images": NUM_BANK, "few_shot_images": 6, "min_deploy": 0.0, "min_few_shot": 0.0}
+
+
+@pytest.fixture
+def plant(project: Project) -> Iterator[Project]:
+    """This process works in a copy of the retrained project, sized for enrolment."""
+    project.edit_params(enrolment=_SMALL, validation={"min_normal": 15})
+    project.commit("Small enrolments")
+    with project.inside():
+        yield project
+
+
+def images(project: Project, count: int, folder: str = "new", name: str = EXTRA_CLASS) -> Path:
+    """The first normals of the class that params.yaml does not name, flat in a folder."""
+    target = project.root.parent / folder
+    target.mkdir(exist_ok=True)
+    normals = sorted((project.root / f"factory/{name}/train/good").iterdir())
+    assert len(normals) >= count
+    for path in normals[:count]:
+        shutil.copy(path, target)
+    return target
+
+
+def up_to_date(project: Project, command: Command) -> None:
+    """The changed validation is in force before anything is enrolled."""
+    code, _, err = command("retrain", "--json")
+    assert code == 0, err
+
+
+def snapshot(project: Project) -> dict[str, str]:
+    """Hash of every output that belongs to the classes that are there already."""
+    return {
+        path: md5
+        for path, md5 in project.outputs().items()
+        if any(Path(path).stem == name or Path(path).name == name for name in CLASSES)
+    }
+
+
+class TestStarters:
+    def test_a_handful_of_images_inspect_at_once(self, plant: Project, command: Command) -> None:
+        code, out, err = command("enroll", EXTRA_CLASS, str(images(plant, 6)), "--json")
+        assert code == 0, err
+        found = json.loads(out.strip().splitlines()[-1])
+        assert (found["phase"], found["num_normal"], found["version"]) == ("few_shot", 6, None)
+        assert found["trial"]["injected"] and found["advice"] == "deploy"
+        one = open_records().rollout.state().of(EXTRA_CLASS)
+        assert (one.phase, one.wave, one.candidate) == (Phase.LEGACY, 0, "")
+        from shadowline.detectors.load import load_detector
+
+        detector = load_detector(open_records().rollout.model(one.legacy).location, EXTRA_CLASS)
+        assert detector.fingerprint == one.legacy
+
+    def test_a_starter_that_cannot_tell_may_not_answer(self, plant: Project, command: Command) -> None:
+        plant.edit_params(enrolment={"min_deploy": 1.0})
+        plant.commit("Nothing is good enough")
+        code, out, _ = command("enroll", EXTRA_CLASS, str(images(plant, 6)))
+        assert code == 1 and "advice: collect" in out
+        assert not open_records().rollout.revision()
+
+    def test_without_images_and_without_weights_nothing_is_faked(self, plant: Project, command: Command) -> None:
+        code, _, err = command("enroll", "gasket")
+        assert code == 2 and "zero_shot.location" in err
+        assert not open_records().rollout.revision()
+
+    def test_dirty_images_are_named_and_none_is_kept(self, plant: Project, command: Command) -> None:
+        folder = images(plant, 6)
+        (folder / "notes.png").write_text("no image")
+        code, _, err = command("enroll", EXTRA_CLASS, str(folder))
+        assert code == 2 and "notes.png" in err
+        assert not list((plant.root / "data/inbox").rglob("*.png"))
+
+    def test_status_shows_what_is_there_and_what_is_missing(self, plant: Project, command: Command) -> None:
+        command("enroll", EXTRA_CLASS, str(images(plant, 6)))
+        _, out, _ = command("enroll", "status", "--json")
+        (one,) = json.loads(out.strip().splitlines()[-1])
+        assert (one["class_name"], one["num_normal"], one["reached"]) == (EXTRA_CLASS, 6, "few_shot")
+        assert one["missing"] == NUM_BANK - 6
+
+
+class TestIntoTheModel:
+    def test_only_the_new_class_is_made_and_the_others_stay_byte_for_byte(
+        self, plant: Project, command: Command
+    ) -> None:
+        up_to_date(plant, command)
+        before, weights = snapshot(plant), plant.layout.decoder_weights.read_bytes()
+        code, out, err = command("enroll", EXTRA_CLASS, str(images(plant, NUM_BANK)), "--json")
+        assert code == 0, err
+        assert json.loads(out.strip().splitlines()[-1])["version"] == f"models:/{MODEL}/2"
+        assert snapshot(plant) == before and plant.layout.decoder_weights.read_bytes() == weights
+        from tasks.registry import list_versions
+
+        new, old = list_versions(MODEL)
+        assert new.aliases == ("challenger",)
+        assert new.class_fingerprints.items() > old.class_fingerprints.items()
+        assert set(new.class_fingerprints) == {*CLASSES, EXTRA_CLASS}
+        self.it_goes_to_shadow(command)
+        self.again_is_refused_and_an_update_is_not(plant, command)
+
+    def it_goes_to_shadow(self, command: Command) -> None:
+        command("rollout", "advance")
+        one = open_records().rollout.state().of(EXTRA_CLASS)
+        assert (one.phase, one.share) == (Phase.SHADOW, 0.0)
+
+    def again_is_refused_and_an_update_is_not(self, plant: Project, command: Command) -> None:
+        more = plant.root.parent / "more"
+        shutil.copytree(plant.root / f"factory/{EXTRA_CLASS}/test/good", more)
+        code, _, err = command("enroll", EXTRA_CLASS, str(more))
+        assert code == 2 and "in the model already" in err
+        before = snapshot(plant)
+        plant.edit_params(enrolment={"max_loss": 1.0})
+        plant.commit("Any loss will do")
+        code, out, err = command("bank", "update", EXTRA_CLASS, str(more), "--json")
+        assert code == 0, err
+        assert json.loads(out.strip().splitlines()[-1])["num_normal"] == NUM_BANK + 12
+        assert snapshot(plant) == before
+
+    def test_images_of_another_class_are_refused_by_name_and_all_is_as_it_was(
+        self, plant: Project, command: Command
+    ) -> None:
+        up_to_date(plant, command)
+        state, params = plant.git("status", "--porcelain"), plant.layout.params.read_bytes()
+        lock = (plant.root / "dvc.lock").read_bytes()
+        folder = plant.root.parent / "wrong"
+        folder.mkdir()
+        from integration.tiny_project import picture, save
+
+        for number in range(NUM_BANK):
+            save(picture("dots", "other", number), folder / f"{number:03d}.png")
+        code, _, err = command("enroll", "gear", str(folder))
+        assert code == 1 and "looks like dots" in err
+        assert plant.git("status", "--porcelain") == state
+        assert (plant.layout.params.read_bytes(), (plant.root / "dvc.lock").read_bytes()) == (params, lock)
+        assert not list((plant.root / "models").rglob("*gear*"))
+        assert "up to date" in plant.run("dvc", "status", check=True).stdout
+
+    def test_a_project_with_stale_stages_is_not_enrolled_into(self, plant: Project, command: Command) -> None:
+        code, _, err = command("enroll", EXTRA_CLASS, str(images(plant, NUM_BANK)))
+        assert code == 2 and "run `shadowline retrain` first" in err
+
+
+class TestKillsAndRaces:
+    def test_a_killed_enrolment_leaves_the_old_version_and_the_next_one_ends(
+        self, plant: Project, command: Command
+    ) -> None:
+        up_to_date(plant, command)
+        folder = images(plant, NUM_BANK)
+        stages = ("data/features", "models/banks", "models/calibration")
+        for place in stages:
+            running = plant.start("shadowline", "enroll", EXTRA_CLASS, str(folder))
+            wait_until(
+                lambda place=place: any(  # type: ignore[misc]
+                    EXTRA_CLASS in path.name for path in (plant.root / place).iterdir()
+                ),
+                running,
+            )
+            kill(running)
+            assert plant.layout.enrolling.is_file()
+            from tasks.registry import list_versions
+
+            assert len(list_versions(MODEL)) == 1
+        code, _, err = command("retrain", "--json")  # the mark of the killed one is taken back first
+        assert code == 0, err
+        assert EXTRA_CLASS not in yaml.safe_load(plant.layout.params.read_text(encoding="utf-8"))["classes"]
+        code, _, err = command("enroll", EXTRA_CLASS, str(folder))
+        assert code == 0, err
+
+    def test_two_at_once_are_done_one_after_the_other(self, plant: Project) -> None:
+        first = plant.start("shadowline", "enroll", EXTRA_CLASS, str(images(plant, 6)))
+        second = plant.start("shadowline", "enroll", "gear", str(images(plant, 6, "gears", "dots")))
+        assert [first.wait(300), second.wait(300)] == [0, 0]
+        assert {one.class_name for one in open_records().rollout.state().classes} == {EXTRA_CLASS, "gear"}
+
+
+def test_the_poll_takes_what_is_due_once(plant: Project, prefect_server: str) -> None:
+    from flows.enroll import enroll_waiting
+    from shadowline.inbox import Inbox, named_images
+    from shadowline.params import load_params
+
+    inbox = Inbox(plant.layout.inbox, EXTRA_CLASS)
+    inbox.take(named_images(images(plant, 6)), load_params(plant.layout.params).data)
+    assert enroll_waiting() == [EXTRA_CLASS]
+    assert enroll_waiting() == []  # nothing has come since
+    inbox.take(named_images(images(plant, 7)), load_params(plant.layout.params).data)
+    assert enroll_waiting() == [EXTRA_CLASS]
