@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.legacy import take_on_record
-from flows.retrain import make_version
+from flows.retrain import RetrainResult, make_version
 from shadowline.enrolment import EnrolmentPhase, choose_phase
 from shadowline.legacy import Stated, examine
 from shadowline.params import Params, load_params
@@ -31,7 +31,6 @@ from tasks.enroll import (
     refuse_known,
     take_images,
 )
-from tasks.registry import ModelVersion
 from tasks.repository import check_repository, hold_project
 
 IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_name and location
@@ -45,7 +44,7 @@ class Enrolled:
     phase: EnrolmentPhase
     num_normal: int  # images that are there
     starter: Starter | None  # in the first two phases
-    version: ModelVersion | None  # in the last one
+    made: RetrainResult | None  # in the last one: the new version, and what ran for it
 
 
 @flow(name="enroll")
@@ -64,8 +63,7 @@ def enroll(class_name: str, location: str = "", root: Path = Path(), update: boo
         stock = take_images(class_name, location, layout, params)
         phase = choose_phase(len(stock.normals), params.enrolment)
         if phase is EnrolmentPhase.BANK:
-            version = _into_the_model(class_name, root)
-            return Enrolled(class_name, phase, len(stock.normals), None, version)
+            return Enrolled(class_name, phase, len(stock.normals), None, _into_the_model(class_name, root))
         starter = make_starter(class_name, stock, params, layout)
         _let_answer(starter, params)
         return Enrolled(class_name, phase, len(stock.normals), starter, None)
@@ -90,7 +88,7 @@ def _let_answer(starter: Starter, params: Params) -> None:
     open_records().rollout.join(starter.model.class_name, starter.model.fingerprint, now, "enrolment")
 
 
-def _into_the_model(class_name: str, root: Path) -> ModelVersion:
+def _into_the_model(class_name: str, root: Path) -> RetrainResult:
     """A version with the class as challenger; compared with its starter, or with a PatchCore where it never had one."""
     before = look_before(class_name, root)
     with class_entered(class_name, root):
@@ -101,4 +99,4 @@ def _into_the_model(class_name: str, root: Path) -> ModelVersion:
         baseline = examine(class_name, str(layout.legacy(class_name)), params, layout, Stated())
         take_on_record([baseline], params.registry.experiment, now)
     rollout.join(class_name, rollout.newest_legacy()[class_name], now, "enrolment")
-    return made.version
+    return made

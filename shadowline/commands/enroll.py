@@ -77,8 +77,10 @@ def _enroll(class_name: str, location: str, as_json: bool, *, update: bool) -> N
 
 
 def _say(done: Enrolled) -> str:
-    if done.version is not None:
-        return f"{done.class_name}: in {done.version.uri}, which waits for its rollout; {done.num_normal} normal images"
+    if done.made is not None:
+        times = " · ".join(f"{one.name} {one.seconds:.0f} s" for one in done.made.stages if not one.skipped)
+        where = f"{done.class_name}: in {done.made.version.uri}, which waits for its rollout"
+        return f"{where}; {done.num_normal} normal images\n{times}"
     assert done.starter is not None
     trial = f"{done.class_name}: {done.phase}, {done.num_normal} normal images; {done.starter.trial}"
     return f"{trial}; advice: {done.starter.advice}"
@@ -92,7 +94,8 @@ def _as_dict(done: Enrolled) -> dict[str, object]:
         "num_normal": done.num_normal,
         "trial": asdict(starter.trial) if starter else None,
         "advice": starter.advice if starter else None,
-        "version": done.version.uri if done.version else None,
+        "version": done.made.version.uri if done.made else None,
+        "seconds": {one.name: one.seconds for one in done.made.stages if not one.skipped} if done.made else {},
     }
 
 

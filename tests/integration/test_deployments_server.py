@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.tiny_project import CLASSES, Project, free_port, kill, wait_until
+from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, free_port, kill, wait_until
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import Action, ActionKind, Step
 from shadowline.rollout.observation import Approval, ChecklistItem
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SCHEDULE = {  # not the project's own, so that nothing falls due by itself meanwhile
     "retrain": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=1;BYMINUTE=0;BYSECOND=0",
     "rollout": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=4;BYMINUTE=30;BYSECOND=0",
+    "enroll": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=6;BYMINUTE=0;BYSECOND=0",
     "decommission": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=5;BYMINUTE=0;BYSECOND=0",
     "timezone": "Europe/Berlin",
 }
@@ -84,6 +85,7 @@ def planned(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
     """Legacy models on record, both classes in one wave, and the schedule of this file."""
     project = finished.copy(tmp_path_factory.mktemp("plant") / "project")
     project.edit_params(schedule=SCHEDULE)
+    project.commit("Another calendar")
     plan = project.root / "data/plan.json"
     plan.write_text(json.dumps({"waves": [list(CLASSES)]}), encoding="utf-8")
     for arguments in (("legacy", "import", "--all"), ("rollout", "plan", str(plan), "--by", "Ada")):
@@ -110,7 +112,7 @@ def plant(planned: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 wait_until(lambda: client.api_healthcheck() is None, server)
                 serving = planned.start("shadowline", "deploy", "--work-dir", str(planned.root))
                 try:
-                    wait_until(lambda: len(client.read_deployments()) == 5, serving)
+                    wait_until(lambda: len(client.read_deployments()) == 7, serving)
                     yield Plant(planned, client, serving)
                 finally:
                     kill(serving)
@@ -127,6 +129,8 @@ def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant:
         "retrain/quarterly": [(SCHEDULE["retrain"], SCHEDULE["timezone"])],
         "rollout/tick": [(SCHEDULE["rollout"], SCHEDULE["timezone"])],
         "decommission/nightly": [(SCHEDULE["decommission"], SCHEDULE["timezone"])],
+        "enroll/on-images": [],
+        "enroll-waiting/poll": [(SCHEDULE["enroll"], SCHEDULE["timezone"])],
         "shadow/batch": [],
         "approve/ask": [],
     }
@@ -176,3 +180,32 @@ def test_the_night_archives_what_the_rollout_retired_and_proves_it(plant: Plant)
     assert store.pending_actions() == ()
     proof = store.evidence("dots", one.legacy)[ChecklistItem.ARCHIVED]
     assert Path(proof["link"].removeprefix("file://").partition("#")[0]).is_file()
+
+
+def test_an_event_enrols_a_class_from_its_images_to_the_challenger(plant: Plant) -> None:
+    folder = plant.project.root / f"factory/{EXTRA_CLASS}/train/good"
+    payload = {"class_name": EXTRA_CLASS, "location": str(folder)}
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+    from prefect.events import emit_event
+
+    from flows.enroll import IMAGES_ARRIVED
+    from tasks.registry import list_versions
+
+    emitted = emit_event(IMAGES_ARRIVED, resource={"prefect.resource.id": "camera.7"}, payload=payload)
+    assert emitted is not None
+    found: list[FlowRun] = []
+    wanted = FlowFilter(name=FlowFilterName(any_=["enroll"]))
+    wait_until(
+        lambda: bool(time.sleep(0.2) or found.extend(plant.client.read_flow_runs(flow_filter=wanted)) or found),
+        plant.serving,
+        seconds=_PATIENCE_S,
+    )
+    plant.wait_for(found[0], is_completed)
+    assert found[0].parameters == payload
+    with plant.project.inside():
+        newest = list_versions(MODEL)[0]
+    assert newest.aliases == ("challenger",) and EXTRA_CLASS in newest.class_fingerprints
+    one = plant.records.rollout.state().of(EXTRA_CLASS)
+    assert (one.phase, one.wave) == (Phase.LEGACY, 0)
+    plant.run("rollout/tick")
+    assert plant.records.rollout.state().of(EXTRA_CLASS).phase is Phase.SHADOW

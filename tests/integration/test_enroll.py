@@ -16,15 +16,12 @@ from shadowline.rollout.phases import Phase
 
 Command = Callable[..., tuple[int, str, str]]
 
-NUM_BANK = 40  # normals from which on a class gets a bank, here
-_SMALL = {"bank_images": NUM_BANK, "few_shot_images": 6, "min_deploy": 0.0, "min_few_shot": 0.0}
+NUM_BANK = 40  # normals from which on a class gets a bank in the tiny project
 
 
 @pytest.fixture
 def plant(project: Project) -> Iterator[Project]:
-    """This process works in a copy of the retrained project, sized for enrolment."""
-    project.edit_params(enrolment=_SMALL, validation={"min_normal": 15})
-    project.commit("Small enrolments")
+    """This process works in a copy of the retrained project."""
     with project.inside():
         yield project
 
@@ -38,12 +35,6 @@ def images(project: Project, count: int, folder: str = "new", name: str = EXTRA_
     for path in normals[:count]:
         shutil.copy(path, target)
     return target
-
-
-def up_to_date(project: Project, command: Command) -> None:
-    """The changed validation is in force before anything is enrolled."""
-    code, _, err = command("retrain", "--json")
-    assert code == 0, err
 
 
 def snapshot(project: Project) -> dict[str, str]:
@@ -100,7 +91,6 @@ class TestIntoTheModel:
     def test_only_the_new_class_is_made_and_the_others_stay_byte_for_byte(
         self, plant: Project, command: Command
     ) -> None:
-        up_to_date(plant, command)
         before, weights = snapshot(plant), plant.layout.decoder_weights.read_bytes()
         code, out, err = command("enroll", EXTRA_CLASS, str(images(plant, NUM_BANK)), "--json")
         assert code == 0, err
@@ -136,7 +126,6 @@ class TestIntoTheModel:
     def test_images_of_another_class_are_refused_by_name_and_all_is_as_it_was(
         self, plant: Project, command: Command
     ) -> None:
-        up_to_date(plant, command)
         state, params = plant.git("status", "--porcelain"), plant.layout.params.read_bytes()
         lock = (plant.root / "dvc.lock").read_bytes()
         folder = plant.root.parent / "wrong"
@@ -153,15 +142,16 @@ class TestIntoTheModel:
         assert "up to date" in plant.run("dvc", "status", check=True).stdout
 
     def test_a_project_with_stale_stages_is_not_enrolled_into(self, plant: Project, command: Command) -> None:
+        plant.edit_params(validation={"min_normal": 15})
+        plant.commit("Fewer images will do")
         code, _, err = command("enroll", EXTRA_CLASS, str(images(plant, NUM_BANK)))
-        assert code == 2 and "run `shadowline retrain` first" in err
+        assert code == 2 and "stages validate are not up to date; run `shadowline retrain` first" in err
 
 
 class TestKillsAndRaces:
     def test_a_killed_enrolment_leaves_the_old_version_and_the_next_one_ends(
         self, plant: Project, command: Command
     ) -> None:
-        up_to_date(plant, command)
         folder = images(plant, NUM_BANK)
         stages = ("data/features", "models/banks", "models/calibration")
         for place in stages:
