@@ -11,10 +11,10 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from shadowline.params import Params
-from shadowline.records.rollout import PendingAction, RolloutStore
+from shadowline.records.rollout import CANDIDATE, PendingAction, RolloutStore
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import Action, ActionKind
-from tasks.legacy import archive_legacy, delete_legacy, prove_archive
+from tasks.legacy import archive_legacy, delete_legacy, keep_predecessor, prove_archive
 from tasks.notify import notify
 from tasks.registry import promote_live
 
@@ -52,6 +52,9 @@ def _pending(records: Records, kinds: frozenset[ActionKind]) -> list[PendingActi
 
 def perform(action: Action, rollout: RolloutStore, params: Params, root: Path) -> None:
     """Do one action; raises what the outside world raises."""
+    if action.kind in DECOMMISSIONING and rollout.model(action.fingerprint).role == CANDIDATE:
+        keep_predecessor(action.class_name, action.fingerprint)
+        return
     match action.kind:
         case ActionKind.PROMOTE:
             live = {one.class_name: one.candidate for one in rollout.state().classes}

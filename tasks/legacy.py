@@ -36,7 +36,7 @@ from shadowline.detectors.protocol import Detector
 from shadowline.legacy import LegacyModel, known_images
 from shadowline.params import Params, load_params
 from shadowline.paths import Layout
-from shadowline.records.rollout import ModelPlace, RolloutStore
+from shadowline.records.rollout import LEGACY, ModelPlace, RolloutStore
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
 from tasks.registry import (
@@ -54,7 +54,6 @@ from tasks.storage import StoredObject, open_storage
 
 NUM_PROOF_IMAGES = 8  # known images that the original and the restored model must score alike
 PROVER = "prove_archive"  # who put the proof on record
-_ROLE = "legacy"
 _RETRIES = {"retries": 3, "retry_delay_seconds": [2, 10, 30]}  # the tracking server may be away for a moment
 
 
@@ -91,7 +90,7 @@ def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
 @task(**_RETRIES)
 def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
     """Let the rollout know where the legacy model of a class can be loaded from."""
-    place = ModelPlace(model.fingerprint, model.class_name, _ROLE, version.uri, version.version)
+    place = ModelPlace(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
     open_records().rollout.know_model([place], at)
 
 
@@ -100,7 +99,7 @@ def list_legacy() -> list[Standing]:
     store, tracking = open_records().rollout, client()
     return [
         Standing(place, _tags_of(tracking, place), _proof_link(store, place.class_name, place.fingerprint))
-        for place in store.models(_ROLE)
+        for place in store.models(LEGACY)
     ]
 
 
@@ -190,6 +189,17 @@ def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images
         _compare(class_name, np.asarray(original.score(known)), np.asarray(restored.score(known)))
     store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored))
     return _link(stored)
+
+
+def keep_predecessor(class_name: str, fingerprint: str) -> None:
+    """A former version of the multi-class model stays where it is: other classes and auditors need it.
+
+    That it loads from the registry, with the fingerprint on record, is what stands for the proof of an archive.
+    """
+    store = open_records().rollout
+    place = store.model(fingerprint)
+    _load(place.location, class_name, fingerprint)
+    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location)
 
 
 def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from prefect.states import State
 
 from shadowline.params import Params
 from shadowline.records.observe import observe
-from shadowline.records.rollout import ModelPlace, MovedMeanwhileError
+from shadowline.records.rollout import CANDIDATE, ModelPlace, MovedMeanwhileError
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import Policy, Step, begin, step
 from shadowline.rollout.state import RolloutState
@@ -28,7 +28,7 @@ async def _is_worth_a_retry(task: object, run: object, state: State) -> bool:
 def note_candidate(version: ModelVersion, at: datetime) -> None:
     """Note for every class of a registered version where its model can be loaded from."""
     places = [
-        ModelPlace(fingerprint, name, "candidate", version.uri, version.version)
+        ModelPlace(fingerprint, name, CANDIDATE, version.uri, version.version)
         for name, fingerprint in version.class_fingerprints.items()
     ]
     open_records().rollout.know_model(places, at)

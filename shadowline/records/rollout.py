@@ -50,13 +50,16 @@ class PendingAction:
     last_error: str | None
 
 
+CANDIDATE, LEGACY = "candidate", "legacy"  # roles of a model
+
+
 @dataclass(frozen=True)
 class ModelPlace:
     """Where the model with a fingerprint can be loaded from."""
 
     fingerprint: str
     class_name: str
-    role: str  # candidate | legacy
+    role: str  # CANDIDATE: a version of the multi-class model, LEGACY: a model of one class
     location: str
     version: str
 
@@ -246,7 +249,7 @@ class RolloutStore:
 
     def newest_legacy(self) -> dict[str, str]:
         """Class → fingerprint of the legacy model that was taken on record last."""
-        return {one.class_name: one.fingerprint for one in reversed(self.models("legacy"))}
+        return {one.class_name: one.fingerprint for one in reversed(self.models(LEGACY))}
 
     def models(self, role: str) -> tuple[ModelPlace, ...]:
         """All of one role, the newest first."""

@@ -13,7 +13,8 @@ from integration.tiny_project import CLASSES, Project
 from shadowline.params import load_params
 from shadowline.records.rollout import MovedMeanwhileError
 from shadowline.records.stores import Records, open_records
-from shadowline.rollout.observation import Approval
+from shadowline.rollout.engine import Action
+from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase
 
 Command = Callable[..., tuple[int, str, str]]
@@ -30,6 +31,7 @@ _QUICK = {  # what is tried here is the plumbing: a dozen pairs, no weeks
             "drift": {"bound": 1.0, "severity": "hard"},
             "false_alarms": {"bound": 1.0, "severity": "hard"},
             "misses": {"bound": 1.0, "severity": "hard"},
+            "lost_defects": {"bound": 0.0, "severity": "hard"},
             "latency": {"bound": 60_000, "severity": "soft"},
             "errors": {"bound": 0.01, "severity": "hard"},
             "silence": {"bound": 1, "severity": "soft"},
@@ -151,3 +153,17 @@ def test_an_approval_is_asked_for_in_prefect_and_bound_to_the_models(planned: Pr
     asking.join(timeout=120)
     assert answered == [True]
     assert records.rollout.approvals() == (Approval("dots", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
+
+
+def test_a_predecessor_of_the_multi_class_model_is_proven_to_load_and_never_deleted(planned: Project) -> None:
+    from tasks.actions import DECOMMISSIONING, perform
+    from tasks.registry import list_versions
+
+    rollout, params = open_records().rollout, load_params(planned.layout.params)
+    one = rollout.state().of("dots")
+    before = list_versions(params.registry.model_name)
+    for kind in sorted(DECOMMISSIONING):
+        perform(Action(kind, "dots", one.candidate, "its successor is live"), rollout, params, planned.root)
+    proof = rollout.evidence("dots", one.candidate)[ChecklistItem.ARCHIVED]
+    assert proof["link"] == before[0].uri
+    assert list_versions(params.registry.model_name) == before
