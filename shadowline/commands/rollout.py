@@ -169,6 +169,18 @@ def history(
     Console().print(table)
 
 
+@app.command("timeline")
+def timeline() -> None:
+    """Draw the rollout so far into the report: phases, agreement with its interval, guards that tripped.
+
+    Example: `shadowline rollout timeline`
+    """
+    from tasks.reporting import write_migration
+
+    layout = Layout()
+    typer.echo(write_migration.fn(open_records(), load_params(layout.params), layout))
+
+
 def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
     open_records().rollout.order(Order(kind, tuple(classes), by, why), datetime.now(UTC))
     typer.echo(f"{kind} of {', '.join(classes)} is on record for the next tick")

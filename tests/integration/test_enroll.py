@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, wait_until
 from shadowline.records.stores import open_records
@@ -191,3 +193,27 @@ def test_the_poll_takes_what_is_due_once(plant: Project, prefect_server: str) ->
     assert enroll_waiting() == []  # nothing has come since
     inbox.take(named_images(images(plant, 7)), load_params(plant.layout.params).data)
     assert enroll_waiting() == [EXTRA_CLASS]
+
+
+def test_the_poll_takes_images_from_an_s3_prefix(
+    plant: Project, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.enroll import enroll_waiting
+
+    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENDPOINT", endpoint)
+        bucket = boto3.client("s3", endpoint_url=endpoint)
+        bucket.create_bucket(Bucket="plant")
+        for path in images(plant, 6).iterdir():
+            bucket.put_object(Bucket="plant", Key=f"new/{EXTRA_CLASS}/{path.name}", Body=path.read_bytes())
+        assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
+        assert enroll_waiting("s3://plant/new") == []
+    finally:
+        server.stop()
+    assert open_records().rollout.state().of(EXTRA_CLASS).phase is Phase.LEGACY

@@ -808,3 +808,56 @@ def test_a_rollout_on_any_database_is_followed_and_recorded(models: Project, tmp
         wait_for(lambda: site.inspect("dots", png("dots", 1), captured_at=AT)["answered_by"] == "legacy")
         word = {"class_name": "dots", "image_id": image_id(png("dots")), "label": "normal", "by": "Ada"}
         assert site.client.post("/v1/feedback", json=word).status_code == 200
+
+
+# --- images of new products -----------------------------------------------------------------------------------------
+
+
+def give(site: Site, name: str, data: bytes, **fields: str) -> httpx.Response:
+    return site.client.post(f"/v1/classes/{name}/images", files={"image": ("x.png", data)}, data=fields)
+
+
+def test_images_of_a_new_product_wait_in_its_inbox_each_once(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, again, defect = (
+        give(site, "bolt", png("dots")),
+        give(site, "bolt", png("dots")),
+        give(site, "bolt", png("dots", hole=True), kind="hole"),
+    )
+    assert [one.status_code for one in (first, again, defect)] == [202] * 3
+    assert (first.json()["new"], again.json()["new"]) == (True, False)
+    assert defect.json() == {
+        "class_name": "bolt", "new": True, "num_normal": 1, "num_defects": 1, "phase": "few_shot",
+        "missing": site.gateway.params.enrolment.bank_images - 1,
+    }  # fmt: skip
+    kept = sorted(path.relative_to(tmp_path / "data/inbox/bolt") for path in tmp_path.rglob("*.png"))
+    assert [path.parent.as_posix() for path in kept] == ["test/hole", "train/good"]
+    assert (tmp_path / "data/inbox/bolt" / kept[1]).read_bytes() == png("dots")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "fields", "status"),
+    [
+        ("bolt", b"no image", {}, 422),
+        ("Bolt", png("dots"), {}, 422),
+        ("..%2f..%2fetc", png("dots"), {}, 404),
+        ("bolt", png("dots"), {"kind": "../x"}, 422),
+        ("bolt", png("dots"), {"colour": "red"}, 422),
+    ],
+)
+def test_what_cannot_be_enrolled_is_refused_and_leaves_nothing(
+    door: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: bytes, fields: dict[str, str],
+    status: int,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert give(door, name, data, **fields).status_code == status
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_a_full_inbox_takes_no_more(factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with factory.serve(factory.params(max_inbox_images=1)) as site:
+        assert give(site, "bolt", png("dots")).status_code == 202
+        assert give(site, "bolt", png("dots", 1)).status_code == 507
