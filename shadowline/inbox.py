@@ -40,7 +40,7 @@ class NamedImage:
 class TakeIn:
     """What became of the images that were offered."""
 
-    num_new: int
+    new: tuple[Path, ...]
     num_known: int  # in the inbox already
     refused: tuple[str, ...]  # name and reason
 
@@ -81,20 +81,20 @@ class Inbox:
         """Check and keep every image that can be trusted; the others are named."""
         found = [self._take_one(image, limits) for image in images]
         refused = tuple(one for one in found if isinstance(one, str))
-        return TakeIn(found.count(True), found.count(False), refused)
+        return TakeIn(tuple(one for one in found if isinstance(one, Path)), found.count(None), refused)
 
-    def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> bool:
-        """Keep one image; False where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
+    def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> Path | None:
+        """Keep one image; None where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
         if not _DEFECT.fullmatch(kind):
             raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
         properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
         file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
         path = self.folder / ("train" if kind == GOOD else "test") / kind / file_name
         if path.is_file():
-            return False
+            return None
         with replace_file(path) as temporary:
             temporary.write_bytes(data)
-        return True
+        return path
 
     def as_source(self, root: Path, params: EnrolmentParams) -> ClassParams:
         """The entry of params.yaml of the project at `root` that imports this inbox."""
@@ -106,7 +106,7 @@ class Inbox:
             val_share=params.val_share,
         )
 
-    def _take_one(self, image: NamedImage, limits: DataParams) -> bool | str:
+    def _take_one(self, image: NamedImage, limits: DataParams) -> Path | str | None:
         try:
             return self.put(image.read(limits.max_file_bytes + 1), image.kind, limits, image.name)
         except RefusedImage as error:

@@ -21,7 +21,7 @@ from shadowline.enrolment import Advice, EnrolmentPhase, Trial, advise, choose_p
 from shadowline.features import FeatureFile, Key
 from shadowline.identification import ClassIdentity, Identities
 from shadowline.images import open_within
-from shadowline.inbox import Inbox, NamedImage, Stock, classes_waiting, named_images
+from shadowline.inbox import Inbox, Stock, classes_waiting, named_images
 from shadowline.inspector import class_fingerprints
 from shadowline.legacy import LegacyModel, Stated, examine
 from shadowline.manifest import Split, read_manifest
@@ -35,7 +35,7 @@ from shadowline.starter import build_few_shot, build_zero_shot, try_few_shot
 from tasks.legacy import list_legacy
 from tasks.pipeline import stale_targets
 from tasks.repository import require_clean, take_back
-from tasks.storage import open_storage
+from tasks.storage import local_copy, open_storage
 
 _NUM_NAMED = 5  # images that an error names
 _STARTERS = {str(Kind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(Kind.FEW_SHOT): EnrolmentPhase.FEW_SHOT}
@@ -64,28 +64,15 @@ def take_images(class_name: str, location: str, layout: Layout, params: Params) 
     """
     inbox = Inbox(layout.inbox, class_name)
     if location:
-        before = set(inbox.files)
-        offered = list(_offered(location, layout))
+        offered = list(named_images(local_copy(location, layout.scratch / "inbox", SUFFIXES)))
         done = inbox.take(offered, params.data)
         if len(done.refused) > params.data.max_refused_share * len(offered):
-            _forget(set(inbox.files) - before)
+            for path in done.new:
+                path.unlink()
             raise ValueError(_name_all(f"class '{class_name}': {len(done.refused)} images refused", done.refused))
         for line in done.refused:
             get_run_logger().warning("refused %s", line)
     return inbox.stock
-
-
-def _offered(location: str, layout: Layout) -> Iterator[NamedImage]:
-    if not location.startswith("s3://"):
-        return named_images(Path(location))
-    folder = layout.scratch / "inbox" / location.removeprefix("s3://")
-    open_storage(location).mirror(folder, SUFFIXES)
-    return named_images(folder)
-
-
-def _forget(paths: set[Path]) -> None:
-    for path in paths:
-        path.unlink()
 
 
 def _name_all(subject: str, lines: Sequence[str]) -> str:

@@ -12,17 +12,13 @@ from shadowline.paths import Layout
 from shadowline.progress import default_progress
 from shadowline.records.stores import Records
 from shadowline.shadowing import SUFFIXES, ShadowRun, both_models, find_images, shadow_images
-from tasks.storage import open_storage
+from tasks.storage import local_copy
 
 
 @task(retries=3, retry_delay_seconds=[2, 10, 30])
 def fetch_images(location: str, layout: Layout) -> list[Path]:
     """The images below a folder or an s3:// prefix; the latter are copied to a scratch folder, once each change."""
-    if not location.startswith("s3://"):
-        return find_images(Path(location))
-    folder = layout.scratch / "shadow" / location.removeprefix("s3://")
-    open_storage(location).mirror(folder, SUFFIXES)
-    return find_images(folder)
+    return find_images(local_copy(location, layout.scratch / "shadow", SUFFIXES))
 
 
 @task(cache_policy=NO_CACHE)

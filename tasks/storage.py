@@ -209,6 +209,15 @@ def _in_parts() -> Any:
     return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
 
 
+def local_copy(location: str, scratch: Path, suffixes: frozenset[str]) -> Path:
+    """A folder as it is; of an s3:// prefix the copy below `scratch`, brought up to date."""
+    if not location.startswith("s3://"):
+        return Path(location)
+    folder = scratch / location.removeprefix("s3://")
+    open_storage(location).mirror(folder, suffixes)
+    return folder
+
+
 def _checked(key: str) -> str:
     if not is_inside(key):
         raise ValueError(f"key {key!r}: need a relative path without '..', e.g. legacy/bolt/model.zip")

@@ -33,7 +33,7 @@ def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> d
         inbox = Inbox(Layout().inbox, class_name)
         if len(inbox.files) >= params.gateway.max_inbox_images:
             raise RefusedRequestError(507, f"class '{class_name}': the inbox is full; enrol the class, or empty it")
-        is_new = inbox.put(upload.data, upload.form.kind, params.data, "image")
+        is_new = inbox.put(upload.data, upload.form.kind, params.data, "image") is not None
     except RefusedImage as refused:
         raise refusal_of(refused) from None
     except ValueError as error:

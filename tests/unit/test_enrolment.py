@@ -90,7 +90,7 @@ class TestInbox:
     def test_it_keeps_bytes_by_content_and_tells_normals_from_defects(self, tmp_path: Path, params: Params) -> None:
         inbox = Inbox(tmp_path, "bolt")
         done = inbox.take(offer((png(1), "good"), (png(2), "crack"), (png(1), "good")), params.data)
-        assert (done.num_new, done.num_known, done.refused) == (2, 1, ())
+        assert (len(done.new), done.num_known, done.refused) == (2, 1, ())
         assert [len(part) for part in (inbox.stock.normals, inbox.stock.defects)] == [1, 1]
         assert inbox.stock.normals[0].read_bytes() == png(1)
         assert inbox.take(offer((png(2), "crack")), params.data).num_known == 1
@@ -98,7 +98,7 @@ class TestInbox:
     def test_what_is_no_image_is_named_and_not_kept(self, tmp_path: Path, params: Params) -> None:
         inbox = Inbox(tmp_path, "bolt")
         done = inbox.take(offer((b"hello", "good"), (png(3)[:80], "good"), (b"", "good")), params.data)
-        assert done.num_new == 0 and len(done.refused) == 3 and not inbox.files
+        assert not done.new and len(done.refused) == 3 and not inbox.files
         assert all(line.startswith(f"{n}.png") for n, line in enumerate(done.refused))
 
     @pytest.mark.parametrize("name", ["", "..", "a/b", "Bolt", "x" * 65, "ä", "a.b", "a\n"])
