@@ -56,6 +56,7 @@ class RetrainResult:
 def retrain(root: Path = Path()) -> RetrainResult:
     """Bring every stage up to date, judge the result, commit what made it, register it; one run at a time."""
     with hold_project(root):
+        load_params(Layout(root).params)  # outside of a project, this is what says so
         check_repository(root)
         mend(root)
         return make_version(root, "Retrain")

@@ -103,6 +103,16 @@ class Layout:
         return self.scratch / "enrolling.json"
 
     @property
+    def uncached(self) -> tuple[Path, ...]:
+        """The outputs of all classes together that git and DVC do not keep."""
+        return (self.validation / "docs", self.cost, self.summary)
+
+    @property
+    def set_aside(self) -> Path:
+        """Copies of the uncached outputs, from before an enrolment."""
+        return self.scratch / "before-enrolment"
+
+    @property
     def enrolments_tried(self) -> Path:
         """Class → number of images with which its enrolment was last tried by the poll."""
         return self.scratch / "enrolments.json"

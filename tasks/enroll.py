@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from prefect import get_run_logger, task
 
-from shadowline.atomic import write_json
+from shadowline.atomic import replace_file, write_json
 from shadowline.detectors.load import Kind
 from shadowline.device import pick_device
 from shadowline.encoder import load_encoder
@@ -163,6 +163,7 @@ def class_entered(class_name: str, root: Path) -> Iterator[None]:
     layout = Layout(root)
     source = Inbox(layout.inbox, class_name).as_source(root, load_params(layout.params).enrolment)
     require_clean(root)
+    _set_aside(layout)
     write_json(layout.enrolling, {"class_name": class_name})
     try:
         with editing(layout.params) as content:
@@ -183,8 +184,31 @@ def mend(root: Path) -> str | None:
     class_name: str = json.loads(layout.enrolling.read_text(encoding="utf-8"))["class_name"]
     layout.forget(class_name)
     take_back(root)
+    _put_back(layout)
     layout.enrolling.unlink()
     return class_name
+
+
+def _set_aside(layout: Layout) -> None:
+    """Copies of the outputs that DVC does not keep."""
+    shutil.rmtree(layout.set_aside, ignore_errors=True)
+    for path in layout.uncached:
+        _copy(path, layout.set_aside / path.name)
+
+
+def _put_back(layout: Layout) -> None:
+    for path in layout.uncached:
+        _copy(layout.set_aside / path.name, path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file or a folder, in the place of what is there."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    else:
+        with replace_file(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def accept(class_name: str, before: Before, root: Path, summary: dict[str, Any]) -> None:

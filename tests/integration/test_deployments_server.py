@@ -186,13 +186,12 @@ def test_an_event_enrols_a_class_from_its_images_to_the_challenger(plant: Plant)
     folder = plant.project.root / f"factory/{EXTRA_CLASS}/train/good"
     payload = {"class_name": EXTRA_CLASS, "location": str(folder)}
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-    from prefect.events import emit_event
 
     from flows.enroll import IMAGES_ARRIVED
     from tasks.registry import list_versions
 
-    emitted = emit_event(IMAGES_ARRIVED, resource={"prefect.resource.id": "camera.7"}, payload=payload)
-    assert emitted is not None
+    emit = ("prefect", "event", "emit", IMAGES_ARRIVED, "--resource-id", "camera.7", "--payload", json.dumps(payload))
+    plant.project.run(*emit, check=True)
     found: list[FlowRun] = []
     wanted = FlowFilter(name=FlowFilterName(any_=["enroll"]))
     wait_until(
