@@ -175,6 +175,17 @@ class Bank:
         return self.covariance.distance(centred_GDN).reshape(G, B, P).permute(1, 0, 2)
 
     @property
+    def storage(self) -> Storage:
+        """How the covariance is kept."""
+        return storage_of(self.covariance)
+
+    @property
+    def exact_num_bytes(self) -> int:
+        """What it would take uncompressed."""
+        G, D = self.mean_GD.shape
+        return 4 * G * (D + D * D)
+
+    @property
     def num_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._tensors().values())
 

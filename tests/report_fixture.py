@@ -176,6 +176,7 @@ def _metrics(name: str, scores: pd.DataFrame, threshold: float, rng: np.random.G
         },
         "pixel": {"auroc": 0.962, "average_precision": 0.41, "aupro": 0.88} if name == "textile" else None,
         "components": {key: _interval(value) for key, value in auroc.items()},
+        "bank": {"storage": "float16", "num_bytes": 300_000, "exact_num_bytes": 1_183_000},
         "decisions": {
             "threshold": threshold,
             "target_fpr": 0.05,

@@ -119,6 +119,12 @@ class Practicality(_Record):
     flips: dict[str, Measure] = {}  # view → share of decisions that flip
 
 
+class BankSize(_Record):
+    storage: str
+    num_bytes: int
+    exact_num_bytes: int  # uncompressed
+
+
 class ClassMetrics(_Record):
     class_name: str
     num_test_normal: int
@@ -128,6 +134,7 @@ class ClassMetrics(_Record):
     components: Components = Components()
     decisions: Decisions = Decisions()
     practicality: Practicality = Practicality()
+    bank: BankSize | None = None
     latency_ms: dict[str, Measure] = {}
 
 

@@ -26,14 +26,14 @@ class ClassMaps:
     def __init__(self, class_name: str, layout: Layout) -> None:
         self._features = FeatureFile(layout.features(class_name))
         self._decoder, self._spec = load_decoder(layout.decoder_weights)
-        self._bank = Bank.load(layout.bank(class_name))
-        if self._bank.fingerprint != self._features.fingerprint:
+        self.bank = Bank.load(layout.bank(class_name))
+        if self.bank.fingerprint != self._features.fingerprint:
             raise ValueError(f"class {class_name!r}: bank and features come from different encoders; run `dvc repro`")
 
     def of(self, keys: Sequence[Key], recipe: Recipe | None = None) -> npt.NDArray[np.float64]:
         """(B, M, P), float64; for a recipe without the reconstruction map, that map is left at zero."""
         decoder = self._decoder if recipe is None or recipe.weights[0] > 0.0 else None
-        return raw_maps(self._features.fetch(keys), decoder, self._bank, self._spec.num_prefix)
+        return raw_maps(self._features.fetch(keys), decoder, self.bank, self._spec.num_prefix)
 
 
 def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> CalibrationResult:

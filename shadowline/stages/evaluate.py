@@ -40,6 +40,11 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     scores = _score_table(class_name, test, raw, calibration, layout)
     metrics = {
         **_image_section(scores, calibration, params),
+        "bank": {
+            "storage": maps.bank.storage,
+            "num_bytes": maps.bank.num_bytes,
+            "exact_num_bytes": maps.bank.exact_num_bytes,
+        },
         "pixel": _pixel_section(test, fused, params, layout),
         "practicality": _practicality(manifest, scores, maps, calibration, params),
     }

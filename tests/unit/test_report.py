@@ -427,3 +427,10 @@ def test_text_has_a_contrast_of_at_least_4_5(block: str) -> None:
     for text, ground in pairs:
         light, dark = sorted((luminance(colours[text]), luminance(colours[ground])), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, ground)
+
+
+def test_every_bank_is_shown_with_its_size_before_and_after_compression(layout: Layout, params: Params) -> None:
+    page = page_of(layout, params)
+    section = page[page.index('id="costs"') : page.index('id="data"')]
+    assert section.count("float16") == section.count(">300<") == len(HARDNESS)
+    assert len(re.findall(r">1.?183<", section)) == len(HARDNESS)
