@@ -288,11 +288,13 @@ class Enrolment:
 
 
 def list_enrolments(root: Path) -> list[Enrolment]:
-    """Every class that has a folder in the inbox."""
+    """Every class that has a folder in the inbox, or a starter model on record."""
     layout = Layout(root)
     params = load_params(layout.params)
     tags = {one.place.class_name: one.tags for one in reversed(list_legacy())}
-    return [_enrolment(name, params, layout, tags.get(name, {})) for name in classes_waiting(layout.inbox)]
+    started = {name for name, found in tags.items() if found.get("kind") in _STARTERS}
+    names = sorted({*classes_waiting(layout.inbox), *started})
+    return [_enrolment(name, params, layout, tags.get(name, {})) for name in names]
 
 
 def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, str]) -> Enrolment:

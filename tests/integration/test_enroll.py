@@ -10,9 +10,12 @@ from pathlib import Path
 import boto3
 import pytest
 import yaml
+from clip_fixture import tiny_clip
 from moto.server import ThreadedMotoServer
 
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, wait_until
+from shadowline.detectors.few_shot import FewShot
+from shadowline.detectors.winclip import WinClip
 from shadowline.records.stores import open_records
 from shadowline.rollout.phases import Phase
 
@@ -73,6 +76,24 @@ class TestStarters:
         code, _, err = command("enroll", "gasket")
         assert code == 2 and "zero_shot.location" in err
         assert not open_records().rollout.revision()
+
+    def test_on_the_first_day_words_answer_until_there_are_images(
+        self, plant: Project, command: Command, tmp_path: Path
+    ) -> None:
+        """With weights of the true kind, small and random: the path is real, the score means nothing."""
+        from shadowline.detectors.load import load_detector
+
+        plant.edit_params(zero_shot=tiny_clip(tmp_path / "clip").model_dump(mode="json"))
+        plant.commit("Words")
+        assert command("enroll", EXTRA_CLASS)[0] == 0
+        store = open_records().rollout
+        words = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        assert isinstance(words, WinClip)
+        (shown,) = json.loads(command("enroll", "status", "--json")[1].strip().splitlines()[-1])
+        assert (shown["reached"], shown["num_normal"], shown["missing"]) == ("zero_shot", 0, 1)
+        assert command("enroll", EXTRA_CLASS, str(images(plant, 6)))[0] == 0
+        patches = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        assert isinstance(patches, FewShot) and patches.config.num_images == 6
 
     def test_dirty_images_are_named_and_none_is_kept(self, plant: Project, command: Command) -> None:
         folder = images(plant, 6)
