@@ -4,7 +4,7 @@
     pairs = day_of_pairs(state, parts, candidate, legacy, morning, params.demo)
 
 The stream split has not been seen by training, calibration or evaluation. Each image is judged once by each model,
-under each light that is played; a day draws from it anew, as a line makes the same part again.
+under each light that is played; the days go through them in turns, so that none comes again before all have come.
 """
 
 from __future__ import annotations
@@ -95,7 +95,6 @@ def day_of_pairs(
     """What a day leaves on record: nothing where only the legacy model judges."""
     if one.standing not in CANDIDATE_JUDGES:
         return []
-    random = np.random.default_rng(int.from_bytes(_digest(one.class_name, morning.isoformat())[:8], "big"))
     step = timedelta(hours=16) / demo.images_per_day
     return [
         Pair(
@@ -109,16 +108,20 @@ def day_of_pairs(
             legacy_said=legacy.said[part.image_id] if one.legacy_judges else None,
             image_path=part.path,
         )
-        for index, part in enumerate(_draw(parts, demo, random))
+        for index, part in enumerate(_parts_of_day(one.class_name, parts, morning, demo))
     ]
 
 
-def _draw(parts: Sequence[Part], demo: DemoParams, random: np.random.Generator) -> Iterable[Part]:
+def _parts_of_day(class_name: str, parts: Sequence[Part], morning: datetime, demo: DemoParams) -> list[Part]:
+    """The day's share of good and of bad parts, each kind in turns from day to day, in a seeded order."""
     good = [part for part in parts if part.label is Label.NORMAL]
     bad = [part for part in parts if part.label is Label.ANOMALOUS]
-    for is_bad in random.random(demo.images_per_day) < demo.anomaly_share:
-        group = bad if is_bad and bad else good
-        yield group[int(random.integers(len(group)))]
+    num_bad = round(demo.images_per_day * demo.anomaly_share) if bad else 0
+    wanted = ((bad, num_bad), (good, demo.images_per_day - num_bad))
+    day = morning.toordinal()
+    chosen = [group[(day * number + i) % len(group)] for group, number in wanted for i in range(number)]
+    random = np.random.default_rng(int.from_bytes(_digest(class_name, morning.isoformat())[:8], "big"))
+    return [chosen[i] for i in random.permutation(len(chosen))]
 
 
 def _answers(one: ClassState, part: Part, morning: datetime) -> Side:

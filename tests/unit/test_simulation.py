@@ -44,6 +44,15 @@ def test_another_day_draws_other_images(params: Params) -> None:
     assert [pair.image_id for pair in first] != [pair.image_id for pair in second]
 
 
+def test_no_part_comes_again_before_all_of_its_kind_have_come(params: Params) -> None:
+    demo = params.demo.model_copy(update={"images_per_day": 10, "anomaly_share": 0.2})
+    days = [MORNING + timedelta(days=n) for n in range(5)]
+    drawn = [pair for day in days for pair in day_of_pairs(standing(Phase.SHADOW), PARTS, CANDIDATE, LEGACY, day, demo)]
+    bad = {part.image_id for part in PARTS if part.label is Label.ANOMALOUS}
+    assert sorted(pair.image_id for pair in drawn if pair.image_id in bad) == sorted(bad)  # two a day, ten in all
+    assert len({pair.image_id for pair in drawn}) == len(drawn)
+
+
 @pytest.mark.parametrize("phase", [Phase.LEGACY, Phase.ROLLED_BACK])
 def test_where_only_the_legacy_model_judges_there_are_no_pairs(params: Params, phase: Phase) -> None:
     assert day_of_pairs(standing(phase), PARTS, CANDIDATE, LEGACY, MORNING, params.demo) == []
