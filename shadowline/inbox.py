@@ -14,15 +14,15 @@ and taking the same image twice changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shadowline.atomic import replace_file
-from shadowline.images import SUFFIX_OF, RefusedImage, measure, read_bounded
+from shadowline.images import SUFFIX_OF, RefusedImage, measure
 from shadowline.manifest import content_id
 from shadowline.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams
-from shadowline.sources.source_image import GOOD, files_below
+from shadowline.sources.source_image import GOOD, Read, files_below, reader
 
 _DEFECT = re.compile(CLASS_NAME_PATTERN)
 
@@ -33,7 +33,7 @@ class NamedImage:
 
     name: str  # for messages
     kind: str  # good, or the kind of its defect
-    read: Callable[[int], bytes]  # at most that many bytes; may raise RefusedImage
+    read: Read
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def named_images(folder: Path) -> Iterator[NamedImage]:
     for path in paths:
         parts = path.relative_to(folder).parts
         kind = parts[0] if len(parts) > 1 else GOOD
-        yield NamedImage(path.as_posix(), kind, lambda limit, path=path: read_bounded(path, limit))  # type: ignore[misc]
+        yield NamedImage(path.as_posix(), kind, reader(folder, path))
 
 
 def classes_waiting(root: Path) -> tuple[str, ...]:

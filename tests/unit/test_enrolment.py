@@ -116,6 +116,13 @@ class TestInbox:
         kinds = {Path(one.name).name: one.kind for one in named_images(tmp_path / "new")}
         assert kinds == {"1.png": "good", "2.png": "good", "3.png": "crack"}
 
+    def test_a_link_that_leads_out_of_the_folder_is_refused_by_name(self, tmp_path: Path, params: Params) -> None:
+        (tmp_path / "secret.png").write_bytes(png(1))
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new/2.png").symlink_to(tmp_path / "secret.png")
+        done = Inbox(tmp_path / "inbox", "bolt").take(named_images(tmp_path / "new"), params.data)
+        assert not done.new and "2.png" in done.refused[0]
+
     def test_an_empty_or_missing_folder_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="no such folder"):
             list(named_images(tmp_path / "nowhere"))
