@@ -66,7 +66,7 @@ def enroll(class_name: str, location: str = "", root: Path = Path(), update: boo
             return Enrolled(class_name, phase, len(stock.normals), None, _into_the_model(class_name, root))
         starter = make_starter(class_name, stock, params, layout)
         _let_answer(starter, params)
-        return Enrolled(class_name, phase, len(stock.normals), starter, None)
+        return Enrolled(class_name, starter.phase, len(stock.normals), starter, None)
 
 
 @flow(name="enroll-waiting")

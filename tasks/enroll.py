@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from shadowline.paths import Layout
 from shadowline.shadowing import SUFFIXES
 from shadowline.stages.features import ids_of
 from shadowline.stages.identity import embed_all
-from shadowline.starter import build_few_shot, build_zero_shot, try_few_shot
+from shadowline.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
+from shadowline.winclip.weights import MissingWeightsError
 from tasks.legacy import list_legacy
 from tasks.pipeline import stale_targets
 from tasks.repository import require_clean, take_back
@@ -95,9 +96,9 @@ class Starter:
 
 @task
 def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) -> Starter:
-    """Words where there is no image, references where there are some; built, tried, and examined if it may answer.
+    """Words where there is no image, the better of words and references where there are some; tried and examined.
 
-    Raises ValueError where the weights that it needs are missing.
+    Raises MissingWeightsError where there are neither images nor weights for words.
     """
     phase = choose_phase(len(stock.normals), params.enrolment)
     directory = layout.starter(class_name)
@@ -106,15 +107,30 @@ def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) 
         trial = Trial(None, 0, len(stock.defects), injected=False)
         build_zero_shot(class_name, params, layout.root).save(directory)
     else:
-        encoder = load_encoder(layout.encoder, pick_device())
-        normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
-        trial = try_few_shot(class_name, normals, defects, encoder, params)
-        build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+        phase, trial = _make_of_images(class_name, stock, params, layout, directory)
     advice = advise(phase, trial, params.enrolment)
     stated = Stated(auroc=trial.auroc)
     may_answer = advice is Advice.DEPLOY
     model = examine(class_name, str(directory), params, layout, stated) if may_answer else None
     return Starter(phase, trial, advice, model)
+
+
+def _make_of_images(
+    class_name: str, stock: Stock, params: Params, layout: Layout, directory: Path
+) -> tuple[EnrolmentPhase, Trial]:
+    """References, unless words are here, may answer by the deployment rule, and tell more apart."""
+    normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
+    encoder = load_encoder(layout.encoder, pick_device())
+    trial = try_few_shot(class_name, normals, defects, encoder, params)
+    with suppress(MissingWeightsError):
+        words = build_zero_shot(class_name, params, layout.root)
+        of_words = try_zero_shot(words, normals, defects, params)
+        may_answer = advise(EnrolmentPhase.ZERO_SHOT, of_words, params.enrolment) is Advice.DEPLOY
+        if may_answer and (of_words.auroc or 0.0) > (trial.auroc or 0.0):
+            words.save(directory)
+            return EnrolmentPhase.ZERO_SHOT, of_words
+    build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+    return EnrolmentPhase.FEW_SHOT, trial
 
 
 def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:

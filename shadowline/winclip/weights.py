@@ -28,6 +28,10 @@ _CONVERT = "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'cl
 _TEXT_BATCH = 64  # prompts per pass of the text tower
 
 
+class MissingWeightsError(ValueError):
+    """CLIP's weights are not here; the message names the file and where to get it."""
+
+
 @dataclass(frozen=True, eq=False)
 class Clip:
     """Both towers, frozen, and what they were trained with."""
@@ -172,7 +176,7 @@ def _find_weights(params: ZeroShotParams, root: Path) -> Path:
             f"trust once, elsewhere: {_CONVERT}"
         )
     if not path.is_file():
-        raise ValueError(f"zero_shot.location: {path} is missing; {_way_out(params)}")
+        raise MissingWeightsError(f"zero_shot.location: {path} is missing; {_way_out(params)}")
     return path
 
 
@@ -188,7 +192,7 @@ def _from_hub(params: ZeroShotParams) -> Path:
         return backbones.hub_file(repository, name, allow_network=Settings().allow_network)
     except OSError as error:
         reason = str(error).strip().splitlines()[0].partition(". ")[0]
-        raise ValueError(
+        raise MissingWeightsError(
             f"zero_shot.weights: hub, but {name} of {repository} is not here ({reason}); {_way_out(params)}"
         ) from None
 

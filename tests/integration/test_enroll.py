@@ -12,12 +12,18 @@ import pytest
 import yaml
 from clip_fixture import tiny_clip
 from moto.server import ThreadedMotoServer
+from PIL import Image
 
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, wait_until
 from shadowline.detectors.few_shot import FewShot
+from shadowline.detectors.load import load_detector
 from shadowline.detectors.winclip import WinClip
+from shadowline.encoder import load_encoder
+from shadowline.inbox import Inbox
+from shadowline.params import load_params
 from shadowline.records.stores import open_records
 from shadowline.rollout.phases import Phase
+from shadowline.starter import try_few_shot, try_zero_shot
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -60,8 +66,6 @@ class TestStarters:
         assert found["trial"]["injected"] and found["advice"] == "deploy"
         one = open_records().rollout.state().of(EXTRA_CLASS)
         assert (one.phase, one.wave, one.candidate) == (Phase.LEGACY, 0, "")
-        from shadowline.detectors.load import load_detector
-
         detector = load_detector(open_records().rollout.model(one.legacy).location, EXTRA_CLASS)
         assert detector.fingerprint == one.legacy
 
@@ -81,8 +85,6 @@ class TestStarters:
         self, plant: Project, command: Command, tmp_path: Path
     ) -> None:
         """With weights of the true kind, small and random: the path is real, the score means nothing."""
-        from shadowline.detectors.load import load_detector
-
         plant.edit_params(zero_shot=tiny_clip(tmp_path / "clip").model_dump(mode="json"))
         plant.commit("Words")
         assert command("enroll", EXTRA_CLASS)[0] == 0
@@ -92,8 +94,17 @@ class TestStarters:
         (shown,) = json.loads(command("enroll", "status", "--json")[1].strip().splitlines()[-1])
         assert (shown["reached"], shown["num_normal"], shown["missing"]) == ("zero_shot", 0, 1)
         assert command("enroll", EXTRA_CLASS, str(images(plant, 6)))[0] == 0
-        patches = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
-        assert isinstance(patches, FewShot) and patches.config.num_images == 6
+        self.the_better_of_words_and_references_answers(plant, words)
+
+    def the_better_of_words_and_references_answers(self, plant: Project, words: WinClip) -> None:
+        store, params, layout = open_records().rollout, load_params(plant.layout.params), plant.layout
+        normals = [Image.open(path).convert("RGB") for path in Inbox(layout.inbox, EXTRA_CLASS).stock.normals]
+        encoder = load_encoder(layout.encoder, "cpu")
+        of_words = try_zero_shot(words, normals, [], params).auroc
+        of_references = try_few_shot(EXTRA_CLASS, normals, [], encoder, params).auroc
+        assert of_words is not None and of_references is not None
+        answers = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        assert isinstance(answers, WinClip if of_words > of_references else FewShot)
 
     def test_dirty_images_are_named_and_none_is_kept(self, plant: Project, command: Command) -> None:
         folder = images(plant, 6)
