@@ -150,6 +150,11 @@ def refuse_known(class_name: str, params: Params, *, update: bool, resumed: bool
         raise ValueError(f"class '{class_name}' is not in the model; enrol it with `shadowline enroll`")
     if known is not None and not update:
         raise ValueError(f"class '{class_name}' is in the model already; `shadowline bank update` adds images to it")
+    if update and class_name in params.train.classes:
+        raise ValueError(
+            f"class '{class_name}': the decoder learns from it, so that more images of it change every class; add them "
+            f"to {known.location if known else 'its location'} and run `shadowline retrain`"
+        )
     if known is not None and Path(known.location) != Inbox(Layout().inbox, class_name).folder:
         raise ValueError(
             f"class '{class_name}' is imported from {known.location}; add the images there and run `shadowline retrain`"

@@ -181,6 +181,12 @@ class TestIntoTheModel:
         code, _, err = command("enroll", EXTRA_CLASS, str(images(plant, NUM_BANK)))
         assert code == 2 and "stages validate are not up to date; run `shadowline retrain` first" in err
 
+    def test_a_class_that_the_decoder_learns_from_is_retrained_not_updated(
+        self, plant: Project, command: Command
+    ) -> None:
+        code, _, err = command("bank", "update", "dots", str(images(plant, 6, "more-dots", "dots")))
+        assert code == 2 and "the decoder learns from it" in err
+
 
 class TestKillsAndRaces:
     def test_a_killed_enrolment_leaves_the_old_version_and_the_next_one_ends(
