@@ -24,7 +24,7 @@ from shadowline.manifest import content_id
 from shadowline.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams
 from shadowline.sources.source_image import GOOD, Read, files_below, reader
 
-_DEFECT = re.compile(CLASS_NAME_PATTERN)
+_NAME = re.compile(CLASS_NAME_PATTERN)  # of classes, and of kinds of defects
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,10 @@ class Stock:
     normals: tuple[Path, ...]
     defects: tuple[Path, ...]
 
+    @property
+    def num_images(self) -> int:
+        return len(self.normals) + len(self.defects)
+
 
 @dataclass(frozen=True)
 class Inbox:
@@ -61,7 +65,7 @@ class Inbox:
     class_name: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(CLASS_NAME_PATTERN, self.class_name):
+        if not _NAME.fullmatch(self.class_name):
             raise ValueError(f"class {self.class_name!r}: use a-z, 0-9, _ and -, at most 64 of them")
 
     @property
@@ -70,12 +74,9 @@ class Inbox:
 
     @property
     def stock(self) -> Stock:
+        """Read from the disk at every call."""
         normals, defects = self.folder / "train" / GOOD, self.folder / "test"
         return Stock(tuple(files_below(normals)), tuple(files_below(defects)))
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (*self.stock.normals, *self.stock.defects)
 
     def take(self, images: Iterable[NamedImage], limits: DataParams) -> TakeIn:
         """Check and keep every image that can be trusted; the others are named."""
@@ -85,7 +86,7 @@ class Inbox:
 
     def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> Path | None:
         """Keep one image; None where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
-        if not _DEFECT.fullmatch(kind):
+        if not _NAME.fullmatch(kind):
             raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
         properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
         file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
@@ -131,4 +132,4 @@ def named_images(folder: Path) -> Iterator[NamedImage]:
 
 def classes_waiting(root: Path) -> tuple[str, ...]:
     """Classes that have a folder in the inbox."""
-    return tuple(sorted(path.name for path in root.glob("*") if path.is_dir() and _DEFECT.fullmatch(path.name)))
+    return tuple(sorted(path.name for path in root.glob("*") if path.is_dir() and _NAME.fullmatch(path.name)))

@@ -170,9 +170,15 @@ def look_before(class_name: str, root: Path) -> Before:
         stale = ", ".join(others) or "package"
         raise ValueError(f"stages {stale} are not up to date; run `shadowline retrain` first, so that only "
                          f"'{class_name}' changes now")  # fmt: skip
+    return Before(class_fingerprints(layout.package), _auroc_of(class_name, layout))
+
+
+def _auroc_of(class_name: str, layout: Layout) -> float | None:
+    """What the evaluation measured last; None of a class that it does not know."""
     metrics = layout.evaluation(class_name) / "metrics.json"
-    auroc = json.loads(metrics.read_text(encoding="utf-8"))["image"]["auroc"]["value"] if metrics.is_file() else None
-    return Before(class_fingerprints(layout.package), auroc)
+    if not metrics.is_file():
+        return None
+    return float(json.loads(metrics.read_text(encoding="utf-8"))["image"]["auroc"]["value"])
 
 
 @contextmanager
@@ -273,10 +279,9 @@ def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
 
 
 def _refuse_loss(class_name: str, before: Before, params: Params, layout: Layout) -> None:
-    if before.auroc is None:
+    after = _auroc_of(class_name, layout)
+    if before.auroc is None or after is None:
         return
-    metrics = json.loads((layout.evaluation(class_name) / "metrics.json").read_text(encoding="utf-8"))
-    after = metrics["image"]["auroc"]["value"]
     get_run_logger().info("class %s: AUROC %.3f before, %.3f now", class_name, before.auroc, after)
     if after < before.auroc - params.enrolment.max_loss:
         raise RefusedEnrolmentError(

@@ -31,19 +31,20 @@ def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> d
     """Keep the image; the same one again changes nothing. Raises RefusedRequestError, with nothing kept."""
     try:
         inbox = Inbox(Layout().inbox, class_name)
-        if len(inbox.files) >= params.gateway.max_inbox_images:
+        if inbox.stock.num_images >= params.gateway.max_inbox_images:
             raise RefusedRequestError(507, f"class '{class_name}': the inbox is full; enrol the class, or empty it")
         is_new = inbox.put(upload.data, upload.form.kind, params.data, "image") is not None
     except RefusedImage as refused:
         raise refusal_of(refused) from None
     except ValueError as error:
         raise RefusedRequestError(422, str(error)) from None
-    num_normal = len(inbox.stock.normals)
+    stock = inbox.stock
+    num_normal = len(stock.normals)
     return {
         "class_name": class_name,
         "new": is_new,
         "num_normal": num_normal,
-        "num_defects": len(inbox.stock.defects),
+        "num_defects": len(stock.defects),
         "phase": choose_phase(num_normal, params.enrolment),
         "missing": missing_images(num_normal, params.enrolment),
     }

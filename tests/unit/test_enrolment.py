@@ -98,7 +98,7 @@ class TestInbox:
     def test_what_is_no_image_is_named_and_not_kept(self, tmp_path: Path, params: Params) -> None:
         inbox = Inbox(tmp_path, "bolt")
         done = inbox.take(offer((b"hello", "good"), (png(3)[:80], "good"), (b"", "good")), params.data)
-        assert not done.new and len(done.refused) == 3 and not inbox.files
+        assert not done.new and len(done.refused) == 3 and not inbox.stock.num_images
         assert all(line.startswith(f"{n}.png") for n, line in enumerate(done.refused))
 
     @pytest.mark.parametrize("name", ["", "..", "a/b", "Bolt", "x" * 65, "ä", "a.b", "a\n"])
