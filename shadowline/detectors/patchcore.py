@@ -15,8 +15,6 @@ Axes: N images · P patches of an image · D feature width · M patches in the b
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import nn
@@ -38,6 +36,7 @@ from shadowline.conformal import conformal_threshold
 from shadowline.detectors.lite0_weights import NETWORK as LITE0
 from shadowline.detectors.lite0_weights import read_lite0
 from shadowline.detectors.memory_bank import choose_coreset, image_score, join_layers, nearest
+from shadowline.detectors.saved import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.params import LegacyParams
 from shadowline.progress import Progress
 
@@ -49,7 +48,7 @@ MAP_SIGMA = 4.0  # pixels of the input; smoothing of the map (paper, section 3.3
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 
 
-class PatchCoreConfig(BaseModel):
+class PatchCoreConfig(SavedConfig):
     """All that decides a score besides the tensors, and where the bank came from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -70,7 +69,7 @@ class PatchCoreConfig(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class PatchCore:
+class PatchCore(SavedDetector):
     """A detector of one class; see `shadowline.detectors.protocol.Detector`."""
 
     config: PatchCoreConfig
@@ -104,26 +103,6 @@ class PatchCore:
         counts = {"num_patches": num_patches, "num_pooled": len(pool)}
         return cls(config.model_copy(update=counts), network, bank.contiguous())
 
-    @property
-    def class_name(self) -> str:
-        return self.config.class_name
-
-    @property
-    def threshold(self) -> float:
-        if self.config.threshold is None:
-            raise ValueError(f"class '{self.class_name}': no threshold; call calibrate with scores of val normals")
-        return self.config.threshold
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """sha256 over the config, threshold included, and every tensor."""
-        return _fingerprint(self.config, self._tensors())
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of the network's weights and the bank."""
-        return sum(tensor.nbytes for tensor in self._tensors().values())
-
     def score(self, images: Sequence[Image.Image]) -> Floats:
         """Image scores (N,): eq. 7 of the paper, in units of feature distance."""
         return np.array([self._score_one(image) for image in images], dtype=np.float64)
@@ -156,7 +135,7 @@ class PatchCore:
         fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
         expected = fields.pop("fingerprint", None)
         config, tensors = PatchCoreConfig.model_validate(fields), load_file(directory / _WEIGHTS)
-        found = _fingerprint(config, tensors)
+        found = fingerprint_of(config, tensors)
         if found != expected:
             raise ValueError(f"{directory}: fingerprint {found[:12]}…, but config.json says {expected}; restore it")
         network = backbones.build(config.network, features_only=True, out_indices=config.layers)
@@ -250,11 +229,3 @@ def _pool_patches(
     if len(pool) < num_patches:
         progress.message(f"{config.class_name}: {len(pool)} of {num_patches} patches pooled for the coreset")
     return pool, num_patches
-
-
-def _fingerprint(config: PatchCoreConfig, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()

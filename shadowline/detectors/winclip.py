@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +26,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from shadowline.atomic import replace_file, write_json
 from shadowline.conformal import conformal_threshold
+from shadowline.detectors.saved import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.params import ZeroShotParams
 from shadowline.winclip.prompts import Prompts
 from shadowline.winclip.scoring import (
@@ -51,7 +51,7 @@ Floats = npt.NDArray[np.float64]
 _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 
 
-class WinClipConfig(BaseModel):
+class WinClipConfig(SavedConfig):
     """All that decides a score besides the tensors, and the words that the text came from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -86,7 +86,7 @@ class References:
 
 
 @dataclass(frozen=True, eq=False)
-class WinClip:
+class WinClip(SavedDetector):
     """A detector of one class; see `shadowline.detectors.protocol.Detector`."""
 
     config: WinClipConfig
@@ -137,26 +137,6 @@ class WinClip:
         threshold = conformal_threshold(normal_scores, target_fpr, subject=f"class '{self.class_name}'")
         return dataclasses.replace(self, config=self.config.model_copy(update={"threshold": threshold}))
 
-    @property
-    def class_name(self) -> str:
-        return self.config.class_name
-
-    @property
-    def threshold(self) -> float:
-        if self.config.threshold is None:
-            raise ValueError(f"class '{self.class_name}': no threshold; call calibrate with scores of val normals")
-        return self.config.threshold
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """sha256 over the config, threshold included, and every tensor."""
-        return _fingerprint(self.config, self._tensors())
-
-    @property
-    def memory_bytes(self) -> int:
-        """Bytes of the vision tower, the text and the references."""
-        return sum(tensor.nbytes for tensor in self._tensors().values())
-
     @functools.cached_property
     def windows(self) -> tuple[Tensor, ...]:
         """Per scale, the patches of each window: (W, k²)."""
@@ -187,7 +167,7 @@ class WinClip:
         fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
         expected = fields.pop("fingerprint", None)
         config, tensors = WinClipConfig.model_validate(fields), load_file(directory / _WEIGHTS)
-        found = _fingerprint(config, tensors)
+        found = fingerprint_of(config, tensors)
         if found != expected:
             raise ValueError(f"{directory}: fingerprint {found[:12]}…, but config.json says {expected}; restore it")
         tower = build_tower(config.design)
@@ -242,11 +222,3 @@ def _references(config: WinClipConfig, tensors: dict[str, Tensor]) -> References
         return None
     windows = tuple(tensors[f"references.windows.{side}"] for side in config.window_scales)
     return References(tensors["references.patches"], windows)
-
-
-def _fingerprint(config: WinClipConfig, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
