@@ -11,6 +11,7 @@ import typer
 
 from shadowline.commands import (
     assess,
+    audit,
     bench,
     data,
     enroll,
@@ -32,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data.app, name="data")
+app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 app.add_typer(legacy.app, name="legacy")
 app.add_typer(prompts.app, name="prompts")

@@ -27,8 +27,12 @@ class Settings(BaseSettings):
     database_url: str = "sqlite:///data/records.db"  # pairs, feedback and rollout; or postgresql+psycopg://…
     notify_url: SecretStr | None = None  # webhook that is told of rollout moves; often holds a token, hence a secret
     archive_url: str = "file://data/archive"  # where legacy models are archived; or s3://bucket/prefix
-    archive_endpoint: str | None = None  # of an S3 store that is not Amazon's, e.g. https://minio.plant.local:9000
-    archive_encryption: Literal["", "AES256", "aws:kms"] = ""  # server-side, of an S3 store; empty: the bucket's own
+    data_url: str = "file://data/remote"  # DVC's remote: every file of every version; or s3://bucket/prefix
+    artifacts_url: str = ""  # where MLflow keeps the files of new experiments, e.g. s3://…; empty: beside its store
+    s3_endpoint: str | None = None  # of an S3 store that is not Amazon's, e.g. https://minio.plant.local:9000
+    s3_encryption: Literal["", "AES256", "aws:kms"] = ""  # server-side; empty: the bucket's own
+    audit_keys: Path = Path("data/audit/keys")  # the keys that sign the audit chain, and what it ended with last
+    audit_passphrase: SecretStr | None = None  # of new and existing keys
     inbox_url: str = ""  # s3:// prefix with a folder per class, polled for images of new products
     gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away

@@ -5,7 +5,7 @@
     storage.get("legacy/bolt/3f….zip", target)      # ValueError where the bytes are not those that were put
 
     file://data/archive     relative to the working directory; file:///mnt/archive is absolute
-    s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_ARCHIVE_ENDPOINT: another store
+    s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_S3_ENDPOINT: another store
 
 S3 is asked through botocore, whose "standard" retry mode waits longer after each of at most `_ATTEMPTS` attempts; large
 files go in parts, each with a SHA-256 that the store itself verifies.
@@ -190,7 +190,7 @@ def open_storage(url: str | None = None) -> FolderStorage | S3Storage:
     if scheme != "s3" or not bucket:
         raise ValueError(f"archive {location!r}: need file://FOLDER or s3://BUCKET/PREFIX; set SHADOWLINE_ARCHIVE_URL")
     prefix = f"{_checked(prefix.strip('/'))}/" if prefix.strip("/") else ""
-    return S3Storage(bucket, prefix, _client(settings.archive_endpoint), settings.archive_encryption)
+    return S3Storage(bucket, prefix, _client(settings.s3_endpoint), settings.s3_encryption)
 
 
 def _client(endpoint: str | None) -> Any:

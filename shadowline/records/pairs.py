@@ -1,6 +1,6 @@
 """Pairs and feedback: written once, counted where they lie.
 
-pairs = PairStore(open_database(url))
+pairs = open_records(url).pairs
 pairs.record([pair, …])                      # again with the same pairs: no effect
 pairs.counts("bolt", candidate, legacy)      # what agreement is made of
 """
@@ -21,6 +21,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, in
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from shadowline.audit.chain import Chain
 from shadowline.manifest import Label
 from shadowline.records.database import reading
 from shadowline.records.tables import FeedbackRow, PairRow
@@ -110,8 +111,8 @@ class Window:
 class PairStore:
     """Pairs and feedback of all classes."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, chain: Chain) -> None:
+        self.engine, self._chain = engine, chain
 
     def record(self, pairs: Sequence[Pair]) -> int:
         """Store pairs, all or none; returns how many were new. A pair that is there already is left as it is."""

@@ -1,6 +1,6 @@
 """The rollout in SQL: events, the phase table that they lead to, the outbox, and the words of people.
 
-store = RolloutStore(open_database(url))
+store = open_records(url).rollout
 state = store.state()
 store.commit(step(state, observation, policy), observation.now, order)
 """
@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text, u
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from shadowline.audit.chain import Chain
 from shadowline.records.database import reading
 from shadowline.records.tables import (
     ActionRow,
@@ -67,8 +68,8 @@ class ModelPlace:
 class RolloutStore:
     """State and history of one rollout."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, chain: Chain) -> None:
+        self.engine, self._chain = engine, chain
 
     # --- state ---
 

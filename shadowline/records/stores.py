@@ -1,9 +1,13 @@
-"""Both stores on the one database of the project."""
+"""The stores on the one database of the project."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sqlalchemy import Engine
+
+from shadowline.audit.chain import Chain
+from shadowline.audit.keys import KeyFolder, open_keys
 from shadowline.records.database import open_database
 from shadowline.records.pairs import PairStore
 from shadowline.records.rollout import RolloutStore
@@ -14,9 +18,15 @@ from shadowline.settings import Settings
 class Records:
     pairs: PairStore
     rollout: RolloutStore
+    chain: Chain
 
 
 def open_records(url: str | None = None) -> Records:
     """The stores of `url`, or of the database that SHADOWLINE_DATABASE_URL names."""
-    engine = open_database(url or Settings().database_url)
-    return Records(PairStore(engine), RolloutStore(engine))
+    return records_on(open_database(url or Settings().database_url), open_keys())
+
+
+def records_on(engine: Engine, keys: KeyFolder) -> Records:
+    """The stores of an open database, whose audit chain is signed with `keys`."""
+    chain = Chain(engine, keys)
+    return Records(PairStore(engine, chain), RolloutStore(engine, chain), chain)

@@ -1,5 +1,5 @@
 """The tables. Times are UTC; a model is named by its fingerprint; nothing here is ever updated but the phase table,
-the outbox, and which feedback is the latest."""
+the outbox, and which feedback is the latest; the audit chain defends itself against it."""
 
 from __future__ import annotations
 
@@ -193,3 +193,37 @@ class EvidenceRow(Base):
     by: Mapped[str] = mapped_column(String(128))
     at: Mapped[datetime]
     link: Mapped[str] = mapped_column(Text)  # where the evidence lies
+
+
+class AuditNoteRow(Base):
+    """What happened, noted with it in one transaction; gone from here when it has its place in the chain."""
+
+    __tablename__ = "audit_notes"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    at: Mapped[str] = mapped_column(String(32))
+    by: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(128))
+    body: Mapped[str] = mapped_column(Text)
+
+
+class AuditEntryRow(Base):
+    """One entry of the audit chain (`shadowline/audit/entry.py`), every field the very text that was signed.
+
+    Triggers refuse to update or delete.
+    """
+
+    __tablename__ = "audit_entries"
+    __table_args__ = (Index("audit_entries_by_subject", "kind", "subject"),)
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    at: Mapped[str] = mapped_column(String(32), index=True)
+    by: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(32))
+    subject: Mapped[str] = mapped_column(String(128))
+    body: Mapped[str] = mapped_column(Text)
+    previous: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str] = mapped_column(String(64))
+    hash: Mapped[str] = mapped_column(String(64))
+    signature: Mapped[str] = mapped_column(String(128))

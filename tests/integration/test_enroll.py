@@ -245,7 +245,7 @@ def test_the_poll_takes_images_from_an_s3_prefix(
     server.start()
     try:
         endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENDPOINT", endpoint)
+        monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", endpoint)
         bucket = boto3.client("s3", endpoint_url=endpoint)
         bucket.create_bucket(Bucket="plant")
         for path in images(plant, 6).iterdir():

@@ -48,7 +48,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[Camera]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENDPOINT", endpoint)
+    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", endpoint)
     camera = Camera(boto3.client("s3", endpoint_url=endpoint))
     camera.client.create_bucket(Bucket=BUCKET)
     for number, name in enumerate(NAMES):

@@ -40,7 +40,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def at(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENDPOINT", s3_server)
+    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", s3_server)
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -141,7 +141,7 @@ def test_server_side_encryption_is_asked_for_where_it_is_set(
 ) -> None:
     asked = {}
     for encryption in ("", "AES256", "aws:kms"):
-        monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENCRYPTION", encryption)
+        monkeypatch.setenv("SHADOWLINE_S3_ENCRYPTION", encryption)
         open_storage(f"s3://{BUCKET}").put(path, KEY)
         asked[encryption] = raw_s3(s3_server).head_object(Bucket=BUCKET, Key=KEY).get("ServerSideEncryption", "")
     assert asked == {"": "", "AES256": "AES256", "aws:kms": "aws:kms"}
@@ -152,7 +152,7 @@ def test_a_store_that_is_busy_is_asked_again_but_not_for_ever(
     s3_server: str, path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, is_kept: bool
 ) -> None:
     with BusyStore(s3_server, refusals) as (address, seen):
-        monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENDPOINT", address)
+        monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
         storage = open_storage(f"s3://{BUCKET}/busy{refusals}")
         if is_kept:
             storage.put(path, KEY)
@@ -161,7 +161,7 @@ def test_a_store_that_is_busy_is_asked_again_but_not_for_ever(
             with pytest.raises(ValueError, match=r"s3://archive/busy99/legacy/bolt/model\.zip: .*reached max retries"):
                 storage.put(path, KEY)
             assert seen == [503] * 5
-    monkeypatch.setenv("SHADOWLINE_ARCHIVE_ENDPOINT", s3_server)
+    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", s3_server)
     assert (open_storage(f"s3://{BUCKET}/busy{refusals}").find(KEY) is not None) is is_kept
 
 
