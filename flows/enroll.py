@@ -23,14 +23,13 @@ from shadowline.records.stores import open_records
 from tasks.enroll import (
     Starter,
     accept,
-    class_entered,
     collect_due,
     look_before,
     make_starter,
-    mend,
     refuse_known,
     take_images,
 )
+from tasks.entering import class_entered, mend
 from tasks.repository import check_repository, hold_project
 
 IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_name and location

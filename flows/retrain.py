@@ -17,7 +17,7 @@ from prefect import flow
 
 from shadowline.params import load_params
 from shadowline.paths import Layout
-from tasks.enroll import mend
+from tasks.entering import mend
 from tasks.pipeline import StageRun, find_stale, run_stage
 from tasks.records import note_candidate
 from tasks.registry import ModelVersion, close_run, live_metrics, log_results, register, start_run

@@ -368,6 +368,7 @@ class DemoParams(_Frozen):
     review_share: Share  # of the images on which both models agree, that an inspector looks at all the same
     fault_class: ClassName  # whose camera fails during the canary
     fault_light: str  # the view that the failing camera gives
+    max_latency_ms: Annotated[float, Field(gt=0)]  # bound of the latency guard in the play
     remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, in the version that follows
     max_days: Positive  # the play ends at the latest
 
