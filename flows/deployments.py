@@ -13,6 +13,8 @@ from prefect.events import DeploymentEventTrigger
 from prefect.schedules import RRule
 
 from flows.approval import approve
+from flows.audit import audit
+from flows.backup import backup
 from flows.decommission import decommission
 from flows.enroll import IMAGES_ARRIVED, enroll, enroll_waiting
 from flows.retrain import retrain
@@ -76,5 +78,7 @@ def serve_deployments(root: Path) -> None:
             concurrency_limit=1,
         ),
         shadow.to_deployment(name="batch", description="Both models on the images of a folder or an S3 prefix."),
+        backup.to_deployment(name="nightly", description="Keep everything; give it a target and a schedule."),
+        audit.to_deployment(name="on-demand", description="Make a version again and compare it with its record."),
         approve.to_deployment(name="ask", description="Ask a person whether a class may enter a phase."),
     )

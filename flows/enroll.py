@@ -20,6 +20,7 @@ from shadowline.legacy import Stated, examine
 from shadowline.params import Params, load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
+from tasks.audit import note_enrolment
 from tasks.enroll import (
     Starter,
     accept,
@@ -62,9 +63,13 @@ def enroll(class_name: str, location: str = "", root: Path = Path(), update: boo
         stock = take_images(class_name, location, layout, params)
         phase = choose_phase(len(stock.normals), params.enrolment)
         if phase is EnrolmentPhase.BANK:
-            return Enrolled(class_name, phase, len(stock.normals), None, _into_the_model(class_name, root))
+            made = _into_the_model(class_name, root)
+            note_enrolment(class_name, phase, len(stock.normals), made.version.uri)
+            return Enrolled(class_name, phase, len(stock.normals), None, made)
         starter = make_starter(class_name, stock, params, layout)
         _let_answer(starter, params)
+        answering = starter.model.fingerprint if starter.model else None
+        note_enrolment(class_name, starter.phase, len(stock.normals), answering)
         return Enrolled(class_name, starter.phase, len(stock.normals), starter, None)
 
 

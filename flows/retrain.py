@@ -17,10 +17,14 @@ from prefect import flow
 
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from tasks.audit import note_configuration, note_registration, note_training
+from tasks.curves import live_metrics
 from tasks.entering import mend
 from tasks.pipeline import StageRun, find_stale, run_stage
 from tasks.records import note_candidate
-from tasks.registry import ModelVersion, close_run, live_metrics, log_results, register, start_run
+from tasks.registered import known_commits
+from tasks.registry import ModelVersion, close_run, log_results, register, start_run
+from tasks.remote import configure_remote, push_data
 from tasks.reporting import publish_artifacts, read_summary, write_report
 from tasks.repository import check_repository, commit_run, hold_project
 
@@ -69,9 +73,12 @@ def make_version(
     is committed or registered."""
     layout = Layout(root)
     params = load_params(layout.params)
+    note_configuration(params)
     run_id = start_run(params.registry.experiment, params.model_dump(mode="json"))
+    stages: list[StageRun] = []
     succeeded = False
     try:
+        configure_remote(root)  # hours before it is needed
         stages = run_stages(root, run_id)
         summary = read_summary(layout)
         accept(summary)
@@ -79,11 +86,14 @@ def make_version(
         log_results(run_id, summary, [report, layout.summary])
         publish_artifacts(layout, summary, report)
         provenance = commit_run(root, f"{message}: {len(summary['classes'])} classes, params {params.hash()[:12]}")
+        push_data(root, known_commits(root, params.registry.model_name))
         version = register(run_id, params, layout, summary, provenance)
         note_candidate(version, datetime.now(UTC))
+        note_registration(version, layout)
         succeeded = True
     finally:
         close_run(run_id, succeeded)
+        note_training(message, run_id, stages, succeeded, layout)
     return RetrainResult(version, summary["verdict"]["passed"], report, tuple(stages))
 
 
@@ -91,7 +101,8 @@ def run_stages(root: Path, run_id: str) -> list[StageRun]:
     """Every stage in order; from the first stale one on, DVC decides what really has to run."""
     stale = find_stale(root)
     runs: list[StageRun] = []
-    for name in STAGES:
-        must_ask = name in stale or any(not run.skipped for run in runs)
-        runs.append(run_stage(root, name, must_ask, live_metrics(run_id)))
+    with live_metrics(run_id) as add:
+        for name in STAGES:
+            must_ask = name in stale or any(not run.skipped for run in runs)
+            runs.append(run_stage(root, name, must_ask, add))
     return runs

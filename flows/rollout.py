@@ -17,7 +17,7 @@ from shadowline.records.stores import open_records
 from shadowline.rollout.engine import Step
 from tasks.actions import AT_ONCE, settle
 from tasks.records import tick_once
-from tasks.registry import challenger_fingerprints
+from tasks.registry import challenger_if_known
 
 
 @flow(name="rollout")
@@ -26,6 +26,6 @@ def tick(root: Path = Path(), now: datetime | None = None) -> Step:
     params = load_params(Layout(root).params)
     records = open_records()
     at = now or datetime.now(UTC)
-    result = tick_once(records, challenger_fingerprints(params.registry.model_name), at, params)
+    result = tick_once(records, challenger_if_known(params.registry.model_name), at, params)
     settle(records, params, root, at, AT_ONCE)
     return result

@@ -40,9 +40,9 @@ def pack(directory: Path, target: Path, class_name: str, fingerprint: str) -> st
         raise ValueError(f"{directory}: no files to archive; name a model's directory")
     contents = Contents(class_name, fingerprint, {name: file_sha256(path) for name, path in files.items()})
     with replace_file(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        archive.writestr(_entry(CONTENTS), json.dumps(asdict(contents), indent=2, sort_keys=True) + "\n")
+        archive.writestr(zip_entry(CONTENTS), json.dumps(asdict(contents), indent=2, sort_keys=True) + "\n")
         for name, path in files.items():
-            with path.open("rb") as source, archive.open(_entry(f"model/{name}"), "w", force_zip64=True) as out:
+            with path.open("rb") as source, archive.open(zip_entry(f"model/{name}"), "w", force_zip64=True) as out:
                 shutil.copyfileobj(source, out, _CHUNK)
     return file_sha256(target)
 
@@ -75,7 +75,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _entry(name: str) -> zipfile.ZipInfo:
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """Says nothing of when and where it was packed; stored, unless the caller changes that."""
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.create_system, entry.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is packed
     return entry

@@ -14,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from sqlalchemy import Engine, select, text
 
+from shadowline.audit.keys import open_keys
 from shadowline.manifest import Label
 from shadowline.progress import Progress
 from shadowline.records.database import reading
 from shadowline.records.pairs import Judgement, Pair, PairStore
+from shadowline.records.stores import records_on
 from shadowline.records.tables import PairRow
 from shadowline.shadow import agree, score_correlation
 
@@ -46,7 +48,7 @@ def bench_pairs(engine: Engine, num_pairs: int, confidence: float, progress: Pro
 
     Raises ValueError for a database that holds pairs already.
     """
-    store, end = PairStore(engine), _START + _SPAN
+    store, end = records_on(engine, open_keys()).pairs, _START + _SPAN
     _refuse_pairs(engine)
     insert_s = _timed(lambda: _fill(store, num_pairs, progress))
     label_s = _timed(lambda: _label(store, num_pairs))

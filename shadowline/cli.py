@@ -12,6 +12,7 @@ import typer
 from shadowline.commands import (
     assess,
     audit,
+    backup,
     bench,
     data,
     enroll,
@@ -52,6 +53,8 @@ app.command("report")(retrain.report)
 app.command("models")(retrain.models)
 app.command("promote")(retrain.promote)
 app.command("serve")(serve.serve)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 def main() -> None:

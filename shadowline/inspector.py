@@ -283,8 +283,9 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
         return Path(location), "directory"
     import mlflow
 
-    from shadowline.settings import Settings
+    from shadowline.settings import Settings, prepare_environment
 
+    prepare_environment()
     mlflow.set_tracking_uri(Settings().tracking_uri)
     name, _, alias = location.removeprefix("models:/").partition("@")
     client = mlflow.MlflowClient()

@@ -32,6 +32,12 @@ class Severity(StrEnum):
     ADVISORY = "advisory"  # is reported
 
 
+class KeepImages(StrEnum):
+    NONE = "none"
+    ALARMS = "alarms"  # those of flagged parts
+    ALL = "all"
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -310,7 +316,7 @@ class GatewayParams(_Frozen):
     answer_timeout_ms: float = Field(gt=0)  # then there is no answer; also of work in the shadow
     upload_timeout_ms: float = Field(gt=0)  # from the first to the last byte of a request
     shadow_queue: Positive  # images that wait for the other model; more are dropped, counted and recorded
-    shadow_queue_mb: float = Field(gt=0)  # their pixels, 10^6 bytes
+    shadow_queue_mb: float = Field(gt=0)  # their pixels and files, 10^6 bytes
     shadow_patience_ms: float = Field(ge=0)  # that each of them waits for a moment without callers
     poll_interval_ms: float = Field(gt=0, le=500)  # between two looks at the rollout; a rollback takes a second at most
     database_timeout_ms: float = Field(gt=0)  # silence after which the database counts as unreachable
@@ -320,6 +326,8 @@ class GatewayParams(_Frozen):
     max_inbox_images: Positive  # images of one class that wait for its enrolment; more are refused
     max_spool_mb: float = Field(gt=0)  # pairs on disk while the database is away, 10^6 bytes
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
+    keep_images: KeepImages  # so that a decision can be shown again
+    max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
 
 
 class EffortParams(_Frozen):

@@ -22,6 +22,16 @@ class Layout:
         """Images of products that are being enrolled, a folder per class; see `shadowline/inbox.py`."""
         return self.root / "data/inbox"
 
+    @property
+    def inspected(self) -> Path:
+        """Images that the gateway kept, a folder per class; see `shadowline/gateway/keeping.py`."""
+        return self.root / "data/inspected"
+
+    @property
+    def decisions(self) -> Path:
+        """Records of decisions, a folder per trace id; see `shadowline/audit/decision.py`."""
+        return self.root / "data/audit/decisions"
+
     def images(self, class_name: str) -> Path:
         return self.root / "data/images" / class_name
 

@@ -79,10 +79,10 @@ class _BarTask:
 
 
 class JsonProgress(Progress):
-    """One JSON object a line; progress at most once a second, metrics always."""
+    """One JSON object a line, on stderr: stdout is for results. Progress at most once a second, metrics always."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
+        self._stream = stream or sys.stderr
 
     def _write(self, record: dict[str, object]) -> None:
         print(json.dumps(record), file=self._stream, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ _OFFLINE = {
     "GX_ANALYTICS_ENABLED": "false",
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # which would write between the lines of --json
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
+_PATIENT = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "10"}  # of one request, about a minute in all
 
 
 class Settings(BaseSettings):
@@ -40,8 +43,22 @@ class Settings(BaseSettings):
 
 
 def prepare_environment() -> None:
-    """Keep every tool below us from calling out; a value that the user has set stays."""
-    for name, value in _OFFLINE.items():
-        if name == "HF_HUB_OFFLINE" and Settings().allow_network:
+    """Keep every tool below us from calling out, and tell those that use S3 what our settings say of it.
+
+    A value that the user has set stays.
+    """
+    settings = Settings()
+    for name, value in {**_OFFLINE, **_PATIENT, **_s3(settings)}.items():
+        if name == "HF_HUB_OFFLINE" and settings.allow_network:
             continue
         os.environ.setdefault(name, value)
+
+
+def _s3(settings: Settings) -> dict[str, str]:
+    """What MLflow reads."""
+    found = {}
+    if settings.s3_endpoint:
+        found["MLFLOW_S3_ENDPOINT_URL"] = settings.s3_endpoint
+    if settings.s3_encryption:
+        found["MLFLOW_S3_UPLOAD_EXTRA_ARGS"] = json.dumps({"ServerSideEncryption": settings.s3_encryption})
+    return found

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as version_of
@@ -39,6 +38,7 @@ from shadowline.paths import Layout
 from shadowline.records.rollout import LEGACY, ModelPlace, RolloutStore
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
+from tasks.audit import note_deletion
 from tasks.registry import (
     SIGNATURE,
     ModelVersion,
@@ -46,6 +46,7 @@ from tasks.registry import (
     client,
     describe,
     find_version,
+    is_missing,
     new_version,
     requirements,
     start_run,
@@ -138,9 +139,12 @@ def _more_requirements(kind: Kind) -> list[str]:
 
 
 def _tags_of(tracking: mlflow.MlflowClient, place: ModelPlace) -> dict[str, str]:
-    with suppress(MlflowException):
+    try:
         return describe(tracking, registered_name(place.class_name), place.version).tags
-    return {}
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return {}
 
 
 # --- archived -------------------------------------------------------------------------------------------------------
@@ -255,9 +259,10 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
     holds what was proven. Of each version the artifacts go first and the version last: whatever is left after a kill is
     found again through it.
     """
-    _require_proof(class_name, fingerprint)
+    archive = _require_proof(class_name, fingerprint)
     tracking = client()
     versions = _versions_of(tracking, class_name, fingerprint)
+    note_deletion(class_name, fingerprint, [str(one.version) for one in versions], archive)
     for one in versions:
         name = registered_name(class_name)
         get_artifact_repository(tracking.get_model_version_download_uri(name, one.version)).delete_artifacts()
@@ -267,7 +272,8 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
     return len(versions)
 
 
-def _require_proof(class_name: str, fingerprint: str) -> None:
+def _require_proof(class_name: str, fingerprint: str) -> str:
+    """The link to the proven archive."""
     subject = f"class '{class_name}', legacy model {fingerprint[:12]}…"
     proven = _proof_link(open_records().rollout, class_name, fingerprint)
     if not proven:
@@ -280,6 +286,7 @@ def _require_proof(class_name: str, fingerprint: str) -> None:
             raise ValueError(f"{subject}: the proven archive does not verify: {error}") from None
     if stored.sha256 != proven.rpartition("#sha256=")[2]:
         raise ValueError(f"{subject}: {stored.uri} is not the archive that was proven; prove it again")
+    return proven
 
 
 def _proof_link(store: RolloutStore, class_name: str, fingerprint: str) -> str:

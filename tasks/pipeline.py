@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ Metric = Callable[[str, float, int], None]  # name, value, step
 _LOG_EVERY_S = 20.0
 _ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
 _RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
+_ANEW = ("--force", "--no-run-cache", "--no-commit")
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
 
@@ -59,9 +60,12 @@ def stale_targets(root: Path) -> frozenset[str]:
 
 
 @task(task_run_name="stage {name}")
-def run_stage(root: Path, name: str, stale: bool, on_metric: Metric | None = None) -> StageRun:
+def run_stage(
+    root: Path, name: str, stale: bool, on_metric: Metric | None = None, anew: Mapping[str, str] | None = None
+) -> StageRun:
     """`dvc repro` of one stage for every class that it is written for; skipped when nothing it reads has changed.
 
+    `anew`: variables under which it runs whatever DVC knows of it, with nothing taken from or kept in a cache.
     Raises StageFailedError with the stage's last lines, which name the rows or values at fault.
     """
     if not stale:
@@ -69,9 +73,10 @@ def run_stage(root: Path, name: str, stale: bool, on_metric: Metric | None = Non
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     ran = False
-    command = _dvc("repro", "--single-item", name)
+    command = _dvc("repro", "--single-item", *(_ANEW if anew is not None else ()), name)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, cwd=root, env=_environment(), text=True, **streams) as process, _bars() as bars:
+    environment = {**_environment(), **(anew or {})}
+    with subprocess.Popen(command, cwd=root, env=environment, text=True, **streams) as process, _bars() as bars:
         for line in process.stdout or ():
             ran = ran or line.startswith("Running stage") or _RESTORED in line
             _forward(line.rstrip(), bars, tail, on_metric)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from prefect import task
+from prefect.logging import get_logger
+from prefect.runtime import task_run
 
 import shadowline
 from shadowline.inspector import class_fingerprints
 from shadowline.params import Params
 from shadowline.paths import Layout
-from shadowline.settings import Settings
+from shadowline.settings import Settings, prepare_environment
+from tasks.registered import put_origin
 from tasks.repository import Provenance
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+
+_MAX_PARAMS = 100  # in one request, as MLflow allows
+_NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})  # the model; the alias
+
+log = get_logger(__name__)
 
 _RETRIES = {"retries": 3, "retry_delay_seconds": [2, 10, 30]}  # the tracking server may be away for a moment
 SIGNATURE = ModelSignature(
@@ -67,6 +76,7 @@ class ModelVersion:
 
 def client() -> mlflow.MlflowClient:
     """A client of the store that SHADOWLINE_TRACKING_URI names."""
+    prepare_environment()
     uri = Settings().tracking_uri
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
@@ -74,20 +84,29 @@ def client() -> mlflow.MlflowClient:
 
 @task(**_RETRIES)
 def start_run(experiment: str, params: Mapping[str, Any]) -> str:
-    """Open a run with all hyper-parameters; returns its id."""
+    """Open a run with all hyper-parameters; returns its id. The retry of a task goes on with the run that it opened."""
     tracking = client()
-    found = tracking.get_experiment_by_name(experiment)
-    experiment_id = found.experiment_id if found else tracking.create_experiment(experiment)
-    run = tracking.create_run(experiment_id)
-    for name, value in _flatten(params):
-        tracking.log_param(run.info.run_id, name, value)
+    experiment_id = _find_experiment(tracking, experiment)
+    opened_by = {"opened_by": str(task_run.id)} if task_run.id else {}
+    tried = tracking.search_runs([experiment_id], f"tags.opened_by = '{task_run.id}'") if opened_by else []
+    run = tried[0] if tried else tracking.create_run(experiment_id, tags=opened_by)
+    flat = [Param(name, value) for name, value in _flatten(params)]
+    for start in range(0, len(flat), _MAX_PARAMS):
+        tracking.log_batch(run.info.run_id, params=flat[start : start + _MAX_PARAMS])
     return str(run.info.run_id)
 
 
-def live_metrics(run_id: str) -> Callable[[str, float, int], None]:
-    """A function that writes one point of a curve into a run while a stage is still at work."""
-    tracking = client()
-    return lambda name, value, step: tracking.log_metric(run_id, name, value, step=step)
+def _find_experiment(tracking: mlflow.MlflowClient, name: str) -> str:
+    """Its id. A new one keeps its files below SHADOWLINE_ARTIFACTS_URL; one that exists keeps them where it did."""
+    found, wanted = tracking.get_experiment_by_name(name), Settings().artifacts_url.rstrip("/")
+    if found is None:
+        return str(tracking.create_experiment(name, f"{wanted}/{name}" if wanted else None))
+    if wanted and not found.artifact_location.startswith(f"{wanted}/"):
+        log.warning(
+            "experiment %s keeps its files in %s as before; SHADOWLINE_ARTIFACTS_URL=%s holds for new experiments, "
+            "see registry.experiment in params.yaml", name, found.artifact_location, wanted,
+        )  # fmt: skip
+    return str(found.experiment_id)
 
 
 @task(**_RETRIES)
@@ -124,7 +143,8 @@ def register(
         tracking, run_id, name, layout.package, config
     )
     classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
-    tags = {**_tags(config, params, summary, provenance), "class_fingerprints": classes}
+    tags = {**_tags(config, params, summary, provenance), "class_fingerprints": classes, "results_run": run_id}
+    put_origin(tracking, name, version, params, layout.root)
     for key, value in tags.items():
         tracking.set_model_version_tag(name, version, key, value)
     if summary["verdict"]["passed"]:
@@ -238,6 +258,15 @@ def challenger_fingerprints(model_name: str) -> dict[str, str]:
     return waiting.class_fingerprints if waiting else {}
 
 
+def challenger_if_known(model_name: str) -> dict[str, str]:
+    """The same for a tick, and empty too where the registry is away: a rollback waits for no registry."""
+    try:
+        return challenger_fingerprints(model_name)
+    except MlflowException as error:
+        log.warning("registry: %s; this tick tries no new challenger", str(error.message).partition("\n")[0])
+        return {}
+
+
 @task(**_RETRIES)
 def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
     """Make champion the newest version that holds exactly the models that are live, class by class.
@@ -255,8 +284,15 @@ def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
 def _aliased(tracking: mlflow.MlflowClient, model_name: str, alias: str) -> str | None:
     try:
         return str(tracking.get_model_version_by_alias(model_name, alias).version)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
         return None
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether the store says that there is no such thing; a store that is away says something else."""
+    return error.error_code in _NOT_THERE
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

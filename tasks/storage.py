@@ -7,7 +7,8 @@
     file://data/archive     relative to the working directory; file:///mnt/archive is absolute
     s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_S3_ENDPOINT: another store
 
-S3 is asked through botocore, whose "standard" retry mode waits longer after each of at most `_ATTEMPTS` attempts; large
+S3 is asked through botocore, whose "standard" retry mode waits longer after each of at most `_ATTEMPTS` attempts of one
+request; a store that is away for longer is waited for (tasks/patience.py), what is wrong for good fails at once. Large
 files go in parts, each with a SHA-256 that the store itself verifies.
 """
 
@@ -16,20 +17,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 from shadowline.archive import file_sha256, is_inside
 from shadowline.atomic import replace_file, write_json
 from shadowline.settings import Settings
+from tasks.patience import T, code_of, outlast, passes
 
 _ATTEMPTS = 5  # of one request, the first included
 _PART_BYTES = 8 << 20  # files above this go in parts of this size
 _SHA256 = "sha256"  # name of the metadata
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+_CHECK = "check SHADOWLINE_ARCHIVE_URL"
 
 
 @dataclass(frozen=True)
@@ -107,30 +111,44 @@ class S3Storage:
     prefix: str  # empty, or ends with /
     client: Any
     encryption: str  # of the server, "" for the bucket's own
+    patience_s: float = 150.0  # for a store that is away; the last attempt begins before it is over
 
     def put(self, path: Path, key: str) -> StoredObject:
-        sha256 = file_sha256(path)
+        """A put that fails leaves no parts; two processes must not put the same key at the same moment."""
+        sha256, name, tries = file_sha256(path), self._name(key), count()
         more = {"ChecksumAlgorithm": "SHA256", "Metadata": {_SHA256: sha256}}
         more |= {"ServerSideEncryption": self.encryption} if self.encryption else {}
-        with self._named_errors(key):
-            self.client.upload_file(str(path), self.bucket, self._name(key), ExtraArgs=more, Config=_in_parts())
+
+        def upload() -> None:
+            if next(tries):
+                self._abort_uploads(name)
+            self.client.upload_file(str(path), self.bucket, name, ExtraArgs=more, Config=_in_parts())
+
+        try:
+            self._ask(key, upload)
+        except ValueError:
+            with suppress(*_errors()):
+                self._abort_uploads(name)
+            raise
         return StoredObject(self._uri(key), sha256, path.stat().st_size)
 
     def get(self, key: str, target: Path) -> StoredObject:
         stored = self.find(key)
         if stored is None:
             raise FileNotFoundError(f"{self._uri(key)}: nothing is archived there; check SHADOWLINE_ARCHIVE_URL")
-        with replace_file(target) as temporary, self._named_errors(key):
-            self.client.download_file(self.bucket, self._name(key), str(temporary), Config=_in_parts())
+        with replace_file(target) as temporary:
+            self._download(key, temporary)
+            if file_sha256(temporary) != stored.sha256:  # where it was damaged on the way, once more mends it
+                self._download(key, temporary)
             _verify(temporary, stored)
         return stored
 
     def find(self, key: str) -> StoredObject | None:
         from botocore.exceptions import ClientError
 
+        name = self._name(key)
         try:
-            with self._named_errors(key):
-                head = self.client.head_object(Bucket=self.bucket, Key=self._name(key))
+            head = self._ask(key, lambda: self.client.head_object(Bucket=self.bucket, Key=name))
         except ClientError:
             return None
         return StoredObject(self._uri(key), head["Metadata"].get(_SHA256, ""), head["ContentLength"])
@@ -146,16 +164,29 @@ class S3Storage:
         for one in self._objects(""):
             key, changed_at = one["Key"].removeprefix(self.prefix), one["LastModified"].timestamp()
             if Path(key).suffix.lower() in suffixes and not _is_copy(folder / _checked(key), changed_at, one["Size"]):
-                with replace_file(folder / key) as temporary, self._named_errors(key):
-                    self.client.download_file(self.bucket, self._name(key), str(temporary), Config=_in_parts())
+                with replace_file(folder / key) as temporary:
+                    self._download(key, temporary)
                     os.utime(temporary, (changed_at, changed_at))
 
-    def _objects(self, prefix: str) -> Iterator[dict[str, Any]]:
+    def _objects(self, prefix: str) -> list[dict[str, Any]]:
         """What the store says of the objects whose key begins with `prefix`."""
-        with self._named_errors(prefix):
+
+        def look() -> list[dict[str, Any]]:
             pages = self.client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}"):
-                yield from page.get("Contents", ())
+            found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
+            return [one for page in found for one in page.get("Contents", ())]
+
+        return self._ask(prefix, look)
+
+    def _download(self, key: str, path: Path) -> None:
+        name = self._name(key)
+        self._ask(key, lambda: self.client.download_file(self.bucket, name, str(path), Config=_in_parts()))
+
+    def _abort_uploads(self, name: str) -> None:
+        """Remove the parts of what was begun under a name: boto3 asks for it once, which may fail with the rest."""
+        begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", ())
+        for one in (each for each in begun if each["Key"] == name):
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=one["UploadId"])
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}{_checked(key)}"
@@ -163,20 +194,18 @@ class S3Storage:
     def _uri(self, key: str) -> str:
         return f"s3://{self.bucket}/{self._name(key)}"
 
-    @contextmanager
-    def _named_errors(self, key: str) -> Iterator[None]:
-        """What the store refuses becomes one line; a key that is not there stays botocore's own error."""
-        from boto3.exceptions import S3UploadFailedError
-        from botocore.exceptions import BotoCoreError, ClientError
+    def _ask(self, key: str, request: Callable[[], T]) -> T:
+        """What the store answers; what it refuses becomes one line.
 
+        A key that is not there stays botocore's own error.
+        """
         try:
-            yield
-        except ClientError as error:
-            if error.response["Error"]["Code"] in _MISSING:
+            return outlast(request, self.patience_s)
+        except _errors() as error:
+            if code_of(error) in _MISSING:
                 raise
-            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; check SHADOWLINE_ARCHIVE_URL") from None
-        except (S3UploadFailedError, BotoCoreError) as error:
-            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; check SHADOWLINE_ARCHIVE_URL") from None
+            advice = f"away for {self.patience_s:g} s; run again when it is back" if passes(error) else _CHECK
+            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; {advice}") from None
 
 
 def open_storage(url: str | None = None) -> FolderStorage | S3Storage:
@@ -199,8 +228,15 @@ def _client(endpoint: str | None) -> Any:
         from botocore.config import Config
     except ImportError:
         raise ValueError("archive in S3: boto3 is not installed; run `pip install 'shadowline[s3]'`") from None
-    retries = Config(retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"})
+    retries = Config(connect_timeout=10, retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"})
     return boto3.client("s3", endpoint_url=endpoint, config=retries)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return Boto3Error, BotoCoreError, ClientError
 
 
 def _in_parts() -> Any:

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -123,6 +124,22 @@ def assert_same_state(one: Trainer, other: Trainer) -> None:
         assert all(torch.equal(left[name], right[name]) for name in left)
     assert (one.step, one.optimizer.steps) == (other.step, other.optimizer.steps)
     assert one.history.to_dict() == other.history.to_dict()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_audit_keys_in_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For fixtures that outlive a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHADOWLINE_AUDIT_KEYS", str(tmp_path_factory.getbasetemp() / "audit-keys" / "shared"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def audit_keys(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each test's own: the keys of an audit chain belong to one database. Made when something is signed."""
+    folder = tmp_path_factory.getbasetemp() / "audit-keys" / uuid4().hex
+    monkeypatch.setenv("SHADOWLINE_AUDIT_KEYS", str(folder))
+    return folder
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ Entries are never updated or deleted: triggers refuse it, and a signature shows 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -27,16 +27,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from shadowline.audit.entry import FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry, timestamp
 from shadowline.audit.keys import FIRST_KEY, Key, KeyFolder
 from shadowline.progress import Progress
-from shadowline.records.database import reading
+from shadowline.records.database import reading, reading_any_text
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 
 log = logging.getLogger(__name__)
 _LOCK = 728_914  # any fixed number; PostgreSQL's advisory lock
-_CHUNK = 10_000  # entries per round trip when the chain is read, and per transaction when it is sealed
+_CHUNK = 10_000  # entries per round trip when the chain is read
+_SEALED = 1_000  # notes per transaction, which other writers of a SQLite file wait for
 
 
 class CutChainError(ValueError):
     """The chain ends before an entry that is known to have been written; nothing is added to it."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Something outside of the database that knows of an entry."""
+
+    number: int
+    hash: str
+    name: str  # of the witness, for people
 
 
 class Chain:
@@ -49,15 +59,34 @@ class Chain:
 
     def note(self, connection: Connection, records: Iterable[Record]) -> None:
         """Keep records in the caller's transaction until they are sealed."""
-        rows = [asdict(one.noted) for one in records]
+        rows = [vars(one.noted) for one in records]
+        if any(row["kind"] == Kind.KEY for row in rows):
+            raise ValueError("audit: a key is introduced by `Chain.rotate`, and noted by nobody else")
         if rows:
             connection.execute(insert(AuditNoteRow), rows)
 
     def append(self, *records: Record) -> tuple[Entry, ...]:
-        """Note and seal; returns what was sealed, which may hold what others had noted before."""
+        """Note and seal, both or neither; returns what was sealed, also what others had noted before.
+
+        Raises as `seal` does.
+        """
+        earlier, own = self.seal(), list[Entry]()
+        with self._alone() as connection:
+            self.note(connection, records)
+            while new := self._seal_some(connection):
+                own += new
+        self._remember(own)
+        return (*earlier, *own)
+
+    def append_if_possible(self, *records: Record) -> tuple[Entry, ...]:
+        """The same for those whose work must go on: what hinders it is logged, and the notes wait for the next seal."""
+        try:
+            return self.append(*records)
+        except (ValueError, OSError, SQLAlchemyError) as error:
+            _complain(error)
         with self.engine.begin() as connection:
             self.note(connection, records)
-        return self.seal()
+        return ()
 
     def seal(self) -> tuple[Entry, ...]:
         """Give every note its place in the chain, in the order in which they were noted.
@@ -65,17 +94,19 @@ class Chain:
         Raises ValueError where the key is not at hand, and CutChainError where the chain was cut; the notes stay.
         """
         sealed: list[Entry] = []
-        while new := self._seal_some():
-            self.keys.remember(new[-1])
+        while self.num_noted():
+            with self._alone() as connection:
+                new = self._seal_some(connection)
+            self._remember(new)
             sealed += new
         return tuple(sealed)
 
     def seal_if_possible(self) -> None:
-        """The same for those whose work must go on: what hinders it is logged, and the notes wait for the next seal."""
+        """The same for those whose work must go on; see `append_if_possible`."""
         try:
             self.seal()
         except (ValueError, OSError, SQLAlchemyError) as error:
-            log.error("audit: not sealed, tried again later: %s", error)
+            _complain(error)
 
     def rotate(self, name: str, by: str) -> Entry:
         """From here on a new key signs, introduced by the one before; the very first introduces itself.
@@ -86,39 +117,46 @@ class Chain:
             last = self._last(connection)
             if self._introduced(connection, name):
                 raise ValueError(f"key '{name}' signs or signed this chain; choose another name")
-            new = self._introduce(name, by, last, connection)
+            new = self._introduce(name, by, last)
             self._insert(connection, [new])
-        self.keys.remember(new)
+        self._remember([new])
         return new
 
-    def _seal_some(self) -> list[Entry]:
-        with self._alone() as connection:
-            rows = connection.execute(select(AuditNoteRow).order_by(AuditNoteRow.id).limit(_CHUNK)).all()
-            if not rows:
-                return []
-            last = self._last(connection)
-            new = [] if last else [self._introduce(FIRST_KEY, rows[0].by, None, connection)]
-            signer = self._signer(connection, last) if last else self.keys.load(FIRST_KEY)
-            for row in rows:
-                note = Note(row.at, row.by, row.kind, row.subject, row.body)
-                new.append(next_entry(note, new[-1] if new else last, signer))
-            self._insert(connection, new)
-            connection.execute(delete(AuditNoteRow).where(AuditNoteRow.id.in_([row.id for row in rows])))
+    def _seal_some(self, connection: Connection) -> list[Entry]:
+        rows = connection.execute(select(AuditNoteRow).order_by(AuditNoteRow.id).limit(_SEALED)).all()
+        if not rows:
+            return []
+        last = self._last(connection)
+        new = [] if last else [self._introduce(FIRST_KEY, rows[0].by, None)]
+        signer = self._signer(last or new[0])
+        for row in rows:
+            note = Note(row.at, row.by, row.kind, row.subject, row.body)
+            new.append(next_entry(note, new[-1] if new else last, signer))
+        self._insert(connection, new)
+        connection.execute(delete(AuditNoteRow).where(AuditNoteRow.id.in_([row.id for row in rows])))
         return new
 
-    def _introduce(self, name: str, by: str, last: Entry | None, connection: Connection) -> Entry:
+    def _remember(self, written: Sequence[Entry]) -> None:
+        """After the transaction: what is written is written, also where the key folder cannot be told."""
+        try:
+            for last in written[-1:]:
+                self.keys.remember(last)
+        except ValueError as error:
+            log.error("audit: %s", error)
+
+    def _introduce(self, name: str, by: str, last: Entry | None) -> Entry:
         """The entry of a key, which is made unless a kill left it behind."""
-        key = self.keys.load(name) if name in self.keys.public() else self.keys.create(name)
-        signer = self._signer(connection, last) if last else key
-        body = {"public_key": key.public, "replaces": signer.name if last else None}
-        return next_entry(Record(Kind.KEY, name, body, by, datetime.now(UTC)).noted, last, signer)
+        signer = self._signer(last) if last else None
+        key = self.keys.obtain(name)
+        body = {"public_key": key.public, "replaces": signer.name if signer else None}
+        return next_entry(Record(Kind.KEY, name, body, by, datetime.now(UTC)).noted, last, signer or key)
 
-    def _signer(self, connection: Connection, last: Entry) -> Key:
+    def _signer(self, last: Entry) -> Key:
         """The key that has to sign what follows `last`."""
         return self.keys.load(last.subject if last.kind == Kind.KEY else last.key)
 
     def _insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
-        connection.execute(insert(AuditEntryRow), [asdict(one) for one in entries])
+        connection.execute(insert(AuditEntryRow), [vars(one) for one in entries])
 
     @contextmanager
     def _alone(self) -> Iterator[Connection]:
@@ -129,16 +167,16 @@ class Chain:
             yield connection
 
     def _last(self, connection: Connection) -> Entry | None:
-        """Raises CutChainError where more is known to have been written."""
-        row = connection.execute(select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1)).first()
-        last, head = _entry(row) if row else None, self.keys.head
-        number = last.number if last else 0
-        if head is not None and (head.number > number or (last and head.number == number and head.hash != last.hash)):
+        """Raises CutChainError where the entry that the key folder remembers is not there."""
+        query, head = select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1), self.keys.head
+        row = connection.execute(query).first()
+        there = select(AuditEntryRow.hash).where(AuditEntryRow.number == (head.number if head else 0))
+        if head is not None and connection.execute(there).scalar() != head.hash:
             raise CutChainError(
-                f"entry {head.number} was written with the keys in {self.keys.folder}, and this database ends with "
-                f"entry {number}; restore it from a backup, or give it keys of its own (SHADOWLINE_AUDIT_KEYS)"
+                f"audit chain: entry {head.number} was written with the keys in {self.keys.folder}, and is not in this "
+                f"database; restore it from a backup, or give it keys of its own (SHADOWLINE_AUDIT_KEYS)"
             )
-        return last
+        return _entry(row) if row else None
 
     def _introduced(self, connection: Connection, name: str) -> bool:
         query = select(AuditEntryRow.number).where(AuditEntryRow.kind == str(Kind.KEY), AuditEntryRow.subject == name)
@@ -152,45 +190,98 @@ class Chain:
         until: datetime | None = None,
         kinds: Iterable[Kind] = (),
         subject: str = "",
+        first: int = 1,
+        last: int | None = None,
     ) -> Iterator[Entry]:
-        """In order; of a span of time (`since` included, `until` not), of some kinds, about one subject."""
+        """In order; of a span of time (`since` included, `until` not) or of numbers, of some kinds, on one subject."""
         query = select(AuditEntryRow).order_by(AuditEntryRow.number)
+        query = query.where(AuditEntryRow.number >= first) if first > 1 else query
+        query = query.where(AuditEntryRow.number <= last) if last is not None else query
         query = query.where(AuditEntryRow.at >= timestamp(since)) if since else query
         query = query.where(AuditEntryRow.at < timestamp(until)) if until else query
         chosen = [str(kind) for kind in kinds]
         query = query.where(AuditEntryRow.kind.in_(chosen)) if chosen else query
         query = query.where(AuditEntryRow.subject == subject) if subject else query
-        with reading(self.engine) as connection:
+        with reading_any_text(self.engine) as connection:
             streamed = connection.execution_options(yield_per=_CHUNK).execute(query)
             yield from (_entry(row) for row in streamed)
+
+    def latest(self, kind: Kind, subject: str = "") -> Note | None:
+        """The last of a kind, about a subject or any, sealed or not."""
+        with reading(self.engine) as connection:
+            for table, order in ((AuditNoteRow, AuditNoteRow.id), (AuditEntryRow, AuditEntryRow.number)):
+                query = select(table).where(table.kind == str(kind)).order_by(order.desc()).limit(1)
+                row = connection.execute(query.where(table.subject == subject) if subject else query).first()
+                if row is not None:
+                    return Note(row.at, row.by, row.kind, row.subject, row.body)
+        return None
 
     def num_noted(self) -> int:
         """Notes that wait to be sealed."""
         with reading(self.engine) as connection:
             return int(connection.execute(select(func.count()).select_from(AuditNoteRow)).scalar_one())
 
-    def verify(self, progress: Progress) -> Soundness:
-        """Walk along the whole chain with the keys of the folder, and look for what it is known to have held."""
-        head, num_entries = self.keys.head, self._count()
-        walk, found, witnessed = Walk(self.keys.public()), Soundness(0, None), head is None
+    def noted_since(self) -> str | None:
+        """The time of the oldest note that waits to be sealed."""
+        with reading(self.engine) as connection:
+            found: str | None = connection.execute(select(func.min(AuditNoteRow.at))).scalar()
+        return found
+
+    def verify(
+        self, progress: Progress, trusted: Mapping[str, str] | None = None, witnesses: Iterable[Witness] = ()
+    ) -> Soundness:
+        """Walk along the whole chain, and look for what it is known to have held.
+
+        `trusted`: name → public half of the first key at least, and of others that must occur; those in the key folder
+        where None. What the folder remembers is a witness itself. Raises ValueError where there is nothing to trust.
+        """
+        walk, num_entries = Walk(self._trusted(trusted)), self._count()
+        found, known = Soundness(0, None), [*self._own_witness(), *witnesses]
+        unheard = {(one.number, one.hash): one for one in known}
         with progress.task("audit chain", total=num_entries) as task:
             entries = self.entries()
             while chunk := list(islice(entries, _CHUNK)):
                 found = walk.check(chunk)
                 if not found.sound:
                     return found
-                witnessed = witnessed or any(
-                    (one.number, one.hash) == (head.number, head.hash) for one in chunk if head
-                )
+                for one in chunk if unheard else ():
+                    unheard.pop((one.number, one.hash), None)
                 task.advance(len(chunk))
-        if witnessed or head is None:
-            return found
-        missing = min(found.num_entries + 1, head.number)
-        return replace(found, first_bad=missing, reason=f"entry {head.number} was written, and is no longer there")
+        return _without_gaps(found, list(unheard.values()), sorted(set(trusted or ()) - walk.introduced))
+
+    def _trusted(self, given: Mapping[str, str] | None) -> Mapping[str, str]:
+        keys = self.keys.public() if given is None else given
+        if not keys and self._count():
+            raise ValueError(
+                f"audit chain: no public key in {self.keys.folder} to check it with; give --trust NAME=HEX, or the "
+                "folder (SHADOWLINE_AUDIT_KEYS)"
+            )
+        return keys
+
+    def _own_witness(self) -> list[Witness]:
+        head = self.keys.head
+        return [Witness(head.number, head.hash, str(self.keys.folder / "head.json"))] if head else []
 
     def _count(self) -> int:
         with reading(self.engine) as connection:
             return int(connection.execute(select(func.count()).select_from(AuditEntryRow)).scalar_one())
+
+
+def _without_gaps(found: Soundness, unheard: Sequence[Witness], missing_keys: Sequence[str]) -> Soundness:
+    """Sound only where every witness is right and every trusted key occurs."""
+    if unheard:
+        first = min(unheard, key=lambda one: one.number)
+        bad = min(found.num_entries + 1, first.number)
+        reason = f"entry {first.number} was written, as {first.name} knows, and is no longer there"
+        return replace(found, first_bad=bad, reason=reason)
+    if missing_keys:
+        reason = f"key '{missing_keys[0]}' is trusted, and no entry introduces it"
+        return replace(found, first_bad=found.num_entries + 1, reason=reason)
+    return found
+
+
+def _complain(error: Exception) -> None:
+    log.error("audit: not sealed, tried again later: %s", " ".join(str(error).split()))
 
 
 def _entry(row: Any) -> Entry:

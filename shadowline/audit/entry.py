@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature
@@ -35,7 +36,7 @@ class Kind(StrEnum):
     ENROLMENT = "enrolment"  # a new product came in, or further
     APPROVAL = "approval"  # a person opened a phase
     ORDER = "order"  # a person told the engine: roll back, hold, resume
-    PHASE = "phase"  # a class moved in its rollout
+    PHASE = "phase"  # a class moved in its rollout, or its share, candidate or soft budget changed
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record
     FEEDBACK = "feedback"  # an inspector's word gave an image another label than it had
     DELETION = "deletion"  # a model is about to be deleted
@@ -150,16 +151,18 @@ class Walk:
 
         Empty, the first entry is taken at its word: then the chain is one, but nobody knows whose.
         """
-        self._keys = dict(trusted)
+        self._keys, self._trusts = dict(trusted), bool(trusted)
         self._last, self._count = after, 0
         self._signing = _key_after(after) if after else None  # None: the first entry says
+        self.introduced: set[str] = {self._signing} if self._signing else set()  # names
 
     def check(self, entries: Iterable[Entry]) -> Soundness:
         """Goes on where the check before it ended; stops at the first entry at fault."""
         for entry in entries:
-            reason = self._place_fault(entry) or self._signature_fault(entry) or self._learn_key(entry)
+            reason = _form_fault(entry) or self._place_fault(entry) or self._signature_fault(entry)
+            reason = reason or self._key_fault(entry)
             if reason:
-                return Soundness(self._count, self._last, self._number, reason)
+                return Soundness(self._count, self._last, self._number, f"entry {self._number}: {reason}")
             self._last, self._count, self._signing = entry, self._count + 1, _key_after(entry)
         return Soundness(self._count, self._last)
 
@@ -170,29 +173,33 @@ class Walk:
 
     def _place_fault(self, entry: Entry) -> str:
         if entry.number != self._number:
-            return f"entry {self._number} is missing; entry {entry.number} stands in its place"
+            return f"not there; one with number {entry.number} stands in its place"
         if entry.previous != (self._last.hash if self._last else BEGINNING):
-            return f"entry {entry.number} does not follow the entry before it"
+            return "does not follow the entry before it"
         if entry.hash != digest_of(*(getattr(entry, name) for name in FIELDS[:8])).hex():
-            return f"entry {entry.number} was edited: its hash is not that of its content"
+            return "was edited: its hash is not that of its content"
         return ""
 
     def _signature_fault(self, entry: Entry) -> str:
         if self._signing is None and (entry.kind != Kind.KEY or entry.subject != entry.key):
-            return f"entry {entry.number} does not introduce the key that signs it"
+            return "does not introduce the key that signs it"
+        if self._signing is None and self._trusts and entry.key not in self._keys:
+            return f"begins the chain with key {_shown(entry.key)}, which nobody trusts"
         if self._signing is not None and entry.key != self._signing:
-            return f"entry {entry.number} is signed with key '{entry.key}', where '{self._signing}' has to sign"
-        public = self._keys.get(entry.key) or str(entry.facts["public_key"])
-        if not is_signed(entry, public):
-            return f"entry {entry.number}: its signature is not one of key '{entry.key}'"
+            return f"is signed with key {_shown(entry.key)}, where {_shown(self._signing)} has to sign"
+        if not is_signed(entry, self._keys.get(entry.key) or _public_key_in(entry)):
+            return f"its signature is not one of key {_shown(entry.key)}"
         return ""
 
-    def _learn_key(self, entry: Entry) -> str:
+    def _key_fault(self, entry: Entry) -> str:
         if entry.kind != Kind.KEY:
             return ""
-        public = str(entry.facts["public_key"])
-        if self._keys.setdefault(entry.subject, public) != public:
-            return f"entry {entry.number} introduces another key '{entry.subject}' than the one that is trusted"
+        if entry.subject in self.introduced:
+            return f"introduces key {_shown(entry.subject)} again"
+        public = _public_key_in(entry)
+        if self._keys.setdefault(entry.subject, public) != public or not public:
+            return f"introduces another key {_shown(entry.subject)} than the one that is trusted"
+        self.introduced.add(entry.subject)
         return ""
 
 
@@ -200,12 +207,38 @@ def is_signed(entry: Entry, public: str) -> bool:
     """Whether the signature is the key's own, in the one way to write it."""
     try:
         signature = bytes.fromhex(entry.signature)
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public)).verify(signature, bytes.fromhex(entry.hash))
+        _public_key(public).verify(signature, bytes.fromhex(entry.hash))
     except (InvalidSignature, ValueError):
         return False
     return entry.signature == signature.hex()
 
 
+@lru_cache
+def _public_key(public: str) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(public))
+
+
 def _key_after(entry: Entry) -> str:
     """The name of the key that has to sign the next entry."""
     return entry.subject if entry.kind == Kind.KEY else entry.key
+
+
+def _form_fault(entry: Entry) -> str:
+    """SQLite keeps whatever an attacker puts into a column: bytes, NULL, numbers."""
+    number, *texts = (getattr(entry, name) for name in FIELDS)
+    return "" if type(number) is int and all(type(one) is str for one in texts) else "holds what no entry can hold"
+
+
+def _public_key_in(entry: Entry) -> str:
+    """What a key's entry says that its public half is; empty where it says nothing of the kind."""
+    try:
+        found = json.loads(entry.body)
+    except (ValueError, RecursionError):
+        return ""
+    public = found.get("public_key") if isinstance(found, dict) else None
+    return public if isinstance(public, str) else ""
+
+
+def _shown(name: str) -> str:
+    """Of an entry that nobody vouches for: in quotes, printable, and short."""
+    return repr(name[:64])

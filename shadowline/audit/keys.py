@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from filelock import FileLock
 from pydantic import SecretStr
 
 from shadowline.atomic import replace_file, write_json
@@ -40,7 +43,7 @@ class Key:
     """A private key with its name; a `shadowline.audit.entry.Signer`."""
 
     name: str
-    private: Ed25519PrivateKey
+    private: Ed25519PrivateKey = field(repr=False)
 
     def sign(self, data: bytes) -> bytes:
         return self.private.sign(data)
@@ -60,27 +63,36 @@ class Head:
 
 
 class KeyFolder:
-    """Creates, loads and remembers; a private half never leaves its file but to sign."""
+    """Creates, loads and remembers; a private half never leaves its file but to sign.
+
+    Whatever hinders it is a ValueError that names the file.
+    """
 
     def __init__(self, folder: Path, passphrase: SecretStr | None = None) -> None:
-        self.folder, self._passphrase = folder, passphrase
+        self.folder = folder
+        self._passphrase = passphrase.get_secret_value().encode() if passphrase else b""
         self._loaded: dict[str, Key] = {}
 
     def create(self, name: str) -> Key:
         """A new key. Raises ValueError for a name that is none or is taken."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"key '{name}': need 1 to 63 small letters, digits and '-'")
-        if name in self.public():
-            raise ValueError(f"key '{name}' is there already in {self.folder}; choose another name")
-        key = Key(name, Ed25519PrivateKey.generate())
-        pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, self._encryption)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with replace_file(self._private(name)) as temporary:
-            temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(pem)
-        with replace_file(self.folder / f"{name}.pub") as temporary:
-            temporary.write_text(key.public + "\n", encoding="ascii")
+        with self._usable():
+            if self._private(name).exists() or self._public(name).exists():
+                raise ValueError(f"key '{name}' is there already in {self.folder}; choose another name")
+            key = Key(name, Ed25519PrivateKey.generate())
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._write(self._private(name), key.private.private_bytes(*_FORMAT, self._encryption), 0o600)
+            self._publish(key)
+        return key
+
+    def obtain(self, name: str) -> Key:
+        """The key of that name, which is made where there is none, and published where a kill came in between."""
+        if not (self._private(name).exists() or self._public(name).exists()):
+            return self.create(name)
+        key = self.load(name)
+        if not self._public(name).exists():
+            self._publish(key)
         return key
 
     def load(self, name: str) -> Key:
@@ -91,41 +103,73 @@ class KeyFolder:
 
     def public(self) -> dict[str, str]:
         """Name → public half, of every key in the folder."""
-        return {path.stem: path.read_text(encoding="ascii").strip() for path in sorted(self.folder.glob("*.pub"))}
+        with self._usable():
+            return {path.stem: path.read_text(encoding="ascii").strip() for path in sorted(self.folder.glob("*.pub"))}
 
     @property
     def head(self) -> Head | None:
         path = self.folder / "head.json"
-        return Head(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        with self._usable():
+            text = path.read_text(encoding="utf-8") if path.is_file() else None
+        try:
+            return Head(**json.loads(text)) if text is not None else None
+        except (ValueError, TypeError):
+            raise ValueError(f"{path}: does not say which entry was the last; restore it from a backup") from None
 
     def remember(self, last: Entry) -> None:
-        """`last` was written; what was written after it stays remembered."""
-        head = self.head
-        if head is None or last.number > head.number:
-            write_json(self.folder / "head.json", {"number": last.number, "hash": last.hash})
+        """`last` was written; what was written after it stays remembered, whoever comes first."""
+        with self._usable(), FileLock(self.folder / "head.lock"):
+            head = self.head
+            if head is None or last.number > head.number:
+                write_json(self.folder / "head.json", asdict(Head(last.number, last.hash)))
 
     def _read(self, name: str) -> Key:
-        path, password = self._private(name), self._passphrase
+        path = self._private(name)
         if not path.is_file():
             raise ValueError(f"key '{name}' signs the audit chain, and {path} is not there; restore it from a backup")
+        with self._usable():
+            pem = path.read_bytes()
         try:
-            private = load_pem_private_key(
-                path.read_bytes(), password.get_secret_value().encode() if password else None
-            )
+            private = load_pem_private_key(pem, self._passphrase or None)
         except (ValueError, TypeError):  # their text says nothing that helps
             raise ValueError(f"{path}: does not open; check SHADOWLINE_AUDIT_PASSPHRASE") from None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError(f"{path}: holds no Ed25519 key; restore it from a backup")
         return Key(name, private)
 
+    def _publish(self, key: Key) -> None:
+        self._write(self._public(key.name), f"{key.public}\n".encode("ascii"), 0o644)
+
+    def _write(self, path: Path, content: bytes, mode: int) -> None:
+        """On disk before it returns: an entry that is signed with a key must not outlive it."""
+        with replace_file(path) as temporary:
+            temporary.unlink(missing_ok=True)
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"{error.filename or self.folder}: {error.strerror}; check SHADOWLINE_AUDIT_KEYS and who may use it"
+            ) from None
+
     def _private(self, name: str) -> Path:
         return self.folder / f"{name}.pem"
 
+    def _public(self, name: str) -> Path:
+        return self.folder / f"{name}.pub"
+
     @property
     def _encryption(self) -> KeySerializationEncryption:
-        if self._passphrase is None:
-            return NoEncryption()
-        return BestAvailableEncryption(self._passphrase.get_secret_value().encode())
+        return BestAvailableEncryption(self._passphrase) if self._passphrase else NoEncryption()
+
+
+_FORMAT = (Encoding.PEM, PrivateFormat.PKCS8)
 
 
 def open_keys() -> KeyFolder:

@@ -4,4 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from shadowline.commands import audit_chain, decision, evidence, reproduce
+
 app = typer.Typer(help="The signed chain of what was done; versions and decisions shown again.", no_args_is_help=True)
+app.command("verify")(audit_chain.verify)
+app.command("log")(audit_chain.log)
+app.add_typer(audit_chain.keys, name="keys")
+app.command("decision")(decision.decision)
+app.command("export")(evidence.export)
+app.command("reproduce")(reproduce.reproduce)

@@ -19,6 +19,7 @@ from shadowline.paths import Layout
 from shadowline.progress import default_progress
 
 if TYPE_CHECKING:
+    from shadowline.benchmarks_audit import AuditSpeed
     from shadowline.benchmarks_compression import CompressedQuality
     from shadowline.benchmarks_few_shot import FewShotBench, FewShotQuality
     from shadowline.benchmarks_identity import IdentificationBench
@@ -113,6 +114,42 @@ def _pairs_table(speed: PairSpeed) -> Table:
     }
     for name, seconds in rows.items():
         table.add_row(name, f"{seconds:.2f}", f"{speed.num_pairs / seconds:,.0f}")
+    return table
+
+
+@app.command("audit")
+def audit(
+    num_writers: Annotated[int, typer.Option("--writers", min=1, help="Processes that append at once.")] = 8,
+    num_entries: Annotated[
+        int, typer.Option("--entries", min=2_000, help="Of the chain that is verified.")
+    ] = 1_000_000,
+    database_url: Annotated[str, typer.Option(help="An empty database; a temporary SQLite file by default.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Append to the audit chain, one by one and in batches, beside the same rows without a chain; then verify it.
+
+    Example: `shadowline bench audit --writers 4 --entries 20000`
+    """
+    from shadowline.benchmarks_audit import bench_audit
+
+    with tempfile.TemporaryDirectory() as scratch:
+        url = database_url or f"sqlite:///{Path(scratch) / 'audit.db'}"
+        speed = bench_audit(url, Path(scratch) / "keys", num_writers, num_entries, default_progress())
+    if as_json:
+        typer.echo(json.dumps(asdict(speed)))
+        return
+    Console().print(_audit_table(speed))
+
+
+def _audit_table(speed: AuditSpeed) -> Table:
+    table = Table(f"{speed.num_entries:,} entries, {speed.database}", "chain, 1/s", "plain, 1/s", "ratio")
+    rows = {
+        f"{speed.num_writers} writers, one at a time": (speed.appends_per_s, speed.plain_appends_per_s),
+        "one writer, batches of 1000": (speed.batched_per_s, speed.plain_batched_per_s),
+    }
+    for name, (chain, plain) in rows.items():
+        table.add_row(name, f"{chain:,.0f}", f"{plain:,.0f}", f"{plain / chain:.1f}")
+    table.add_row(f"verified in {speed.verify_s:.1f} s", f"{speed.num_entries / speed.verify_s:,.0f}")
     return table
 
 

@@ -100,9 +100,11 @@ def promote(
 
     Example: `shadowline promote 4 --replaces 3`
     """
+    from tasks.audit import note_promotion, operator
     from tasks.registry import promote as promote_version
 
     promoted = promote_version(load_params(Layout().params).registry.model_name, version, replaces)
+    note_promotion(promoted, operator(), replaces)
     typer.echo(f"{promoted.uri} is champion")
 
 

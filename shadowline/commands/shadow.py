@@ -15,7 +15,7 @@ from shadowline.commands.records import open_records
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
-from shadowline.progress import Progress, default_progress
+from shadowline.progress import default_progress
 
 if TYPE_CHECKING:
     from shadowline.records.stores import Records
@@ -45,8 +45,7 @@ def run(
     params, records = load_params(Layout().params), open_records()
     models = both_models(class_name, records.rollout)
     paths = fetch_images.fn(location, Layout())
-    progress = Progress() if as_json else default_progress()  # which would write lines of its own
-    done = shadow_images(class_name, paths, *models, records.pairs, params.data, progress)
+    done = shadow_images(class_name, paths, *models, records.pairs, params.data, default_progress())
     for line in done.refused:
         typer.secho(f"refused {line}", fg="red", err=True)
     if as_json:
@@ -110,7 +109,9 @@ def feedback(
     import hashlib
 
     image_id = hashlib.sha256(Path(image).read_bytes()).hexdigest() if Path(image).is_file() else image
-    open_records().pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
+    records = open_records()
+    records.pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
+    records.chain.seal_if_possible()
     typer.echo(f"{class_name} {image_id[:12]}: {label}, says {by}")
 
 

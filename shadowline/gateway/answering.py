@@ -1,4 +1,4 @@
-"""One image's way through the gateway: route, ask, fall back, hand over to the shadow.
+"""One image's way through the gateway: route, ask, fall back, hand over to the shadow and to those who keep it.
 
 reply = await answerer.inspect(sample)
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shadowline.gateway.batching import ask
+from shadowline.gateway.keeping import ImageKeeper
 from shadowline.gateway.models import Model
 from shadowline.gateway.refusal import RefusedRequestError
 from shadowline.gateway.routing import CANDIDATE, LEGACY, Route, RoutingTable
@@ -64,10 +65,11 @@ class Answerer:
         table: Callable[[], RoutingTable],
         shadow: Shadow,
         writer: PairWriter,
+        keeper: ImageKeeper,
         params: GatewayParams,
         metrics: Metrics,
     ) -> None:
-        self._table, self._shadow, self._writer = table, shadow, writer
+        self._table, self._shadow, self._writer, self._keeper = table, shadow, writer, keeper
         self._params, self._metrics = params, metrics
 
     async def inspect(self, sample: Sample) -> Reply | UnknownReply:
@@ -88,6 +90,7 @@ class Answerer:
             raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
         seconds = time.perf_counter() - started
         reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, identified)
+        self._keeper.offer(sample, route.state.class_name, alarm=said.answer.alarm)
         self._metrics.latency.labels(route.state.class_name, side).observe(seconds)
         self._metrics.answers.labels(route.state.class_name, side, reply.decision).inc()
         return reply

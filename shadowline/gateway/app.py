@@ -48,7 +48,8 @@ router = APIRouter()
 def create_app() -> FastAPI:
     """The application of the project in the working directory."""
     prepare_environment()
-    return build_app(Gateway(Settings(), load_params(Layout().params)))
+    layout = Layout()
+    return build_app(Gateway(Settings(), load_params(layout.params), layout))
 
 
 def build_app(gateway: Gateway) -> FastAPI:

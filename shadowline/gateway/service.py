@@ -1,6 +1,6 @@
 """Everything behind the endpoints, started and ended together.
 
-gateway = Gateway(Settings(), load_params(Path("params.yaml")))
+gateway = Gateway(Settings(), load_params(Path("params.yaml")), Layout())
 gateway.start()
 ...
 gateway.close()      # what is in the shadow queue and unwritten is finished, or recorded as unfinished
@@ -13,6 +13,7 @@ import time
 from shadowline.detectors.load import load_detector
 from shadowline.gateway.access import keys_of
 from shadowline.gateway.answering import Answerer
+from shadowline.gateway.keeping import ImageKeeper
 from shadowline.gateway.models import Load, ModelPool
 from shadowline.gateway.routing import RoutingTable
 from shadowline.gateway.shadowing import Shadow
@@ -22,16 +23,17 @@ from shadowline.gateway.traffic import Traffic
 from shadowline.gateway.watching import Watcher
 from shadowline.gateway.writing import PairWriter
 from shadowline.params import Params
+from shadowline.paths import Layout
 from shadowline.records.stores import open_records
 from shadowline.settings import Settings
 
-_LEAST_FLUSH_S = 1.0  # for the writer, however long the shadow took
+_LEAST_FLUSH_S = 1.0  # for the writer, and for the images, however long the shadow took
 
 
 class Gateway:
     """One process's models, threads and queues. Raises ValueError where the database cannot be reached."""
 
-    def __init__(self, settings: Settings, params: Params, load: Load = load_detector) -> None:
+    def __init__(self, settings: Settings, params: Params, layout: Layout, load: Load = load_detector) -> None:
         self.params, self.keys = params, keys_of(settings)
         self.metrics = Metrics()
         self.traffic = Traffic(self.metrics)
@@ -42,7 +44,8 @@ class Gateway:
         spool = Spool(settings.spool_dir, int(bounds.max_spool_mb * 1e6))
         self.writer = PairWriter(self.records.pairs, spool, bounds, self.metrics)
         self._shadow = Shadow(self.writer, self.traffic, bounds, self.metrics)
-        self.answerer = Answerer(lambda: self.table, self._shadow, self.writer, bounds, self.metrics)
+        self._keeper = ImageKeeper(layout.inspected, bounds, self.metrics)
+        self.answerer = Answerer(lambda: self.table, self._shadow, self.writer, self._keeper, bounds, self.metrics)
 
     @property
     def table(self) -> RoutingTable:
@@ -53,14 +56,16 @@ class Gateway:
         forget_dead_workers()
         self.watcher.start()
         self.writer.start()
+        self._keeper.start()
         self._shadow.start()
 
     def close(self) -> None:
-        """Takes `gateway.drain_ms` at most, and a second."""
+        """Takes `gateway.drain_ms` at most, and two seconds."""
         end = time.monotonic() + self.params.gateway.drain_ms / 1000
         self.watcher.stop()
         self._shadow.close(max(0.0, end - time.monotonic()))
         self.writer.close(max(_LEAST_FLUSH_S, end - time.monotonic()))
+        self._keeper.close(max(_LEAST_FLUSH_S, end - time.monotonic()))
         self._pool.close()
         self.records.pairs.engine.dispose()
         forget_this_worker()

@@ -28,7 +28,8 @@ class Sample:
     """One image, as a caller sent it."""
 
     image: Image.Image  # RGB
-    image_id: str  # sha256 of the file's bytes
+    data: bytes  # the file, as it came
+    image_id: str  # sha256 of it
     captured_at: datetime  # UTC
     trace_id: str
     class_name: str | None = None
@@ -36,7 +37,8 @@ class Sample:
 
     @property
     def num_bytes(self) -> int:
-        return 3 * self.image.width * self.image.height
+        """In memory."""
+        return 3 * self.image.width * self.image.height + len(self.data)
 
 
 def pair_of(route: Route, sample: Sample, answered_by: Side, said: dict[Side, Judgement]) -> Pair:

@@ -1,4 +1,4 @@
-"""From the bytes of a request to a checked image; nothing of it touches the disk, and no name in it is a path."""
+"""From the bytes of a request to a checked image; no name in it is a path, and here nothing touches the disk."""
 
 from __future__ import annotations
 
@@ -102,6 +102,7 @@ def _sample(upload: Upload[InspectForm], trace_id: str, limits: DataParams) -> S
     form = upload.form
     return Sample(
         image=image,
+        data=upload.data,
         image_id=hashlib.sha256(upload.data).hexdigest(),
         captured_at=(form.captured_at or datetime.now(UTC)).astimezone(UTC),
         trace_id=trace_id,

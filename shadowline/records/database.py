@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,21 @@ def reading(engine: Engine) -> Connection:
     if engine.dialect.name == "postgresql":
         return connection.execution_options(isolation_level="REPEATABLE READ")
     return connection  # SQLite's readers see one moment anyhow
+
+
+@contextmanager
+def reading_any_text(engine: Engine) -> Iterator[Connection]:
+    """The same where text may be none, as SQLite lets it be: what is not UTF-8 comes back as lone surrogates."""
+    with reading(engine) as connection:
+        raw: Any = connection.connection.driver_connection
+        if engine.dialect.name != "sqlite":
+            yield connection
+            return
+        raw.text_factory = lambda found: found.decode(errors="surrogateescape")
+        try:
+            yield connection
+        finally:
+            raw.text_factory = str
 
 
 def _parse(url: str) -> URL:

@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shadowline.audit.chain import Chain
+from shadowline.audit.entry import Kind, Record
 from shadowline.manifest import Label
 from shadowline.records.database import reading
 from shadowline.records.tables import FeedbackRow, PairRow
@@ -129,6 +130,7 @@ class PairStore:
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
         """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
 
+        A label that the image did not have is noted for the audit chain, and sealed by the next tick.
         Raises ValueError for an image that no pair knows.
         """
         if label is Label.UNKNOWN:
@@ -139,6 +141,10 @@ class PairStore:
             one_at_a_time = known.order_by(PairRow.id).limit(1).with_for_update()
             if connection.execute(one_at_a_time).first() is None:
                 raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
+            former = connection.execute(select(FeedbackRow.label).where(same, ~FeedbackRow.superseded)).scalar()
+            if former != label:
+                said = {"image": image_id, "from": former, "to": str(label), "note": note}
+                self._chain.note(connection, [Record(Kind.FEEDBACK, class_name, said, by, at)])
             connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
             row = {
                 "class_name": class_name,

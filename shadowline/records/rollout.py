@@ -18,6 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shadowline.audit.chain import Chain
+from shadowline.audit.entry import Kind, Record
 from shadowline.records.database import reading
 from shadowline.records.tables import (
     ActionRow,
@@ -137,9 +138,16 @@ class RolloutStore:
                 _cross_off(connection, order, step.state.revision)
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        """A transaction that no other writer of the rollout runs beside; readers go on."""
+    def _on_record(self) -> Iterator[Connection]:
+        """A transaction whose notes for the audit chain are sealed right after it; it waits for no key."""
         with self.engine.begin() as connection:
+            yield connection
+        self._chain.seal_if_possible()
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """The same, and no other writer of the rollout runs beside it; readers go on."""
+        with self._on_record() as connection:
             if connection.dialect.name == "postgresql":  # SQLite has one writer anyhow
                 connection.execute(text(f"LOCK TABLE {EventRow.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
@@ -148,6 +156,7 @@ class RolloutStore:
         for event in events:
             connection.execute(insert(EventRow).values(**_event_row(event)))
             self._upsert_class(connection, event)
+            self._chain.note(connection, [_phase_record(event)])
 
     def _upsert_class(self, connection: Connection, event: Event) -> None:
         values = {"class_name": event.after.class_name, "revision": event.revision, "state": event.after.to_dict()}
@@ -182,8 +191,11 @@ class RolloutStore:
         for name in order.classes:
             state.of(name)
         row = {"kind": str(order.kind), "classes": list(order.classes), "by": order.by, "why": order.why, "at": at}
-        with self.engine.begin() as connection:
-            return int(connection.execute(insert(OrderRow).values(**row).returning(OrderRow.id)).scalar_one())
+        said = {"order": str(order.kind), "why": order.why}
+        with self._on_record() as connection:
+            number = int(connection.execute(insert(OrderRow).values(**row).returning(OrderRow.id)).scalar_one())
+            self._chain.note(connection, [Record(Kind.ORDER, name, said, order.by, at) for name in order.classes])
+        return number
 
     def next_order(self) -> StoredOrder | None:
         """The oldest order that no tick has obeyed."""
@@ -206,9 +218,12 @@ class RolloutStore:
                 "look at `shadowline rollout status` and approve again"
             )
         row = {**asdict(approval), "target": str(approval.target)}
-        statement = self._insert(ApprovalRow).values(**row, at=at)
-        with self.engine.begin() as connection:
-            connection.execute(statement.on_conflict_do_nothing())
+        statement = self._insert(ApprovalRow).values(**row, at=at).on_conflict_do_nothing().returning(ApprovalRow.id)
+        said = {"target": str(approval.target), "candidate": approval.candidate, "legacy": approval.legacy}
+        with self._on_record() as connection:
+            if connection.execute(statement).first() is not None:
+                record = Record(Kind.APPROVAL, approval.class_name, said, approval.by, at)
+                self._chain.note(connection, [record])
 
     def approvals(self) -> tuple[Approval, ...]:
         with self._reading() as connection:
@@ -220,8 +235,10 @@ class RolloutStore:
         if not by.strip() or not link.strip():
             raise ValueError(f"evidence of {item}: by {by!r}, link {link!r}; both must say something")
         row = {"class_name": class_name, "legacy": legacy, "item": str(item), "by": by, "at": at, "link": link}
-        with self.engine.begin() as connection:
+        said = {"item": str(item), "link": link, "legacy": legacy}
+        with self._on_record() as connection:
             connection.execute(insert(EvidenceRow).values(**row))
+            self._chain.note(connection, [Record(Kind.EVIDENCE, class_name, said, by, at)])
 
     def evidence(self, class_name: str, legacy: str) -> dict[ChecklistItem, Mapping[str, Any]]:
         """Item → its latest record, for exactly this legacy model."""
@@ -286,6 +303,20 @@ def _event_row(event: Event) -> dict[str, Any]:
         "phase": str(event.after.phase),
         "after": event.after.to_dict(),
     }
+
+
+def _phase_record(event: Event) -> Record:
+    after = event.after
+    body = {
+        "revision": event.revision,
+        "from": str(event.source) if event.source else None,
+        "to": str(after.phase),
+        "share": after.share,
+        "candidate": after.candidate,
+        "legacy": after.legacy,
+        "reason": after.reason,
+    }
+    return Record(Kind.PHASE, after.class_name, body, event.by, event.at)
 
 
 def _event(row: Any) -> Event:

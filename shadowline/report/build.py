@@ -114,7 +114,7 @@ def _sections(contents: Contents, layout: Layout, params: Params) -> list[ClassS
             whisker=figures.auroc_whisker(each.metrics, axis),
             charts=_charts(each, params),
             galleries=gallery(each, layout.root, limit=limit, coverage=params.encoder.crop / params.encoder.resize),
-            promise=wording.promise(each, params.evaluation.confidence),
+            promise=wording.promise(each.metrics, params.evaluation.confidence),
         )
         for position, each in enumerate(contents.classes, start=1)
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from shadowline.report.contents import Check, ClassContents, Contents, Summary
+from shadowline.report.contents import Check, ClassContents, ClassMetrics, Contents, Summary
 
 THIN = "\u202f"  # narrow no-break space between a number and its unit
 NOTHING = "–"
@@ -143,9 +143,8 @@ class Totals:
         return self.misses / self.anomalous if self.anomalous else None
 
 
-def promise(contents: ClassContents, confidence: float) -> str:
+def promise(metrics: ClassMetrics, confidence: float) -> str:
     """The promised false-alarm rate beside the one seen, and whether chance alone explains the gap."""
-    metrics = contents.metrics
     promised, seen = metrics.decisions.target_fpr, metrics.decisions.false_alarms
     if promised is None or not metrics.num_test_normal:
         return "The promised and the seen false-alarm rate cannot be compared: one of them was not measured."

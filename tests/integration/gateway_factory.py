@@ -38,15 +38,18 @@ from integration.tiny_project import (
     wait_until,
     with_hole,
 )
+from shadowline.audit.keys import KeyFolder
 from shadowline.detectors.load import load_detector
 from shadowline.detectors.protocol import Detector
 from shadowline.gateway.app import build_app
 from shadowline.gateway.models import Load
 from shadowline.gateway.service import Gateway
 from shadowline.params import Params, load_params
+from shadowline.paths import Layout
 from shadowline.progress import Progress
+from shadowline.records.database import open_database
 from shadowline.records.rollout import ModelPlace
-from shadowline.records.stores import Records, open_records
+from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Step, begin
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import ClassState, Event
@@ -163,7 +166,7 @@ class Factory:
     def begin(cls, models: Project, root: Path, url: str | None = None) -> Factory:
         root.mkdir(parents=True, exist_ok=True)
         url = url or f"sqlite:///{root / 'database' / 'records.db'}"
-        factory = cls(models, root, url, open_records(url))
+        factory = cls(models, root, url, records_on(open_database(url), KeyFolder(root / "audit-keys")))
         places = {role: {name: factory._place(role, name) for name in CLASSES} for role in ("legacy", "candidate")}
         factory.records.rollout.know_model([one for role in places.values() for one in role.values()], START)
         fingerprints = {role: {n: p.fingerprint for n, p in one.items()} for role, one in places.items()}
@@ -220,7 +223,8 @@ class Factory:
 
     def environment(self, **values: str) -> dict[str, str]:
         """Of a gateway in a process of its own, in the project's folder."""
-        own = {"DATABASE_URL": self.url, "GATEWAY_KEYS": KEY, "SPOOL_DIR": str(self.root / "spool"), **values}
+        own = {"DATABASE_URL": self.url, "GATEWAY_KEYS": KEY, "SPOOL_DIR": str(self.root / "spool")}
+        own |= {"AUDIT_KEYS": str(self.root / "audit-keys"), **values}
         return {**self.models.environment, **{f"SHADOWLINE_{name}": value for name, value in own.items()}}
 
     @contextmanager
@@ -261,7 +265,7 @@ class Factory:
 
     @contextmanager
     def serve(self, params: Params | None = None, settings: Settings | None = None) -> Iterator[Site]:
-        gateway = Gateway(settings or self.settings, params or self.params(), self.load)
+        gateway = Gateway(settings or self.settings, params or self.params(), Layout(self.root), self.load)
         port = free_port()
         config = uvicorn.Config(build_app(gateway), host="127.0.0.1", port=port, log_level="warning")
         server = uvicorn.Server(config)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import multiprocessing
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Engine
 
+from shadowline.audit.keys import KeyFolder
 from shadowline.params import Params
 from shadowline.records.pairs import DROPPED, Judgement, Pair
 from shadowline.records.rollout import RolloutStore, StoredOrder
+from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Policy, Step, begin, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
 from shadowline.rollout.phases import FORWARD
@@ -27,6 +35,14 @@ CANDIDATE = {"bolt": "v1-bolt", "nut": "v1-nut", "gear": "v1-gear"}
 BOLT = ("bolt", CANDIDATE["bolt"], LEGACY["bolt"])
 
 HEALTHY = PairCounts(np.array([[[290, 3], [3, 4]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]))
+
+_KEYS = Path(tempfile.gettempdir()) / f"shadowline-audit-keys-{os.getpid()}"  # the same in processes forked from here
+atexit.register(shutil.rmtree, _KEYS, ignore_errors=True)
+
+
+def stores_on(engine: Engine) -> Records:
+    """The stores of a database; all processes of a test run sign its audit chain with the same key."""
+    return records_on(engine, KeyFolder(_KEYS / hashlib.sha256(str(engine.url).encode()).hexdigest()[:16]))
 
 
 def image_id(number: int) -> str:

@@ -112,7 +112,7 @@ def plant(planned: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 wait_until(lambda: client.api_healthcheck() is None, server)
                 serving = planned.start("shadowline", "deploy", "--work-dir", str(planned.root))
                 try:
-                    wait_until(lambda: len(client.read_deployments()) == 7, serving)
+                    wait_until(lambda: len(client.read_deployments()) == 9, serving)
                     yield Plant(planned, client, serving)
                 finally:
                     kill(serving)
@@ -132,6 +132,7 @@ def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant:
         "enroll/on-images": [],
         "enroll-waiting/poll": [(SCHEDULE["enroll"], SCHEDULE["timezone"])],
         "shadow/batch": [],
+        "backup/nightly": [],
         "approve/ask": [],
     }
 

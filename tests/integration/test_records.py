@@ -21,7 +21,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from integration.made_records import BOLT, START, image_id, made_pair, random_pairs, together
+from integration.made_records import BOLT, START, image_id, made_pair, random_pairs, stores_on, together
 from shadowline.benchmarks_records import bench_pairs
 from shadowline.manifest import Label
 from shadowline.progress import Progress
@@ -47,7 +47,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def pairs(engine: Engine) -> PairStore:
-    return PairStore(engine)
+    return stores_on(engine).pairs
 
 
 class TestAPairIsWrittenOnce:
@@ -105,12 +105,12 @@ class TestAPairIsWrittenOnce:
         open_database(database_url).dispose()
         new = together(_record_many, [(database_url, 1), (database_url, -1)])
         assert sum(new) == 6_000
-        assert PairStore(open_database(database_url)).counts(*BOLT).num_pairs == 6_000
+        assert stores_on(open_database(database_url)).pairs.counts(*BOLT).num_pairs == 6_000
 
 
 def _record_many(url: str, direction: int) -> int:
     made = [made_pair(number) for number in range(6_000)][::direction]
-    store = PairStore(open_database(url))
+    store = stores_on(open_database(url)).pairs
     return sum(store.record(made[start : start + 3_000]) for start in range(0, len(made), 3_000))
 
 
@@ -199,7 +199,7 @@ class TestFeedback:
             pairs.label("bolt", image_id(5), Label.UNKNOWN, "Ada", START)
 
     def test_inspectors_who_speak_at_once_leave_one_word_that_counts(self, database_url: str) -> None:
-        store = PairStore(open_database(database_url))
+        store = stores_on(open_database(database_url)).pairs
         store.record([made_pair(number) for number in range(7)])
         store.engine.dispose()
         together(_label_often, [(database_url, label) for label in (Label.NORMAL, Label.ANOMALOUS) * 2])
@@ -210,7 +210,7 @@ class TestFeedback:
 
 
 def _label_often(url: str, label: Label) -> None:
-    store = PairStore(open_database(url))
+    store = stores_on(open_database(url)).pairs
     for _ in range(20):
         store.label("bolt", image_id(5), label, "Ada", START)
 
@@ -362,7 +362,7 @@ class TestReadersAndWriters:
             writer.execute(PairRow.__table__.insert(), [made_pair(2).to_row()])
             assert pairs.counts(*BOLT).num_pairs == 1
             assert len(pairs.table(*BOLT)) == 1
-            assert PairStore(open_database(database_url)).counts(*BOLT).num_pairs == 1
+            assert stores_on(open_database(database_url)).pairs.counts(*BOLT).num_pairs == 1
         assert pairs.counts(*BOLT).num_pairs == 2
 
     def test_a_writer_does_not_wait_for_a_reader_that_sees_one_moment(self, pairs: PairStore) -> None:
@@ -387,7 +387,7 @@ class TestTheSchema:
         assert inspect(engine).get_table_names() == ["alembic_version"]
         with engine.begin() as connection:
             command.upgrade(migrations(connection), "head")
-        assert PairStore(engine).record([made_pair(1)]) == 1
+        assert stores_on(engine).pairs.record([made_pair(1)]) == 1
 
     def test_processes_that_open_a_new_database_at_once_all_get_it(self, database_url: str) -> None:
         assert together(_open_and_count, [(database_url,)] * 4) == [0] * 4
@@ -398,7 +398,7 @@ class TestTheSchema:
         other.execute("BEGIN IMMEDIATE")
         soon = Timer(0.3, other.rollback)
         soon.start()
-        assert PairStore(open_database(f"sqlite:///{tmp_path / 'records.db'}")).record([made_pair(1)]) == 1
+        assert stores_on(open_database(f"sqlite:///{tmp_path / 'records.db'}")).pairs.record([made_pair(1)]) == 1
         soon.join()
         other.close()
 
@@ -415,14 +415,14 @@ class TestTheSchema:
 
 
 def _open_and_count(url: str) -> int:
-    return PairStore(open_database(url)).counts(*BOLT).num_pairs
+    return stores_on(open_database(url)).pairs.counts(*BOLT).num_pairs
 
 
 class TestTheBenchmark:
     def test_it_fills_and_asks_an_empty_database_and_refuses_a_full_one(self, engine: Engine) -> None:
         found = bench_pairs(engine, 4_001, 0.95, Progress())
         assert (found.database, found.num_pairs) == (engine.dialect.name, 4_001)
-        pairs = PairStore(engine)
+        pairs = stores_on(engine).pairs
         with reading(engine) as connection:
             models = connection.execute(select(PairRow.class_name, PairRow.candidate, PairRow.legacy).distinct()).all()
         counts = [pairs.counts(*model) for model in models]

@@ -20,10 +20,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select, text
 
-from integration.made_records import BOLT, LEGACY, START, first_events, made_pair, tick
+from integration.made_records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from shadowline.params import Params
 from shadowline.records.database import open_database, reading
-from shadowline.records.pairs import PairStore
 from shadowline.records.rollout import MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, OrderRow
 from shadowline.rollout.engine import ActionKind
@@ -107,7 +106,7 @@ def has_other_sessions(engine: Engine) -> bool:
 
 def record_all(url: str, done: Acknowledged) -> None:
     """Every pair from the first, whatever is there, in small transactions; then again, until it is killed."""
-    store = PairStore(open_database(url))
+    store = stores_on(open_database(url)).pairs
     for start in itertools.cycle(range(0, len(PAIRS), BATCH)):
         store.record(PAIRS[start : start + BATCH])
         done.add(start)
@@ -121,13 +120,13 @@ def test_a_killed_recorder_loses_nothing_and_doubles_nothing(database_url: str, 
     for batches in (0, *rng.integers(1, len(PAIRS) // BATCH, size=4)):
         kill_after(done, int(batches), rng.uniform(0, 0.02 if batches else 0.2), record_all, database_url)
         with opened(database_url) as engine:
-            kept = PairStore(engine).known_keys(*BOLT)
+            kept = stores_on(engine).pairs.known_keys(*BOLT)
         assert {pair.key for start in done.all() for pair in PAIRS[start : start + BATCH]} <= kept
         assert kept == {pair.key for pair in PAIRS[: len(kept)]}, "transactions are whole, and in order"
         assert len(kept) % BATCH == 0
     with opened(database_url) as engine:
-        assert PairStore(engine).record(PAIRS) == len(PAIRS) - len(kept)
-        assert sorted(PairStore(engine).table(*BOLT)["key"]) == sorted(pair.key for pair in PAIRS)
+        assert stores_on(engine).pairs.record(PAIRS) == len(PAIRS) - len(kept)
+        assert sorted(stores_on(engine).pairs.table(*BOLT)["key"]) == sorted(pair.key for pair in PAIRS)
 
 
 # --- ticks ------------------------------------------------------------------------------------------------------
@@ -138,7 +137,7 @@ def run_engine(url: str, params: Params, beaten: Acknowledged, done: Acknowledge
 
     `done` gets the revision that a tick has come to, `beaten` the one at which another engine was first.
     """
-    store = RolloutStore(open_database(url))
+    store = stores_on(open_database(url)).rollout
     if not store.revision():
         store.begin(first_events())
     while True:
@@ -178,11 +177,11 @@ def test_a_killed_engine_leaves_no_gap_no_double_move_and_a_whole_outbox(
         wait = rng.uniform(0, 0.02 if ticks else 0.2)
         kill_after(done, int(ticks), wait, run_engine, database_url, hasty, beaten)
         with opened(database_url) as engine:
-            assert RolloutStore(engine).revision() >= max(done.all(), default=0)
-            check_story(RolloutStore(engine))
+            assert stores_on(engine).rollout.revision() >= max(done.all(), default=0)
+            check_story(stores_on(engine).rollout)
     assert not beaten.all(), "of one engine nobody was first but itself"
     with opened(database_url) as engine:
-        phases = {event.after.phase for event in RolloutStore(engine).events()}
+        phases = {event.after.phase for event in stores_on(engine).rollout.events()}
         assert phases >= {Phase.SHADOW, Phase.CANARY, Phase.ROLLED_BACK}, "the story was worth killing"
 
 
@@ -193,7 +192,7 @@ def test_of_two_engines_at_once_one_wins_the_other_says_so_and_a_killed_one_stop
     done, beaten = ([Acknowledged(tmp_path / f"{name}{i}") for i in (0, 1)] for name in ("done", "beaten"))
     rng = np.random.default_rng(0)
     with opened(database_url) as engine:
-        RolloutStore(engine).begin(first_events())
+        stores_on(engine).rollout.begin(first_events())
     for times in rng.integers(1, 6, size=5):
         enough = [len(one.all()) + times for one in beaten]
         engines = [start(run_engine, database_url, hasty, beaten[i], done[i]) for i in (0, 1)]
@@ -203,8 +202,8 @@ def test_of_two_engines_at_once_one_wins_the_other_says_so_and_a_killed_one_stop
         wait_until(partial(have_grown, [done[second]], [len(done[second].all()) + 10]))
         kill(engines[second])
         with opened(database_url) as engine:
-            check_story(RolloutStore(engine))
-            written = {event.revision for event in RolloutStore(engine).events()}
+            check_story(stores_on(engine).rollout)
+            written = {event.revision for event in stores_on(engine).rollout.events()}
         won = [revision for one in done for revision in one.all()]
         assert len(set(won)) == len(won), "both say that they made the same move"
         assert set(won) <= written

@@ -9,7 +9,16 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from integration.made_records import CANDIDATE, LEGACY, START, first_events, tick, together, wait_for_the_others
+from integration.made_records import (
+    CANDIDATE,
+    LEGACY,
+    START,
+    first_events,
+    stores_on,
+    tick,
+    together,
+    wait_for_the_others,
+)
 from shadowline.params import Params
 from shadowline.records.database import open_database, reading
 from shadowline.records.rollout import ModelPlace, MovedMeanwhileError, RolloutStore
@@ -35,7 +44,7 @@ def engine(database_url: str) -> Iterator[Engine]:
 @pytest.fixture
 def store(engine: Engine) -> RolloutStore:
     """A rollout with every class in LEGACY."""
-    store = RolloutStore(engine)
+    store = stores_on(engine).rollout
     store.begin(first_events())
     return store
 
@@ -76,17 +85,17 @@ class TestBegin:
     def test_processes_that_begin_at_once_leave_one_rollout(self, database_url: str) -> None:
         open_database(database_url).dispose()
         assert sorted(together(_begin, [(database_url,)] * 3)) == ["begun", "refused", "refused"]
-        assert RolloutStore(open_database(database_url)).revision() == 3
+        assert stores_on(open_database(database_url)).rollout.revision() == 3
 
     def test_before_it_there_is_nothing(self, engine: Engine) -> None:
-        store = RolloutStore(engine)
+        store = stores_on(engine).rollout
         assert (store.state(), store.revision(), store.events()) == (RolloutState(()), 0, ())
         assert store.rebuild() == RolloutState(())
 
 
 def _begin(url: str) -> str:
     try:
-        RolloutStore(open_database(url)).begin(first_events())
+        stores_on(open_database(url)).rollout.begin(first_events())
     except MovedMeanwhileError:
         return "refused"
     return "begun"
@@ -170,7 +179,7 @@ class TestOneEngineWins:
 
 
 def _commit(url: str, params: Params) -> str:
-    store = RolloutStore(open_database(url))
+    store = stores_on(open_database(url)).rollout
     result = tick(store, START + DAY, params)
     wait_for_the_others()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def test_a_store_that_is_busy_is_asked_again_but_not_for_ever(
 ) -> None:
     with BusyStore(s3_server, refusals) as (address, seen):
         monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
-        storage = open_storage(f"s3://{BUCKET}/busy{refusals}")
+        storage = replace(open_storage(f"s3://{BUCKET}/busy{refusals}"), patience_s=0.0)
         if is_kept:
             storage.put(path, KEY)
             assert seen == [503, 503, 200]

@@ -116,6 +116,7 @@ class Project:
             **os.environ,
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "SHADOWLINE_DEVICE": "cpu",
+            "SHADOWLINE_AUDIT_KEYS": f"{self.root}/data/audit/keys",
             "SHADOWLINE_TRACKING_URI": f"sqlite:///{self.root}/mlflow.db",
             "COLUMNS": "200",
         }

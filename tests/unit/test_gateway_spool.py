@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
+from shadowline.audit.keys import KeyFolder
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
 from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.writing import PairWriter
 from shadowline.params import Params
 from shadowline.records.database import open_database
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore
+from shadowline.records.stores import records_on
 
 AT = datetime(2026, 1, 5, 6, 0, 0, 123_456, tzinfo=UTC)
 
@@ -126,7 +128,7 @@ def test_many_writers_share_one_folder(spool):
 
 @pytest.fixture
 def store(tmp_path: Path) -> PairStore:
-    return PairStore(open_database(f"sqlite:///{tmp_path / 'records.db'}"))
+    return records_on(open_database(f"sqlite:///{tmp_path / 'records.db'}"), KeyFolder(tmp_path / "keys")).pairs
 
 
 def test_the_writer_writes_in_batches_and_once(store, spool, params: Params):

@@ -385,12 +385,12 @@ def test_numbers_are_written_as_people_read_them() -> None:
 
 
 def test_a_broken_promise_is_called_one(small: Layout) -> None:
-    assert "The promise holds" in promise(read_contents(small).classes[0], 0.95)
+    assert "The promise holds" in promise(read_contents(small).classes[0].metrics, 0.95)
     path = small.evaluation("bolt") / "metrics.json"
     metrics = json.loads(path.read_text())
     metrics["decisions"] |= {"false_alarms": 20, "fpr": 20 / 60}
     write_json(path, metrics)
-    assert "Chance alone hardly explains" in promise(read_contents(small).classes[0], 0.95)
+    assert "Chance alone hardly explains" in promise(read_contents(small).classes[0].metrics, 0.95)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 160), (-3.2, 17.9), (0.95, 1.0), (0, 2e-3), (2, 2)])

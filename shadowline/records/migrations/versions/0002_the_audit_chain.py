@@ -9,16 +9,25 @@ revision = "0002"
 down_revision = "0001"
 
 _REFUSAL = "entries of the audit chain are never changed or deleted"
+_ORDER = "entries of the audit chain are added at its end"
+_NEXT = "(SELECT coalesce(max(number), 0) + 1 FROM audit_entries)"
 _SQLITE = [
     f"CREATE TRIGGER audit_entries_no_{event} BEFORE {event} ON audit_entries "
     f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
     for event in ("update", "delete")
+] + [
+    f"CREATE TRIGGER audit_entries_at_the_end BEFORE INSERT ON audit_entries WHEN NEW.number IS NOT {_NEXT} "
+    f"BEGIN SELECT RAISE(ABORT, '{_ORDER}'); END"  # also against INSERT OR REPLACE, which deletes without a trigger
 ]
 _POSTGRESQL = [
     f"CREATE FUNCTION audit_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS "
     f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$",
     "CREATE TRIGGER audit_entries_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_entries "
     "FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_refuse()",
+    f"CREATE FUNCTION audit_entries_in_order() RETURNS trigger LANGUAGE plpgsql AS "
+    f"$$ BEGIN IF NEW.number IS DISTINCT FROM {_NEXT} THEN RAISE EXCEPTION '{_ORDER}'; END IF; RETURN NEW; END $$",
+    "CREATE TRIGGER audit_entries_at_the_end BEFORE INSERT ON audit_entries "
+    "FOR EACH ROW EXECUTE FUNCTION audit_entries_in_order()",
 ]
 
 
@@ -59,4 +68,4 @@ def downgrade() -> None:
     op.drop_table("audit_entries")  # its triggers go with it
     op.drop_table("audit_notes")
     if op.get_bind().dialect.name == "postgresql":
-        op.execute("DROP FUNCTION audit_entries_refuse()")
+        op.execute("DROP FUNCTION audit_entries_refuse(), audit_entries_in_order()")

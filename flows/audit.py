@@ -1,0 +1,74 @@
+"""Make a registered version again, and say what came out the same.
+
+shadowline audit reproduce 3                        # computes everything anew
+shadowline audit reproduce 3 --verify-only          # computes nothing: reads every byte that is on record
+prefect deployment run 'audit/on-demand' -p version=3
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from prefect import flow
+
+from shadowline.audit.comparison import Reproduction
+from shadowline.audit.environment import THREADS, describe_environment, differences
+from shadowline.params import load_params
+from shadowline.paths import Layout
+from tasks.registered import find_registered
+from tasks.reproduce import Place, check_out, compare_package, compare_results, recompute
+from tasks.verification import put_on_record, verify_registered, verify_remote
+
+
+@flow(name="audit")
+def audit(
+    version: str, root: Path = Path(), verify_only: bool = False, keep: Path | None = None
+) -> tuple[Reproduction, Path]:
+    """Compare a version with its record; returns what was found, and the file that says so.
+
+    `keep`: a folder that does not exist yet, for the clean place; without it the place is gone afterwards. Raises
+    ValueError where the version cannot be tried: its commit is gone, its lock is another one, the remote is away.
+    """
+    started_at, started = datetime.now(UTC), time.monotonic()
+    registered = find_registered(load_params(Layout(root).params).registry.model_name, version)
+    with _folder(keep) as folder:
+        place = check_out(registered, root, folder)
+        model = registered.download(folder)
+        found = Reproduction(
+            version=registered.uri,
+            git_commit=registered.tag("git_commit"),
+            verify_only=verify_only,
+            environment=_moved(place),
+            environment_known=bool(registered.environment),
+            stages=verify_remote(place) if verify_only else recompute(place),
+            artifact=verify_registered(place, model),
+            package=() if verify_only else compare_package(place, model),
+            metrics=() if verify_only else compare_results(place),
+            started_at=started_at.isoformat(timespec="seconds"),
+            seconds=time.monotonic() - started,
+        )
+    return found, put_on_record(found, root, started_at)
+
+
+def _moved(place: Place) -> tuple[str, ...]:
+    """What of the environment is another one, once the stages run under the same settings as then."""
+    made_with = place.registered.environment
+    same = {THREADS: made_with[THREADS]} if THREADS in made_with else {}
+    return differences(made_with, {**describe_environment(), **same})
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is None:
+        with TemporaryDirectory(prefix="shadowline-audit-") as folder:
+            yield Path(folder)
+        return
+    if keep.exists():
+        raise ValueError(f"{keep}: is there already; name a folder that is not")
+    keep.mkdir(parents=True)
+    yield keep

@@ -1,0 +1,227 @@
+"""What was registered, compared with what came out when it was made again.
+
+    stages = compare_stages(recorded, made, seconds, archived)     # output by output, by the hashes of the two locks
+    metrics = compare_metrics(logged_summary, made_summary)        # number by number
+    Reproduction(…).finding                                        # identical | within tolerance | different
+
+Hashes are strict. Another processor or library rounds the last bits otherwise, and then no file that holds weights has
+the same hash: only where the environment is known to differ do the metrics decide in the place of the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+METRIC_TOLERANCE = 0.001  # absolute; one pair of images in a thousand that changes its order moves an AUROC so far
+MEASURED = frozenset({"data/cost.json", "data/summary.json"})  # outputs that hold times and memory
+_MEASURED_METRICS = ("latency_ms.", "memory.", "checks.latency_ms.", "checks.memory_mb.")
+
+
+class Finding(StrEnum):
+    """What a comparison of one thing came to."""
+
+    IDENTICAL = "identical"  # byte for byte, or the same number
+    WITHIN = "within tolerance"  # a number, by METRIC_TOLERANCE
+    DIFFERENT = "different"
+    MISSING = "missing"  # on record, and no longer there
+    ANEW = "measured anew, not compared"  # times and memory
+    ARCHIVED = "as archived"  # not made again, but taken from the remote, and verified by its hash
+    UNKEPT = "not kept"  # by design; only a run makes it
+
+
+BAD = frozenset({Finding.DIFFERENT, Finding.MISSING})
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing that was compared: an output, a file, a metric."""
+
+    subject: str
+    finding: Finding
+    note: str = ""
+    inherited: bool = False  # different because what it was made of is
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a stage, as a lock has it."""
+
+    path: str
+    md5: str  # of DVC; ends with .dir for a folder
+    kept: bool  # DVC keeps its bytes
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of dvc.yaml for one class, as a lock has it."""
+
+    name: str  # import@bolt
+    deps: Mapping[str, str]  # path → md5
+    outs: tuple[Output, ...]
+
+    @property
+    def stage(self) -> str:
+        return self.name.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """One stage, all its classes together."""
+
+    name: str
+    items: tuple[Item, ...]
+    seconds: float = 0.0  # of computing it; 0: it was not
+    failure: str = ""  # why it did not come to its end
+
+    @property
+    def finding(self) -> Finding:
+        if self.failure:
+            return Finding.DIFFERENT
+        return worst(self.items)
+
+    @property
+    def inherited(self) -> bool:
+        """It differs, and only because what it was made of does."""
+        bad = [item for item in self.items if item.finding in BAD]
+        return bool(bad) and not self.failure and all(item.inherited for item in bad)
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What an attempt at making a version again came to."""
+
+    version: str  # models:/inspector/3
+    git_commit: str
+    verify_only: bool
+    environment: tuple[str, ...]  # what is another one than when the version was made
+    environment_known: bool  # False: of what it was made with, nothing is on record
+    stages: tuple[StageOutcome, ...]
+    package: tuple[Item, ...]  # files of the package that was made, against the registered ones
+    artifact: tuple[Item, ...]  # what the registry holds, against what the remote and the records hold
+    metrics: tuple[Item, ...]
+    started_at: str  # UTC
+    seconds: float
+    metric_tolerance: float = field(default=METRIC_TOLERANCE)
+
+    @property
+    def finding(self) -> Finding:
+        """Identical, within tolerance or different, of everything together."""
+        strict = worst((*self.artifact, *self.metrics, *self._failures))
+        if strict in BAD:
+            return Finding.DIFFERENT
+        made = [item for stage in self.stages for item in stage.items] + list(self.package)
+        if worst(made) not in BAD:
+            return strict if strict is Finding.WITHIN else Finding.IDENTICAL
+        lost = any(item.finding is Finding.MISSING for item in made)
+        elsewhere = self.environment_known and bool(self.environment)
+        return Finding.WITHIN if elsewhere and not (lost or self.verify_only) else Finding.DIFFERENT
+
+    @property
+    def first_divergence(self) -> str | None:
+        """The first stage that came out otherwise although its inputs did not."""
+        return next((one.name for one in self.stages if one.finding in BAD and not one.inherited), None)
+
+    @property
+    def num_items(self) -> dict[str, int]:
+        """Finding → how many things it was found of."""
+        found = [item.finding for item in self._items()]
+        return {str(one): found.count(one) for one in Finding if one in found}
+
+    def to_dict(self) -> dict[str, Any]:
+        stages = [{**asdict(one), "finding": one.finding, "inherited": one.inherited} for one in self.stages]
+        more = {"finding": self.finding, "first_divergence": self.first_divergence, "num_items": self.num_items}
+        return {**asdict(self), "stages": stages, **more}
+
+    @property
+    def _failures(self) -> tuple[Item, ...]:
+        return tuple(Item(one.name, Finding.DIFFERENT, one.failure) for one in self.stages if one.failure)
+
+    def _items(self) -> Iterator[Item]:
+        for stage in self.stages:
+            yield from stage.items
+        yield from (*self.package, *self.artifact, *self.metrics)
+
+
+def worst(items: Iterable[Item]) -> Finding:
+    """The gravest finding of all; of none, identical."""
+    found = {item.finding for item in items}
+    for one in (Finding.MISSING, Finding.DIFFERENT, Finding.WITHIN, Finding.IDENTICAL, Finding.ARCHIVED):
+        if one in found:
+            return one
+    return next(iter(found), Finding.IDENTICAL)
+
+
+def compare_step(recorded: Step, made: Step, archived: str = "") -> tuple[Item, ...]:
+    """Output by output; `archived` says why the step was not made again."""
+    moved = sorted(path for path, md5 in recorded.deps.items() if path not in MEASURED and made.deps.get(path) != md5)
+    new = {out.path: out.md5 for out in made.outs}
+    return tuple(_compare_output(out, new.get(out.path), moved, archived) for out in recorded.outs)
+
+
+def _compare_output(out: Output, made: str | None, moved: Sequence[str], archived: str) -> Item:
+    if archived:
+        return Item(out.path, Finding.ARCHIVED if out.kept else Finding.UNKEPT, archived)
+    if out.path in MEASURED:
+        return Item(out.path, Finding.ANEW)
+    if made == out.md5:
+        return Item(out.path, Finding.IDENTICAL)
+    note = f"md5 {made or 'none'}, on record {out.md5}"
+    inherited = f"inherited: {', '.join(moved)} {'differs' if len(moved) == 1 else 'differ'}; " if moved else ""
+    return Item(out.path, Finding.DIFFERENT, inherited + note, inherited=bool(moved))
+
+
+def compare_files(recorded: Mapping[str, str], found: Mapping[str, str], where: str) -> tuple[Item, ...]:
+    """Path → hash of what is on record, against the same of what is there; `where` says of what, in a note."""
+    items = []
+    for path in sorted({*recorded, *found}):
+        if path not in found:
+            items.append(Item(path, Finding.MISSING, f"not in {where}"))
+        elif path not in recorded:
+            items.append(Item(path, Finding.DIFFERENT, f"in {where}, and not on record"))
+        elif recorded[path] != found[path]:
+            note = f"hash {found[path][:12]}… in {where}, on record {recorded[path][:12]}…"
+            items.append(Item(path, Finding.DIFFERENT, note))
+        else:
+            items.append(Item(path, Finding.IDENTICAL))
+    return tuple(items)
+
+
+def compare_metrics(logged: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[Item, ...]:
+    """Every value of two summaries (data/summary.json); numbers may be METRIC_TOLERANCE apart."""
+    before, after = flatten(logged), flatten(made)
+    return tuple(_compare_value(name, before.get(name), after.get(name)) for name in sorted({*before, *after}))
+
+
+def _compare_value(name: str, before: Any, after: Any) -> Item:
+    if name.startswith(_MEASURED_METRICS):
+        return Item(name, Finding.ANEW, f"{after}, on record {before}")
+    if before == after:
+        return Item(name, Finding.IDENTICAL)
+    note = f"{after}, on record {before}"
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (before, after))
+    near = numbers and abs(before - after) <= METRIC_TOLERANCE
+    return Item(name, Finding.WITHIN if near else Finding.DIFFERENT, note)
+
+
+def flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted name → value; of the gates what they measured, their bound and whether they passed, not their words."""
+    flat = dict(_leaves({name: value for name, value in summary.items() if name != "verdict"}))
+    flat["passed"] = summary["verdict"]["passed"]
+    for check in summary["verdict"]["checks"]:
+        name = ".".join(part for part in ("checks", check["name"], check["subject"]) if part)
+        flat |= {f"{name}.{part}": check[part] for part in ("measured", "bound", "passed")}
+    return flat
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(part, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _leaves(part, f"{prefix}.{number}")
+    else:
+        yield prefix, value

@@ -1,0 +1,227 @@
+"""The record of one decision, drawn up from what is known: was it due, and does it come out the same?
+
+rerun = compare(said_by(stored, "candidate"), score, threshold, environment, heatmap)
+record = draw_up(case, rerun, now)          # pure; `tasks/decision.py` gathers the case
+record.confirmed, record.calibration.problems
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from shadowline.audit.entry import Entry, Kind, timestamp
+from shadowline.audit.inspection import (
+    Calibration,
+    CalibrationFacts,
+    Citation,
+    Feedback,
+    HeatMap,
+    InspectionRecord,
+    ModelFacts,
+    Outcome,
+    Part,
+    Rerun,
+    Said,
+    Standing,
+)
+from shadowline.manifest import Label
+from shadowline.records.pairs import Judgement, Pair, Side
+from shadowline.records.traces import StoredPair, Word
+from shadowline.rollout.phases import TAKEN_OVER
+from shadowline.rollout.state import ClassState, Event
+
+ROUNDING = 1e-5  # of a score, or of 1 where that is more; see docs/decisions/0018
+NOT_ASKED = "not asked"  # the legacy model, once it is off
+_CLOCKS = timedelta(seconds=60)  # between a camera's clock and the rollout's, upload and the gateway's look included
+_MACHINE_MADE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")  # trace ids that no caller chose
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that is known of one decision, before anything is judged."""
+
+    stored: StoredPair
+    number: str  # of the part, if one was given
+    position: float  # of the image among all, 0…1
+    words: tuple[Word, ...]  # the latest last
+    model: ModelFacts
+    calibration: CalibrationFacts
+    events: tuple[Event, ...]  # of the class
+    entries: tuple[Entry, ...]  # registrations, and phases of the class
+
+
+def draw_up(case: Case, rerun: Rerun, now: datetime) -> InspectionRecord:
+    """Raises ValueError where no model answered."""
+    pair = case.stored.pair
+    decided = said_by(case.stored, pair.answered_by)
+    if decided.decision is None:
+        raise ValueError(f"trace '{pair.trace_id}': no model answered ({decided.error}); there is no decision to show")
+    other = said_by(case.stored, "legacy" if pair.answered_by == "candidate" else "candidate")
+    around = _around(case.events, pair.captured_at)
+    event = _that_fits(around, case.stored)
+    return InspectionRecord(
+        part=Part(_number(case), pair.trace_id, pair.class_name, pair.image_id, timestamp(pair.captured_at)),
+        decision=decided,
+        rule=_rule(decided, other, case, event),
+        model=case.model,
+        calibration=Calibration(**asdict(case.calibration), problems=tuple(_problems(case, decided, around))),
+        rollout=_standing(event, case.position) if event else None,
+        other=None if other.error == NOT_ASKED else other,
+        feedback=_feedback(case.words),
+        rerun=rerun,
+        registration=_cite(_registration(case)),
+        phase=_cite(_phase(case, event)) if event else None,
+        drawn_at=timestamp(now),
+    )
+
+
+def compare(on_record: Said, score: float, threshold: float, environment: str, heatmap: HeatMap | None) -> Rerun:
+    """The word on record against what the same model says now."""
+    assert on_record.score is not None and on_record.threshold is not None  # it answered
+    difference, rounding = score - on_record.score, ROUNDING * max(1.0, abs(on_record.score))
+    outcome, reason = Outcome.DIFFERENT, ""
+    if threshold != on_record.threshold:
+        reason = f"the model's threshold is {threshold!r}, on record is {on_record.threshold!r}"
+    elif difference == 0.0:
+        outcome, reason = Outcome.IDENTICAL, "the same score, bit for bit"
+    elif abs(difference) <= rounding and (score > threshold) == (on_record.decision is Label.ANOMALOUS):
+        outcome = Outcome.ROUNDING
+        reason = f"the same decision; the score differs by {difference:.1e}, rounding may bring {rounding:.1e}"
+    else:
+        reason = f"the score is {score!r}, on record is {on_record.score!r}; rounding may bring {rounding:.1e}"
+    return Rerun(outcome, reason, score, threshold, difference, rounding, environment, heatmap)
+
+
+def said_by(stored: StoredPair, side: Side) -> Said:
+    """The decision is the one that was stored, not the one that follows from the score."""
+    pair = stored.pair
+    fingerprint = pair.candidate if side == "candidate" else pair.legacy
+    one, alarm = _judgement(pair, side), stored.alarms[side]
+    decision = None if alarm is None else Label.ANOMALOUS if alarm else Label.NORMAL
+    return Said(side, fingerprint, one.score, one.threshold, decision, one.error)
+
+
+def _judgement(pair: Pair, side: Side) -> Judgement:
+    return pair.candidate_said if side == "candidate" else pair.legacy_said or Judgement(error=NOT_ASKED)
+
+
+def _number(case: Case) -> str:
+    """What a caller sent as its trace id serves as the part's number."""
+    trace_id = case.stored.pair.trace_id
+    return case.number or ("" if _MACHINE_MADE.fullmatch(trace_id) else trace_id)
+
+
+def _feedback(words: Sequence[Word]) -> Feedback | None:
+    counting = [word for word in words if not word.superseded]
+    if not counting:
+        return None
+    word = counting[-1]
+    return Feedback(word.label, word.by, timestamp(word.at), word.note, len(words) - len(counting))
+
+
+# --- what was in force ----------------------------------------------------------------------------------------------
+
+
+def _around(events: Sequence[Event], at: datetime) -> tuple[Event, ...]:
+    """The events in force at a moment, as far as clocks can tell: mostly one, the latest last."""
+    begun = [event for event in events if event.at <= at + _CLOCKS]
+    ended = sum(event.at <= at - _CLOCKS for event in begun)
+    return tuple(begun[max(0, ended - 1) :])
+
+
+def _that_fits(around: Sequence[Event], stored: StoredPair) -> Event | None:
+    """The one by whose rule the answer was given; where none is, the latest."""
+    fitting = [event for event in around if not _misfit(event.after, stored)]
+    return next(reversed(fitting or list(around)), None)
+
+
+def _misfit(state: ClassState, stored: StoredPair) -> str:
+    """Why this answer was not due in this state of the class; empty where it was."""
+    pair = stored.pair
+    for side, named, found in (("candidate", state.candidate, pair.candidate), ("legacy", state.legacy, pair.legacy)):
+        if named != found:
+            return f"the {side} model in force was {named[:12]}…, the pair names {found[:12]}…"
+    if pair.answered_by == "candidate" and not state.candidate_answers:
+        return f"the candidate answered in phase {state.standing}, in which it answers nothing"
+    failed = pair.candidate_said.error is not None
+    if pair.answered_by == "legacy" and state.standing in TAKEN_OVER and not failed:
+        return f"the legacy model answered in phase {state.standing}, in which the candidate answers"
+    return ""
+
+
+def _problems(case: Case, decided: Said, around: Sequence[Event]) -> Iterable[str]:
+    """Why the calibration was not in force for this part, or why nobody can say that it was."""
+    stored, pair = case.stored, case.stored.pair
+    if stored.key != pair.key:
+        yield "the pair's key does not fit its image, time and models: one of them was changed on record"
+    if _judgement(pair, decided.side).alarm != (decided.decision is Label.ANOMALOUS):
+        yield f"decision {decided.decision} does not follow from the score and threshold on record"
+    if case.model.problem:
+        yield case.model.problem
+    elif case.calibration.threshold != decided.threshold:
+        yield f"the threshold on record is {decided.threshold!r}, the model's own is {case.calibration.threshold!r}"
+    if not around:
+        yield f"class '{pair.class_name}' was in no rollout at that time"
+    elif misfits := [_misfit(event.after, stored) for event in around]:
+        yield from [] if "" in misfits else misfits[-1:]
+
+
+def _standing(event: Event, position: float) -> Standing:
+    state = event.after
+    return Standing(event.revision, str(state.phase), state.share, position, timestamp(event.at))
+
+
+# --- in words -------------------------------------------------------------------------------------------------------
+
+
+def _rule(decided: Said, other: Said, case: Case, event: Event | None) -> tuple[str, ...]:
+    return (_who(decided, other, case.position, event), _by_what(decided, case.calibration))
+
+
+def _who(decided: Said, other: Said, position: float, event: Event | None) -> str:
+    """Who answered, and why it was that model."""
+    name = "The multi-class model" if decided.side == "candidate" else "The legacy model"
+    if event is None:
+        return f"{name} answered; the class was in no rollout."
+    phase, share = event.after.standing, event.after.share
+    if decided.side == "legacy" and event.after.candidate_answers and other.error is not None:
+        return f"{name} answered in the place of the multi-class model, which gave no answer: {other.error}."
+    if 0.0 < share < 1.0:
+        side = "within" if position < share else "outside"
+        has = f"in phase {phase} the multi-class model has the first {100 * share:g} % of the images"
+        return f"{name} answered: {has}, and this one, at {100 * position:.1f} %, is {side} them."
+    return f"{name} answered: in phase {phase} it decides on every part of the class."
+
+
+def _by_what(decided: Said, calibration: CalibrationFacts) -> str:
+    above = decided.decision is Label.ANOMALOUS
+    said = f"The part was {'stopped' if above else 'passed'}: its score is {'above' if above else 'not above'} the "
+    if calibration.target_fpr is None:
+        return f"{said}threshold ({calibration.method or 'of which nothing is known'})."
+    return (
+        f"{said}threshold, which {calibration.num_images} normal images of the class set ({calibration.method}) so "
+        f"that at most {100 * calibration.target_fpr:g} % of the good parts are stopped."
+    )
+
+
+# --- the chain ------------------------------------------------------------------------------------------------------
+
+
+def _registration(case: Case) -> Entry | None:
+    """The last that registered exactly the version that decided."""
+    uri = f"models:/{case.model.name}/{case.model.version}"
+    found = [one for one in case.entries if (one.kind, one.subject) == (Kind.REGISTRATION, uri)]
+    return next(reversed(found), None)
+
+
+def _phase(case: Case, event: Event) -> Entry | None:
+    """The one that put exactly this event on record."""
+    found = [one for one in case.entries if one.kind == Kind.PHASE and one.facts.get("revision") == event.revision]
+    return next(iter(found), None)
+
+
+def _cite(entry: Entry | None) -> Citation | None:
+    return Citation(entry.number, entry.at, entry.hash, entry.key, entry.signature) if entry else None

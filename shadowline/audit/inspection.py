@@ -1,0 +1,181 @@
+"""What the record of one inspected part says; `shadowline/audit/decision.py` draws it up.
+
+Whoever checks a record needs its record.json alone: sha256 of the record as JSON with sorted keys and without blanks is
+`record_sha256` in the body of its entry of the audit chain, and the entry is signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from shadowline.manifest import Label
+from shadowline.records.pairs import Side
+
+
+class Outcome(StrEnum):
+    """What became of scoring the image again."""
+
+    IDENTICAL = "identical"  # the score on record, bit for bit, under the same threshold
+    ROUNDING = "rounding"  # the same decision; the scores are apart by no more than rounding
+    DIFFERENT = "different"
+    IMPOSSIBLE = "impossible"  # the model that decided is not to be had
+    NOT_ASKED = "not_asked"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was inspected."""
+
+    number: str  # of the part; empty where nobody gave one
+    trace_id: str
+    class_name: str
+    image_id: str  # sha256 of the file's bytes
+    captured_at: str  # UTC
+
+
+@dataclass(frozen=True)
+class Said:
+    """One model's word, as it is on record."""
+
+    side: Side
+    fingerprint: str  # of what decides on the class
+    score: float | None
+    threshold: float | None
+    decision: Label | None  # None: the model gave no answer
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that decided. What is not known of it is empty."""
+
+    name: str  # of the registered model, or the directory
+    version: str
+    same_in: tuple[str, ...]  # versions that decide on this class by the same bits, the oldest first
+    source: str  # where it was loaded from now: "registry", "archive" or "directory"; empty where it could not be
+    problem: str  # why it could not be
+    git_commit: str
+    params_hash: str
+    encoder: str  # fingerprint
+    bank: str  # sha256
+    decoder: str  # sha256
+
+
+@dataclass(frozen=True)
+class CalibrationFacts:
+    """What the threshold of the model rests on, as the model itself says."""
+
+    threshold: float | None
+    method: str
+    target_fpr: float | None  # promised share of good parts that are stopped; None: nothing is promised
+    num_images: int | None  # normal ones that the threshold was taken from
+    since_version: str  # the first registered version that decides by it
+    since: str  # when that was registered, UTC
+
+
+@dataclass(frozen=True)
+class Calibration(CalibrationFacts):
+    """And whether it was in force for this part."""
+
+    problems: tuple[str, ...]  # none: it was
+
+    @property
+    def valid(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The inspector's word that counts."""
+
+    label: str
+    by: str
+    at: str  # UTC
+    note: str
+    num_superseded: int  # earlier words on the same image
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the class stood when the part was inspected."""
+
+    revision: int  # of the rollout
+    phase: str
+    share: float  # of the images that the candidate answers
+    position: float  # of this image; the candidate answers those below the share
+    since: str  # UTC
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Where the model saw it: the values from which heatmap.png is drawn."""
+
+    height: int  # cells
+    width: int
+    sha256: str  # of the values, float64, little-endian, row by row
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """The same image under the same model again."""
+
+    outcome: Outcome
+    reason: str
+    score: float | None = None
+    threshold: float | None = None
+    difference: float | None = None  # again − on record
+    rounding: float | None = None  # how far apart rounding may bring the two
+    environment: str = ""
+    heatmap: HeatMap | None = None
+
+
+@dataclass(frozen=True)
+class Citation:
+    """An entry of the chain, by what finds and proves it."""
+
+    number: int
+    at: str
+    hash: str
+    key: str
+    signature: str
+
+
+@dataclass(frozen=True)
+class InspectionRecord:
+    part: Part
+    decision: Said
+    rule: tuple[str, ...]  # in words: who answered and why, and by what
+    model: ModelFacts
+    calibration: Calibration
+    rollout: Standing | None  # None: the class was in no rollout
+    other: Said | None  # None: nobody asked the other model
+    feedback: Feedback | None
+    rerun: Rerun
+    registration: Citation | None  # None: older than the chain
+    phase: Citation | None
+    drawn_at: str
+
+    @property
+    def confirmed(self) -> bool:
+        """Nothing speaks against the record: the calibration was in force, and the re-run, if any, agrees."""
+        agrees = self.rerun.outcome in {Outcome.IDENTICAL, Outcome.ROUNDING, Outcome.NOT_ASKED}
+        return agrees and self.calibration.valid
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        found: dict[str, Any] = json.loads(canonical(asdict(self)))
+        return found
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """The one way to write a record: JSON, sorted, without blanks."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(record)).hexdigest()

@@ -1,0 +1,73 @@
+"""What the database holds of one inspected part: its pairs by trace id, and the words on its image. Reads only.
+
+found = pairs_of_trace(engine, "line-7.0042")
+words_on(engine, "bolt", found[0].pair.image_id)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine, select
+
+from shadowline.records.database import reading
+from shadowline.records.pairs import Judgement, Pair, Side
+from shadowline.records.tables import FeedbackRow, PairRow
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair, and what was stored beside it although it follows from it."""
+
+    pair: Pair
+    key: str
+    alarms: dict[Side, bool | None]
+
+
+@dataclass(frozen=True)
+class Word:
+    """What an inspector said of an image."""
+
+    label: str
+    by: str
+    at: datetime
+    note: str
+    superseded: bool
+
+
+def pairs_of_trace(engine: Engine, trace_id: str) -> tuple[StoredPair, ...]:
+    """In the order in which they were recorded. Raises ValueError for a row that no inspection writes."""
+    query = select(PairRow.__table__).where(PairRow.trace_id == trace_id).order_by(PairRow.id)
+    with reading(engine) as connection:
+        return tuple(_stored(row) for row in connection.execute(query))
+
+
+def words_on(engine: Engine, class_name: str, image_id: str) -> tuple[Word, ...]:
+    """The latest last."""
+    query = select(FeedbackRow.__table__).where(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
+    with reading(engine) as connection:
+        rows = connection.execute(query.order_by(FeedbackRow.id)).all()
+    return tuple(Word(row.label, row.by, row.at, row.note, row.superseded) for row in rows)
+
+
+def _stored(row: Any) -> StoredPair:
+    asked = (row.legacy_score, row.legacy_threshold, row.legacy_error) != (None, None, None)
+    pair = Pair(
+        class_name=row.class_name,
+        image_id=row.image_id,
+        captured_at=row.captured_at,
+        candidate=row.candidate,
+        legacy=row.legacy,
+        answered_by=row.answered_by,
+        candidate_said=_said(row, "candidate"),
+        legacy_said=_said(row, "legacy") if asked else None,
+        trace_id=row.trace_id,
+        image_path=row.image_path,
+    )
+    return StoredPair(pair, row.key, {"candidate": row.candidate_alarm, "legacy": row.legacy_alarm})
+
+
+def _said(row: Any, side: Side) -> Judgement:
+    return Judgement(*(getattr(row, f"{side}_{name}") for name in ("score", "threshold", "latency_ms", "error")))

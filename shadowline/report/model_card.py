@@ -1,0 +1,96 @@
+"""The model card of a version: what it is for, what it was made of, how good it is, and where its limits lie.
+
+    render_card(Card(version, classes))      # HTML: self-contained, without scripts
+
+Nothing is measured here: the figures are those of the version's own evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shadowline.report import wording
+from shadowline.report.build import environment, stylesheet
+from shadowline.report.contents import Calibration, Check, ClassMetrics
+from shadowline.report.evidence import VersionFacts
+
+_RECIPE = ("encoder.", "train.", "bank.", "calibration.")
+_UNKNOWN = "unknown"  # a hyper-parameter that the run does not keep
+
+
+@dataclass(frozen=True)
+class CardClass:
+    """One class of a version; None for what is not at hand."""
+
+    name: str
+    num_images: dict[str, int]  # split → images
+    metrics: ClassMetrics | None
+    calibration: Calibration | None
+
+    def promise(self, confidence: float | None) -> str:
+        if self.metrics is None or confidence is None:
+            return "What was measured of this class is not at hand."
+        return wording.promise(self.metrics, confidence)
+
+
+@dataclass(frozen=True)
+class Card:
+    version: VersionFacts
+    classes: tuple[CardClass, ...]  # in any order
+
+    @property
+    def worst_first(self) -> list[CardClass]:
+        """By AUROC; a class of which nothing is known comes first."""
+        return sorted(self.classes, key=lambda one: (_auroc(one), one.name))
+
+    @property
+    def confidence(self) -> float | None:
+        """Of the intervals; None where the run does not say."""
+        found = self.version.params.get("evaluation.confidence")
+        return float(found) if found else None
+
+    @property
+    def recipe(self) -> dict[str, str]:
+        """The hyper-parameters that make the model."""
+        return {name: value for name, value in sorted(self.version.params.items()) if name.startswith(_RECIPE)}
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(split for one in self.classes for split in one.num_images))
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        return self.version.summary.verdict.checks if self.version.summary else ()
+
+    def limits(self) -> Iterator[str]:
+        """In words: where this version must not be trusted further than it was tried."""
+        names = wording.join(sorted(one.name for one in self.classes)) or "no class"
+        yield f"It was made for {names}, photographed as for the training: the same light, angle and background."
+        for one in self.worst_first:
+            if one.metrics is None:
+                yield f"{one.name}: what was measured is not at hand."
+            elif one.metrics.num_test_anomalous and one.metrics.decisions.misses:
+                missed, defective = one.metrics.decisions.misses, one.metrics.num_test_anomalous
+                yield f"{one.name}: of {defective} defective parts in the test it let {missed} pass."
+            if one.calibration and any("known" not in kind for kind in one.calibration.injected_kinds):
+                yield f"{one.name}: its scoring was chosen on injected defects, which may look unlike real ones."
+        yield from (f"A bound that it does not keep: {check.reason}." for check in self.checks if not check.passed)
+
+
+def card_classes(version: VersionFacts) -> dict[str, dict[str, int]]:
+    """Class → split → images, as the version's tags have them."""
+    known: dict[str, dict[str, int]] = json.loads(version.tags.get("num_images", "{}"))
+    decided = json.loads(version.tags.get("class_fingerprints", "{}"))
+    return {name: known.get(name, {}) for name in sorted({*known, *decided})}
+
+
+def render_card(card: Card) -> str:
+    page = environment().get_template("model_card.html.j2")
+    return page.render(stylesheet=stylesheet(), card=card, version=card.version, unknown=_UNKNOWN)
+
+
+def _auroc(one: CardClass) -> float:
+    found = one.metrics.image.auroc.value if one.metrics else None
+    return -1.0 if found is None else found

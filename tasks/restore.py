@@ -1,0 +1,304 @@
+"""A project again from its backup: verified first, put in place, then tried.
+
+    done = restore("/mnt/backup/20260105T060000Z", Path("/srv/inspection"), progress)
+
+Nothing is written before every file of the backup is found to be what was kept, and the folder and the databases to
+be empty. MLflow keeps absolute places of its files: they become those of the new folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, text, update
+
+from shadowline.audit.chain import Chain
+from shadowline.backup import BackupManifest, DatabaseKind, KeptDatabase, check_files, read_manifest, text_sha256
+from shadowline.inspector import Inspector
+from shadowline.manifest import read_manifest as read_rows
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.records.stores import open_records
+from shadowline.records.tables import ModelRow
+from shadowline.settings import Settings
+from tasks.audit import registry_witnesses
+from tasks.backup import put_on_record
+from tasks.backup_places import at_hand
+from tasks.databases import kind_of, load_dump, opened, refuse_unless_empty
+from tasks.pipeline import StageFailedError, stale_targets
+
+_PLACES_OF_FILES = (  # every column in which MLflow's store says where files are
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+_BUNDLE = "repository.bundle"
+_OBJECTS = ".dvc/cache/files/md5"
+_MODELS = "data/models"  # of models that the records name by their folder: a place of their own, by fingerprint
+_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+_READ_ONLY = 0o444  # as DVC keeps what it has verified
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """One known image of a class, judged by the restored model."""
+
+    class_name: str
+    image: str
+    score: float
+    decision: str
+
+
+@dataclass(frozen=True)
+class RestoreDone:
+    """What is there again, and what was tried."""
+
+    folder: str
+    num_files: int
+    num_bytes: int
+    num_entries: int  # of the audit chain, all sound
+    registered: tuple[str, ...]
+    inspector: str  # the version that was tried, "" where none is registered
+    inspected: tuple[Inspected, ...]
+    stale: tuple[str, ...]  # stages that the next retraining has to run again
+    left_out: tuple[str, ...]
+    problems: tuple[str, ...]  # that the backup knew of
+    environment: Mapping[str, str]  # to be set before work goes on there
+    seconds: float
+
+
+def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
+    """Bring a backup into an empty or missing folder, and its dumps into empty databases.
+
+    Raises ValueError, with nothing written, for a backup that is incomplete or damaged, and for a folder or a database
+    that is not empty; and where what was restored turns out not to be sound.
+    """
+    started, folder = time.monotonic(), folder.resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: not empty; name a new folder to restore into")
+    with at_hand(backup, folder.parent, progress) as source:
+        manifest = read_manifest(source)
+        check_files(source, manifest, progress)
+        environment = _environment(manifest, folder)
+        _put_in_place(source, manifest, folder, environment, progress)
+    to_set = _to_set(environment, folder)
+    with _working_in(folder, environment):
+        _check_out(folder)
+        chain = open_records().chain
+        num_entries = _check_chain(chain, manifest, progress)
+        inspected = _inspect(manifest.inspector, Layout(folder)) if manifest.inspector else ()
+        sha256 = text_sha256(manifest.to_text())
+        put_on_record(chain, backup.rstrip("/"), {"what": "restored", "manifest_sha256": sha256, "folder": str(folder)})
+        return RestoreDone(
+            folder=str(folder),
+            num_files=len(manifest.files),
+            num_bytes=manifest.num_bytes,
+            num_entries=num_entries,
+            registered=manifest.registered,
+            inspector=manifest.inspector,
+            inspected=inspected,
+            stale=_stale(folder),
+            left_out=manifest.left_out,
+            problems=manifest.problems,
+            environment=to_set,
+            seconds=time.monotonic() - started,
+        )
+
+
+# --- where it goes --------------------------------------------------------------------------------------------------
+
+
+def _environment(manifest: BackupManifest, folder: Path) -> dict[str, str]:
+    """The settings of the restored project, absolute. Raises ValueError for a database that cannot take its dump."""
+    settings = Settings()
+    return {
+        "SHADOWLINE_DATABASE_URL": _url(manifest.records, settings.database_url, "SHADOWLINE_DATABASE_URL", folder),
+        "SHADOWLINE_TRACKING_URI": _url(manifest.tracking, settings.tracking_uri, "SHADOWLINE_TRACKING_URI", folder),
+        "SHADOWLINE_AUDIT_KEYS": str(folder / manifest.keys),
+    }
+
+
+def _url(database: KeptDatabase, named: str, setting: str, folder: Path) -> str:
+    if database.kind is DatabaseKind.SQLITE:
+        return f"sqlite:///{folder / database.place}"
+    if kind_of(named) is not DatabaseKind.POSTGRESQL:
+        raise ValueError(f"{setting}: {database.file} is a dump of PostgreSQL; name an empty PostgreSQL database there")
+    refuse_unless_empty(named, setting)
+    return named
+
+
+def _to_set(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Those that a process in the folder, started as this one was, would not have."""
+    found = {}
+    for name, value in environment.items():
+        default = Settings.model_fields[name.removeprefix("SHADOWLINE_").lower()].default
+        if os.environ.get(name, str(default)) not in {value, value.replace(f"{folder}/", "")}:
+            found[name] = value
+    return found
+
+
+@contextmanager
+def _working_in(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """This process works in the restored project."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({name: value} if value is not None else {})
+
+
+# --- put in place ---------------------------------------------------------------------------------------------------
+
+
+def _put_in_place(
+    source: Path, manifest: BackupManifest, folder: Path, environment: Mapping[str, str], progress: Progress
+) -> None:
+    _clone(source / _BUNDLE, manifest.branch, folder)
+    targets = {name: target for name in manifest.files if (target := _target(name, manifest, folder)) is not None}
+    with progress.task("restore", total=len(targets)) as bar:
+        for name, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target)
+            bar.advance()
+    _set_modes(manifest, folder)
+    for database, setting in ((manifest.records, "DATABASE_URL"), (manifest.tracking, "TRACKING_URI")):
+        url = environment[f"SHADOWLINE_{setting}"]
+        if database.kind is DatabaseKind.POSTGRESQL:
+            load_dump(source / database.file, url)
+    with opened(environment["SHADOWLINE_TRACKING_URI"]) as engine:
+        _move_registry(engine, manifest, folder)
+    with opened(environment["SHADOWLINE_DATABASE_URL"]) as engine:
+        _move_models(engine, manifest, folder)
+
+
+def _target(name: str, manifest: BackupManifest, folder: Path) -> Path | None:
+    """Where a file of the backup belongs; None for what is no file there."""
+    files = {one.file: one.place for one in (manifest.records, manifest.tracking) if one.kind is DatabaseKind.SQLITE}
+    if name in files:
+        return folder / files[name]
+    part, _, rest = name.partition("/")
+    if part == "folders":
+        kind, _, rest = rest.partition("/")
+        return folder / manifest.folders[kind] / rest
+    homes = {
+        "keys": manifest.keys,
+        "artifacts": "mlruns",
+        "models": _MODELS,
+        "objects": _OBJECTS,
+        "project": ".",
+    }
+    return folder / homes[part] / rest if part in homes else None
+
+
+def _clone(bundle: Path, branch: str, folder: Path) -> None:
+    """Every branch and tag, and nothing that points back to the backup."""
+    _git(folder.parent, "init", "--quiet", "--initial-branch=restoring", str(folder))
+    _git(folder, "fetch", "--quiet", str(bundle.resolve()), "+refs/*:refs/*", "+HEAD:refs/restored/head")
+    _git(folder, "checkout", "--quiet", branch)
+    _git(folder, "update-ref", "-d", "refs/restored/head")
+
+
+def _git(root: Path, *arguments: str) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ValueError(f"git {arguments[0]} in {root}: {' '.join(answer.stderr.split())[:300]}; empty it, try again")
+
+
+def _set_modes(manifest: BackupManifest, folder: Path) -> None:
+    """Signing keys are for their owner alone; what DVC keeps is read-only, and lies in a local remote as well."""
+    keys, objects = folder / manifest.keys, folder / _OBJECTS
+    if keys.is_dir():
+        keys.chmod(_PRIVATE_FOLDER)
+        for path in keys.glob("*.pem"):
+            path.chmod(_PRIVATE_FILE)
+    for path in objects.glob("*/*"):
+        path.chmod(_READ_ONLY)
+        if manifest.remote:
+            twin = folder / manifest.remote / "files/md5" / path.relative_to(objects)
+            twin.parent.mkdir(parents=True, exist_ok=True)
+            os.link(path, twin)
+
+
+def _move_registry(engine: Engine, manifest: BackupManifest, folder: Path) -> None:
+    """Write where the files are now into every column that says where they were."""
+    moved = {place: str(folder / "mlruns" / name) for name, place in manifest.experiments.items()}
+    with engine.begin() as connection:
+        for table, column in _PLACES_OF_FILES:
+            values = connection.execute(text(f"SELECT DISTINCT {column} FROM {table}")).scalars().all()
+            for old in filter(None, values):
+                new = next((to + old[len(at) :] for at, to in moved.items() if f"{old}/".startswith(f"{at}/")), old)
+                statement = text(f"UPDATE {table} SET {column} = :new WHERE {column} = :old")
+                connection.execute(statement, {"new": new, "old": old})
+
+
+def _move_models(engine: Engine, manifest: BackupManifest, folder: Path) -> None:
+    """The same for models that the records name by their folder."""
+    with engine.begin() as connection:
+        for fingerprint in manifest.models:
+            location = str(folder / _MODELS / fingerprint)
+            connection.execute(update(ModelRow).where(ModelRow.fingerprint == fingerprint).values(location=location))
+
+
+# --- tried ----------------------------------------------------------------------------------------------------------
+
+
+def _check_out(folder: Path) -> None:
+    """Every output of the lock that the backup holds."""
+    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", "--allow-missing"]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ValueError(f"dvc checkout in {folder}: {' '.join(answer.stderr.split())[:300]}; try `dvc repro` there")
+
+
+def _stale(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(stale_targets(folder)))
+    except StageFailedError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
+def _check_chain(chain: Chain, manifest: BackupManifest, progress: Progress) -> int:
+    """Returns the number of entries. Raises ValueError for a chain that is not the one that the manifest names."""
+    found = chain.verify(progress, witnesses=registry_witnesses())
+    if not found.sound:
+        raise ValueError(f"audit chain: {found.reason}; restore another backup")
+    last = (found.last.number, found.last.hash) if found.last else None
+    named = (manifest.head.number, manifest.head.hash) if manifest.head else None
+    if last != named:
+        raise ValueError(f"audit chain: ends with {last}, the manifest names {named}; restore another backup")
+    return found.num_entries
+
+
+def _inspect(location: str, layout: Layout) -> tuple[Inspected, ...]:
+    """One image of the test split of every class that the project has images of."""
+    inspector = Inspector.load(location)
+    found = []
+    for name in inspector.classes:
+        image = _known_image(name, layout)
+        if image is not None:
+            result = inspector.inspect(image, name)
+            found.append(Inspected(name, str(image), result.score, str(result.decision)))
+    return tuple(found)
+
+
+def _known_image(class_name: str, layout: Layout) -> Path | None:
+    if not layout.manifest(class_name).is_file():
+        return None
+    rows = read_rows([layout.manifest(class_name)])
+    paths = (layout.root / path for path in rows[rows["split"] == "test"]["path"])
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,144 @@
+"""What is on record of a registered version, read and hashed without computing anything.
+
+verify_remote(place)                                  # every output of its lock
+verify_registered(place, model)                       # every file of its logged model, its summary, its metrics
+put_on_record(found, root, now)                       # the result: a file, and an entry of the audit chain
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from shadowline.archive import file_sha256
+from shadowline.atomic import write_json
+from shadowline.audit.comparison import (
+    BAD,
+    Finding,
+    Item,
+    Reproduction,
+    StageOutcome,
+    compare_files,
+    flatten,
+    worst,
+)
+from shadowline.audit.entry import Kind, Record
+from shadowline.records.stores import open_records
+from tasks.registered import PACKAGE, list_files
+from tasks.remote import DamagedError, open_remote
+from tasks.reproduce import Place, read_json
+
+_AS_LOGGED = ("test/", "gate/")  # metrics of a run that its summary holds as well
+
+
+@task(cache_policy=NO_CACHE)
+def put_on_record(found: Reproduction, root: Path, now: datetime) -> Path:
+    """Write data/audit/reproductions/<version>-<time>.json and bind it in the audit chain; returns its path."""
+    name = f"{found.version.rpartition('/')[2]}-{now:%Y%m%dT%H%M%S%fZ}.json"
+    path = root / "data/audit/reproductions" / name
+    write_json(path, found.to_dict())
+    body = {
+        "finding": found.finding,
+        "verify_only": found.verify_only,
+        "git_commit": found.git_commit,
+        "first_divergence": found.first_divergence,
+        "result": path.relative_to(root).as_posix(),
+        "result_sha256": file_sha256(path),
+    }
+    open_records().chain.append(Record(Kind.REPRODUCTION, found.version, body, "audit", now))
+    return path
+
+
+@task(cache_policy=NO_CACHE)
+def verify_remote(place: Place) -> tuple[StageOutcome, ...]:
+    """Every output of the lock, read from the remote and hashed, file by file."""
+    outcomes = []
+    with open_remote(place.root, place.project) as remote:
+        for name, steps in place.stages.items():
+            items: list[Item] = []
+            for out in (out for step in steps for out in step.outs):
+                items += remote.check(out) if out.kept else [Item(out.path, Finding.UNKEPT)]
+            outcomes.append(StageOutcome(name, tuple(items)))
+    return tuple(outcomes)
+
+
+@task(cache_policy=NO_CACHE)
+def verify_registered(place: Place, model: Path) -> tuple[Item, ...]:
+    """The logged model against the list of its registration and the package of the lock, and the run's results."""
+    return (*_verify_files(place, model), *_verify_package(place, model), *_verify_results(place))
+
+
+def _verify_files(place: Place, model: Path) -> tuple[Item, ...]:
+    try:
+        listed = place.registered.files(place.scratch)
+    except ValueError as error:
+        return (Item("files.json", Finding.DIFFERENT, str(error)),)
+    if listed is None:
+        return (Item("files.json", Finding.UNKEPT, "no list was made when this version was registered"),)
+    return compare_files(listed, list_files(model), "the registered model")
+
+
+def _verify_package(place: Place, model: Path) -> tuple[Item, ...]:
+    """By the hashes of the lock, and then its fingerprints by the tags."""
+    package = next(out for step in place.steps for out in step.outs if out.path == "models/inspector")
+    with open_remote(place.root, place.project) as remote:
+        try:
+            recorded = remote.files(package)
+        except DamagedError as error:
+            return (Item(package.path, Finding.DIFFERENT, str(error)),)
+    found = {f"{package.path}/{path}": md5 for path, md5 in _md5s(model / PACKAGE).items()}
+    items = compare_files(recorded, found, "the registered model")
+    return items if worst(items) in BAD else (*items, *_verify_fingerprints(place, model))
+
+
+def _verify_fingerprints(place: Place, model: Path) -> tuple[Item, ...]:
+    """The tags by which people and the gateway know the version."""
+    config = read_json(model / PACKAGE / "config.json")
+    names = ("fingerprint", "encoder_fingerprint")
+    tags, packaged = ({f"tag {name}": of.get(name, "none") for name in names} for of in (place.registered.tags, config))
+    return compare_files(packaged, tags, "the registry")
+
+
+def _verify_results(place: Place) -> tuple[Item, ...]:
+    """The run's summary.json by the hash of the lock; the run's metrics by the summary."""
+    try:
+        path = place.registered.summary(place.scratch)
+    except ValueError as error:
+        return (Item("summary.json", Finding.MISSING, str(error)),)
+    locked = {out.path: out.md5 for step in place.steps for out in step.outs}["data/summary.json"]
+    summary = compare_files({"summary.json": locked}, {"summary.json": _md5(path)}, "the run")
+    if summary[0].finding is not Finding.IDENTICAL:
+        return summary
+    return (*summary, *_verify_metrics(place, flatten(read_json(path))))
+
+
+def _verify_metrics(place: Place, expected: Mapping[str, Any]) -> tuple[Item, ...]:
+    items = []
+    for name, value in sorted(place.registered.metrics().items()):
+        if name.startswith(_AS_LOGGED):
+            wanted = expected.get(_in_summary(name))
+            same = wanted is not None and float(wanted) == value
+            note = "" if same else f"{value} in the run, {wanted} in its summary"
+            items.append(Item(name, Finding.IDENTICAL if same else Finding.DIFFERENT, note))
+    return tuple(items)
+
+
+def _in_summary(metric: str) -> str:
+    """`test/auroc` and `gate/drop/bolt` as the flattened summary names them."""
+    kind, _, rest = metric.partition("/")
+    return f"means.{rest}" if kind == "test" else f"checks.{rest.replace('/', '.')}.measured"
+
+
+def _md5s(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): _md5(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()

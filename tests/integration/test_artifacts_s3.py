@@ -1,0 +1,221 @@
+"""A project whose images, models and archives lie in S3, behind a door that fails 30 % of the calls and cuts 10 %.
+
+SHADOWLINE_FAULT_SECONDS=60 pytest tests/integration/test_artifacts_s3.py    # the store down for a whole minute
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from integration.faulty_s3 import Faults, FaultyS3
+from integration.tiny_project import MODEL, Project
+from shadowline.inspector import Inspector
+from shadowline.settings import prepare_environment
+
+BUCKET = "plant"
+STORMY = Faults(failing=0.3, cutting=0.1, errors=(500, 503))  # botocore, MLflow's only patience, gives up a HEAD at 429
+DOWN_S = float(os.environ.get("SHADOWLINE_FAULT_SECONDS", "5"))
+_MADE = ("MLFLOW_S3_ENDPOINT_URL", "MLFLOW_S3_UPLOAD_EXTRA_ARGS", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS")
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A project with its store, the door before it, and a client that no fault reaches."""
+
+    project: Project
+    door: FaultyS3
+    behind: Any
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        pages = self.behind.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        keys = [one["Key"] for page in pages for one in page.get("Contents", ())]
+        return {key: self.behind.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+
+def forget_s3(patch: pytest.MonkeyPatch) -> None:
+    """What prepare_environment makes of the settings is made anew here, and gone afterwards."""
+    for name in _MADE:
+        patch.setenv(name, "")
+        patch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def plant(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    """A computed project that is known to no registry and no remote yet."""
+    project = finished.copy(tmp_path_factory.mktemp("s3") / "project")
+    (project.root / "mlflow.db").unlink()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "ACCESS_KEY_ID": "test",
+            "SECRET_ACCESS_KEY": "test",
+            "DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        server.start()
+        address = "http://{}:{}".format(*server.get_host_and_port())
+        behind = boto3.client("s3", endpoint_url=address)
+        behind.create_bucket(Bucket=BUCKET)
+        with FaultyS3(address, seed=11) as door:
+            forget_s3(patch)
+            for name in ("DATA", "ARTIFACTS", "ARCHIVE"):
+                patch.setenv(f"SHADOWLINE_{name}_URL", f"s3://{BUCKET}/{name.lower()}")
+            patch.setenv("SHADOWLINE_S3_ENDPOINT", door.address)
+            patch.setenv("SHADOWLINE_S3_ENCRYPTION", "AES256")
+            with project.inside():
+                yield Plant(project, door, behind)
+        server.stop()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As when the store had been away for longer than anybody waits."""
+    from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
+
+    from tasks.registry import log_results, register
+    from tasks.remote import push_data
+
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    for one in (log_results, register, push_data):
+        monkeypatch.setattr(one, "retries", 0)
+    yield
+    _cached_get_s3_client.cache_clear()  # it has read the variable
+
+
+def versions() -> list[str]:
+    from tasks.registry import list_versions
+
+    return [one.version for one in list_versions(MODEL)]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_store_that_stays_away_ends_the_run_in_red_by_its_name_and_registers_nothing(plant: Plant) -> None:
+    plant.door.close_for(3600)
+    from flows.retrain import retrain
+
+    state = retrain(return_state=True)
+    plant.door.close_for(0)
+    assert state.is_failed()
+    print(state.message)
+    assert plant.door.address in str(state.message)
+    assert versions() == []
+
+
+def test_the_next_run_registers_without_computing_through_failing_and_cut_calls_and_a_store_that_is_down(
+    plant: Plant,
+) -> None:
+    from flows.retrain import retrain
+
+    before = plant.door.counts
+    plant.door.faults = STORMY
+    plant.door.close_for(DOWN_S)
+    result = retrain()
+    print(before, plant.door.counts, sep="\n")
+    assert all(stage.skipped for stage in result.stages if stage.name not in ("cost", "summary")), result.stages
+    assert versions() == ["1"]
+    counts = plant.door.counts
+    assert min(counts.failed, counts.cut_sending + counts.cut_answering, counts.retried) > 0
+    assert retrain().version.version == "1"
+    assert versions() == ["1"]
+
+
+def test_every_object_is_whole_and_encrypted_as_the_settings_say(plant: Plant) -> None:
+    data = plant.objects("data/files/md5/")
+    assert len(data) > 50
+    assert not [key for key, body in data.items() if _md5_of(key) != hashlib.md5(body).hexdigest()]
+    kept = plant.objects("artifacts/")
+    package = {path.name: path.read_bytes() for path in plant.project.layout.package.rglob("*") if path.is_file()}
+    found = {key.rpartition("/")[2]: body for key, body in kept.items() if "/artifacts/inspector/" in key}
+    assert found == package
+    report = plant.project.layout.report.read_bytes()
+    assert report in kept.values()
+    for key in (*kept, *list(data)[:5]):
+        assert plant.behind.head_object(Bucket=BUCKET, Key=key)["ServerSideEncryption"] == "AES256"
+    assert plant.behind.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []) == []
+
+
+def _md5_of(key: str) -> str:
+    """What an object of DVC's remote promises by its name."""
+    return "".join(key.split("/")[-2:]).removesuffix(".dir")
+
+
+def test_a_model_loads_through_the_door_and_is_the_packaged_one(plant: Plant) -> None:
+    plant.door.faults = STORMY
+    loaded = Inspector.load(f"models:/{MODEL}@challenger")
+    own = Inspector.load(plant.project.layout.package)
+    image = plant.project.root / "factory/dots/test/hole/000.png"
+    assert loaded.fingerprint == own.fingerprint
+    assert loaded.inspect(image, "dots").score == own.inspect(image, "dots").score
+
+
+def test_a_legacy_model_is_registered_archived_proven_and_deleted_through_the_door(plant: Plant) -> None:
+    from shadowline.detectors.load import load_detector
+    from shadowline.records.stores import open_records
+    from tasks.legacy import archive_legacy, delete_legacy, list_legacy, prove_archive, restore_legacy
+
+    plant.door.faults = STORMY
+    answer = plant.project.run("shadowline", "legacy", "import", "dots")
+    assert answer.returncode == 0, answer.stderr
+    fingerprint = open_records().rollout.newest_legacy()["dots"]
+    stored = archive_legacy("dots", fingerprint)
+    prove_archive("dots", fingerprint, plant.project.root)
+    assert [key for key in plant.objects("artifacts/") if "/legacy/" in key]
+    assert delete_legacy("dots", fingerprint) == 1
+    print(plant.door.counts)
+    assert [key for key in plant.objects("artifacts/") if "/legacy/" in key] == []
+    assert not [one for one in list_legacy() if one.is_registered]
+    (body,) = plant.objects("archive/").values()
+    assert hashlib.sha256(body).hexdigest() == stored.sha256
+    folder = restore_legacy("dots", fingerprint, plant.project.root / "data/restored")
+    assert np.isfinite(load_detector(str(folder), "dots").threshold)
+
+
+# --- where an experiment keeps its files ----------------------------------------------------------------------------
+
+
+def test_a_new_experiment_goes_where_the_settings_say_and_an_old_one_stays_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plant: Plant
+) -> None:
+    from tasks.registry import client, start_run
+
+    def place(name: str) -> str:
+        run_id = start_run.fn(name, {"seed": 7})
+        return str(client().get_run(run_id).info.artifact_uri)
+
+    with monkeypatch.context() as before:
+        before.delenv("SHADOWLINE_ARTIFACTS_URL")
+        assert not place("old").startswith("s3://")
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("prefect").addHandler(caplog.handler)
+        assert not place("old").startswith("s3://")
+        assert place("new").startswith(f"s3://{BUCKET}/artifacts/new/")
+        logging.getLogger("prefect").removeHandler(caplog.handler)
+    (line,) = {one.getMessage() for one in caplog.records if "keeps its files" in one.getMessage()}
+    assert line.startswith("experiment old keeps its files in ")
+
+
+def test_what_the_user_has_set_for_mlflows_s3_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_s3(monkeypatch)
+    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", "https://minio.plant.local:9000")
+    monkeypatch.setenv("SHADOWLINE_S3_ENCRYPTION", "aws:kms")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    prepare_environment()
+    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "https://minio.plant.local:9000"
+    assert json.loads(os.environ["MLFLOW_S3_UPLOAD_EXTRA_ARGS"]) == {"ServerSideEncryption": "aws:kms"}
+    assert (os.environ["AWS_MAX_ATTEMPTS"], os.environ["AWS_RETRY_MODE"]) == ("3", "standard")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "https://another.local")
+    prepare_environment()
+    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "https://another.local"

@@ -1,0 +1,708 @@
+"""The audit chain on real databases, SQLite and PostgreSQL: nothing is lost or doubled, and tampering is found."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from conftest import ROOT
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import SecretStr
+from sqlalchemy import Engine, delete, insert, select, text
+from sqlalchemy.exc import DBAPIError
+
+from integration.made_records import (
+    CANDIDATE,
+    LEGACY,
+    START,
+    first_events,
+    image_id,
+    made_pair,
+    stores_on,
+    tick,
+    together,
+)
+from integration.test_records_kill import Acknowledged, kill_after, opened
+from shadowline.atomic import write_json
+from shadowline.audit.chain import Chain, CutChainError, Witness
+from shadowline.audit.entry import FIELDS, Entry, Kind, Note, Record, next_entry
+from shadowline.audit.keys import Key, KeyFolder
+from shadowline.manifest import Label
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+from shadowline.records.database import open_database, reading
+from shadowline.records.rollout import MovedMeanwhileError
+from shadowline.records.stores import Records, records_on
+from shadowline.records.tables import AuditEntryRow
+from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
+from shadowline.rollout.phases import Phase
+
+if TYPE_CHECKING:
+    from integration.postgres import Postgres
+    from integration.tiny_project import Project
+    from tasks.registry import ModelVersion
+
+pytest_plugins = ["integration.postgres"]
+
+Command = Callable[..., tuple[int, str, str]]
+Rows = list[dict[str, Any]]
+SECRET = "pass-phrase-of-ada"
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = open_database(database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def records(engine: Engine) -> Records:
+    return stores_on(engine)
+
+
+@pytest.fixture
+def chain(records: Records) -> Chain:
+    return records.chain
+
+
+def record(number: int = 0) -> Record:
+    return Record(Kind.BACKUP, f"backup-{number}", {"files": number, "where": "ü\n[b]"}, "Ada", START)
+
+
+def check(chain: Chain) -> list[Entry]:
+    """Every entry of a sound chain."""
+    found, entries = chain.verify(Progress()), list(chain.entries())
+    assert (found.sound, found.num_entries) == (True, len(entries)), found
+    return entries
+
+
+def said(chain: Chain) -> list[tuple[str, str]]:
+    return [(one.kind, one.subject) for one in check(chain) if one.kind != Kind.KEY]
+
+
+class TestWhatIsAppended:
+    def test_the_first_makes_a_key_and_everything_comes_back_as_it_was(self, chain: Chain) -> None:
+        sealed = chain.append(record(1), record(2))
+        assert sealed == tuple(check(chain))
+        assert [one.kind for one in sealed] == ["key", "backup", "backup"]
+        assert sealed[1].facts == record(1).body and sealed[1].at.startswith("2026-01-05T06:00:00.000000+00:00")
+        assert (chain.num_noted(), chain.noted_since()) == (0, None)
+
+    def test_without_anything_there_is_nothing(self, chain: Chain) -> None:
+        assert (chain.append(), chain.seal(), check(chain)) == ((), (), [])
+        assert chain.keys.public() == {}
+
+    def test_a_note_lives_and_dies_with_its_transaction(self, chain: Chain) -> None:
+        with pytest.raises(RuntimeError), chain.engine.begin() as connection:
+            chain.note(connection, [record()])
+            raise RuntimeError("what it is about did not happen")
+        with chain.engine.begin() as connection:
+            chain.note(connection, [record(7)])
+        assert (chain.num_noted(), chain.noted_since()) == (1, record().noted.at)
+        assert [one.subject for one in chain.seal()][1:] == ["backup-7"]
+
+    def test_only_rotation_introduces_a_key(self, chain: Chain) -> None:
+        with pytest.raises(ValueError, match="noted by nobody else"):
+            chain.append(Record(Kind.KEY, "key-9", {"public_key": "00" * 32}, "Eve", START))
+        assert check(chain) == []
+
+    def test_a_new_key_signs_what_follows_and_the_last_is_found_sealed_or_not(self, chain: Chain) -> None:
+        chain.rotate("plant-1", "Ada")
+        chain.append(record(1))
+        chain.rotate("plant-2", "Grace")
+        with chain.engine.begin() as connection:
+            chain.note(connection, [record(2)])
+        latest = chain.latest(Kind.BACKUP)
+        assert latest is not None and latest.subject == "backup-2"
+        chain.seal()
+        assert [one.key for one in check(chain)] == ["plant-1", "plant-1", "plant-1", "plant-2"]
+        assert chain.latest(Kind.BACKUP, "backup-1") == record(1).noted
+        assert chain.latest(Kind.ORDER) is None
+        for name in ("plant-1", "plant-2"):
+            with pytest.raises(ValueError, match="choose another name"):
+                chain.rotate(name, "Ada")
+
+    def test_entries_are_chosen_by_time_kind_and_subject(self, chain: Chain) -> None:
+        moments = [replace(record(number), at=START + timedelta(days=number)) for number in range(4)]
+        chain.append(*moments, Record(Kind.ORDER, "bolt", {}, "Ada", START))
+        between = chain.entries(since=START + timedelta(days=1), until=START + timedelta(days=3), kinds=[Kind.BACKUP])
+        assert [one.subject for one in between] == ["backup-1", "backup-2"]
+        assert [one.kind for one in chain.entries(subject="bolt")] == ["order"]
+
+
+class TestManyAtOnce:
+    def test_eight_processes_append_without_a_gap_and_each_record_once(self, database_url: str) -> None:
+        open_database(database_url).dispose()
+        together(_append_many, [(database_url, number) for number in range(8)])
+        with opened(database_url) as engine:
+            found = said(stores_on(engine).chain)
+            assert Counter(found) == Counter(("backup", f"backup-{number}") for number in range(8 * 15))
+            assert list(stores_on(engine).chain.keys.public()) == ["key-1"]
+
+    @pytest.mark.parametrize("seed", range(2))
+    def test_killed_between_note_and_seal_it_loses_nothing_and_doubles_nothing(
+        self, database_url: str, tmp_path: Path, seed: int
+    ) -> None:
+        """Eight kills at random moments; the first while the schema and the key are made."""
+        done, dice = Acknowledged(tmp_path / "done"), random.Random(seed)
+        for more in (0, *(dice.randrange(1, 12) for _ in range(7))):
+            kill_after(done, more, dice.uniform(0, 0.02 if more else 0.2), _note_and_seal, database_url)
+        with opened(database_url) as engine:
+            chain = stores_on(engine).chain
+            chain.seal()
+            found = Counter(subject for _, subject in said(chain))
+        assert max(found.values()) == 1
+        assert {f"backup-{number}" for number in done.all()} <= set(found)
+        assert len(found) <= len(done.all()) + 8, "one that was noted, and not acknowledged, for each kill"
+
+
+def _append_many(url: str, number: int) -> None:
+    chain = stores_on(open_database(url)).chain
+    for turn in range(15):
+        chain.append(record(number * 15 + turn))
+
+
+def _note_and_seal(url: str, done: Acknowledged) -> None:
+    """Acknowledged is what was noted, whether or not it came to be sealed."""
+    chain = stores_on(open_database(url)).chain
+    number = max((int(one.subject.partition("-")[2]) for one in chain.entries(kinds=[Kind.BACKUP])), default=-1) + 1
+    number = max([number, *(one + 1 for one in done.all())]) + 1  # past one that was noted and not acknowledged
+    while True:
+        with chain.engine.begin() as connection:
+            chain.note(connection, [record(number)])
+        done.add(number)
+        chain.seal()
+        number += 1
+
+
+# --- what an attacker can do who owns the database ------------------------------------------------------------------
+
+
+class TestTamperingIsFound:
+    """Triggers dropped, every row at the attacker's command; but the keys and what they remember are elsewhere."""
+
+    LENGTH = 12  # entries; the seventh introduces another key
+
+    @pytest.fixture
+    def rows(self, chain: Chain) -> Rows:
+        chain.append(*(record(number) for number in range(5)))
+        chain.rotate("key-2", "Ada")
+        chain.append(*(record(number) for number in range(5, 10)))
+        drop_triggers(chain.engine)
+        rows = [one.to_dict() for one in check(chain)]
+        assert len(rows) == self.LENGTH
+        return rows
+
+    def test_every_column_of_the_first_a_middle_and_the_last_entry(self, chain: Chain, rows: Rows) -> None:
+        tried = [(column, place) for column in FIELDS for place in (0, 6, 11)]
+        for column, place in tried:
+            edited = [dict(row) for row in rows]
+            edited[place][column] = other_value(rows[place][column])
+            assert first_bad(chain, edited) == place + 1, (column, place)
+        report(chain, "a column edited", len(tried))
+
+    def test_removed_swapped_doubled_inserted_or_cut(self, chain: Chain, rows: Rows) -> None:
+        kinds: dict[str, list[tuple[Rows, int]]] = {
+            "an entry removed": [(rows[:n] + rows[n + 1 :], n + 1) for n in range(self.LENGTH)],
+            "removed, and numbers closed up": [(renumbered(rows[:n] + rows[n + 1 :]), n + 1) for n in range(12)],
+            "two swapped": [(swapped(rows, n, m), n + 1) for n, m in ((0, 1), (0, 11), (5, 6), (4, 9), (10, 11))],
+            "one inserted": [(renumbered([*rows[:n], forged(rows, n), *rows[n:]]), n + 1) for n in (0, 5, 7, 12)],
+            "one doubled": [(renumbered([*rows[:n], rows[n], *rows[n:]]), n + 2) for n in range(self.LENGTH)],
+            "the tail cut": [(rows[:n], n + 1) for n in range(self.LENGTH)],
+        }
+        for what, attacks in kinds.items():
+            for number, (attacked, bad) in enumerate(attacks):
+                assert first_bad(chain, attacked) == bad, (what, number)
+            report(chain, what, len(attacks))
+
+    def test_signed_anew_with_another_key_or_with_a_former_one(self, chain: Chain, rows: Rows) -> None:
+        stranger, leaked = Ed25519PrivateKey.generate(), chain.keys.load("key-1").private
+        attacks = [
+            *((signed_anew(rows, n, stranger), n + 1) for n in range(self.LENGTH)),
+            (signed_anew(rows, 0, stranger, {"key-1": "key-8", "key-2": "key-9"}), 1),
+            *((signed_anew(rows, n, leaked), n + 1) for n in (7, 9, 11)),
+            (signed_anew(without_rotation(rows), 3, leaked, {"key-2": "key-1"}), 12),  # which only `head.json` can tell
+        ]
+        for number, (attacked, bad) in enumerate(attacks):
+            assert first_bad(chain, attacked) == bad, number
+        report(chain, "signed anew", len(attacks))
+
+    def test_what_another_witness_knows_and_what_nobody_trusts(self, chain: Chain, rows: Rows) -> None:
+        last, keys = check(chain)[-1], chain.keys.public()
+        right, wrong = Witness(last.number, last.hash, "version 3"), Witness(4, last.hash, "version 2")
+        assert chain.verify(Progress(), witnesses=[right]).sound
+        found = chain.verify(Progress(), witnesses=[right, wrong])
+        assert (found.first_bad, "as version 2 knows" in found.reason) == (4, True)
+        assert chain.verify(Progress(), {"key-1": keys["key-1"]}).sound
+        assert chain.verify(Progress(), {**keys, "key-3": keys["key-1"]}).reason.startswith("key 'key-3' is trusted")
+        assert chain.verify(Progress(), {"key-1": keys["key-2"]}).first_bad == 1
+        assert chain.verify(Progress(), {"key-2": keys["key-2"]}).first_bad == 1
+
+    def test_to_a_chain_that_was_cut_nothing_is_added(self, chain: Chain, rows: Rows) -> None:
+        for attacked in (rows[:-1], []):
+            write(chain.engine, attacked)
+            with pytest.raises(CutChainError, match=r"entry 12 was written .* restore it from a backup"):
+                chain.append(record(99))
+            assert stored(chain.engine) == attacked
+        write(chain.engine, rows)
+        assert chain.num_noted() == 0, "noted and sealed, or neither"
+        write(chain.engine, rows[:-1])
+        assert chain.append_if_possible(record(98)) == ()
+        write(chain.engine, rows)
+        assert [one.subject for one in chain.append(record(99))] == ["backup-98", "backup-99"], (
+            "what waited comes first"
+        )
+
+
+def first_bad(chain: Chain, rows: Rows) -> int | None:
+    write(chain.engine, rows)
+    return chain.verify(Progress()).first_bad
+
+
+def report(chain: Chain, what: str, number: int) -> None:
+    print(f"{chain.engine.dialect.name:12} {what:32} tried {number:3}, found {number:3}")
+
+
+def write(engine: Engine, rows: Rows) -> None:
+    with engine.begin() as connection:
+        connection.execute(delete(AuditEntryRow))
+        if rows:
+            connection.execute(insert(AuditEntryRow), rows)
+
+
+def stored(engine: Engine) -> Rows:
+    with reading(engine) as connection:
+        return [dict(row._mapping) for row in connection.execute(select(*AuditEntryRow.__table__.columns))]
+
+
+def drop_triggers(engine: Engine) -> None:
+    with engine.begin() as connection:
+        for name in TRIGGERS[engine.dialect.name]:
+            on = " ON audit_entries" if engine.dialect.name == "postgresql" else ""
+            connection.execute(text(f"DROP TRIGGER {name}{on}"))
+
+
+TRIGGERS = {
+    "sqlite": ("audit_entries_no_update", "audit_entries_no_delete", "audit_entries_at_the_end"),
+    "postgresql": ("audit_entries_append_only", "audit_entries_at_the_end"),
+}
+
+
+def other_value(value: Any) -> Any:
+    """As little different as can be; of the same length."""
+    if isinstance(value, int):
+        return value + 1_000_000
+    middle = len(value) // 2
+    return value[:middle] + ("1" if value[middle] == "0" else "0") + value[middle + 1 :]
+
+
+def renumbered(rows: Rows) -> Rows:
+    return [{**row, "number": number} for number, row in enumerate(rows, start=1)]
+
+
+def swapped(rows: Rows, first: int, second: int) -> Rows:
+    changed = list(rows)
+    changed[first], changed[second] = changed[second], changed[first]
+    return renumbered(changed)
+
+
+def forged(rows: Rows, place: int) -> dict[str, Any]:
+    """An entry with a right hash and link, whose signature is a stranger's."""
+    before = Entry(**rows[place - 1]) if place else None
+    signer = Key(rows[min(place, len(rows) - 1)]["key"], Ed25519PrivateKey.generate())
+    return next_entry(record(66).noted, before, signer).to_dict()
+
+
+def without_rotation(rows: Rows) -> Rows:
+    return [row for row in rows if row["subject"] != "key-2"]
+
+
+def signed_anew(rows: Rows, start: int, private: Ed25519PrivateKey, names: dict[str, str] | None = None) -> Rows:
+    """Everything from `start` on by one private key: hashes, links and introductions are right."""
+    made = [Entry(**row) for row in rows[:start]]
+    for row in rows[start:]:
+        signer = Key((names or {}).get(row["key"], row["key"]), private)
+        subject, body = row["subject"], row["body"]
+        if row["kind"] == Kind.KEY:
+            subject = (names or {}).get(subject, subject)
+            body = json.dumps({**json.loads(body), "public_key": signer.public})
+        note = Note(row["at"], row["by"], row["kind"], subject, body)
+        made.append(next_entry(note, made[-1] if made else None, signer))
+    return [one.to_dict() for one in made]
+
+
+@pytest.mark.parametrize("value", ["x'ff'", "CAST(x'ff' AS TEXT)", "CAST(x'00' AS TEXT)", "7", "1.5", "''"])
+@pytest.mark.parametrize("column", [name for name in FIELDS if name != "number"])
+def test_whatever_sqlite_keeps_in_a_column_is_a_fault_and_no_crash(tmp_path: Path, column: str, value: str) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'records.db'}")
+    chain = stores_on(engine).chain
+    chain.append(record(1), record(2))
+    drop_triggers(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f'UPDATE audit_entries SET "{column}" = {value} WHERE number = 2'))
+    assert chain.verify(Progress()).first_bad == 2
+
+
+# --- what the database itself refuses -------------------------------------------------------------------------------
+
+
+class TestTheDatabaseRefuses:
+    COMMON = (
+        "UPDATE audit_entries SET body = '{}' WHERE number = 2",
+        "UPDATE audit_entries SET number = 9 WHERE number = 3",
+        "DELETE FROM audit_entries WHERE number = 3",
+        "DELETE FROM audit_entries",
+        "INSERT INTO audit_entries SELECT * FROM audit_entries WHERE number = 3",
+        f"INSERT INTO audit_entries SELECT 9, {', '.join(FIELDS[1:])} FROM audit_entries WHERE number = 3".replace(
+            " by,", ' "by",'
+        ),
+        f"INSERT INTO audit_entries SELECT 0, {', '.join(FIELDS[1:])} FROM audit_entries WHERE number = 3".replace(
+            " by,", ' "by",'
+        ),
+        "INSERT INTO audit_entries SELECT * FROM audit_entries WHERE number = 3 "
+        "ON CONFLICT (number) DO UPDATE SET body = '{}'",
+    )
+    OWN: ClassVar = {
+        "sqlite": (
+            "INSERT OR REPLACE INTO audit_entries SELECT * FROM audit_entries WHERE number = 2",
+            "REPLACE INTO audit_entries SELECT * FROM audit_entries WHERE number = 3",
+            "UPDATE OR REPLACE audit_entries SET number = 1 WHERE number = 3",
+            "UPDATE OR IGNORE audit_entries SET body = '{}'",
+        ),
+        "postgresql": ("TRUNCATE audit_entries", "TRUNCATE audit_entries, audit_notes CASCADE"),
+    }
+
+    def test_to_change_delete_replace_or_misplace_an_entry(self, chain: Chain) -> None:
+        chain.append(record(1), record(2))
+        before = stored(chain.engine)
+        for statement in (*self.COMMON, *self.OWN[chain.engine.dialect.name]):
+            with pytest.raises(DBAPIError, match="entries of the audit chain are"), chain.engine.begin() as connection:
+                connection.execute(text(statement))
+            assert stored(chain.engine) == before, statement
+        chain.append(record(3))
+        assert len(check(chain)) == 4
+
+    def test_postgresql_refuses_the_service_what_only_an_owner_may(self, postgres: Postgres, params: Params) -> None:
+        """docs/postgresql-role.sql as it is; with that role everything works but what would rewrite the chain."""
+        url = postgres.create_database()
+        owner = open_database(url)
+        with owner.begin() as connection:
+            connection.exec_driver_sql((ROOT / "docs/postgresql-role.sql").read_text(encoding="utf-8"))
+        service = open_database(url.replace("shadowline:a-secret-of-tests", "shadowline_service:change-me"))
+        try:
+            records = stores_on(service)
+            work(records, params)
+            assert records.chain.num_noted() == 0
+            check(records.chain)
+            for statement in (
+                "UPDATE audit_entries SET body = '{}'",
+                "DELETE FROM audit_entries",
+                "TRUNCATE audit_entries",
+                "DROP TABLE audit_entries",
+                "DROP TRIGGER audit_entries_append_only ON audit_entries",
+                "ALTER TABLE audit_entries DISABLE TRIGGER ALL",
+                "ALTER TABLE audit_entries DISABLE TRIGGER audit_entries_at_the_end",
+                "CREATE OR REPLACE FUNCTION audit_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN END $$",
+                "SET session_replication_role = replica",
+                "UPDATE audit_notes SET body = '{}'",
+            ):
+                refused = r"permission denied|must be owner|denied"
+                with pytest.raises(DBAPIError, match=refused), service.begin() as connection:
+                    connection.execute(text(statement))
+        finally:
+            service.dispose()
+            with owner.begin() as connection:
+                connection.exec_driver_sql("DROP OWNED BY shadowline_service; DROP ROLE shadowline_service")
+            owner.dispose()
+            postgres.drop_database(url)
+
+
+# --- what the stores put on record ----------------------------------------------------------------------------------
+
+GOOD = Approval("bolt", Phase.CANARY, LEGACY["bolt"], CANDIDATE["bolt"], "Ada")
+
+
+def work(records: Records, params: Params) -> None:
+    """Every store does what it puts on record, once."""
+    store = records.rollout
+    store.begin(first_events())
+    store.commit(tick(store, START + timedelta(days=1), params))
+    store.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START)
+    store.approve(GOOD, START)
+    store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
+    records.pairs.record([made_pair(1)])
+    records.pairs.label("bolt", image_id(1), Label.NORMAL, "Grace", START)
+    records.chain.seal()
+
+
+class TestWhatTheStoresPutOnRecord:
+    def test_everything_with_who_did_it(self, records: Records, params: Params) -> None:
+        work(records, params)
+        entries = [one for one in check(records.chain) if one.kind != Kind.KEY]
+        assert [(one.kind, one.subject, one.by) for one in entries] == [
+            *(("phase", name, "Ada") for name in ("bolt", "nut", "gear")),
+            *(("phase", name, "engine") for name in ("bolt", "nut")),
+            *(("order", name, "Ada") for name in ("bolt", "nut")),
+            ("approval", "bolt", "Ada"),
+            ("evidence", "bolt", "Ada"),
+            ("feedback", "bolt", "Grace"),
+        ]
+        assert (entries[3].facts["from"], entries[3].facts["to"], entries[3].facts["revision"]) == (
+            "legacy",
+            "shadow",
+            4,
+        )
+        assert entries[5].facts == {"order": "hold", "why": "cleaning"}
+        assert entries[7].facts == {"target": "canary", "candidate": "v1-bolt", "legacy": "legacy-bolt"}
+        assert entries[8].facts["link"] == "https://wiki/1"
+        assert entries[9].facts == {"image": image_id(1), "from": None, "to": "normal", "note": ""}
+
+    def test_only_a_word_that_changes_a_label(self, records: Records) -> None:
+        records.pairs.record([made_pair(1), made_pair(1, class_name="nut")])
+        for label in (Label.NORMAL, Label.NORMAL, Label.ANOMALOUS, Label.ANOMALOUS, Label.NORMAL):
+            records.pairs.label("bolt", image_id(1), label, "Ada", START)
+        records.pairs.label("nut", image_id(1), Label.NORMAL, "Ada", START)
+        assert records.chain.num_noted() == 4, "noted with the label, and sealed by the next tick"
+        sealed = records.chain.seal()
+        assert [(one.facts["from"], one.facts["to"]) for one in sealed if one.subject == "bolt"] == [
+            (None, "normal"),
+            ("normal", "anomalous"),
+            ("anomalous", "normal"),
+        ]
+
+    def test_nothing_where_nothing_was_written(self, records: Records, params: Params) -> None:
+        store = records.rollout
+        store.begin(first_events())
+        store.approve(GOOD, START)
+        stale = tick(store, START + timedelta(days=1), params)
+        store.commit(stale)
+        before = said(records.chain)
+        with pytest.raises(MovedMeanwhileError):
+            store.commit(stale)
+        with pytest.raises(ValueError, match="is now about"):
+            store.approve(replace(GOOD, candidate="v2"), START)
+        with pytest.raises(ValueError, match="no time zone"):
+            store.put_evidence("bolt", "x", ChecklistItem.TRAINED, "Ada", START.replace(tzinfo=None), "link")
+        store.approve(replace(GOOD, by="Bob"), START)
+        assert said(records.chain) == before
+        assert records.chain.num_noted() == 0
+
+    def test_a_rollback_waits_for_no_key(
+        self, engine: Engine, tmp_path: Path, params: Params, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The private half is away, then it opens with another passphrase only: all goes on, and is sealed later."""
+        secret = SecretStr(SECRET)
+        folder = KeyFolder(tmp_path / "keys", secret)
+        records_on(engine, folder).rollout.begin(first_events())
+        private = folder.folder / "key-1.pem"
+        content = private.read_bytes()
+        private.unlink()
+        store = records_on(engine, KeyFolder(folder.folder, secret)).rollout
+        store.commit(tick(store, START + timedelta(days=1), params))
+        private.write_bytes(content)
+        store = records_on(engine, KeyFolder(folder.folder, SecretStr("wrong"))).rollout
+        store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
+        order = store.next_order()
+        store.commit(tick(store, START + timedelta(days=2), params, order), order)
+        assert store.state().of("bolt").phase is Phase.ROLLED_BACK
+        assert "is not there; restore it" in caplog.text and "check SHADOWLINE_AUDIT_PASSPHRASE" in caplog.text
+        assert SECRET not in caplog.text and content.decode() not in caplog.text
+        right = records_on(engine, KeyFolder(folder.folder, secret)).chain
+        waiting = right.num_noted()
+        assert waiting and len(right.seal()) == waiting
+        check(right)
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which commands work, on a wide terminal."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def chain_here() -> Chain:
+    from shadowline.records.stores import open_records
+
+    return open_records().chain
+
+
+class TestCommands:
+    def test_verify_says_sound_or_where_not_or_that_nobody_can_tell(self, plant: Path, command: Command) -> None:
+        assert command("audit", "verify")[:2] == (0, "sound: nothing is on record yet\n")
+        chain_here().append(record(1), record(2))
+        code, out, _ = command("audit", "verify", "--json")
+        assert (code, json.loads(out)["sound"], json.loads(out)["num_entries"]) == (0, True, 3)
+        public = chain_here().keys.public()["key-1"]
+        assert command("audit", "verify", "--trust", f"key-1={public}", "--json")[0] == 0
+        assert command("audit", "verify", "--trust", f"key-1={'0' * 64}", "--json")[0] == 1
+        engine = chain_here().engine
+        drop_triggers(engine)
+        write(engine, stored(engine)[:2])
+        code, out, _ = command("audit", "verify")
+        assert code == 1 and "not sound from entry 3 on: entry 3 was written, as " in out
+
+    @pytest.mark.parametrize("trust", ["key-1", "key-1=", "=00", "key-1=zz", "key-1=00"])
+    def test_what_is_no_key_to_trust_is_unusable(self, plant: Path, command: Command, trust: str) -> None:
+        code, _, err = command("audit", "verify", "--trust", trust)
+        assert code == 2 and "need NAME=HEX" in err
+
+    def test_without_a_key_to_trust_nobody_can_tell(
+        self, plant: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain_here().append(record(1))
+        monkeypatch.setenv("SHADOWLINE_AUDIT_KEYS", str(plant / "elsewhere"))
+        code, _, err = command("audit", "verify")
+        assert code == 2 and err.count("\n") == 1 and "give --trust NAME=HEX" in err
+
+    def test_it_says_how_many_notes_wait_and_since_when(self, plant: Path, command: Command) -> None:
+        chain = chain_here()
+        with chain.engine.begin() as connection:
+            chain.note(connection, [record(1), record(2)])
+        code, out, _ = command("audit", "verify")
+        assert code == 0 and f"2 notes wait to be sealed, since {record().noted.at}" in out
+
+    def test_keys_are_made_changed_and_listed(self, plant: Path, command: Command) -> None:
+        assert command("audit", "keys", "rotate", "plant-2", "--by", "Ada")[0] == 2, "there is none to introduce it"
+        code, out, _ = command("audit", "keys", "create", "plant-1", "--by", "Ada")
+        assert code == 0 and "plant-1=" in out
+        assert command("audit", "keys", "create", "plant-2", "--by", "Ada")[0] == 2
+        assert command("audit", "keys", "rotate", "plant-1", "--by", "Ada")[0] == 2
+        assert command("audit", "keys", "rotate", "plant-2", "--by", "Grace")[0] == 0
+        rows = json.loads(command("audit", "keys", "list", "--json")[1])
+        assert [(one["name"], one["from_entry"], one["to_entry"], one["by"]) for one in rows] == [
+            ("plant-1", 1, 2, "Ada"),
+            ("plant-2", 2, None, "Grace"),
+        ]
+        table = command("audit", "keys", "list")[1]
+        assert all(one["public_key"] in table for one in rows)
+
+    def test_the_log_shows_what_was_asked_for(self, plant: Path, command: Command) -> None:
+        chain_here().append(record(1), Record(Kind.ORDER, "bolt", {"why": "[red]complaint[/]"}, "Ada", START))
+        code, out, _ = command("audit", "log", "--class", "bolt")
+        assert code == 0 and "[red]complaint[/]" in out and "backup" not in out
+        lines = command("audit", "log", "--kind", "backup", "--json")[1].splitlines()
+        assert [json.loads(line)["subject"] for line in lines] == ["backup-1"]
+        assert command("audit", "log", "--until", "2026-01-05", "--json")[1] == ""
+        assert command("audit", "log", "--kind", "nonsense")[0] == 2
+
+
+# --- flows and tasks ------------------------------------------------------------------------------------------------
+
+
+def bodies(kind: Kind, subject: str = "") -> list[dict[str, Any]]:
+    return [one.facts for one in chain_here().entries(kinds=[kind], subject=subject)]
+
+
+def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(in_finished: Project) -> None:
+    from tasks.registry import client, list_versions
+
+    entries = check(chain_here())
+    kinds = ["key", "configuration", "registration", "threshold", "threshold", "training"]
+    assert [one.kind for one in entries] == kinds
+    version = list_versions("inspector")[0]
+    registration, training = entries[2], entries[-1]
+    assert registration.subject == version.uri
+    assert all(registration.facts[name] == version.tags[name] for name in ("fingerprint", "git_commit", "verdict"))
+    assert registration.facts["class_fingerprints"] == version.class_fingerprints
+    assert version.tags["audit_entry"] == f"{registration.number}:{registration.hash}"
+    assert entries[3].facts["changed"]["threshold"]["from"] is None
+    run = client().get_model_version("inspector", version.version).run_id
+    assert (training.facts["run"], training.facts["succeeded"]) == (run, True)
+    assert "train" in training.facts["stages"] and len(training.facts["decoder_sha256"]) == 64
+
+
+@pytest.fixture
+def registry(plant: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelVersion]:
+    """`registry(bolt=0.5)` is a new version that decides on bolts above 0.5; its package lies where a run leaves it."""
+    from tasks.registry import client, describe, new_version
+
+    monkeypatch.setenv("SHADOWLINE_TRACKING_URI", f"sqlite:///{plant}/mlflow.db")
+    made = count(1)
+
+    def register(**thresholds: float) -> ModelVersion:
+        calibrations = {name: _calibration(value) for name, value in thresholds.items()}
+        write_json(Layout().package / "calibration.json", calibrations)
+        fingerprint = f"{next(made):064x}"
+        tracking, logged = client(), SimpleNamespace(model_uri=str(Layout().package.resolve()), model_id=None)
+        return describe(tracking, "inspector", new_version(tracking, "inspector", None, logged, fingerprint))
+
+    return register
+
+
+def _calibration(threshold: float) -> dict[str, Any]:
+    recipe = {"weights": [0.5, 0.5], "pools": [{"share": 0.01, "scale": {"median": 0.0, "sigma": 1.0}}]}
+    return {"threshold": threshold, "target_fpr": 0.05, "recipe": recipe, "num_calibrating": 40}
+
+
+def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_told_its_entry(
+    registry: Callable[..., ModelVersion], command: Command
+) -> None:
+    from tasks.audit import note_promotion, note_registration, operator
+
+    first = registry(bolt=0.5, nut=0.7)
+    note_registration.fn(first, Layout())
+    second = registry(bolt=0.6, nut=0.7, gear=0.9)
+    for _ in range(2):  # as after a kill
+        note_registration.fn(second, Layout())
+    for version in (first, first, second, first):
+        note_promotion(version, operator())
+    entries = [one for one in check(chain_here()) if one.kind != Kind.KEY]
+    assert [(one.kind, one.subject) for one in entries] == [
+        ("registration", "models:/inspector/1"),
+        ("threshold", "bolt"),
+        ("threshold", "nut"),
+        ("registration", "models:/inspector/2"),
+        ("threshold", "bolt"),
+        ("threshold", "gear"),
+        *[("promotion", "inspector")] * 3,
+    ]
+    assert entries[4].facts["changed"] == {"threshold": {"from": 0.5, "to": 0.6}}
+    assert [(one.facts["version"], one.facts["replaces"]) for one in entries[6:]] == [
+        ("1", None),
+        ("2", "1"),
+        ("1", "2"),
+    ]
+    assert command("audit", "verify", "--json")[0] == 0
+    _forget_the_end(chain_here())
+    code, out, _ = command("audit", "verify", "--json")
+    assert code == 1 and "as models:/inspector/2 knows" in json.loads(out)["reason"]
+
+
+def test_the_configuration_is_on_record_key_by_key_where_it_changes(plant: Path, params: Params) -> None:
+    from tasks.audit import note_configuration, note_deletion, note_enrolment
+
+    other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 7})})
+    for one in (params, params, other, other):
+        note_configuration.fn(one)
+    first, second = bodies(Kind.CONFIGURATION)
+    assert first["params"] == params.model_dump(mode="json") and first["params_hash"] == params.hash()
+    assert second["changed"] == {"train.steps": {"from": params.train.steps, "to": 7}}
+    note_enrolment.fn("bolt", "few_shot", 12, None)
+    for _ in range(2):
+        note_deletion("bolt", "f1", ["3"], "s3://archive/bolt.zip#sha256=00")
+    note_deletion("bolt", "f1", [], "s3://archive/bolt.zip#sha256=00")
+    assert [kind for kind, _ in said(chain_here())] == ["configuration", "configuration", "enrolment", "deletion"]
+
+
+def _forget_the_end(chain: Chain) -> None:
+    """Cut the chain before its second version, and its memory with it."""
+    drop_triggers(chain.engine)
+    rows = stored(chain.engine)
+    second = [row["number"] for row in rows if row["kind"] == Kind.REGISTRATION][1]
+    write(chain.engine, [row for row in rows if row["number"] < second])
+    (chain.keys.folder / "head.json").unlink()

@@ -1,0 +1,456 @@
+"""Backup and restore with the real parts: a retrained project, its gateway, SQLite, PostgreSQL, S3, git and DVC."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from integration.gateway_factory import Factory, Site, png, wait_for
+from integration.postgres import PASSWORD, Postgres
+from integration.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
+from shadowline.audit.entry import Kind, Record
+from shadowline.audit.keys import Head
+from shadowline.backup import MANIFEST, BackupManifest, read_manifest
+from shadowline.detectors.load import load_detector
+from shadowline.legacy import Stated, examine
+from shadowline.params import load_params
+from shadowline.progress import Progress
+from shadowline.records.pairs import Judgement, Pair
+from shadowline.records.stores import Records, open_records
+from shadowline.rollout.phases import Phase
+from tasks.backup import BackupDone, back_up
+from tasks.backup_contents import Registry, Standing, Version, disagreements
+from tasks.backup_files import not_kept
+from tasks.restore import restore
+
+pytest_plugins = ["integration.postgres"]
+
+Command = Callable[..., tuple[int, str, str]]
+BUCKET = "backups"
+
+
+@pytest.fixture(scope="module")
+def lived(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with legacy models on record, a planned rollout, and a chain. Not to be changed."""
+    from flows.legacy import take_on_record
+    from tasks.records import begin_rollout
+
+    project = finished.copy(tmp_path_factory.mktemp("lived") / "project")
+    move_registry(finished.root, project.root)
+    with project.inside():
+        params, now = load_params(project.layout.params), datetime.now(UTC)
+        places = {name: str(project.layout.legacy(name)) for name in CLASSES}
+        models = [examine(name, place, params, project.layout, Stated()) for name, place in places.items()]
+        take_on_record(models, params.registry.experiment, now)
+        begin_rollout(open_records(), [CLASSES], params, now, "Ada")
+        open_records().chain.append(made_up(0))
+    return project
+
+
+@pytest.fixture(scope="module")
+def made(lived: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One complete backup. Not to be changed."""
+    target = tmp_path_factory.mktemp("backups")
+    with lived.inside():
+        return Path(back_up(str(target), Path(), Progress()).location)
+
+
+@pytest.fixture
+def project(lived: Project, tmp_path: Path) -> Project:
+    """A copy to be changed, its registry its own."""
+    copied = lived.copy(tmp_path / "project")
+    move_registry(lived.root, copied.root)
+    return copied
+
+
+@pytest.fixture
+def damaged(made: Path, tmp_path: Path) -> Path:
+    """A copy of the backup, to be damaged."""
+    shutil.copytree(made, tmp_path / made.name)
+    return tmp_path / made.name
+
+
+def move_registry(source: Path, target: Path) -> None:
+    """What a copied project needs so that nothing of it lies in the one that it was copied from."""
+    import sqlite3
+
+    with sqlite3.connect(target / "mlflow.db") as connection:
+        for table, column in (
+            ("experiments", "artifact_location"),
+            ("runs", "artifact_uri"),
+            ("logged_models", "artifact_location"),
+            ("model_versions", "storage_location"),
+        ):
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
+
+
+def made_up(number: int) -> Record:
+    return Record(Kind.APPROVAL, "dots", {"number": number}, "Ada", datetime.now(UTC))
+
+
+def made_pair(records: Records, number: int) -> Pair:
+    one = records.rollout.state().of("dots")
+    said = Judgement(0.1, 0.5, 10.0)
+    return Pair(
+        class_name="dots",
+        image_id=f"{number:064x}",
+        captured_at=datetime(2026, 1, 5, tzinfo=UTC) + timedelta(seconds=number),
+        candidate=one.candidate,
+        legacy=one.legacy,
+        answered_by="legacy",
+        candidate_said=said,
+        legacy_said=said,
+    )
+
+
+@contextmanager
+def repeating(work: Callable[[int], None]) -> Iterator[list[int]]:
+    """`work(0)`, `work(1)`, … in a thread of its own; yields the numbers that are done, and fails as the work does."""
+    done: list[int] = []
+    errors: list[Exception] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                work(len(done))
+                done.append(len(done))
+        except Exception as error:  # noqa: BLE001 -- raised again below
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield done
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors, errors
+
+
+def at_work(project: Project, records: Records) -> Factory:
+    """The project as a factory whose rollout has begun already."""
+    return Factory(project, project.root, f"sqlite:///{project.root}/data/records.db", records)
+
+
+@contextmanager
+def serving(plant: Factory) -> Iterator[Site]:
+    """A gateway in a process of its own, when it has its models."""
+    with plant.serve_process() as (site, _):
+        wait_for(lambda: site.ready()[0] == 200, seconds=120)
+        yield site
+
+
+def pair_keys(records: Records, name: str = "dots") -> set[str]:
+    one = records.rollout.state().of(name)
+    return set(records.pairs.table(name, one.candidate, one.legacy)["image_id"])
+
+
+def dvc_status(project: Project) -> str:
+    return project.run("python", "-m", "dvc", "status", "--json", check=True).stdout.strip()
+
+
+# --- beside a plant at work -----------------------------------------------------------------------------------------
+
+
+def test_what_was_committed_before_a_backup_comes_back_elsewhere_and_answers_alike(
+    project: Project, tmp_path: Path, command: Command
+) -> None:
+    """While it is made the gateway answers, pairs and ticks are written, and the chain grows."""
+    with project.inside():
+        records = open_records()
+        plant = at_work(project, records)
+        plant.move(dots=Phase.SHADOW)
+        with (
+            serving(plant) as site,
+            repeating(lambda n: (records.pairs.record([made_pair(records, n)]), None)[1]) as pairs,
+            repeating(lambda n: (site.inspect("dots", png("dots", n)), None)[1]) as answers,
+            repeating(lambda n: (plant.change("stripes", reason=f"tick {n}"), None)[1]) as ticks,
+            repeating(lambda n: (records.chain.append(made_up(n + 1)), None)[1]) as entries,
+        ):
+            said = site.inspect("dots", png("dots", 4711, hole=True))
+            while min(map(len, (pairs, answers, ticks, entries))) < 3:
+                threading.Event().wait(0.01)
+            before, num_before = pair_keys(records), len(entries)
+            revision = records.rollout.revision()
+            code, out, err = command("backup", str(tmp_path / "target"), "--with-downloads", "--json")
+            assert len(pairs) > len(before) - 10, "writers went on"
+        assert code == 0, err
+    done = json.loads(out)
+    assert done["problems"] == done["left_out"] == []
+    project.root.rename(tmp_path / "gone")  # nothing that comes back may lie in the old place
+
+    code, out, err = command("restore", done["location"], str(tmp_path / "again"), "--json")
+    assert code == 0, err
+    found, again = json.loads(out), Project(tmp_path / "again")
+    assert found["stale"] == []
+    assert dvc_status(again) == "{}"
+    assert {one["class_name"] for one in found["inspected"]} == set(CLASSES)
+    assert again.git("status", "--porcelain") == ""
+    assert again.git("rev-parse", "HEAD") == Project(tmp_path / "gone").git("rev-parse", "HEAD")
+    with again.inside():
+        restored = open_records()
+        assert before <= pair_keys(restored)
+        assert restored.rollout.revision() >= revision
+        assert restored.rollout.rebuild() == restored.rollout.state()
+        assert restored.chain.verify(Progress()).sound
+        numbers = {one.facts["number"] for one in restored.chain.entries(kinds=[Kind.APPROVAL])}
+        assert set(range(num_before)) <= numbers
+        last = list(restored.chain.entries())[-1]
+        assert (last.kind, last.facts["what"]) == (Kind.BACKUP, "restored")
+        assert last.facts["manifest_sha256"] == done["manifest_sha256"]
+        for uri in found["registered"]:
+            name = uri.split("/")[1].removeprefix("legacy-") if "legacy-" in uri else CLASSES[0]
+            assert load_detector(uri, name).fingerprint
+    with serving(at_work(again, restored)) as site:
+        answer = site.inspect("dots", png("dots", 4711, hole=True))
+    same = ("score", "threshold", "decision")
+    assert {name: answer[name] for name in same} == {name: said[name] for name in same}
+
+
+def test_a_backup_and_its_keys_are_for_their_owner_alone_before_and_after(
+    lived: Project, made: Path, tmp_path: Path
+) -> None:
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (made, *made.glob("keys/*"))}
+    assert modes[made] == 0o700
+    assert set(modes.values()) == {0o700, 0o600}
+    with lived.inside():
+        restore(str(made), tmp_path / "again", Progress())
+    keys = tmp_path / "again/data/audit/keys"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in keys.glob("*.pem")} == {0o600}
+    assert str(tmp_path) not in os.environ["SHADOWLINE_AUDIT_KEYS"], "the process works where it worked before"
+
+
+def test_the_second_backup_costs_what_has_changed_and_inherits_no_damage(project: Project, tmp_path: Path) -> None:
+    with project.inside():
+        first = back_up(str(tmp_path / "target"), Path(), Progress())
+        victim = next(path for path in Path(first.location, "objects").rglob("*") if path.stat().st_size > 10_000)
+        flip(victim)
+        second = wait_for_the_next_second(lambda: back_up(str(tmp_path / "target"), Path(), Progress()))
+    assert second.num_new_bytes < first.num_new_bytes / 2
+    name = victim.relative_to(first.location)
+    bank = next(name for name in read_manifest(Path(second.location)).files if "/banks/" in name)
+    assert Path(first.location, bank).stat().st_ino == Path(second.location, bank).stat().st_ino
+    assert Path(first.location, name).stat().st_ino != Path(second.location, name).stat().st_ino
+    with project.inside():
+        restore(second.location, tmp_path / "again", Progress())
+        with pytest.raises(ValueError, match="not what was kept"):
+            restore(first.location, tmp_path / "never", Progress())
+
+
+def wait_for_the_next_second(work: Callable[[], BackupDone]) -> BackupDone:
+    threading.Event().wait(1.0)  # a backup is named for its second
+    return work()
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    """One bit of its middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+def without_manifest(backup: Path) -> None:
+    (backup / MANIFEST).unlink()
+
+
+def leading_out(backup: Path) -> None:
+    text = (backup / MANIFEST).read_text(encoding="utf-8")
+    (backup / MANIFEST).write_text(text.replace('"data/audit/keys"', '"../keys"'), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda backup: flip(backup / "records.db"), "records.db: not what was kept"),
+        (lambda backup: flip(backup / "repository.bundle"), "repository.bundle: not what was kept"),
+        (lambda backup: (backup / "tracking.db").unlink(), "tracking.db: not there"),
+        (without_manifest, "no complete backup"),
+        (leading_out, "would lie outside of the project"),
+        (lambda backup: (backup / MANIFEST).write_text("{}"), "not the manifest of a backup"),
+        (lambda backup: shutil.rmtree(backup), "no such backup"),
+    ],
+    ids=["flipped", "flipped-git", "missing", "incomplete", "leads-out", "no-manifest", "nowhere"],
+)
+def test_a_backup_that_is_not_whole_is_refused_with_one_line_and_nothing_written(
+    damaged: Path, tmp_path: Path, command: Command, damage: Callable[[Path], object], words: str
+) -> None:
+    damage(damaged)
+    code, _, err = command("restore", str(damaged), str(tmp_path / "again"), "--json")
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_folder_with_anything_in_it_is_refused_and_left_as_it_is(
+    made: Path, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again/mine.txt").write_text("mine", encoding="utf-8")
+    code, _, err = command("restore", str(made), str(tmp_path / "again"))
+    assert (code, "not empty" in err) == (2, True)
+    assert [path.name for path in (tmp_path / "again").iterdir()] == ["mine.txt"]
+
+
+def test_a_killed_backup_is_none_and_the_next_one_is_whole(project: Project, tmp_path: Path, command: Command) -> None:
+    target = tmp_path / "target"
+    process = project.start("shadowline", "backup", str(target))
+    try:
+        wait_until(lambda: any(target.glob("*/objects/*/*")), process)
+    finally:
+        kill(process)
+    (broken,) = target.iterdir()
+    assert not (broken / MANIFEST).exists(), "killed too late to say anything"
+    with project.inside():
+        done = wait_for_the_next_second(lambda: back_up(str(target), Path(), Progress()))
+        code, _, err = command("restore", str(broken), str(tmp_path / "never"))
+        assert (code, done.location in err) == (2, True), err
+        assert restore(done.location, tmp_path / "again", Progress()).stale == stale_without_downloads(project)
+
+
+def stale_without_downloads(project: Project) -> tuple[str, ...]:
+    """The stages that read a download, which a backup does not hold."""
+    return tuple(f"legacy@{name}" for name in sorted(CLASSES))
+
+
+# --- other databases, other places ----------------------------------------------------------------------------------
+
+
+def test_postgresql_goes_into_empty_databases_and_models_in_folders_move(
+    project: Project, postgres: Postgres, tmp_path: Path, command: Command
+) -> None:
+    urls = {name: postgres.create_database() for name in ("DATABASE_URL", "TRACKING_URI")}
+    with project.inside(), pytest.MonkeyPatch.context() as patch:
+        use(urls, patch)
+        patch.setenv("SHADOWLINE_AUDIT_KEYS", str(tmp_path / "plant/audit-keys"))  # of its database
+        register_again(project)
+        plant = Factory.begin(project, tmp_path / "plant", urls["DATABASE_URL"])
+        plant.move(dots=Phase.SHADOW)
+        with repeating(lambda n: (plant.records.pairs.record([made_pair(plant.records, n)]), None)[1]) as pairs:
+            while len(pairs) < 3:
+                threading.Event().wait(0.01)
+            before = pair_keys(plant.records)
+            done = back_up(str(tmp_path / "target"), Path(), Progress())
+        assert done.problems == ()
+        assert PASSWORD not in Path(done.location, MANIFEST).read_text(encoding="utf-8")
+        code, _, err = command("restore", done.location, str(tmp_path / "again"))
+        assert (code, "need an empty database" in err, PASSWORD in err) == (2, True, False)
+        assert not (tmp_path / "again").exists()
+        use({name: postgres.create_database() for name in urls}, patch)
+        plant.records.pairs.engine.dispose()
+        project.root.rename(tmp_path / "gone")
+        patch.chdir(tmp_path)
+        found = restore(done.location, tmp_path / "again", Progress())
+        restored = open_records()
+        assert before <= pair_keys(restored)
+        assert found.registered == (f"models:/{MODEL}/1",)
+        for one in restored.rollout.state().classes:
+            for fingerprint in (one.legacy, one.candidate):
+                location = restored.rollout.model(fingerprint).location
+                assert location.startswith(str(tmp_path / "again"))
+                assert load_detector(location, one.class_name).fingerprint == fingerprint
+        restored.pairs.engine.dispose()
+
+
+def test_a_dump_of_postgresql_is_not_put_into_a_file(made: Path, damaged: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(damaged)
+    records = replace(manifest.records, kind="postgresql")
+    (damaged / MANIFEST).write_text(replace(manifest, records=records).to_text(), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"SHADOWLINE_DATABASE_URL: records\.db is a dump of PostgreSQL"):
+        restore(str(damaged), tmp_path / "again", Progress())
+    assert not (tmp_path / "again").exists()
+
+
+def use(urls: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+    for name, url in urls.items():
+        patch.setenv(f"SHADOWLINE_{name}", url)
+
+
+def register_again(project: Project) -> None:
+    """The project's package as the first version of an empty registry."""
+    from tasks.registry import register, start_run
+    from tasks.repository import Provenance
+
+    provenance = Provenance(project.git("rev-parse", "HEAD"), "of no matter here")
+    run_id = start_run.fn("shadowline", {})
+    register.fn(run_id, load_params(Path("params.yaml")), project.layout, read_json(project.layout.summary), provenance)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The location of an empty bucket on a server of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "NO_PROXY": "127.0.0.1",
+            "SHADOWLINE_S3_ENDPOINT": f"http://{host}:{port}",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket=BUCKET)
+        yield f"s3://{BUCKET}/plant"
+        server.stop()
+
+
+def test_a_backup_in_s3_keeps_equal_files_once_and_comes_back(lived: Project, bucket: str, tmp_path: Path) -> None:
+    with lived.inside():
+        first = back_up(bucket, Path(), Progress())
+        second = wait_for_the_next_second(lambda: back_up(bucket, Path(), Progress()))
+        assert second.num_new_bytes < first.num_new_bytes / 2
+        done = restore(second.location, tmp_path / "again", Progress())
+        assert {one.class_name for one in done.inspected} == set(CLASSES)
+        with pytest.raises(ValueError, match="no complete backup"):
+            restore(f"{bucket}/20260101T000000Z", tmp_path / "never", Progress())
+    assert not list(tmp_path.glob(".backup-*"))
+
+
+# --- laws of the parts ----------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_is_read_as_it_was_written(made: Path) -> None:
+    manifest = read_manifest(made)
+    assert BackupManifest.from_text(manifest.to_text()) == manifest
+    assert manifest.head is not None
+
+
+def test_a_model_that_one_part_names_and_another_lacks_is_a_problem() -> None:
+    location = {"1": "/old/mlruns/1"}
+    version = Version("models:/inspector/1", "/old/mlruns/1/models/m-1/artifacts", "")
+    standing = Standing(None, {"f" * 64: "models:/inspector/1"}, frozenset({"f" * 64}))
+    file = "artifacts/1/models/m-1/artifacts/MLmodel"
+    assert disagreements(standing, Registry((version,), location, ""), {file}) == ()
+    assert len(disagreements(standing, Registry((version,), location, ""), set())) == 2
+    assert len(disagreements(standing, Registry((), location, ""), {file})) == 1
+    told = Registry((version,), location, "", num_entries=8)
+    assert disagreements(replace(standing, head=Head(8, "")), told, {file}) == ()
+    assert len(disagreements(replace(standing, head=Head(7, "")), told, {file})) == 1
+    far = replace(version, storage="s3://bucket/1/models/m-1/artifacts")
+    assert disagreements(standing, Registry((far,), {"1": "s3://bucket/1"}, ""), set()) == ()
+
+
+def test_only_outputs_that_say_so_are_not_in_the_cache() -> None:
+    stages = (Path(__file__).parents[2] / "dvc.yaml").read_text(encoding="utf-8")
+    found = not_kept(stages)
+    assert all(found.fullmatch(path) for path in ("data/import/bolt.json", "data/cost.json", "data/summary.json"))
+    assert not any(found.fullmatch(path) for path in ("data/images/bolt", "data/import/a/b.json", "models/inspector"))
