@@ -19,7 +19,11 @@ _OFFLINE = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # which would write between the lines of --json
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-_PATIENT = {"AWS_RETRY_MODE": "standard", "AWS_MAX_ATTEMPTS": "10"}  # of one request, about a minute in all
+_PATIENT = {  # each about a minute in all
+    "AWS_RETRY_MODE": "standard",
+    "AWS_MAX_ATTEMPTS": "10",  # of one request
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # which Prefect's server answers while its database restarts
+}
 
 
 class Settings(BaseSettings):

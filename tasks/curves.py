@@ -15,11 +15,10 @@ from contextlib import contextmanager
 
 import mlflow
 from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
 from prefect.logging import get_logger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from tasks.registry import client
+from tasks.registry import STORE_ERRORS, client
 
 _PAUSE_S = 2.0  # between two looks whether the store is back
 _PATIENCE_S = 60.0  # at the end
@@ -52,20 +51,20 @@ class _Curves:
             return
         try:
             self._write()
-        except MlflowException as error:
+        except STORE_ERRORS as error:
             self._next_try = time.monotonic() + _PAUSE_S
             log.warning("%s: points of its curves wait: %s", self._run_id, _first_line(error))
 
     def finish(self) -> None:
         again = Retrying(
-            retry=retry_if_exception_type(MlflowException),
+            retry=retry_if_exception_type(STORE_ERRORS),
             stop=stop_after_delay(_PATIENCE_S),
             wait=wait_random_exponential(max=5),
             reraise=True,
         )
         try:
             again(self._write)
-        except MlflowException as error:
+        except STORE_ERRORS as error:
             log.error("%s: %d points of its curves are lost: %s", self._run_id, len(self._waiting), _first_line(error))
 
     def _write(self) -> None:
@@ -74,5 +73,5 @@ class _Curves:
             del self._waiting[:_MAX_POINTS]
 
 
-def _first_line(error: MlflowException) -> str:
-    return str(error.message).partition("\n")[0]
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -17,6 +17,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from prefect import task
 from prefect.logging import get_logger
 from prefect.runtime import task_run
+from sqlalchemy.exc import SQLAlchemyError
 
 import shadowline
 from shadowline.inspector import class_fingerprints
@@ -29,6 +30,7 @@ from tasks.repository import Provenance
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 _MAX_PARAMS = 100  # in one request, as MLflow allows
+STORE_ERRORS = (MlflowException, SQLAlchemyError)  # the latter bare where a connection dies while MLflow rolls back
 _NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})  # the model; the alias
 
 log = get_logger(__name__)
@@ -262,8 +264,8 @@ def challenger_if_known(model_name: str) -> dict[str, str]:
     """The same for a tick, and empty too where the registry is away: a rollback waits for no registry."""
     try:
         return challenger_fingerprints(model_name)
-    except MlflowException as error:
-        log.warning("registry: %s; this tick tries no new challenger", str(error.message).partition("\n")[0])
+    except STORE_ERRORS as error:
+        log.warning("registry: %s; this tick tries no new challenger", str(error).partition("\n")[0])
         return {}
 
 

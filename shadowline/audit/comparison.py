@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 METRIC_TOLERANCE = 0.001  # absolute; one pair of images in a thousand that changes its order moves an AUROC so far
-MEASURED = frozenset({"data/cost.json", "data/summary.json"})  # outputs that hold times and memory
+MEASURED = frozenset({"data/cost.json", "data/summary.json", "data/validation/docs"})  # hold times or memory
 _MEASURED_METRICS = ("latency_ms.", "memory.", "checks.latency_ms.", "checks.memory_mb.")
 
 
@@ -27,7 +27,7 @@ class Finding(StrEnum):
     WITHIN = "within tolerance"  # a number, by METRIC_TOLERANCE
     DIFFERENT = "different"
     MISSING = "missing"  # on record, and no longer there
-    ANEW = "measured anew, not compared"  # times and memory
+    ANEW = "measured anew, not compared"  # times and memory, and pages that name the moment of their making
     ARCHIVED = "as archived"  # not made again, but taken from the remote, and verified by its hash
     UNKEPT = "not kept"  # by design; only a run makes it
 

@@ -2,7 +2,7 @@
 
 with FaultyS3(server, seed=7) as door:           # door.address is what a client is given
     door.faults = Faults(failing=0.3, cutting=0.1)
-    door.close_for(5.0)                          # seconds in which every connection is reset
+    door.close_for(5.0)                          # seconds from the next call on, in which every connection is reset
     door.counts                                  # calls, failed, cut, refused, retried, passed
 
 What happens to a call follows from the seed, the call and how often it was made, not from the order of threads. A call
@@ -58,6 +58,7 @@ class FaultyS3:
 
     def __init__(self, target: str, seed: int) -> None:
         self.target, self.seed, self.faults = urlsplit(target), seed, Faults()
+        self._closing_for: float | None = None
         self._closed_until = 0.0
         self._counts, self._seen, self._owed = Counts(), Counter[str](), Counter[str]()
         self._counting = threading.Lock()
@@ -79,10 +80,14 @@ class FaultyS3:
             return self._counts
 
     def close_for(self, seconds: float) -> None:
-        self._closed_until = time.monotonic() + seconds
+        self._closing_for = seconds
 
-    @property
     def is_closed(self) -> bool:
+        """Of this call."""
+        with self._counting:
+            if self._closing_for is not None:
+                self._closed_until = time.monotonic() + self._closing_for
+                self._closing_for = None
         return time.monotonic() < self._closed_until
 
     def count(self, **more: int) -> None:
@@ -112,7 +117,7 @@ class _Call(BaseHTTPRequestHandler):
 
     def do_any(self) -> None:
         name = self._name()
-        if self.door.is_closed:
+        if self.door.is_closed():
             self.door.settle(name, is_fault=True)
             self._reset(refused=1)
             return

@@ -29,7 +29,7 @@ pytest_plugins = ["integration.postgres"]
 Command = Callable[..., tuple[int, str, str]]
 
 BUCKET = "plant"
-_MEASURED = {"data/cost.json", "data/summary.json"}
+_ANEW = "measured anew, not compared"
 _SCALE = """\
 from safetensors.torch import load_file, save_file
 path = "models/decoder/decoder.safetensors"
@@ -102,27 +102,33 @@ def findings(result: dict[str, Any]) -> dict[str, set[str]]:
 
 
 class TestTheSame:
-    def test_two_reproductions_at_once_are_identical_stage_by_stage_and_change_nothing(
+    def test_it_comes_out_identical_stage_by_stage_beside_another_and_changes_nothing(
         self, prefect_server: str, project: Project
     ) -> None:
         (project.root / "data/downloads/legacy.safetensors").unlink()
-        before = project.git("rev-parse", "HEAD"), project.outputs(), (project.root / "dvc.lock").read_bytes()
-        running = [project.start("shadowline", "audit", "reproduce", "1", "--json") for _ in range(2)]
-        printed = [process.communicate(timeout=400)[0] for process in running]
+        before = self.state(project)
+        reproduce = ("shadowline", "audit", "reproduce", "1", "--json")
+        running = [project.start(*reproduce), project.start(*reproduce, "--verify-only")]
+        printed = [process.communicate(timeout=900)[0] for process in running]
         assert [process.returncode for process in running] == [0, 0], printed
-        for result in (json.loads(text.strip().splitlines()[-1]) for text in printed):
-            self.every_stage_is(result)
+        made, read = (json.loads(text.strip().splitlines()[-1]) for text in printed)
+        self.every_stage_is(made)
+        assert read["finding"] == "identical" and read["verify_only"]
+        for result in (made, read):
             self.it_is_on_record(project, result)
-        after = project.git("rev-parse", "HEAD"), project.outputs(), (project.root / "dvc.lock").read_bytes()
-        assert after == before
-        assert project.git("status", "--porcelain") == ""
-        assert sorted(item.name for item in (project.root / "data/audit/reproductions").iterdir())[0].startswith("1-")
+        assert self.state(project) == before
+
+    def state(self, project: Project) -> tuple[Any, ...]:
+        files = sorted(path for folder in ("models", "data/features") for path in (project.root / folder).rglob("*"))
+        times = [path.stat().st_mtime_ns for path in files]
+        return project.git("rev-parse", "HEAD"), project.git("status", "--porcelain"), project.outputs(), times
 
     def every_stage_is(self, result: dict[str, Any]) -> None:
         found = findings(result)
         assert result["finding"] == "identical" and result["first_divergence"] is None
         assert found.pop("legacy") == {"as archived"}  # its weights are gone from the project
-        assert found.pop("cost") == found.pop("summary") == {"measured anew, not compared"}
+        assert found.pop("cost") == found.pop("summary") == {_ANEW}
+        assert found.pop("validate") == {"identical", _ANEW}  # the pages for people name the moment of their making
         assert set(found) > {"import", "encoder", "features", "train", "evaluate", "package"}
         assert all(one == {"identical"} for one in found.values()), found
         assert all(stage["seconds"] > 0 for stage in result["stages"] if stage["name"] != "legacy")
@@ -130,7 +136,7 @@ class TestTheSame:
         assert {item["finding"] for item in result["artifact"]} == {"identical"}
         metrics = {item["subject"]: item["finding"] for item in result["metrics"]}
         assert metrics["means.auroc"] == "identical"
-        assert metrics["latency_ms.p95"] == "measured anew, not compared"
+        assert metrics["latency_ms.p95"] == _ANEW
         assert result["environment"] == [] and result["environment_known"]
 
     def it_is_on_record(self, project: Project, result: dict[str, Any]) -> None:
@@ -156,7 +162,8 @@ class TestTheSame:
         result = json.loads(out.strip().splitlines()[-1])
         found = findings(result)
         assert found.pop("encoder") == {"as archived"}
-        assert found.pop("cost") == found.pop("summary") == {"measured anew, not compared"}
+        assert found.pop("cost") == found.pop("summary") == {_ANEW}
+        assert found.pop("validate") == {"identical", _ANEW}  # the pages for people name the moment of their making
         assert all(one == {"identical"} for one in found.values()), found
         assert f"data/images/{EXTRA_CLASS}" in {i["subject"] for s in result["stages"] for i in s["items"]}
         assert (tmp_path / f"kept/project/models/inspector/banks/{EXTRA_CLASS}.safetensors").is_file()

@@ -109,7 +109,7 @@ def _written(project: Project) -> dict[str, int]:
     """Path → time of the last write, of all that stages write."""
     folders = (project.root / "models", project.root / "data")
     files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    others = ("report", "records.db", "records.db-wal", "records.db-shm", "audit")  # written by the flow, not by a stage
+    others = ("report", "records.db", "records.db-wal", "records.db-shm", "audit")  # of the flow, not of a stage
     return {str(path): path.stat().st_mtime_ns for path in files if not {*others} & {*path.parts}}
 
 
