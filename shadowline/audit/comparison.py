@@ -207,9 +207,11 @@ def _compare_value(name: str, before: Any, after: Any) -> Item:
 
 
 def flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted name → value; of the gates what they measured, their bound and whether they passed, not their words."""
+    """Dotted name → value; of the gates what they measured, their bound and whether they passed, not their words.
+
+    The verdict follows from the gates, and on another day from other times: it is no value of its own.
+    """
     flat = dict(_leaves({name: value for name, value in summary.items() if name != "verdict"}))
-    flat["passed"] = summary["verdict"]["passed"]
     for check in summary["verdict"]["checks"]:
         name = ".".join(part for part in ("checks", check["name"], check["subject"]) if part)
         flat |= {f"{name}.{part}": check[part] for part in ("measured", "bound", "passed")}

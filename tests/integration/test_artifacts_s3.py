@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def test_a_legacy_model_is_registered_archived_proven_and_deleted_through_the_do
     from shadowline.records.stores import open_records
     from tasks.legacy import archive_legacy, delete_legacy, list_legacy, prove_archive, restore_legacy
 
-    plant.door.faults = STORMY
+    plant.door.faults = replace(STORMY, failing=0.1, cutting=0.05)  # 250 files a model, one after the other
     answer = plant.project.run("shadowline", "legacy", "import", "--all")
     assert answer.returncode == 0, answer.stderr
     fingerprint = open_records().rollout.newest_legacy()["dots"]

@@ -120,10 +120,14 @@ class TestMetrics:
         anew = {one.subject for one in compare_metrics(SUMMARY, other) if one.finding is Finding.ANEW}
         assert anew >= {"latency_ms.p95", "memory.total_mb", "checks.latency_ms.measured"}
 
-    def test_a_verdict_that_turns_is_no_matter_of_tolerance(self) -> None:
+    @pytest.mark.parametrize(("gate", "counts"), [(0, True), (1, False)])
+    def test_a_gate_that_turns_is_no_matter_of_tolerance_but_where_it_judges_times(
+        self, gate: int, counts: bool
+    ) -> None:
         other: dict[str, Any] = json.loads(json.dumps(SUMMARY))
-        other["verdict"]["passed"] = False
-        assert {one.subject: one.finding for one in compare_metrics(SUMMARY, other)}["passed"] is Finding.DIFFERENT
+        other["verdict"]["passed"] = other["verdict"]["checks"][gate]["passed"] = False
+        findings = {one.finding for one in compare_metrics(SUMMARY, other)}
+        assert (Finding.DIFFERENT in findings) is counts
 
     def test_a_number_that_is_gone_is_different(self) -> None:
         other = {**SUMMARY, "means": {}}
