@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,11 +22,15 @@ def commands() -> list[tuple[str, ...]]:
     """Every command that does something, with its groups: ("data", "list"), ("retrain",), …"""
     from shadowline.cli import app
 
-    found = []
-    for name, one in get_command(app).commands.items():  # type: ignore[attr-defined]
-        below = getattr(one, "commands", None)
-        found += [(name, inner) for inner in below] if below else [(name,)]
-    return found
+    return list(_below(get_command(app)))
+
+
+def _below(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, one in group.commands.items():
+        if hasattr(one, "commands"):
+            yield from _below(one, (*names, name))
+        else:
+            yield (*names, name)
 
 
 @pytest.mark.parametrize("names", commands(), ids=" ".join)
