@@ -154,12 +154,18 @@ def recompute(place: Place) -> tuple[StageOutcome, ...]:
         try:
             seconds[name] = _run(place, name, [step.name for step in steps if step.name not in archived], len(steps))
         except StageFailedError as error:
-            failure[name] = str(error).splitlines()[-1]
+            failure[name] = _own_words(error)
             break
     made = {step.name: step for step in read_steps(place.root)}
     reached = [name for name in recorded if name in seconds]
     outcomes = [StageOutcome(name, _compare(recorded[name], made, archived), seconds=seconds[name]) for name in reached]
     return (*outcomes, *(StageOutcome(name, (), failure=reason) for name, reason in failure.items()))
+
+
+def _own_words(error: StageFailedError) -> str:
+    """The last line of a failed stage that is not DVC's."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
+    return lines[-1]
 
 
 def _run(place: Place, stage: str, wanted: list[str], num_steps: int) -> float:

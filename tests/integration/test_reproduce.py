@@ -31,12 +31,12 @@ Command = Callable[..., tuple[int, str, str]]
 BUCKET = "plant"
 _ANEW = "measured anew, not compared"
 _SCALE = """\
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 path = "models/decoder/decoder.safetensors"
-state = load_file(path)
-name = sorted(state)[0]
-state[name] = state[name] * 1.01
-save_file(state, path)
+with safe_open(path, "pt") as file:
+    metadata = file.metadata()
+save_file({name: tensor * 1.01 for name, tensor in load_file(path).items()}, path, metadata)
 """
 
 
