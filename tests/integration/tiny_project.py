@@ -122,8 +122,8 @@ class Project:
         }
 
     def copy(self, folder: Path) -> Project:
-        """The same project elsewhere, with all results; its model store is a copy that names the files of the first."""
-        shutil.copytree(self.root, folder, symlinks=True, ignore=shutil.ignore_patterns("mlruns"))
+        """The same project elsewhere, with all results; its model store is a copy as well."""
+        shutil.copytree(self.root, folder, symlinks=True)
         return Project(folder)
 
     def run(self, *command: str, check: bool = False) -> subprocess.CompletedProcess[str]:

@@ -75,7 +75,7 @@ def test_the_oldest_go_first_and_an_image_seen_again_is_new_again(tmp_path: Path
 
 
 def test_the_bound_holds_for_what_several_processes_write(tmp_path: Path) -> None:
-    size, context = len(file_of(0)), get_context("fork")
+    size, context = len(file_of(0)), get_context("spawn")
     workers = [context.Process(target=_keep_many, args=(tmp_path, 20 * size, start)) for start in (0, 100, 200)]
     for worker in workers:
         worker.start()
