@@ -19,9 +19,10 @@ _OFFLINE = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # which would write between the lines of --json
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-_PATIENT = {  # each about a minute in all
+_PATIENT = {  # each about a minute or two in all
     "AWS_RETRY_MODE": "standard",
     "AWS_MAX_ATTEMPTS": "10",  # of one request
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # of the server that a run starts where there is none
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # which Prefect's server answers while its database restarts
 }
 
