@@ -22,7 +22,7 @@ from shadowline.params import load_params
 from shadowline.paths import Layout
 from tasks.registered import find_registered
 from tasks.reproduce import Place, check_out, compare_package, compare_results, recompute
-from tasks.verification import put_on_record, verify_registered, verify_remote
+from tasks.verification import keep_result, verify_registered, verify_remote
 
 
 @flow(name="audit")
@@ -52,7 +52,7 @@ def audit(
             started_at=started_at.isoformat(timespec="seconds"),
             seconds=time.monotonic() - started,
         )
-    return found, put_on_record(found, root, started_at)
+    return found, keep_result(found, root, started_at)
 
 
 def _moved(place: Place) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ fingerprint, and the sha256 of each file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from shadowline.atomic import replace_file
 from shadowline.detectors.pyfunc import parts
+from shadowline.hashing import file_sha256
 
 CONTENTS = "contents.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
@@ -68,11 +68,6 @@ def unpack(path: Path, folder: Path) -> Contents:
     if damaged:
         raise ValueError(f"{path}: {damaged} differ from what was archived; fetch the archive again")
     return contents
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def zip_entry(name: str) -> zipfile.ZipInfo:

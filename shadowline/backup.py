@@ -24,8 +24,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from shadowline.archive import file_sha256, is_inside
+from shadowline.archive import is_inside
 from shadowline.audit.keys import Head
+from shadowline.hashing import file_sha256
 from shadowline.progress import Progress
 
 MANIFEST = "manifest.json"

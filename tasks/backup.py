@@ -8,7 +8,6 @@ keys remember, then the records, then the registry whose versions they name, the
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from shadowline.audit.chain import Chain
 from shadowline.audit.entry import Kind, Record
 from shadowline.audit.keys import open_keys
 from shadowline.backup import BackupManifest, DatabaseKind, Kept, KeptDatabase, text_sha256
+from shadowline.hashing import file_md5
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
@@ -99,16 +99,14 @@ def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool
         manifest = _manifest(at, layout, seen, files, problems, with_downloads)
         place.finish(manifest)
     done = _done(place, manifest, time.monotonic() - started)
-    put_on_record(chain, place.location, {"what": "made", **_facts(done)})
+    note_backup(chain, place.location, {"what": "made", **_facts(done)})
     return done
 
 
-def put_on_record(chain: Chain, location: str, facts: dict[str, object]) -> None:
-    """Noted in any case; sealed where the key is at hand, or with the next entry."""
-    record = Record(Kind.BACKUP, location.rpartition("/")[2], {"location": location, **facts}, BY, datetime.now(UTC))
-    with chain.engine.begin() as connection:
-        chain.note(connection, [record])
-    chain.seal_if_possible()
+def note_backup(chain: Chain, location: str, facts: dict[str, object]) -> None:
+    """That one was made or restored."""
+    body = {"location": location, **facts}
+    chain.append_if_possible(Record(Kind.BACKUP, location.rpartition("/")[2], body, BY, datetime.now(UTC)))
 
 
 def _facts(done: BackupDone) -> dict[str, object]:
@@ -236,10 +234,7 @@ def _keep_all(place: Place, sources: Sequence[Source], progress: Progress) -> tu
 
 
 def _is_itself(path: Path, md5: str) -> bool:
-    if not md5 or not path.is_file():
-        return path.is_file()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest() == md5
+    return path.is_file() and (not md5 or file_md5(path) == md5)
 
 
 def _unknown(objects: Objects) -> list[str]:

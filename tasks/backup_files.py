@@ -19,6 +19,7 @@ import yaml
 
 from shadowline.settings import Settings
 from tasks.backup_contents import local_folder
+from tasks.repository import has_commit
 
 _OBJECTS = "files/md5"  # below DVC's cache, and below a remote that is a folder
 
@@ -80,7 +81,7 @@ def find_objects(root: Path, commits: Iterable[str]) -> Objects:
     unknown: list[str] = []
     missing: set[str] = set()
     for number, commit in enumerate(dict.fromkeys(commits)):
-        if _git(root, "cat-file", "-e", f"{commit}^{{commit}}") is None:
+        if not has_commit(root, commit):
             unknown.append(commit)
             continue
         left = not_kept(_git(root, "show", f"{commit}:./dvc.yaml") or "")

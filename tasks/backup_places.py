@@ -21,9 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from shadowline.archive import file_sha256
 from shadowline.atomic import replace_file
 from shadowline.backup import MANIFEST, BackupManifest, Kept, read_manifest
+from shadowline.hashing import file_sha256
 from shadowline.progress import Progress
 from tasks.storage import FolderStorage, S3Storage, open_storage
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from shadowline.archive import file_sha256
 from shadowline.audit.entry import Entry, Kind
 from shadowline.audit.pack import PackWriter, new_pack, to_json
 from shadowline.audit.stretch import Period, Stretch, place, to_line
+from shadowline.hashing import file_sha256
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
@@ -189,7 +189,7 @@ def _within(column: Any, period: Period) -> list[Any]:
 
 def add_reproductions(stretch: Stretch, layout: Layout, pack: PackWriter) -> Iterator[Reproduction]:
     """Put the results that the entries speak of into the pack; the chain names them, the folder is always the same."""
-    folder = layout.root / "data/audit/reproductions"
+    folder = layout.reproductions
     for entry in stretch.entries([Kind.REPRODUCTION]):
         facts = entry.facts
         name = str(facts["result"]).rpartition("/")[2]

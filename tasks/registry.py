@@ -24,7 +24,7 @@ from shadowline.inspector import class_fingerprints
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.settings import Settings, prepare_environment
-from tasks.registered import put_origin
+from tasks.origin import put_origin
 from tasks.repository import Provenance
 
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"

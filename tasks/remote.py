@@ -12,7 +12,6 @@ SHADOWLINE_DATA_URL names it. DVC reads it from .dvc/config.local, which git ign
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,11 +27,11 @@ from prefect import get_run_logger, task
 from shadowline.archive import is_inside
 from shadowline.atomic import replace_file
 from shadowline.audit.comparison import Finding, Item, Output, Step
+from shadowline.hashing import file_md5
 from shadowline.settings import Settings
 from tasks.patience import teach_dvc
 
 NAME = "shadowline"  # of the remote, in DVC's configuration
-_CHUNK = 1 << 20  # bytes
 _AT_ONCE = 8  # objects
 _DELAYS_S = [2, 5, 10, 20, 40]  # together more than a minute: as long as a store may be away
 _FOLDER = ".dir"  # ends the hash of a folder, whose object lists its files
@@ -196,7 +195,7 @@ class Remote:
                 self.odb.fs.get_file(self.odb.oid_to_path(md5), str(temporary))
             except FileNotFoundError:
                 raise MissingError(f"{name}: not in the data remote {self.url} (md5 {md5})") from None
-            found = _md5(temporary)
+            found = file_md5(temporary)
             if found != md5.removesuffix(_FOLDER):
                 raise DamagedError(f"{name}: md5 {found} in the data remote {self.url}, on record {md5}")
 
@@ -237,14 +236,6 @@ def read_steps(root: Path, repo: Any = None) -> tuple[Step, ...]:
 
 def _hash(one: Any) -> str:
     return one.hash_info.value or ""
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _damage(subject: str, error: DamagedError) -> Item:

@@ -72,6 +72,11 @@ def commit_run(root: Path, message: str) -> Provenance:
     return Provenance(git_commit=_git(root, "rev-parse", "HEAD"), dvc_lock_sha256=lock)
 
 
+def has_commit(root: Path, commit: str) -> bool:
+    command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
+    return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0
+
+
 def require_clean(root: Path) -> None:
     """Refuse to change files that somebody else is changing: what goes wrong is taken back to the last commit."""
     changed = _git(root, "status", "--porcelain", "--", *_OURS)

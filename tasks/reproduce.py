@@ -25,7 +25,6 @@ import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from shadowline.archive import file_sha256
 from shadowline.audit.comparison import (
     Finding,
     Item,
@@ -36,10 +35,13 @@ from shadowline.audit.comparison import (
     compare_step,
 )
 from shadowline.audit.environment import same_settings
+from shadowline.hashing import file_sha256
 from shadowline.paths import Layout
+from tasks.origin import PACKAGE, list_files
 from tasks.pipeline import StageFailedError, run_stage
-from tasks.registered import PACKAGE, Registered, has_commit, list_files
+from tasks.registered import Registered
 from tasks.remote import configure_remote, open_remote, read_steps
+from tasks.repository import has_commit
 
 _HASH_PARAMS = """\
 from pathlib import Path

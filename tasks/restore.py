@@ -30,7 +30,7 @@ from shadowline.records.stores import open_records
 from shadowline.records.tables import ModelRow
 from shadowline.settings import Settings
 from tasks.audit import registry_witnesses
-from tasks.backup import put_on_record
+from tasks.backup import note_backup
 from tasks.backup_places import at_hand
 from tasks.databases import kind_of, load_dump, opened, refuse_unless_empty
 from tasks.pipeline import StageFailedError, stale_targets
@@ -98,7 +98,7 @@ def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
         num_entries = _check_chain(chain, manifest, progress)
         inspected = _inspect(manifest.inspector, Layout(folder)) if manifest.inspector else ()
         sha256 = text_sha256(manifest.to_text())
-        put_on_record(chain, backup.rstrip("/"), {"what": "restored", "manifest_sha256": sha256, "folder": str(folder)})
+        note_backup(chain, backup.rstrip("/"), {"what": "restored", "manifest_sha256": sha256, "folder": str(folder)})
         return RestoreDone(
             folder=str(folder),
             num_files=len(manifest.files),

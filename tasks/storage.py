@@ -20,16 +20,17 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
-from shadowline.archive import file_sha256, is_inside
+from shadowline.archive import is_inside
 from shadowline.atomic import replace_file, write_json
+from shadowline.hashing import file_sha256
 from shadowline.settings import Settings
 from tasks.patience import T, code_of, outlast, passes
 
 _ATTEMPTS = 5  # of one request, the first included
+_TIDYING_S = 15.0  # patience for the removal of parts, after that for the file
 _PART_BYTES = 8 << 20  # files above this go in parts of this size
 _SHA256 = "sha256"  # name of the metadata
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -114,22 +115,15 @@ class S3Storage:
     patience_s: float = 150.0  # for a store that is away; the last attempt begins before it is over
 
     def put(self, path: Path, key: str) -> StoredObject:
-        """A put that fails leaves no parts; two processes must not put the same key at the same moment."""
-        sha256, name, tries = file_sha256(path), self._name(key), count()
+        """No parts stay, unless the store is away; two processes must not put the same key at the same moment."""
+        sha256, name = file_sha256(path), self._name(key)
         more = {"ChecksumAlgorithm": "SHA256", "Metadata": {_SHA256: sha256}}
         more |= {"ServerSideEncryption": self.encryption} if self.encryption else {}
-
-        def upload() -> None:
-            if next(tries):
-                self._abort_uploads(name)
-            self.client.upload_file(str(path), self.bucket, name, ExtraArgs=more, Config=_in_parts())
-
         try:
-            self._ask(key, upload)
-        except ValueError:
-            with suppress(*_errors()):
+            self._ask(key, lambda: self.client.upload_file(str(path), self.bucket, name, more, Config=_in_parts()))
+        finally:
+            if path.stat().st_size >= _PART_BYTES:
                 self._abort_uploads(name)
-            raise
         return StoredObject(self._uri(key), sha256, path.stat().st_size)
 
     def get(self, key: str, target: Path) -> StoredObject:
@@ -183,10 +177,15 @@ class S3Storage:
         self._ask(key, lambda: self.client.download_file(self.bucket, name, str(path), Config=_in_parts()))
 
     def _abort_uploads(self, name: str) -> None:
-        """Remove the parts of what was begun under a name: boto3 asks for it once, which may fail with the rest."""
-        begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", ())
-        for one in (each for each in begun if each["Key"] == name):
-            self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=one["UploadId"])
+        """Remove what was begun under a name: failed attempts, and a beginning whose answer was lost on its way."""
+
+        def abort() -> None:
+            begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", ())
+            for one in (each for each in begun if each["Key"] == name):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=one["UploadId"])
+
+        with suppress(*_errors()):
+            outlast(abort, min(self.patience_s, _TIDYING_S))
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}{_checked(key)}"

@@ -2,12 +2,11 @@
 
 verify_remote(place)                                  # every output of its lock
 verify_registered(place, model)                       # every file of its logged model, its summary, its metrics
-put_on_record(found, root, now)                       # the result: a file, and an entry of the audit chain
+keep_result(found, root, now)                         # the result: a file, and an entry of the audit chain
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from shadowline.archive import file_sha256
 from shadowline.atomic import write_json
 from shadowline.audit.comparison import (
     BAD,
@@ -29,8 +27,10 @@ from shadowline.audit.comparison import (
     worst,
 )
 from shadowline.audit.entry import Kind, Record
+from shadowline.hashing import file_md5, file_sha256
+from shadowline.paths import Layout
 from shadowline.records.stores import open_records
-from tasks.registered import PACKAGE, list_files
+from tasks.origin import PACKAGE, list_files
 from tasks.remote import DamagedError, open_remote
 from tasks.reproduce import Place, read_json
 
@@ -38,10 +38,10 @@ _AS_LOGGED = ("test/", "gate/")  # metrics of a run that its summary holds as we
 
 
 @task(cache_policy=NO_CACHE)
-def put_on_record(found: Reproduction, root: Path, now: datetime) -> Path:
+def keep_result(found: Reproduction, root: Path, now: datetime) -> Path:
     """Write data/audit/reproductions/<version>-<time>.json and bind it in the audit chain; returns its path."""
     name = f"{found.version.rpartition('/')[2]}-{now:%Y%m%dT%H%M%S%fZ}.json"
-    path = root / "data/audit/reproductions" / name
+    path = Layout(root).reproductions / name
     write_json(path, found.to_dict())
     body = {
         "finding": found.finding,
@@ -112,7 +112,7 @@ def _verify_results(place: Place) -> tuple[Item, ...]:
     except ValueError as error:
         return (Item("summary.json", Finding.MISSING, str(error)),)
     locked = {out.path: out.md5 for step in place.steps for out in step.outs}["data/summary.json"]
-    summary = compare_files({"summary.json": locked}, {"summary.json": _md5(path)}, "the run")
+    summary = compare_files({"summary.json": locked}, {"summary.json": file_md5(path)}, "the run")
     if summary[0].finding is not Finding.IDENTICAL:
         return summary
     return (*summary, *_verify_metrics(place, flatten(read_json(path))))
@@ -136,9 +136,4 @@ def _in_summary(metric: str) -> str:
 
 
 def _md5s(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): _md5(path) for path in folder.rglob("*") if path.is_file()}
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    return {path.relative_to(folder).as_posix(): file_md5(path) for path in folder.rglob("*") if path.is_file()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from shadowline.audit.entry import Kind
+from shadowline.commands.days import DAY, utc
 from shadowline.commands.records import open_records
 from shadowline.progress import Progress, default_progress
 
@@ -26,7 +27,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, digits and '-'.")]
 By = Annotated[str, typer.Option(help="Who says so.")]
 _NUM_CHANGES, _WIDTH = 4, 64  # changes that the table of `log` shows, and letters of a value
-_DAY = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
 
 def verify(
@@ -55,15 +55,15 @@ def verify(
 def log(
     subject: Annotated[str, typer.Option("--subject", "--class", help="Only about this class, version, key, …")] = "",
     kind: Annotated[list[Kind] | None, typer.Option(help="Only of this kind; may be repeated.")] = None,
-    since: Annotated[datetime | None, typer.Option(formats=_DAY, help="Not before this day, UTC.")] = None,
-    until: Annotated[datetime | None, typer.Option(formats=_DAY, help="Before this day, UTC.")] = None,
+    since: Annotated[datetime | None, typer.Option(formats=DAY, help="Not before this day, UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(formats=DAY, help="Before this day, UTC.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """What was done, when and by whom, in order; it does not check the chain.
 
     Example: `shadowline audit log --class solar_mono --kind phase --since 2026-01-05`
     """
-    found = open_records().chain.entries(_utc(since), _utc(until), kind or (), subject)
+    found = open_records().chain.entries(utc(since), utc(until), kind or (), subject)
     if as_json:
         for entry in found:
             typer.echo(json.dumps(entry.to_dict()))
@@ -152,10 +152,6 @@ def _key(text: str) -> tuple[str, str]:
     if not whole or not name:
         raise ValueError(f"--trust {text}: need NAME=HEX with the 64 hex digits of a public key")
     return name, public.lower()
-
-
-def _utc(at: datetime | None) -> datetime | None:
-    return at.replace(tzinfo=UTC) if at else None
 
 
 def _as_dict(found: Soundness, chain: Chain) -> dict[str, object]:

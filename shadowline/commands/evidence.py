@@ -9,17 +9,16 @@ from typing import Annotated
 
 import typer
 
+from shadowline.commands.days import DAY, utc
 from shadowline.commands.records import open_records
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
 
-_DAY = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
-
 
 def export(
-    since: Annotated[datetime | None, typer.Option("--from", formats=_DAY, help="From this day, UTC, on.")] = None,
-    until: Annotated[datetime | None, typer.Option("--to", formats=_DAY, help="Before this day, UTC.")] = None,
+    since: Annotated[datetime | None, typer.Option("--from", formats=DAY, help="From this day, UTC, on.")] = None,
+    until: Annotated[datetime | None, typer.Option("--to", formats=DAY, help="Before this day, UTC.")] = None,
     out: Annotated[Path | None, typer.Option(help="The zip; by default below data/audit/evidence.")] = None,
     by: Annotated[str, typer.Option(help="Who makes it; by default the account that runs it.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
@@ -36,8 +35,8 @@ def export(
     from tasks.evidence import export_pack
 
     now, layout = datetime.now(UTC), Layout()
-    period = Period(_utc(since) if since else None, _utc(until) if until else now)
-    target = out or layout.root / f"data/audit/evidence/{_day(period.since) or 'beginning'}-to-{_day(period.until)}.zip"
+    period = Period(utc(since), utc(until) or now)
+    target = out or layout.evidence / f"{_day(period.since) or 'beginning'}-to-{_day(period.until)}.zip"
     params, progress = load_params(layout.params), Progress() if as_json else default_progress()
     try:
         done = export_pack(open_records(), layout, params, period, target, by or operator(), now, progress)
@@ -49,10 +48,6 @@ def export(
         return
     typer.echo(f"{done.path}: {done.num_entries} entries, {done.num_versions} versions, {done.num_files} files")
     typer.echo(f"the chain's first key is {done.root}; give it to whoever verifies, apart from the pack")
-
-
-def _utc(day: datetime) -> datetime:
-    return day.replace(tzinfo=UTC)
 
 
 def _day(at: datetime | None) -> str:

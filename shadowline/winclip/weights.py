@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from shadowline import backbones
+from shadowline.hashing import file_sha256
 from shadowline.params import ZeroShotParams
 from shadowline.settings import Settings
 from shadowline.winclip.prompts import Prompts
@@ -73,7 +73,7 @@ def load_clip(params: ZeroShotParams, root: Path, *, device: str | torch.device 
         design=design,
         mean=tuple(trained["mean"]),
         std=tuple(trained["std"]),
-        weights_sha256=_sha256(path),
+        weights_sha256=file_sha256(path),
     )
 
 
@@ -212,8 +212,3 @@ def _way_out(params: ZeroShotParams) -> str:
         f"get {name} from https://huggingface.co/{repository} ({params.architecture}, {params.pretrained}) and name it "
         "in zero_shot.location with weights: file; or use weights: hub with SHADOWLINE_ALLOW_NETWORK=true"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

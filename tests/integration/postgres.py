@@ -3,6 +3,7 @@
 pytest_plugins = ["integration.postgres"]        # in the test module
 
 def test_…(database_url: str):                   # runs twice: SQLite, PostgreSQL
+def test_…(engine: Engine):                      # the same, with the tables of our records
 def test_…(postgres: Postgres):                  # postgres.create_database() → URL
     with postgres.stopped(): …                   # every connection is cut and none is made
 """
@@ -22,7 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from shadowline.records.database import open_database
 
 USER, PASSWORD = "shadowline", "a-secret-of-tests"
 _FAST = "-c fsync=off -c full_page_writes=off"  # the data outlive the server's death, not the machine's
@@ -107,6 +110,14 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         url = server.create_database()
         yield url
         server.drop_database(url)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """The tables of our records in it."""
+    engine = open_database(database_url)
+    yield engine
+    engine.dispose()
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -57,13 +57,6 @@ pytest_plugins = ["integration.postgres"]
 Command = Callable[..., tuple[int, str, str]]
 Rows = list[dict[str, Any]]
 SECRET = "pass-phrase-of-ada"
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_database(database_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -13,12 +13,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from integration.gateway_factory import Factory, Site, png, wait_for
 from integration.postgres import PASSWORD, Postgres
+from integration.s3 import s3_server
 from integration.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
 from shadowline.audit.entry import Kind, Record
 from shadowline.audit.keys import Head
@@ -396,21 +395,9 @@ def register_again(project: Project) -> None:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The location of an empty bucket on a server of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "NO_PROXY": "127.0.0.1",
-            "SHADOWLINE_S3_ENDPOINT": f"http://{host}:{port}",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket=BUCKET)
+    with s3_server(BUCKET) as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHADOWLINE_S3_ENDPOINT", address)
         yield f"s3://{BUCKET}/plant"
-        server.stop()
 
 
 def test_a_backup_in_s3_keeps_equal_files_once_and_comes_back(lived: Project, bucket: str, tmp_path: Path) -> None:

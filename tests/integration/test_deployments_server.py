@@ -133,6 +133,7 @@ def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant:
         "enroll-waiting/poll": [(SCHEDULE["enroll"], SCHEDULE["timezone"])],
         "shadow/batch": [],
         "backup/nightly": [],
+        "audit/on-demand": [],
         "approve/ask": [],
     }
 

@@ -11,9 +11,9 @@ import boto3
 import pytest
 import yaml
 from clip_fixture import tiny_clip
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from integration.s3 import s3_server
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, wait_until
 from shadowline.detectors.few_shot import FewShot
 from shadowline.detectors.load import load_detector
@@ -238,20 +238,11 @@ def test_the_poll_takes_images_from_an_s3_prefix(
 ) -> None:
     from flows.enroll import enroll_waiting
 
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", endpoint)
-        bucket = boto3.client("s3", endpoint_url=endpoint)
-        bucket.create_bucket(Bucket="plant")
+    with s3_server("plant") as address:
+        monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
+        bucket = boto3.client("s3", endpoint_url=address)
         for path in images(plant, 6).iterdir():
             bucket.put_object(Bucket="plant", Key=f"new/{EXTRA_CLASS}/{path.name}", Body=path.read_bytes())
         assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
         assert enroll_waiting("s3://plant/new") == []
-    finally:
-        server.stop()
     assert open_records().rollout.state().of(EXTRA_CLASS).phase is Phase.LEGACY

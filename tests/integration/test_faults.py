@@ -16,9 +16,9 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from integration.faulty_s3 import Faults, FaultyS3
+from integration.s3 import s3_server
 from tasks.storage import S3Storage, open_storage
 
 BUCKET, KEY = "store", "legacy/bolt/model.zip"
@@ -30,18 +30,8 @@ LARGE = 21 << 20  # bytes: three parts
 @pytest.fixture(scope="module")
 def moto() -> Iterator[str]:
     """The address of an S3 server."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "ACCESS_KEY_ID": "test",
-            "SECRET_ACCESS_KEY": "test",
-            "DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        yield "http://{}:{}".format(*server.get_host_and_port())
-        server.stop()
+    with s3_server(BUCKET) as address:
+        yield address
 
 
 @pytest.fixture
@@ -56,13 +46,11 @@ def door(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
 def behind(moto: str) -> Iterator[Any]:
     """A client that no fault reaches, and an empty bucket."""
     client = boto3.client("s3", endpoint_url=moto)
-    client.create_bucket(Bucket=BUCKET)
     yield client
     for one in unfinished(client):
         client.abort_multipart_upload(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
     for key in objects(client):
         client.delete_object(Bucket=BUCKET, Key=key)
-    client.delete_bucket(Bucket=BUCKET)
 
 
 @pytest.fixture

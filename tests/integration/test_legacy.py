@@ -25,9 +25,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from shadowline import backbones
-from shadowline.archive import file_sha256, pack, unpack
+from shadowline.archive import pack, unpack
 from shadowline.detectors.load import find_model, load_detector
 from shadowline.detectors.patchcore import PatchCore
+from shadowline.hashing import file_sha256
 from shadowline.inventory import load_inventory
 from shadowline.legacy import Stated, examine
 from shadowline.manifest import COLUMNS, Label, Split, content_id, write_manifest

@@ -15,13 +15,13 @@ from typing import Any
 import boto3
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from integration.postgres import Postgres
+from integration.s3 import give_credentials, s3_server
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json
-from shadowline.archive import file_sha256
 from shadowline.audit.comparison import Finding, Item
 from shadowline.audit.entry import Kind
+from shadowline.hashing import file_sha256
 from shadowline.records.stores import open_records
 
 pytest_plugins = ["integration.postgres"]
@@ -40,24 +40,9 @@ save_file({name: tensor * 1.01 for name, tensor in load_file(path).items()}, pat
 """
 
 
-@contextmanager
-def s3_at(port: int = 0) -> Iterator[str]:
-    """The address of an S3 server with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    try:
-        address = "http://{}:{}".format(*server.get_host_and_port())
-        boto3.client("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
-        yield address
-    finally:
-        server.stop()
-
-
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    give_credentials(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +160,7 @@ class TestTheSame:
         from flows.retrain import retrain
 
         project = build_project(tmp_path / "project")
-        with s3_at() as address, project.inside():
+        with s3_server(BUCKET) as address, project.inside():
             monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
             monkeypatch.setenv("SHADOWLINE_DATA_URL", f"s3://{BUCKET}/data")
             monkeypatch.setenv("SHADOWLINE_ARTIFACTS_URL", f"s3://{BUCKET}/artifacts")
@@ -269,7 +254,7 @@ class TestEveryByte:
         assert (found.subject, found.finding) == (file, Finding.MISSING)
 
     def test_one_flipped_bit_in_any_file_of_the_registered_model_is_named(self, audited: Any, tmp_path: Path) -> None:
-        from tasks.registered import list_files
+        from tasks.origin import list_files
         from tasks.verification import verify_registered
 
         model = audited.registered.download(tmp_path)
@@ -393,7 +378,7 @@ class TestThePush:
 
         def come_back() -> None:
             time.sleep(3)
-            with s3_at(port):
+            with s3_server(BUCKET, port):
                 ended.wait(120)
 
         store = threading.Thread(target=come_back)

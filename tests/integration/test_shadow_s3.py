@@ -13,8 +13,8 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
+from integration.s3 import s3_server
 from integration.tiny_project import CLASSES, Project, picture
 from shadowline.records.stores import open_records
 
@@ -42,19 +42,12 @@ class Camera:
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Iterator[Camera]:
     """An S3 server with the first images of the day in its one bucket."""
-    for name, value in {"ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", endpoint)
-    camera = Camera(boto3.client("s3", endpoint_url=endpoint))
-    camera.client.create_bucket(Bucket=BUCKET)
-    for number, name in enumerate(NAMES):
-        camera.put(name, png(number))
-    yield camera
-    server.stop()
+    with s3_server(BUCKET) as address:
+        monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
+        camera = Camera(boto3.client("s3", endpoint_url=address))
+        for number, name in enumerate(NAMES):
+            camera.put(name, png(number))
+        yield camera
 
 
 def png(number: int) -> bytes:

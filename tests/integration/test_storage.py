@@ -12,8 +12,8 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 
+from integration.s3 import s3_server
 from tasks.storage import S3Storage, Storage, open_storage
 
 BUCKET = "archive"
@@ -21,27 +21,15 @@ KEY = "legacy/bolt/model.zip"
 
 
 @pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
+def s3_address() -> Iterator[str]:
     """The address of an S3 server with an empty bucket."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "ACCESS_KEY_ID": "test",
-            "SECRET_ACCESS_KEY": "test",
-            "DEFAULT_REGION": "us-east-1",
-        }.items():
-            patch.setenv(f"AWS_{name}", value)
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}").create_bucket(Bucket=BUCKET)
-        yield f"http://{host}:{port}"
-        server.stop()
+    with s3_server(BUCKET) as address:
+        yield address
 
 
 @pytest.fixture
-def at(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", s3_server)
+def at(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", s3_address)
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -112,12 +100,12 @@ def test_a_link_in_the_folder_is_no_way_out(path: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_changed_bytes_are_never_given_out(storage: Storage, path: Path, tmp_path: Path, s3_server: str) -> None:
+def test_changed_bytes_are_never_given_out(storage: Storage, path: Path, tmp_path: Path, s3_address: str) -> None:
     put = storage.put(path, KEY)
     changed = path.read_bytes()[:-1] + b"?"
     if isinstance(storage, S3Storage):
         metadata = {"sha256": put.sha256}
-        raw_s3(s3_server).put_object(Bucket=BUCKET, Key=f"{storage.prefix}{KEY}", Body=changed, Metadata=metadata)
+        raw_s3(s3_address).put_object(Bucket=BUCKET, Key=f"{storage.prefix}{KEY}", Body=changed, Metadata=metadata)
     else:
         Path(put.uri.removeprefix("file://")).write_bytes(changed)
     with pytest.raises(ValueError, match=rf"{KEY}: sha256 .* but {put.sha256[:12]}… was put"):
@@ -125,12 +113,12 @@ def test_changed_bytes_are_never_given_out(storage: Storage, path: Path, tmp_pat
     assert not (tmp_path / "back.zip").exists()
 
 
-def test_a_large_file_goes_in_parts_that_the_store_verifies(at: None, s3_server: str, tmp_path: Path) -> None:
+def test_a_large_file_goes_in_parts_that_the_store_verifies(at: None, s3_address: str, tmp_path: Path) -> None:
     large = tmp_path / "large.zip"
     large.write_bytes(bytes(range(256)) * (80 << 10))  # 20 MiB
     storage = open_storage(f"s3://{BUCKET}/large")
     put = storage.put(large, KEY)
-    head = raw_s3(s3_server).head_object(Bucket=BUCKET, Key=f"large/{KEY}", ChecksumMode="ENABLED")
+    head = raw_s3(s3_address).head_object(Bucket=BUCKET, Key=f"large/{KEY}", ChecksumMode="ENABLED")
     assert head["ETag"].strip('"').endswith("-3")  # of three parts
     assert head["ChecksumSHA256"]
     assert storage.get(KEY, tmp_path / "back.zip") == put
@@ -138,21 +126,21 @@ def test_a_large_file_goes_in_parts_that_the_store_verifies(at: None, s3_server:
 
 
 def test_server_side_encryption_is_asked_for_where_it_is_set(
-    at: None, s3_server: str, path: Path, monkeypatch: pytest.MonkeyPatch
+    at: None, s3_address: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {}
     for encryption in ("", "AES256", "aws:kms"):
         monkeypatch.setenv("SHADOWLINE_S3_ENCRYPTION", encryption)
         open_storage(f"s3://{BUCKET}").put(path, KEY)
-        asked[encryption] = raw_s3(s3_server).head_object(Bucket=BUCKET, Key=KEY).get("ServerSideEncryption", "")
+        asked[encryption] = raw_s3(s3_address).head_object(Bucket=BUCKET, Key=KEY).get("ServerSideEncryption", "")
     assert asked == {"": "", "AES256": "AES256", "aws:kms": "aws:kms"}
 
 
 @pytest.mark.parametrize(("refusals", "is_kept"), [(2, True), (99, False)])
 def test_a_store_that_is_busy_is_asked_again_but_not_for_ever(
-    s3_server: str, path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, is_kept: bool
+    s3_address: str, path: Path, monkeypatch: pytest.MonkeyPatch, refusals: int, is_kept: bool
 ) -> None:
-    with BusyStore(s3_server, refusals) as (address, seen):
+    with BusyStore(s3_address, refusals) as (address, seen):
         monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
         storage = replace(open_storage(f"s3://{BUCKET}/busy{refusals}"), patience_s=0.0)
         if is_kept:
@@ -162,7 +150,7 @@ def test_a_store_that_is_busy_is_asked_again_but_not_for_ever(
             with pytest.raises(ValueError, match=r"s3://archive/busy99/legacy/bolt/model\.zip: .*reached max retries"):
                 storage.put(path, KEY)
             assert seen == [503] * 5
-    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", s3_server)
+    monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", s3_address)
     assert (open_storage(f"s3://{BUCKET}/busy{refusals}").find(KEY) is not None) is is_kept
 
 
