@@ -92,7 +92,7 @@ def day_of_pairs(
     morning: datetime,
     demo: DemoParams,
 ) -> list[Pair]:
-    """What a day leaves on record: nothing where only the legacy model judges."""
+    """What a day leaves to compare: nothing where only the legacy model judges."""
     if one.standing not in CANDIDATE_JUDGES:
         return []
     step = timedelta(hours=16) / demo.images_per_day
@@ -136,7 +136,8 @@ def reviewed(pairs: Iterable[Pair], demo: DemoParams) -> list[Pair]:
     def is_looked_at(pair: Pair) -> bool:
         legacy = pair.legacy_said.alarm if pair.legacy_said else None
         drawn = int.from_bytes(_digest(pair.key, "review")[:4], "big") / 2**32 < demo.review_share
-        return drawn or (legacy is not None and legacy != pair.candidate_said.alarm)
+        candidate = pair.candidate_said.alarm if pair.candidate_said else None
+        return drawn or (legacy is not None and legacy != candidate)
 
     return [pair for pair in pairs if is_looked_at(pair)]
 

@@ -87,6 +87,13 @@ def note_registration(version: ModelVersion, layout: Layout) -> None:
             client().set_model_version_tag(version.name, version.version, WITNESS_TAG, f"{entry.number}:{entry.hash}")
 
 
+def note_legacy_model(class_name: str, version: ModelVersion, about: Mapping[str, str]) -> None:
+    """A legacy model on record, as its version's tags describe it; nothing where it is the class's last one already."""
+    chain, body = open_records().chain, {"version": version.uri, **about}
+    if _last_said(chain, Kind.LEGACY, class_name) != body:
+        chain.append_if_possible(_record(Kind.LEGACY, class_name, body))
+
+
 def note_promotion(champion: ModelVersion, by: str, replaces: str | None = None) -> None:
     """That a version leads now; `replaces`: the version before, where the caller knows better than the chain."""
     chain = open_records().chain

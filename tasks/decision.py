@@ -116,7 +116,7 @@ def draw_decision(question: Question, layout: Layout, limits: DataParams, now: d
 def _choose(question: Question, found: Sequence[StoredPair]) -> tuple[StoredPair, bool]:
     """The pair that is meant, and whether there are others; of one image judged twice, what was recorded last."""
     if not found:
-        raise ValueError(f"trace '{question.trace_id}': on no pair; a part is on record where both models judge")
+        raise ValueError(f"trace '{question.trace_id}': nothing was inspected under it; check the id")
     fitting = [one for one in found if question.class_name in ("", one.pair.class_name)]
     if question.image is not None and len({one.pair.image_id for one in fitting}) > 1:
         image_id = content_id(question.image.read_bytes())

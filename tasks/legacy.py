@@ -38,7 +38,7 @@ from shadowline.paths import Layout
 from shadowline.records.rollout import LEGACY, ModelPlace, RolloutStore
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
-from tasks.audit import note_deletion
+from tasks.audit import note_deletion, note_legacy_model
 from tasks.registry import (
     SIGNATURE,
     ModelVersion,
@@ -90,9 +90,10 @@ def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
 
 @task(**_RETRIES)
 def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
-    """Let the rollout know where the legacy model of a class can be loaded from."""
+    """Let the rollout know where the legacy model of a class can be loaded from, and the audit chain that it is."""
     place = ModelPlace(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
     open_records().rollout.know_model([place], at)
+    note_legacy_model(model.class_name, version, _tags(model))
 
 
 def list_legacy() -> list[Standing]:

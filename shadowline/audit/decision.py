@@ -30,11 +30,11 @@ from shadowline.audit.inspection import (
 from shadowline.manifest import Label
 from shadowline.records.pairs import Judgement, Pair, Side
 from shadowline.records.traces import StoredPair, Word
-from shadowline.rollout.phases import TAKEN_OVER
+from shadowline.rollout.phases import CANDIDATE_JUDGES, TAKEN_OVER
 from shadowline.rollout.state import ClassState, Event
 
 ROUNDING = 1e-5  # of a score, or of 1 where that is more; see docs/decisions/0018
-NOT_ASKED = "not asked"  # the legacy model, once it is off
+NOT_ASKED = "not asked"  # a model that does not judge in the phase
 _CLOCKS = timedelta(seconds=60)  # between a camera's clock and the rollout's, upload and the gateway's look included
 _MACHINE_MADE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")  # trace ids that no caller chose
 
@@ -105,7 +105,8 @@ def said_by(stored: StoredPair, side: Side) -> Said:
 
 
 def _judgement(pair: Pair, side: Side) -> Judgement:
-    return pair.candidate_said if side == "candidate" else pair.legacy_said or Judgement(error=NOT_ASKED)
+    said = pair.candidate_said if side == "candidate" else pair.legacy_said
+    return said or Judgement(error=NOT_ASKED)
 
 
 def _number(case: Case) -> str:
@@ -141,12 +142,15 @@ def _that_fits(around: Sequence[Event], stored: StoredPair) -> Event | None:
 def _misfit(state: ClassState, stored: StoredPair) -> str:
     """Why this answer was not due in this state of the class; empty where it was."""
     pair = stored.pair
-    for side, named, found in (("candidate", state.candidate, pair.candidate), ("legacy", state.legacy, pair.legacy)):
+    if not pair.candidate and state.standing in CANDIDATE_JUDGES:
+        return f"the candidate was not asked in phase {state.standing}, in which it judges every part"
+    candidate = state.candidate if pair.candidate else ""
+    for side, named, found in (("candidate", candidate, pair.candidate), ("legacy", state.legacy, pair.legacy)):
         if named != found:
             return f"the {side} model in force was {named[:12]}…, the pair names {found[:12]}…"
     if pair.answered_by == "candidate" and not state.candidate_answers:
         return f"the candidate answered in phase {state.standing}, in which it answers nothing"
-    failed = pair.candidate_said.error is not None
+    failed = _judgement(pair, "candidate").error is not None
     if pair.answered_by == "legacy" and state.standing in TAKEN_OVER and not failed:
         return f"the legacy model answered in phase {state.standing}, in which the candidate answers"
     return ""

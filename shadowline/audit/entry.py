@@ -30,6 +30,7 @@ class Kind(StrEnum):
     KEY = "key"  # a key that signs from here on
     TRAINING = "training"  # a retraining or enrolment ended, well or not
     REGISTRATION = "registration"  # a version was registered, with its verdict
+    LEGACY = "legacy"  # a legacy model, or a new product's starter, was registered
     CONFIGURATION = "configuration"  # params.yaml differs from that of the version before
     THRESHOLD = "threshold"  # a class decides by another threshold than in the version before
     PROMOTION = "promotion"  # a version became champion

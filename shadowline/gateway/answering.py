@@ -105,7 +105,7 @@ class Answerer:
         return found
 
     async def _answer(self, route: Route, sample: Sample) -> tuple[Side, _Said]:
-        """Who answered, and what. Every image that both models should judge leaves a pair or a job that makes one."""
+        """Who answered, and what. Every image leaves a pair, or a job that makes one."""
         side = route.side_of(sample.image_id)
         said = await self._ask(route, side, sample)
         if side == CANDIDATE and said.answer is None and route.legacy_judges:
@@ -120,8 +120,8 @@ class Answerer:
         shadow = route.shadow_of(side)
         if shadow is not None:
             self._shadow.offer(ShadowJob(route, sample, side, said, shadow))
-        elif side == CANDIDATE:
-            self._writer.offer(pair_of(route, sample, side, {CANDIDATE: said}))
+        else:
+            self._writer.offer(pair_of(route, sample, side, {side: said}))
 
     async def _ask(self, route: Route, side: Side, sample: Sample) -> _Said:
         name, model = route.state.class_name, route.models.get(side)

@@ -166,7 +166,7 @@ def feedback(word: Feedback, gateway: GatewayHere) -> dict[str, Any]:
         image_id = word.image_id or pairs.image_of(word.class_name, word.trace_id or "")
         number = pairs.label(word.class_name, image_id, Label(word.label), word.by, datetime.now(UTC), word.note)
     except ValueError as error:
-        raise RefusedRequestError(404, f"{error}; only images that both models judge can be labelled") from None
+        raise RefusedRequestError(404, f"{error}; an image can be labelled seconds after its inspection") from None
     return {"feedback": number, "class_name": word.class_name, "image_id": image_id, "label": word.label}
 
 

@@ -47,10 +47,10 @@ def pair_of(route: Route, sample: Sample, answered_by: Side, said: dict[Side, Ju
         class_name=state.class_name,
         image_id=sample.image_id,
         captured_at=sample.captured_at,
-        candidate=state.candidate,
+        candidate=state.candidate if "candidate" in said else "",
         legacy=state.legacy,
         answered_by=answered_by,
-        candidate_said=said["candidate"],
+        candidate_said=said.get("candidate"),
         legacy_said=said.get("legacy"),
         trace_id=sample.trace_id,
     )

@@ -58,15 +58,16 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both models on one image. `legacy_said` is None where the legacy model no longer judges."""
+    """Both models on one image. What a model said is None where it does not judge: the legacy model once it is off, the
+    candidate before shadow mode and after a rollback; such a pair names no candidate, and counts for none."""
 
     class_name: str
     image_id: str  # sha256 of the file's bytes
     captured_at: datetime  # UTC
-    candidate: str  # fingerprint
+    candidate: str  # fingerprint; empty where it does not judge
     legacy: str  # fingerprint
     answered_by: Side
-    candidate_said: Judgement
+    candidate_said: Judgement | None
     legacy_said: Judgement | None
     trace_id: str = ""
     image_path: str = ""
@@ -74,6 +75,10 @@ class Pair:
     def __post_init__(self) -> None:
         if self.captured_at.tzinfo is None:
             raise ValueError(f"image {self.image_id[:12]}…: captured at {self.captured_at}, no time zone; give UTC")
+        if (self.candidate_said is None) == bool(self.candidate):
+            raise ValueError(
+                f"image {self.image_id[:12]}…: a pair names its candidate where it was asked, and only there"
+            )
 
     @property
     def key(self) -> str:

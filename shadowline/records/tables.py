@@ -46,7 +46,7 @@ class Base(DeclarativeBase):
 
 
 class PairRow(Base):
-    """One image, judged by the candidate and the legacy model; a side that gave no answer says why."""
+    """One image, judged by the candidate and the legacy model, or by one of them; a failure says why."""
 
     __tablename__ = "pairs"
     __table_args__ = (
@@ -63,7 +63,7 @@ class PairRow(Base):
     image_id: Mapped[str] = mapped_column(String(64), index=True)  # sha256 of the file's bytes
     image_path: Mapped[str] = mapped_column(Text, default="")  # where the image lies, or empty
     captured_at: Mapped[datetime]
-    candidate: Mapped[str] = mapped_column(String(64))
+    candidate: Mapped[str] = mapped_column(String(64))  # empty where the legacy model judged alone
     legacy: Mapped[str] = mapped_column(String(64))
     answered_by: Mapped[str] = mapped_column(String(16))  # candidate | legacy
     candidate_score: Mapped[float | None]

@@ -16,6 +16,8 @@ from shadowline.records.database import reading
 from shadowline.records.pairs import Judgement, Pair, Side
 from shadowline.records.tables import FeedbackRow, PairRow
 
+_SAID = ("score", "threshold", "latency_ms", "error")
+
 
 @dataclass(frozen=True)
 class StoredPair:
@@ -53,7 +55,6 @@ def words_on(engine: Engine, class_name: str, image_id: str) -> tuple[Word, ...]
 
 
 def _stored(row: Any) -> StoredPair:
-    asked = (row.legacy_score, row.legacy_threshold, row.legacy_error) != (None, None, None)
     pair = Pair(
         class_name=row.class_name,
         image_id=row.image_id,
@@ -62,12 +63,16 @@ def _stored(row: Any) -> StoredPair:
         legacy=row.legacy,
         answered_by=row.answered_by,
         candidate_said=_said(row, "candidate"),
-        legacy_said=_said(row, "legacy") if asked else None,
+        legacy_said=_said(row, "legacy"),
         trace_id=row.trace_id,
         image_path=row.image_path,
     )
     return StoredPair(pair, row.key, {"candidate": row.candidate_alarm, "legacy": row.legacy_alarm})
 
 
-def _said(row: Any, side: Side) -> Judgement:
-    return Judgement(*(getattr(row, f"{side}_{name}") for name in ("score", "threshold", "latency_ms", "error")))
+def _said(row: Any, side: Side) -> Judgement | None:
+    """None where it was not asked."""
+    score, threshold, latency_ms, error = (getattr(row, f"{side}_{name}") for name in _SAID)
+    if (score, threshold, error) == (None, None, None):
+        return None
+    return Judgement(score, threshold, latency_ms, error)

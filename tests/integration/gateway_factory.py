@@ -215,6 +215,10 @@ class Factory:
         one = self.state(name)
         return self.records.pairs.table(name, one.candidate, one.legacy)
 
+    def judged_alone(self, name: str) -> pd.DataFrame:
+        """What the legacy model judged without a candidate beside it."""
+        return self.records.pairs.table(name, "", self.state(name).legacy)
+
     def wait_for_pairs(self, name: str, count: int) -> pd.DataFrame:
         wait_for(lambda: len(self.pairs(name)) >= count)
         return self.pairs(name)

@@ -31,6 +31,7 @@ from shadowline.rollout.phases import Phase
 
 Command = Callable[..., tuple[int, str, str]]
 COMMIT = "c0ffee" * 6
+ALONE = png("stripes", 7)  # inspected when the legacy model judged alone
 
 
 @dataclass
@@ -97,8 +98,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Register
         _register(project)
         factory = Registered.begin(project, project.root)
         factory.records.chain.append(Record(Kind.REGISTRATION, "models:/inspector/1", {}, "Ada", datetime.now(UTC)))
-        factory.move(dots=Phase.CANARY, stripes=Phase.SHADOW)
+        factory.move(dots=Phase.CANARY)
         with factory.serve() as site:
+            site.post(ALONE, {"X-Trace-Id": "line-7.0001"}, class_name="stripes")
+            factory.move(stripes=Phase.SHADOW)
+            wait_for(lambda: site.client.get("/v1/rollout").json()["revision"] == factory.records.rollout.revision())
             yield factory, site
 
 
@@ -150,6 +154,18 @@ def test_a_stopped_part_is_shown_again_bit_for_bit(plant: Plant) -> None:
     assert record["rollout"]["phase"] == "canary"
     assert record["other"]["side"] == "legacy"
     assert record["other"]["score"] == plant.factory.detector("legacy", "dots").score([decoded(data)])[0]
+
+
+def test_a_part_that_the_legacy_model_judged_alone_is_shown_again_as_well(plant: Plant) -> None:
+    wait_for(lambda: "line-7.0001" in set(plant.factory.judged_alone("stripes")["trace_id"]))
+    path = plant.root / "alone.png"
+    path.write_bytes(ALONE)
+    code, found = plant.draw("line-7.0001", "--image", str(path))
+    record = found["record"]
+    assert (code, record["rerun"]["outcome"], record["calibration"]["problems"]) == (0, "identical", [])
+    assert (record["decision"]["side"], record["rollout"]["phase"], record["other"]) == ("legacy", "legacy", None)
+    assert record["decision"]["score"] == plant.factory.detector("legacy", "stripes").score([decoded(ALONE)])[0]
+    assert "in phase legacy it decides on every part" in record["rule"][0]
 
 
 def test_the_hashes_on_record_are_those_of_the_models_files_and_of_its_map(plant: Plant) -> None:

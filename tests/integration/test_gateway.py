@@ -87,8 +87,10 @@ def test_the_legacy_model_alone_judges_before_the_rollout(factory: Factory, site
     assert (found["answered_by"], found["class_name"], found["model_version"]) == ("legacy", "stripes", "3")
     assert found["decision"] == ("anomalous" if found["score"] > found["threshold"] else "normal")
     assert found["latency_ms"] > 0
-    site.inspect("dots", data)
-    factory.wait_for_pairs("dots", 1)
+    wait_for(lambda: not factory.judged_alone("stripes").empty)
+    (alone,) = factory.judged_alone("stripes").to_dict("records")
+    assert (alone["trace_id"], alone["legacy_score"], alone["candidate"]) == (found["trace_id"], found["score"], "")
+    assert alone["answered_by"] == "legacy" and pd.isna(alone["candidate_score"]) and pd.isna(alone["candidate_error"])
     assert factory.pairs("stripes").empty
 
 
@@ -161,6 +163,7 @@ def test_a_rollback_and_a_new_share_reach_a_running_gateway(factory: Factory, si
     wait_for(lambda: site.inspect("dots", data)["answered_by"] == "candidate")
     factory.move(dots=Phase.ROLLED_BACK)
     wait_for(lambda: site.inspect("dots", data)["answered_by"] == "legacy")
+    wait_for(lambda: not factory.judged_alone("dots").empty)
     assert site.client.get("/v1/rollout").json()["revision"] == factory.records.rollout.revision()
 
 
@@ -666,7 +669,7 @@ def test_metrics_and_readiness_say_what_happened(factory: Factory, site: Site) -
     site.inspect("stripes", png("stripes"))
     site.post(b"hello", class_name="dots")
     factory.wait_for_pairs("dots", 1)
-    wait_for(lambda: site.metric("shadowline_pairs_recorded_total") == 1)
+    wait_for(lambda: site.metric("shadowline_pairs_recorded_total") == 2)  # of dots both models judged, of stripes one
     labels = {"class_name": "dots", "side": "legacy"}
     assert site.metric("shadowline_answers_total", decision=found["decision"], **labels) == 1
     assert site.metric("shadowline_answer_seconds_count", **labels) == 1

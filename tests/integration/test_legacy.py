@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from shadowline import backbones
 from shadowline.archive import pack, unpack
+from shadowline.audit.entry import Kind
 from shadowline.detectors.load import find_model, load_detector
 from shadowline.detectors.patchcore import PatchCore
 from shadowline.hashing import file_sha256
@@ -329,6 +330,14 @@ def test_the_commands_import_one_and_all_and_list_them(prefect_server: str, plan
     assert (weave["registered"], weave["archive"], weave["tags"]["auroc"]) == (True, "", "1.0")
     assert weave["tags"].keys() >= {"fingerprint", "class", "kind", "source", "false_alarms", "misses", "storage_mb"}
     assert "models:/legacy-weave/1" in command("legacy", "list")[1]
+
+
+def test_what_is_imported_is_in_the_audit_chain_once(plant: Plant) -> None:
+    fingerprint, uri = plant.import_model(CLASS, f"models/legacy/{CLASS}", auroc=0.97)
+    plant.import_model(CLASS, f"models/legacy/{CLASS}", auroc=0.97)
+    (entry,) = open_records().chain.entries(kinds=[Kind.LEGACY])
+    assert (entry.subject, entry.facts["version"], entry.facts["fingerprint"]) == (CLASS, uri, fingerprint)
+    assert entry.facts["auroc"] == "1.0"  # as it was measured, not as it was stated
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,7 @@ class TestWhatDoesNotCount:
             made_pair(2, candidate_said=Judgement(error="broken")),
             made_pair(3, legacy_said=None),
             made_pair(4, legacy_said=Judgement(error="broken")),
+            made_pair(5, candidate="", candidate_said=None),
         ])  # fmt: skip
         assert pairs.counts(*BOLT).num_pairs == 0
         assert pairs.first_at(*BOLT) is None

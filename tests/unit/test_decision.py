@@ -48,8 +48,8 @@ def pair_of(**changes: Any) -> Pair:
 
 
 def stored(pair: Pair) -> StoredPair:
-    legacy = pair.legacy_said
-    return StoredPair(pair, pair.key, {"candidate": pair.candidate_said.alarm, "legacy": legacy and legacy.alarm})
+    candidate, legacy = pair.candidate_said, pair.legacy_said
+    return StoredPair(pair, pair.key, {"candidate": candidate and candidate.alarm, "legacy": legacy and legacy.alarm})
 
 
 def event_of(revision: int, at: datetime, phase: Phase, share: float, **changes: Any) -> Event:
@@ -118,6 +118,25 @@ def test_the_legacy_model_may_answer_for_a_candidate_that_failed() -> None:
     record = drawn(case_of(pair, calibration=CalibrationFacts(30.0, "its own", None, None, "1", "")))
     assert record.calibration.valid
     assert "in the place of the multi-class model, which gave no answer: timeout" in record.rule[0]
+
+
+@pytest.mark.parametrize(("phase", "valid"), [(Phase.LEGACY, True), (Phase.ROLLED_BACK, True), (Phase.SHADOW, False)])
+def test_the_legacy_model_may_judge_alone_where_no_candidate_is_at_work(phase: Phase, valid: bool) -> None:
+    alone = pair_of(candidate="", candidate_said=None, answered_by="legacy")
+    own = CalibrationFacts(30.0, "its own", None, None, "1", "")
+    record = drawn(case_of(alone, calibration=own, events=(event_of(3, AT - timedelta(days=9), phase, 0.0),)))
+    assert record.calibration.valid is valid
+    assert record.other is None
+    if not valid:
+        assert record.calibration.problems == (
+            "the candidate was not asked in phase shadow, in which it judges every part",
+        )
+
+
+@pytest.mark.parametrize("changes", [{"candidate": ""}, {"candidate_said": None}])
+def test_a_pair_names_its_candidate_where_and_only_where_that_was_asked(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="names its candidate where it was asked, and only there"):
+        pair_of(**changes)
 
 
 @pytest.mark.parametrize(("seconds", "valid"), [(30, True), (-30, True), (300, False)])

@@ -53,6 +53,7 @@ def taken(spool: Spool) -> tuple[list[Pair], int]:
     [
         pair(),
         pair(legacy_said=None),
+        pair(candidate="", candidate_said=None, answered_by="legacy"),
         pair(candidate_said=Judgement(error=DROPPED)),
         pair(candidate_said=Judgement(error="a\nline, “quoted”, ü"), answered_by="candidate"),
     ],
