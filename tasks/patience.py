@@ -32,10 +32,14 @@ def outlast(request: Callable[[], T], patience_s: float) -> T:
 
 
 def teach_dvc() -> None:
-    """DVC's own way to S3 repeats a request on fewer grounds: a HEAD that is answered 429 would end a push."""
+    """DVC's own way to S3 repeats a request on fewer grounds: a HEAD that is answered 429 would end a push.
+
+    Where nobody answers at all, botocore has waited for a minute already, and five times as long tells no more.
+    """
+    from botocore.exceptions import ConnectionError
     from s3fs.core import set_custom_error_handler
 
-    set_custom_error_handler(passes)
+    set_custom_error_handler(lambda error: passes(error) and not isinstance(error, ConnectionError))
 
 
 def passes(error: BaseException) -> bool:
