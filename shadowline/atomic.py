@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -22,6 +23,15 @@ def replace_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replace_private_file(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """The same, open for writing, and with its mode from its first byte on."""
+    with replace_file(path) as temporary:
+        temporary.unlink(missing_ok=True)  # what a kill left behind
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            yield file
 
 
 def write_json(path: Path, value: Any) -> None:

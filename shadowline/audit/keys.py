@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 from filelock import FileLock
 from pydantic import SecretStr
 
-from shadowline.atomic import replace_file, write_json
+from shadowline.atomic import replace_private_file, write_json
 from shadowline.audit.entry import Entry
 from shadowline.settings import Settings
 
@@ -142,12 +142,10 @@ class KeyFolder:
 
     def _write(self, path: Path, content: bytes, mode: int) -> None:
         """On disk before it returns: an entry that is signed with a key must not outlive it."""
-        with replace_file(path) as temporary:
-            temporary.unlink(missing_ok=True)
-            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        with replace_private_file(path, mode) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
     @contextmanager
     def _usable(self) -> Iterator[None]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 from PIL import Image
 
-from shadowline.atomic import replace_file
+from shadowline.atomic import replace_file, replace_private_file
 from shadowline.gateway.scoring import describe
 from shadowline.gateway.shadowing import Sample
 from shadowline.gateway.telemetry import Metrics
@@ -62,7 +62,8 @@ class KeptImages:
             if path.is_file():
                 os.utime(path)
                 return 0
-            _write_privately(path, data)
+            with replace_private_file(path) as file:
+                file.write(data)
             return self._count(len(data))
 
     def _count(self, num_new: int) -> int:
@@ -91,13 +92,6 @@ class KeptImages:
             path.unlink(missing_ok=True)
             total, removed = total - size, removed + 1
         return total, removed
-
-
-def _write_privately(path: Path, data: bytes) -> None:
-    with replace_file(path) as temporary:
-        temporary.unlink(missing_ok=True)  # what a kill left behind
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
 
 
 def _suffix(data: bytes) -> str:
