@@ -23,11 +23,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from shadowline.audit.keys import KeyFolder
 from shadowline.detectors.load import load_detector, place_of
 from shadowline.paths import Layout
 from shadowline.progress import Progress
+from shadowline.records.database import open_database
 from shadowline.records.rollout import ModelPlace, RolloutStore
-from shadowline.records.stores import open_records
+from shadowline.records.stores import records_on
 from shadowline.rollout.engine import Step, begin
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import Event
@@ -106,7 +108,8 @@ def bench_gateway(
     Raises ValueError for a database that holds a rollout already, and where there are no images.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        bench = _prepare(layout, class_name, database_url or f"sqlite:///{Path(scratch) / 'records.db'}")
+        url = database_url or f"sqlite:///{Path(scratch) / 'records.db'}"
+        bench = _prepare(layout, class_name, url, KeyFolder(Path(scratch) / "keys"))
         with _serving(bench, Path(scratch), workers=1) as client:
             bench.move(Phase.SHADOW)
             added = tuple(_added(bench, client, pause_ms, num_requests, progress) for pause_ms in (0.0, 250.0))
@@ -117,8 +120,8 @@ def bench_gateway(
     return GatewaySpeed(added, throughput, rollbacks)
 
 
-def _prepare(layout: Layout, class_name: str, url: str) -> _Bench:
-    store, now = open_records(url).rollout, datetime.now(UTC)
+def _prepare(layout: Layout, class_name: str, url: str, keys: KeyFolder) -> _Bench:
+    store, now = records_on(open_database(url), keys).rollout, datetime.now(UTC)
     places = {}
     for role, folder in (("legacy", layout.legacy(class_name)), ("candidate", layout.package)):
         location = place_of(folder)
