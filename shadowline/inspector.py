@@ -25,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
+from shadowline.artifacts import fetch_artifacts
 from shadowline.bank import Bank
 from shadowline.calibration import Calibration, raw_maps
 from shadowline.device import pick_device
@@ -292,7 +293,7 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
     try:
         version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
         exact = f"models:/{name.partition('/')[0]}/{version}"
-        folder = Path(mlflow.artifacts.download_artifacts(exact))
+        folder = fetch_artifacts(exact)
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
     return folder / inside, str(version)

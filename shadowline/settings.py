@@ -20,8 +20,8 @@ _OFFLINE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 _PATIENT = {  # each about a minute or two in all
-    "AWS_RETRY_MODE": "standard",
-    "AWS_MAX_ATTEMPTS": "10",  # of one request
+    "AWS_RETRY_MODE": "legacy",  # "standard" stops repeating after many failures, and never repeats a HEAD at 429
+    "AWS_MAX_ATTEMPTS": "8",  # of one request
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # of the server that a run starts where there is none
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",  # which Prefect's server answers while its database restarts
 }

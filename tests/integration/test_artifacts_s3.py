@@ -25,7 +25,7 @@ from shadowline.inspector import Inspector
 from shadowline.settings import prepare_environment
 
 BUCKET = "plant"
-STORMY = Faults(failing=0.3, cutting=0.1, errors=(500, 503))  # botocore, MLflow's only patience, gives up a HEAD at 429
+STORMY = Faults(failing=0.3, cutting=0.1)
 DOWN_S = float(os.environ.get("SHADOWLINE_FAULT_SECONDS", "5"))
 _MADE = ("MLFLOW_S3_ENDPOINT_URL", "MLFLOW_S3_UPLOAD_EXTRA_ARGS", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS")
 
@@ -216,7 +216,7 @@ def test_what_the_user_has_set_for_mlflows_s3_stays(monkeypatch: pytest.MonkeyPa
     prepare_environment()
     assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "https://minio.plant.local:9000"
     assert json.loads(os.environ["MLFLOW_S3_UPLOAD_EXTRA_ARGS"]) == {"ServerSideEncryption": "aws:kms"}
-    assert (os.environ["AWS_MAX_ATTEMPTS"], os.environ["AWS_RETRY_MODE"]) == ("3", "standard")
+    assert (os.environ["AWS_MAX_ATTEMPTS"], os.environ["AWS_RETRY_MODE"]) == ("3", "legacy")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "https://another.local")
     prepare_environment()
     assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "https://another.local"
