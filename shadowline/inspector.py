@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from shadowline.artifacts import fetch_artifacts
 from shadowline.bank import Bank
 from shadowline.calibration import Calibration, raw_maps
 from shadowline.device import pick_device
@@ -293,7 +292,20 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
     try:
         version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
         exact = f"models:/{name.partition('/')[0]}/{version}"
-        folder = fetch_artifacts(exact)
+        folder = begun_again(lambda: mlflow.artifacts.download_artifacts(exact))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
     return folder / inside, str(version)
+
+
+def begun_again(download: Callable[[], str]) -> Path:
+    """What MLflow's `download` brings; a folder is hundreds of requests, of which one that stays unanswered ends it.
+
+    Raises what the last of three attempts raised.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+    def is_passing(error: BaseException) -> bool:
+        return getattr(error, "error_code", "") == "INTERNAL_ERROR"
+
+    return Path(Retrying(retry=retry_if_exception(is_passing), stop=stop_after_attempt(3), reraise=True)(download))

@@ -17,10 +17,10 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from shadowline.artifacts import fetch_artifacts
 from shadowline.atomic import write_json
 from shadowline.audit.environment import describe_environment
 from shadowline.hashing import file_sha256
+from shadowline.inspector import begun_again
 from shadowline.params import Params
 from shadowline.settings import Settings
 
@@ -66,7 +66,7 @@ def download(uri: str, source: str, folder: Path) -> Path:
     """A folder or a file of the store, below `folder`. Raises ValueError where it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return fetch_artifacts(source, folder)
+        return begun_again(lambda: mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
         raise ValueError(f"{uri}: {source} cannot be read: {first_line(error)}") from None
 
