@@ -57,6 +57,9 @@ def check_repository(root: Path) -> None:
         raise RepositoryError(f"{root.resolve()}: not a git repository; run `git init` and commit the project first")
     if not _git(root, "rev-parse", "--verify", "HEAD", check=False):
         raise RepositoryError(f"{root.resolve()}: no commit yet; commit the project first")
+    lock = root / _git(root, "rev-parse", "--git-path", "index.lock")
+    if lock.exists():
+        raise RepositoryError(f"{lock}: another git command is at work here, or was killed; then remove this file")
     _refuse_other_changes(root)
 
 
@@ -73,8 +76,7 @@ def commit_run(root: Path, message: str) -> Provenance:
 
 
 def has_commit(root: Path, commit: str) -> bool:
-    command = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
-    return subprocess.run(command, cwd=root, capture_output=True, check=False).returncode == 0
+    return _git(root, "cat-file", "-t", f"{commit}^{{commit}}", check=False) == "commit"
 
 
 def require_clean(root: Path) -> None:

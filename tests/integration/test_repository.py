@@ -11,7 +11,18 @@ import pytest
 
 from integration.tiny_project import Project, kill, wait_until
 from tasks.pipeline import find_stale
-from tasks.repository import RepositoryError, check_repository, commit_run, hold_project
+from tasks.repository import RepositoryError, check_repository, commit_run, has_commit, hold_project
+
+# Changes more of MLflow's database than SQLite keeps in memory, and does not commit it.
+_HALF_A_TRANSACTION = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("pragma cache_size = 1")
+connection.execute("create table half (text)")
+connection.executemany("insert into half values (?)", [("x" * 1000,)] * 1000)
+print("written", flush=True)
+time.sleep(600)
+"""
 
 # Holds the project in the current folder until it is killed.
 _HOLD = """
@@ -116,6 +127,30 @@ def test_a_repository_without_a_commit_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_git_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RepositoryError, match="not a git repository; run `git init`"):
         check_repository.fn(tmp_path)
+
+
+def test_what_a_kill_leaves_of_an_unfinished_write_is_no_change_of_the_repository(project: Project) -> None:
+    command = (sys.executable, "-c", _HALF_A_TRANSACTION, str(project.root / "mlflow.db"))
+    writer = project.start(*command)
+    assert writer.stdout
+    assert writer.stdout.readline() == "written\n"
+    kill(writer)
+    assert (project.root / "mlflow.db-journal").stat().st_size > 0
+    (project.root / ".params.yaml.tmp").write_text("half", encoding="utf-8")
+    check_repository.fn(project.root)
+
+
+def test_the_lock_of_a_killed_git_command_is_refused_before_hours_of_work(repository: Project) -> None:
+    (repository.root / ".git/index.lock").touch()
+    with pytest.raises(RepositoryError, match=r"\.git/index\.lock: another git command .* remove this file"):
+        check_repository.fn(repository.root)
+
+
+def test_a_commit_is_known_and_other_names_are_not(repository: Project) -> None:
+    assert has_commit(repository.root, repository.git("rev-parse", "HEAD"))
+    assert not has_commit(repository.root, "0" * 40)
+    assert not has_commit(repository.root, repository.git("rev-parse", "HEAD:dvc.yaml"))  # a file
+    assert not has_commit(repository.root, "no-such-name")
 
 
 def test_a_second_run_is_refused_by_the_first_ones_process_id(repository: Project) -> None:

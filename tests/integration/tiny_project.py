@@ -182,7 +182,8 @@ def kill(process: subprocess.Popen[str]) -> None:
     """SIGKILL to the process and all its children, as when the power goes."""
     with suppress(ProcessLookupError):  # it ended by itself
         os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    if process.stdout and not process.stdout.closed:  # closed where `wait_until` has read it to its end
+        process.communicate()
 
 
 def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
