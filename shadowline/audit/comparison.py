@@ -10,12 +10,15 @@ the same hash: only where the environment is known to differ do the metrics deci
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-METRIC_TOLERANCE = 0.001  # absolute; one pair of images in a thousand that changes its order moves an AUROC so far
+METRIC_TOLERANCE = (
+    0.001  # one pair of images in a thousand that changes its order moves an AUROC so far; see `_is_near`
+)
 MEASURED = frozenset({"data/cost.json", "data/summary.json", "data/validation/docs"})  # hold times or memory
 _MEASURED_METRICS = ("latency_ms.", "memory.", "checks.latency_ms.", "checks.memory_mb.")
 
@@ -201,9 +204,14 @@ def _compare_value(name: str, before: Any, after: Any) -> Item:
     if before == after:
         return Item(name, Finding.IDENTICAL)
     note = f"{after}, on record {before}"
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (before, after))
-    near = numbers and abs(before - after) <= METRIC_TOLERANCE
-    return Item(name, Finding.WITHIN if near else Finding.DIFFERENT, note)
+    return Item(name, Finding.WITHIN if _is_near(before, after) else Finding.DIFFERENT, note)
+
+
+def _is_near(before: Any, after: Any) -> bool:
+    """At most METRIC_TOLERANCE apart, relative where they are above 1 (robust sigmas); a count has no tolerance."""
+    if not (isinstance(before, float) and isinstance(after, float)):
+        return False
+    return math.isclose(before, after, rel_tol=METRIC_TOLERANCE, abs_tol=METRIC_TOLERANCE)
 
 
 def flatten(summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def describe_environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "cpu": _cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # a virtual machine may hide the processor's name
         DEVICE: pick_device().type,
         THREADS: str(torch.get_num_threads()),
         **{name: version(name) for name in _PACKAGES},

@@ -137,9 +137,18 @@ def test_every_object_is_whole_and_encrypted_as_the_settings_say(plant: Plant) -
         assert plant.behind.head_object(Bucket=BUCKET, Key=key)["ServerSideEncryption"] == "AES256"
 
 
-def test_an_upload_whose_beginning_was_answered_to_nobody_holds_no_bytes(plant: Plant) -> None:
+def test_an_upload_whose_beginning_was_answered_to_nobody_holds_no_bytes(plant: Plant, tmp_path: Path) -> None:
     """MLflow and DVC cannot know of it: the bucket's lifecycle rule removes it."""
-    for one in plant.behind.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
+    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(9 << 20))
+    plant.door.faults = Faults(cutting=0.7, only="?uploads")
+    for number in range(4):
+        S3ArtifactRepository(f"s3://{BUCKET}/artifacts/large").log_artifact(str(large), str(number))
+    assert [len(body) for body in plant.objects("artifacts/large").values()] == [9 << 20] * 4
+    begun = plant.behind.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
+    for one in begun:
         assert "Parts" not in plant.behind.list_parts(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +25,11 @@ from shadowline.audit.comparison import (
 )
 from shadowline.audit.environment import describe_environment, differences, same_settings
 
+_DESCRIBE = """
+import json
+from shadowline.audit.environment import describe_environment
+print(json.dumps(describe_environment()))
+"""
 TRAIN = Step("train", {"data/training_set.json": "a" * 32}, (Output("models/decoder", "b" * 32 + ".dir", True),))
 SUMMARY: dict[str, Any] = {
     "classes": ["bolt"],
@@ -115,6 +123,21 @@ class TestMetrics:
         other = {**SUMMARY, "means": {"auroc": 0.95 + moved}}
         assert {one.subject: one.finding for one in compare_metrics(SUMMARY, other)}["means.auroc"] is finding
 
+    @pytest.mark.parametrize(
+        ("before", "after", "finding"),
+        [
+            (400.0, 400.3, Finding.WITHIN),  # robust sigmas of a gate have no upper end
+            (400.0, 401.0, Finding.DIFFERENT),
+            (5000, 5001, Finding.DIFFERENT),  # images are counted
+        ],
+    )
+    def test_above_one_the_tolerance_is_relative_and_a_count_has_none(
+        self, before: float, after: float, finding: Finding
+    ) -> None:
+        summaries = [{**SUMMARY, "means": {"auroc": value}} for value in (before, after)]
+        found = {one.subject: one.finding for one in compare_metrics(*summaries)}
+        assert found["means.auroc"] is finding
+
     def test_times_and_memory_are_measured_anew(self) -> None:
         other = {**SUMMARY, "latency_ms": {"p95": 5000.0}, "memory": {"total_mb": 1.0}}
         anew = {one.subject for one in compare_metrics(SUMMARY, other) if one.finding is Finding.ANEW}
@@ -189,6 +212,16 @@ class TestEnvironment:
 
     def test_what_differs_is_named_with_both_values(self) -> None:
         assert differences({"torch": "1.0"}, {"torch": "2.0"}) == ("torch 1.0, here 2.0",)
+
+    def test_the_same_processor_with_other_instructions_is_another_environment(self) -> None:
+        here = describe_environment()
+        if here["instructions"] == "DEFAULT":
+            pytest.skip("this processor has the plainest instructions already")
+        plain = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": here["threads"]}
+        answer = subprocess.run(
+            [sys.executable, "-c", _DESCRIBE], env=plain, capture_output=True, text=True, check=True
+        )
+        assert differences(here, json.loads(answer.stdout)) == (f"instructions {here['instructions']}, here DEFAULT",)
 
     def test_threads_and_the_cpu_are_asked_for_again(self) -> None:
         assert same_settings({"threads": "3", "device": "cpu"}) == {
