@@ -32,7 +32,10 @@ from tasks.pipeline import StageRun
 from tasks.registry import ModelVersion, client
 
 WITNESS_TAG = "audit_entry"  # of a version: NUMBER:HASH of the entry of its registration
-_PROVENANCE = ("fingerprint", "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "verdict")
+PROVENANCE = (  # tags of a version that the entry of its registration repeats, signed
+    "fingerprint", "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "encoder_source_sha256",
+    "files_sha256", "environment", "verdict",
+)  # fmt: skip
 _RETRIES = {"retries": 3, "retry_delay_seconds": [1, 5, 15]}  # the database may be away for a moment
 
 
@@ -79,12 +82,12 @@ def note_registration(version: ModelVersion, layout: Layout) -> None:
     """
     chain = open_records().chain
     before, body = _last_said(chain, Kind.REGISTRATION), _registration(version, layout)
-    if _last_said(chain, Kind.REGISTRATION, version.uri) == body:
-        return
-    changes = _threshold_records(before, body, version)
-    for entry in chain.append_if_possible(_record(Kind.REGISTRATION, version.uri, body), *changes):
-        if (entry.kind, entry.subject) == (Kind.REGISTRATION, version.uri):
-            client().set_model_version_tag(version.name, version.version, WITNESS_TAG, f"{entry.number}:{entry.hash}")
+    if _last_said(chain, Kind.REGISTRATION, version.uri) != body:
+        changes = _threshold_records(before, body, version)
+        chain.append_if_possible(_record(Kind.REGISTRATION, version.uri, body), *changes)
+    told = list(chain.entries(kinds=[Kind.REGISTRATION], subject=version.uri))
+    for entry in told[-1:]:  # none where no key is at hand
+        client().set_model_version_tag(version.name, version.version, WITNESS_TAG, f"{entry.number}:{entry.hash}")
 
 
 def note_legacy_model(class_name: str, version: ModelVersion, about: Mapping[str, str]) -> None:
@@ -154,7 +157,7 @@ def _last_said(chain: Chain, kind: Kind, subject: str = "") -> dict[str, Any]:
 def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
     calibrations = json.loads((layout.package / "calibration.json").read_text(encoding="utf-8"))
     return {
-        **{name: version.tags.get(name) for name in _PROVENANCE},
+        **{name: version.tags.get(name) for name in PROVENANCE},
         "class_fingerprints": version.class_fingerprints,
         "decides_by": {name: _deciding(one) for name, one in calibrations.items()},
     }

@@ -7,6 +7,7 @@ Nothing is judged here that was not judged before; what is not at hand is left o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,9 +16,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from shadowline.audit.entry import Entry, Kind
+from shadowline.audit.chain import Chain
+from shadowline.audit.entry import Entry, Kind, public_key_in
 from shadowline.audit.pack import PackWriter, new_pack, to_json
-from shadowline.audit.stretch import Period, Stretch, place, to_line
+from shadowline.audit.stretch import Period, Stretch, UnsoundChainError, place, to_line
 from shadowline.hashing import file_sha256
 from shadowline.params import Params
 from shadowline.paths import Layout
@@ -37,7 +39,12 @@ from shadowline.report.evidence import (
 from shadowline.report.model_card import Card, render_card
 from shadowline.rollout.state import Event
 from shadowline.shadow import judge
+from tasks.audit import registry_witnesses
 from tasks.evidence_versions import find_versions, read_classes
+from tasks.origin import first_line
+from tasks.registry import STORE_ERRORS
+
+log = logging.getLogger(__name__)
 
 _MOMENT = timedelta(microseconds=1)  # pairs are counted after a time and up to another, a period is the other way round
 _SHOWN = (Kind.PROMOTION, Kind.BACKUP, Kind.DELETION)  # on the first page, one by one
@@ -67,6 +74,7 @@ def export_pack(
     hold.
     """
     records.chain.seal()
+    _require_whole(records.chain)
     stretch = Stretch.of(records.chain, period)
     keys = stretch.keys()
     if not keys:
@@ -79,7 +87,8 @@ def export_pack(
         evidence = _gather(records, layout, params, period, stretch, keys, pack, by, now)
         pack.add("index.html", render_index(evidence))
         facts = {"since": evidence.since, "until": evidence.until, "made_by": by, "made_at": evidence.made_at}
-        pack.sign({**facts, "head": evidence.chain.head, "last": place(stretch.end)}, signer)
+        ends = {"head": evidence.chain.head, "last": place(stretch.end), "registered_after": stretch.registered_after()}
+        pack.sign({**facts, **ends}, signer)
     return Exported(
         path=target,
         sha256=file_sha256(target),
@@ -90,6 +99,18 @@ def export_pack(
         num_versions=len(evidence.versions),
         num_files=len(pack.files),
     )
+
+
+def _require_whole(chain: Chain) -> None:
+    """The key folder and, where it answers, the registry know entries that a chain whose end was cut no longer has."""
+    try:
+        witnesses = registry_witnesses()
+    except STORE_ERRORS as error:
+        log.warning("the registry does not answer, and was not heard as a witness: %s", first_line(error))
+        witnesses = []
+    lost = chain.unheard(witnesses)
+    if lost is not None:
+        raise UnsoundChainError(f"audit chain: {lost.complaint}; see `shadowline audit verify`")
 
 
 def _gather(
@@ -126,7 +147,7 @@ def _gather(
 
 
 def _chain_facts(stretch: Stretch, keys: Sequence[Entry]) -> ChainFacts:
-    names, root = tuple(one.subject for one in keys), str(keys[0].facts["public_key"])
+    names, root = tuple(one.subject for one in keys), public_key_in(keys[0])
     return ChainFacts(stretch.first, stretch.last, place(stretch.head), root, names, stretch.num_by_kind())
 
 

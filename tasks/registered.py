@@ -12,11 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow.exceptions import MlflowException
-
 from shadowline.hashing import file_sha256
 from tasks.origin import FILES, download, first_line
-from tasks.registry import all_versions, client
+from tasks.registry import STORE_ERRORS, all_versions, client
 from tasks.repository import has_commit
 
 
@@ -72,7 +70,7 @@ def find_registered(model_name: str, version: str) -> Registered:
     uri = f"models:/{model_name}/{version}"
     try:
         found = client().get_model_version(model_name, version)
-    except MlflowException as error:
+    except STORE_ERRORS as error:
         raise ValueError(f"{uri}: {first_line(error)}; `shadowline models` lists the versions") from None
     return Registered(uri, str(found.source), str(found.run_id), dict(found.tags))
 

@@ -263,10 +263,13 @@ def compare_package(place: Place, registered: Path) -> tuple[Item, ...]:
 
 def compare_results(place: Place) -> tuple[Item, ...]:
     """Every number of the summary that the run has, against the one that was made."""
-    logged = read_json(place.registered.summary(place.scratch))
     if not place.layout.summary.is_file():
         return (Item("summary", Finding.DIFFERENT, "no summary was made", inherited=True),)
-    return compare_metrics(logged, read_json(place.layout.summary))
+    made = read_json(place.layout.summary)
+    try:
+        return compare_metrics(read_json(place.registered.summary(place.scratch)), made)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return (Item("summary.json", Finding.DIFFERENT, f"the run's is gone, or is no summary: {error}"),)
 
 
 def read_json(path: Path) -> dict[str, Any]:

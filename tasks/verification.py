@@ -7,6 +7,7 @@ keep_result(found, root, now)                         # the result: a file, and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +31,9 @@ from shadowline.audit.entry import Kind, Record
 from shadowline.hashing import file_md5, file_sha256
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
+from tasks.audit import PROVENANCE
 from tasks.origin import PACKAGE, list_files
+from tasks.registered import Registered
 from tasks.remote import DamagedError, open_remote
 from tasks.reproduce import Place, read_json
 
@@ -70,8 +73,27 @@ def verify_remote(place: Place) -> tuple[StageOutcome, ...]:
 
 @task(cache_policy=NO_CACHE)
 def verify_registered(place: Place, model: Path) -> tuple[Item, ...]:
-    """The logged model against the list of its registration and the package of the lock, and the run's results."""
-    return (*_verify_files(place, model), *_verify_package(place, model), *_verify_results(place))
+    """The version's tags against the audit chain, its files against their list and the lock, and its run's results."""
+    files = (*_verify_files(place, model), *_verify_package(place, model))
+    return (*_verify_tags(place.registered), *files, *_verify_results(place))
+
+
+def _verify_tags(registered: Registered) -> tuple[Item, ...]:
+    """By the signed entry of the registration: whoever can write to the registry can change a tag."""
+    entry = open_records().chain.latest(Kind.REGISTRATION, registered.uri)
+    said: dict[str, Any] = json.loads(entry.body) if entry else {}
+    if not said:
+        return (Item("tags", Finding.UNKEPT, "no entry of the audit chain tells of this registration"),)
+    known = {name: said[name] for name in PROVENANCE if said.get(name) is not None}
+    known["class_fingerprints"] = json.dumps(said["class_fingerprints"], sort_keys=True)
+    return tuple(_compare_tag(name, value, registered.tags.get(name)) for name, value in known.items())
+
+
+def _compare_tag(name: str, said: str, found: str | None) -> Item:
+    if found == said:
+        return Item(f"tag {name}", Finding.IDENTICAL)
+    note = f"{found or 'none'} in the registry, {said} in the audit chain"
+    return Item(f"tag {name}", Finding.DIFFERENT if found else Finding.MISSING, note)
 
 
 def _verify_files(place: Place, model: Path) -> tuple[Item, ...]:

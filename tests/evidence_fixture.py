@@ -92,8 +92,12 @@ def pack_chain(chain: Chain, period: Period, target: Path) -> Path:
         pack.add("versions.json", to_json(versions))
         pack.add("reproductions/inspector-1.json", RESULT)
         pack.add("index.html", "<p>evidence</p>")
-        facts = {"head": place(stretch.head), "last": place(stretch.end), "since": str(period.since)}
-        pack.sign(facts, chain.keys.load(keys[-1].subject))
+        facts = {"head": place(stretch.head), "last": place(stretch.end), "until": period.until.isoformat()}
+        since = period.since.isoformat() if period.since else ""
+        pack.sign(
+            {**facts, "since": since, "registered_after": stretch.registered_after()},
+            chain.keys.load(keys[-1].subject),
+        )
     return target
 
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 _LOCK = 728_914  # any fixed number; PostgreSQL's advisory lock
 _CHUNK = 10_000  # entries per round trip when the chain is read
 _SEALED = 1_000  # notes per transaction, which other writers of a SQLite file wait for
+_NO_KEY = "audit: a key is introduced by `Chain.rotate`, and noted by nobody else"
 
 
 class CutChainError(ValueError):
@@ -48,6 +49,11 @@ class Witness:
     hash: str
     name: str  # of the witness, for people
 
+    @property
+    def complaint(self) -> str:
+        """Where its entry is not found."""
+        return f"entry {self.number} was written, as {self.name} knows, and is no longer there"
+
 
 class Chain:
     """The one chain of a database."""
@@ -61,7 +67,7 @@ class Chain:
         """Keep records in the caller's transaction until they are sealed."""
         rows = [vars(one.noted) for one in records]
         if any(row["kind"] == Kind.KEY for row in rows):
-            raise ValueError("audit: a key is introduced by `Chain.rotate`, and noted by nobody else")
+            raise ValueError(_NO_KEY)
         if rows:
             connection.execute(insert(AuditNoteRow), rows)
 
@@ -91,7 +97,8 @@ class Chain:
     def seal(self) -> tuple[Entry, ...]:
         """Give every note its place in the chain, in the order in which they were noted.
 
-        Raises ValueError where the key is not at hand, and CutChainError where the chain was cut; the notes stay.
+        Raises ValueError where the key is not at hand, or a note would introduce another, and CutChainError where the
+        chain was cut; the notes stay.
         """
         sealed: list[Entry] = []
         while self.num_noted():
@@ -130,6 +137,8 @@ class Chain:
         new = [] if last else [self._introduce(FIRST_KEY, rows[0].by, None)]
         signer = self._signer(last or new[0])
         for row in rows:
+            if row.kind == Kind.KEY:  # who can write notes could have a key of his own signed
+                raise ValueError(f"{_NO_KEY}; note {row.id} does: find out who wrote it, and remove it")
             note = Note(row.at, row.by, row.kind, row.subject, row.body)
             new.append(next_entry(note, new[-1] if new else last, signer))
         self._insert(connection, new)
@@ -170,8 +179,7 @@ class Chain:
         """Raises CutChainError where the entry that the key folder remembers is not there."""
         query, head = select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1), self.keys.head
         row = connection.execute(query).first()
-        there = select(AuditEntryRow.hash).where(AuditEntryRow.number == (head.number if head else 0))
-        if head is not None and connection.execute(there).scalar() != head.hash:
+        if head is not None and _hash_of(connection, head.number) != head.hash:
             raise CutChainError(
                 f"audit chain: entry {head.number} was written with the keys in {self.keys.folder}, and is not in this "
                 f"database; restore it from a backup, or give it keys of its own (SHADOWLINE_AUDIT_KEYS)"
@@ -249,6 +257,12 @@ class Chain:
                 task.advance(len(chunk))
         return _without_gaps(found, list(unheard.values()), sorted(set(trusted or ()) - walk.introduced))
 
+    def unheard(self, witnesses: Iterable[Witness]) -> Witness | None:
+        """The first, the key folder among them, whose entry is not in the database as it was written."""
+        with reading(self.engine) as connection:
+            lost = [one for one in (*self._own_witness(), *witnesses) if _hash_of(connection, one.number) != one.hash]
+        return min(lost, key=lambda one: one.number, default=None)
+
     def _trusted(self, given: Mapping[str, str] | None) -> Mapping[str, str]:
         keys = self.keys.public() if given is None else given
         if not keys and self._count():
@@ -272,11 +286,16 @@ def _without_gaps(found: Soundness, unheard: Sequence[Witness], missing_keys: Se
     if unheard:
         first = min(unheard, key=lambda one: one.number)
         bad = min(found.num_entries + 1, first.number)
-        reason = f"entry {first.number} was written, as {first.name} knows, and is no longer there"
-        return replace(found, first_bad=bad, reason=reason)
+        return replace(found, first_bad=bad, reason=first.complaint)
     if missing_keys:
         reason = f"key '{missing_keys[0]}' is trusted, and no entry introduces it"
         return replace(found, first_bad=found.num_entries + 1, reason=reason)
+    return found
+
+
+def _hash_of(connection: Connection, number: int) -> str | None:
+    query = select(AuditEntryRow.hash).where(AuditEntryRow.number == number)
+    found: str | None = connection.execute(query).scalar()
     return found
 
 

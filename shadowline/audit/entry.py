@@ -188,7 +188,7 @@ class Walk:
             return f"begins the chain with key {_shown(entry.key)}, which nobody trusts"
         if self._signing is not None and entry.key != self._signing:
             return f"is signed with key {_shown(entry.key)}, where {_shown(self._signing)} has to sign"
-        if not is_signed(entry, self._keys.get(entry.key) or _public_key_in(entry)):
+        if not is_signed(entry, self._keys.get(entry.key) or public_key_in(entry)):
             return f"its signature is not one of key {_shown(entry.key)}"
         return ""
 
@@ -197,7 +197,7 @@ class Walk:
             return ""
         if entry.subject in self.introduced:
             return f"introduces key {_shown(entry.subject)} again"
-        public = _public_key_in(entry)
+        public = public_key_in(entry)
         if self._keys.setdefault(entry.subject, public) != public or not public:
             return f"introduces another key {_shown(entry.subject)} than the one that is trusted"
         self.introduced.add(entry.subject)
@@ -230,7 +230,7 @@ def _form_fault(entry: Entry) -> str:
     return "" if type(number) is int and all(type(one) is str for one in texts) else "holds what no entry can hold"
 
 
-def _public_key_in(entry: Entry) -> str:
+def public_key_in(entry: Entry) -> str:
     """What a key's entry says that its public half is; empty where it says nothing of the kind."""
     try:
         found = json.loads(entry.body)

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 
 from shadowline.audit.chain import Chain
-from shadowline.audit.entry import BEGINNING, Entry, Kind, Walk, timestamp
+from shadowline.audit.entry import BEGINNING, Entry, Kind, Walk, public_key_in, timestamp
 from shadowline.progress import Progress
 from shadowline.records.database import reading
 from shadowline.records.tables import AuditEntryRow
@@ -91,6 +91,11 @@ class Stretch:
         """Every key of the whole chain."""
         return tuple(self.chain.entries(kinds=[Kind.KEY]))
 
+    def registered_after(self) -> tuple[str, ...]:
+        """The versions whose registration the chain tells after the stretch as well."""
+        later = self.chain.entries(kinds=[Kind.REGISTRATION], first=self.last + 1)
+        return tuple(sorted({one.subject.removeprefix("models:/") for one in later}))
+
     def num_by_kind(self) -> dict[str, int]:
         of_stretch = AuditEntryRow.number.between(self.first, self.last)
         query = select(AuditEntryRow.kind, func.count()).where(of_stretch).group_by(AuditEntryRow.kind)
@@ -99,7 +104,10 @@ class Stretch:
 
     def lines(self, progress: Progress) -> Iterator[str]:
         """Raises UnsoundChainError at the first entry that does not hold."""
-        trusted = {one.subject: str(one.facts["public_key"]) for one in self.keys()} | self.chain.keys.public()
+        said = {one.subject: public_key_in(one) for one in self.keys()}
+        if not all(said.values()):
+            raise UnsoundChainError("audit chain: an entry of a key does not hold it; see `shadowline audit verify`")
+        trusted = said | self.chain.keys.public()
         walk, entries = Walk(trusted, self.before), self.entries()
         with progress.task("audit chain", total=self.num_entries) as task:
             while chunk := list(islice(entries, _CHUNK)):

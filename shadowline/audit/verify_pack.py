@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,10 @@ except ImportError:
 SIGNED = ("number", "at", "by", "kind", "subject", "body", "previous", "key")
 FIELDS = {*SIGNED, "hash", "signature"}
 BEGINNING = {"number": 0, "hash": "0" * 64}
-LATEST = ("git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint")  # another registration may change them
+LATEST = (  # another registration may change them
+    "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "encoder_source_sha256", "files_sha256",
+    "environment", "verdict", "class_fingerprints",
+)  # fmt: skip
 MAX_LINE = 1 << 24  # bytes; no entry is as long
 GARBAGE = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
@@ -54,6 +58,7 @@ class Pack:
         self.publics: dict[str, str] = {}  # name of a key → its public half, hex; the newest last
         self.introduced: dict[int, Any] = {}  # number of an entry → that entry, which introduces a key
         self.registered: list[tuple[int, str, Any]] = []  # number of an entry, version, body
+        self.hashes: dict[int, str] = {}  # of these entries, by number
         self.reproduced: list[tuple[int, str, Any]] = []  # likewise
 
     def open(self, name: str) -> IO[bytes]:
@@ -125,9 +130,11 @@ class Pack:
         return f"contents.json is signed with key {newest!a}"
 
     def chain(self) -> str:
-        last = self.json("anchor.json")
+        last, contents = self.json("anchor.json"), self.json("contents.json")
         if last != BEGINNING:
             self.hold(checked(last, "anchor.json"))
+            if is_within(last["at"], contents):
+                raise Fault(f"entry {last['number']} is of the period, and chain.jsonl begins after it")
         first = last["number"] + 1
         for entry in self.entries("chain.jsonl"):
             due, number = last["number"] + 1, entry["number"]
@@ -140,10 +147,11 @@ class Pack:
                 raise Fault(f"entry {number} is not the same in keys.jsonl")
             if entry["kind"] == "registration":
                 self.registered.append((number, entry["subject"].removeprefix("models:/"), json.loads(entry["body"])))
+                self.hashes[number] = entry["hash"]
             if entry["kind"] == "reproduction":
                 self.reproduced.append((number, entry["subject"].removeprefix("models:/"), json.loads(entry["body"])))
             last = entry
-        if self.json("contents.json")["last"] != {"number": last["number"], "hash": last["hash"]}:
+        if contents["last"] != {"number": last["number"], "hash": last["hash"]}:
             raise Fault(f"chain.jsonl ends with entry {last['number']}, and contents.json names another end")
         return f"entries {first} to {last['number']} hold" if last["number"] >= first else "no entry in this period"
 
@@ -169,17 +177,28 @@ class Pack:
     def versions(self) -> str:
         contents, found = self.json("contents.json"), self.json("versions.json")
         latest = {version: number for number, version, _ in self.registered}
+        for version, one in found.items():
+            self.witness(version, one["tags"].get("audit_entry", "0:"), contents["head"]["number"])
         for number, version, body in self.registered:
             if version not in found:
                 raise Fault(f"version {version!a}, registered by entry {number}, is not in versions.json")
-            is_now = contents["head"] == contents["last"] and latest[version] == number
+            is_now = version not in contents["registered_after"] and latest[version] == number
             for name in ("fingerprint", *(LATEST if is_now else ())):
-                if name in body and body[name] != found[version]["tags"].get(name):
+                said = json.dumps(body[name], sort_keys=True) if isinstance(body.get(name), dict) else body.get(name)
+                if name in body and said != found[version]["tags"].get(name):
                     raise Fault(f"version {version!a}: its {name} is not the one of entry {number}")
         for number, version, _ in self.reproduced:
             if version not in found:
                 raise Fault(f"version {version!a}, made again by entry {number}, is not in versions.json")
         return f"{len(latest)} registered in this period, {len(found)} in the pack"
+
+    def witness(self, version: str, tag: str, end: int) -> None:
+        """A version knows number and hash of the entry of its registration."""
+        number, _, digest = tag.partition(":")
+        if int(number) > end:
+            raise Fault(f"version {version!a} knows of entry {number}, and the chain ends with entry {end}")
+        if self.hashes.get(int(number), digest) != digest:
+            raise Fault(f"version {version!a} knows of another entry {number}")
 
     def reproductions(self) -> str:
         listed = self.json("contents.json")["files"]
@@ -208,6 +227,13 @@ def checked(entry: Any, where: str) -> Any:
     if any(type(value) is not (int if name == "number" else str) for name, value in entry.items()):
         raise Fault(f"{where}: a field is of the wrong type")
     return entry
+
+
+def is_within(at: str, contents: Any) -> bool:
+    """Whether a time lies in the period that contents.json states; `since` is empty where it has no beginning."""
+    moment, since = datetime.fromisoformat(at), contents["since"]
+    is_late_enough = not since or datetime.fromisoformat(since) <= moment
+    return is_late_enough and moment < datetime.fromisoformat(contents["until"])
 
 
 def is_signed(data: bytes, signature: str, public: str) -> bool:

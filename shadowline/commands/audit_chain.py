@@ -129,13 +129,12 @@ def _introduce(chain: Chain, name: str, by: str) -> None:
 
 def _witnesses() -> list[Witness]:
     """What the registry knows, where it answers."""
-    from mlflow.exceptions import MlflowException
-
     from tasks.audit import registry_witnesses
+    from tasks.registry import STORE_ERRORS
 
     try:
         return registry_witnesses()
-    except MlflowException as error:
+    except STORE_ERRORS as error:
         first_line = str(error).partition("\n")[0]
         typer.secho(
             f"the registry does not answer, and was not heard as a witness: {first_line}", fg="yellow", err=True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def _print(found: Reproduction, path: Path) -> None:
         "stage", "finding", "outputs", "seconds", title=f"{found.version}, {what} from {found.git_commit[:12]}"
     )
     for stage in found.stages:
-        verdict = f"{stage.finding}{', inherited' if stage.inherited else ''}{_say(stage.failure)}"
-        table.add_row(stage.name, verdict, _counts(stage.items), f"{stage.seconds:.1f}" if stage.seconds else "-")
+        verdict = f"{stage.finding}{', inherited' if stage.inherited else ''}{_say(escape(stage.failure))}"
+        seconds = f"{stage.seconds:.1f}" if stage.seconds else "-"
+        table.add_row(stage.name, verdict, _counts(stage.items), seconds)
     for name, items in (("package", found.package), ("registry", found.artifact), ("metrics", found.metrics)):
         if items:
             table.add_row(f"[bold]{name}[/]", str(_worst(items)), _counts(items), "-")

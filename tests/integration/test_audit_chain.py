@@ -43,7 +43,7 @@ from shadowline.progress import Progress
 from shadowline.records.database import open_database, reading
 from shadowline.records.rollout import MovedMeanwhileError
 from shadowline.records.stores import Records, records_on
-from shadowline.records.tables import AuditEntryRow
+from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 
@@ -109,6 +109,16 @@ class TestWhatIsAppended:
         with pytest.raises(ValueError, match="noted by nobody else"):
             chain.append(Record(Kind.KEY, "key-9", {"public_key": "00" * 32}, "Eve", START))
         assert check(chain) == []
+
+    def test_a_key_that_somebody_wrote_among_the_notes_is_never_signed(self, chain: Chain) -> None:
+        chain.append(record(1))
+        own = {"kind": "key", "subject": "evil", "body": json.dumps({"public_key": "00" * 32, "replaces": "key-1"})}
+        with chain.engine.begin() as connection:
+            connection.execute(insert(AuditNoteRow), [{**vars(record(2).noted), **own}])
+        for seal in (chain.seal, lambda: chain.append(record(3))):
+            with pytest.raises(ValueError, match=r"note \d+ does: find out who wrote it"):
+                seal()
+        assert [one.subject for one in check(chain)] == ["key-1", "backup-1"]
 
     def test_a_new_key_signs_what_follows_and_the_last_is_found_sealed_or_not(self, chain: Chain) -> None:
         chain.rotate("plant-1", "Ada")
@@ -674,6 +684,24 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
     _forget_the_end(chain_here())
     code, out, _ = command("audit", "verify", "--json")
     assert code == 1 and "as models:/inspector/2 knows" in json.loads(out)["reason"]
+
+
+def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(
+    registry: Callable[..., ModelVersion],
+) -> None:
+    from tasks.audit import note_registration
+    from tasks.registry import client
+
+    chain, version = chain_here(), registry(bolt=0.5)
+    chain.append(record(1))
+    (chain.keys.folder / "key-1.pem").rename(chain.keys.folder / "away.pem")
+    note_registration.fn(version, Layout())
+    (chain.keys.folder / "away.pem").rename(chain.keys.folder / "key-1.pem")
+    assert "audit_entry" not in client().get_model_version("inspector", version.version).tags
+    chain.seal()
+    note_registration.fn(version, Layout())
+    (entry,) = chain.entries(kinds=[Kind.REGISTRATION])
+    assert client().get_model_version("inspector", version.version).tags["audit_entry"] == f"3:{entry.hash}"
 
 
 def test_the_configuration_is_on_record_key_by_key_where_it_changes(plant: Path, params: Params) -> None:

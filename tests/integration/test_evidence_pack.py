@@ -173,6 +173,23 @@ def test_no_pack_is_left_of_a_chain_that_was_edited(records: Records, tmp_path: 
     assert not list(tmp_path.glob("*out.zip*"))
 
 
+def test_no_pack_is_made_of_a_chain_whose_end_was_cut(records: Records, tmp_path: Path) -> None:
+    from tasks.registry import client
+
+    registered = next(one for one in records.chain.entries() if one.number == 6)
+    disarm(records)
+    with records.chain.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM audit_entries WHERE number >= 6")
+    with pytest.raises(UnsoundChainError, match=r"entry 11 was written, as .*head\.json knows"):
+        export(records, tmp_path)
+    (records.chain.keys.folder / "head.json").unlink()
+    client().set_model_version_tag("inspector", "2", "audit_entry", f"6:{registered.hash}")
+    with pytest.raises(UnsoundChainError, match="entry 6 was written, as models:/inspector/2 knows"):
+        export(records, tmp_path)
+    client().delete_model_version_tag("inspector", "2", "audit_entry")
+    assert not list(tmp_path.glob("*out.zip*"))
+
+
 def disarm(records: Records) -> None:
     """What only the owner of the database can do."""
     engine = records.chain.engine
@@ -279,5 +296,8 @@ def test_the_command_says_in_one_line_what_it_cannot_do(
     assert (code, "it has to begin before it ends" in err) == (2, True)
     monkeypatch.setenv("SHADOWLINE_DATABASE_URL", f"sqlite:///{in_project.root}/empty.db")
     monkeypatch.setenv("SHADOWLINE_AUDIT_KEYS", f"{in_project.root}/no-keys")
+    code, _, err = command("audit", "export")
+    assert (code, "as models:/inspector/1 knows, and is no longer there" in err) == (1, True)
+    monkeypatch.setenv("SHADOWLINE_TRACKING_URI", f"sqlite:///{in_project.root}/no-registry.db")
     code, _, err = command("audit", "export")
     assert (code, "no entries yet" in err) == (2, True)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,14 @@ def set_tag(name: str, value: str, version: str = "1") -> None:
     from tasks.registry import client
 
     client().set_model_version_tag(MODEL, version, name, value)
+
+
+def put_on_record(project: Project) -> None:
+    """The tags of version 1 as they are now, as if it had been registered with them."""
+    from tasks.audit import note_registration
+    from tasks.registry import client, describe
+
+    note_registration.fn(describe(client(), MODEL, "1"), project.layout)
 
 
 @contextmanager
@@ -201,6 +210,7 @@ class TestADivergence:
         (in_project.root / "dvc.yaml").write_text(changed, encoding="utf-8")
         in_project.commit("Another way to train")
         set_tag("git_commit", in_project.git("rev-parse", "HEAD"))
+        put_on_record(in_project)
         code, out, err = command("audit", "reproduce", "1", "--json")
         assert code == 1, err
         result = json.loads(out.strip().splitlines()[-1])
@@ -279,6 +289,36 @@ class TestEveryByte:
         client().log_metric(run_id, "test/auroc", 0.99)
         (found,) = bad(verify_registered.fn(audited, model))
         assert found.subject == "test/auroc" and "0.99 in the run" in found.note
+
+    def test_a_tag_that_is_changed_or_gone_is_named_by_the_audit_chain(self, audited: Any, tmp_path: Path) -> None:
+        from tasks.audit import PROVENANCE
+        from tasks.verification import verify_registered
+
+        model = audited.registered.download(tmp_path)
+        names = {*PROVENANCE, "class_fingerprints"}
+        others = {**audited.registered.tags, **dict.fromkeys(names, "of another version")}
+        for tags, finding in ((others, Finding.DIFFERENT), ({}, Finding.MISSING)):
+            place = replace(audited, registered=replace(audited.registered, tags=tags))
+            found = {one.subject for one in verify_registered.fn(place, model) if one.finding is finding}
+            assert found >= {f"tag {name}" for name in names}
+
+    def test_a_summary_of_the_run_that_is_gone_or_none_is_a_finding_and_no_end(self, audited: Any) -> None:
+        from tasks.registry import client
+        from tasks.reproduce import compare_results
+
+        store = Path(client().get_run(audited.registered.results_run).info.artifact_uri.removeprefix("file://"))
+        audited.layout.summary.parent.mkdir(exist_ok=True)
+        shutil.copyfile(store / "summary.json", audited.layout.summary)
+        assert not bad(compare_results(audited))
+        text = (store / "summary.json").read_text(encoding="utf-8")
+        for broken in ("{", "[]", "{}", json.dumps({**json.loads(text), "verdict": {"checks": [7]}})):
+            (store / "summary.json").write_text(broken, encoding="utf-8")
+            (found,) = compare_results(audited)
+            assert (found.subject, found.finding) == ("summary.json", Finding.DIFFERENT), broken
+        (store / "summary.json").unlink()
+        (found,) = compare_results(audited)
+        assert found.finding is Finding.DIFFERENT
+        shutil.move(audited.layout.summary, store / "summary.json")
 
     @pytest.mark.parametrize(("name", "old", "new"), [("dvc.lock", "md5: ", "md5: 0"), ("params.yaml", "7", "8")])
     def test_another_lock_and_other_parameters_than_registered_are_not_tried(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from shadowline.audit.comparison import (
     compare_step,
 )
 from shadowline.audit.environment import describe_environment, differences, same_settings
+from shadowline.commands.reproduce import _print
 
 _DESCRIBE = """
 import json
@@ -204,6 +206,11 @@ class TestTogether:
         found = json.loads(json.dumps(reproduction(outcome("train", Finding.IDENTICAL)).to_dict()))
         assert (found["finding"], found["num_items"]) == ("identical", {"identical": 1})
         assert found["stages"][0]["finding"] == "identical"
+
+
+def test_why_a_stage_failed_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    _print(reproduction(StageOutcome("train", (), failure="no [/bolt]")), Path("result.json"))
+    assert "no [/bolt]" in capsys.readouterr().out
 
 
 class TestEnvironment:

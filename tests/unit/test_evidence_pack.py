@@ -23,6 +23,7 @@ from evidence_fixture import (
     day,
     edit_lines,
     pack_chain,
+    registration,
     rehash,
     unpack,
     verify,
@@ -30,7 +31,7 @@ from evidence_fixture import (
 
 from shadowline.audit import verify_pack
 from shadowline.audit.chain import Chain
-from shadowline.audit.entry import Kind, Note, next_entry
+from shadowline.audit.entry import Kind, Note, Record, next_entry
 from shadowline.audit.keys import KeyFolder
 from shadowline.audit.pack import VERIFIER, file_name, new_pack
 from shadowline.audit.stretch import Period, Stretch, UnsoundChainError
@@ -171,6 +172,10 @@ def test_no_pack_is_made_of_a_chain_that_does_not_hold(tmp_path: Path) -> None:
         connection.exec_driver_sql("UPDATE audit_entries SET by = 'Eve' WHERE number = 6")
     with pytest.raises(UnsoundChainError, match=r"entry 6.*was edited"):
         pack_chain(chain, ALL, tmp_path / "pack.zip")
+    with chain.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE audit_entries SET body = '{}' WHERE number = 4")
+    with pytest.raises(UnsoundChainError, match="an entry of a key does not hold it"):
+        pack_chain(chain, Period(day(4), day(9)), tmp_path / "pack.zip")
     assert [path.suffix for path in tmp_path.iterdir() if "pack" in path.name] == []
 
 
@@ -380,11 +385,43 @@ def test_versions_and_results_have_the_hashes_that_the_chain_states(folder: Path
     assert "reproductions" in faults(folder)
 
 
-def test_a_version_registered_again_after_the_period_keeps_its_fingerprint_alone(chain: Chain, tmp_path: Path) -> None:
-    folder = unpack(pack_chain(chain, Period(day(0), day(2)), tmp_path / "pack.zip"), tmp_path / "pack")
-    set_json(folder / "versions.json", lambda found: {**found, "inspector/1": later(found["inspector/1"])})
-    rehash(folder, chain.keys.load("key-3"))
+def test_a_version_registered_again_after_the_period_keeps_its_fingerprint_alone(tmp_path: Path) -> None:
+    chain, period = build_chain(tmp_path, f"sqlite:///{tmp_path}/records.db"), Period(day(0), day(2))
+
+    def with_other_tags() -> Path:
+        folder = unpack(pack_chain(chain, period, tmp_path / "pack.zip"), tmp_path / "pack")
+        set_json(folder / "versions.json", lambda found: {**found, "inspector/1": later(found["inspector/1"])})
+        rehash(folder, chain.keys.load("key-3"))
+        return folder
+
+    assert "its git_commit is not the one of entry 3" in faults(with_other_tags())["versions"]
+    chain.append(Record(Kind.REGISTRATION, "models:/inspector/1", registration("inspector/1"), "Ada", day(10)))
+    assert faults(with_other_tags()) == {}
+
+
+def test_the_entry_that_a_version_knows_is_in_the_chain(folder: Path, chain: Chain) -> None:
+    entry = next(one for one in chain.entries(kinds=[Kind.REGISTRATION]))
+    for tag, reason in (
+        (f"{entry.number}:{entry.hash}", ""),
+        (f"{entry.number}:{'0' * 64}", "knows of another entry 3"),
+        ("99:" + "0" * 64, "knows of entry 99, and the chain ends with entry 11"),
+    ):
+        set_json(folder / "versions.json", lambda found, tag=tag: {**found, "inspector/1": told(found, tag)})
+        rehash(folder, chain.keys.load("key-3"))
+        assert reason in faults(folder).get("versions", ""), tag
+        assert bool(reason) == bool(faults(folder)), tag
+
+
+def told(found: Any, tag: str) -> dict[str, Any]:
+    return {"tags": {**found["inspector/1"]["tags"], "audit_entry": tag}}
+
+
+def test_leaving_out_the_first_entries_of_the_period_is_found(tmp_path: Path) -> None:
+    chain = timed(build_chain(tmp_path, f"sqlite:///{tmp_path}/records.db"), tmp_path)
+    folder = unpack(pack_chain(chain, Period(day(4), day(9)), tmp_path / "pack.zip"), tmp_path / "pack")
     assert faults(folder) == {}
+    rehash(folder, chain.keys.load("key-3"), since=day(3).isoformat())
+    assert faults(folder) == {"chain": "entry 5 is of the period, and chain.jsonl begins after it"}
 
 
 def later(version: dict[str, Any]) -> dict[str, Any]:
