@@ -10,7 +10,7 @@ check_files(folder, manifest, progress)         # ValueError for a byte that is 
 <time>/artifacts/<experiment>/…                 what MLflow keeps beside its database
 <time>/models/<fingerprint>/…                   models that the records name by their folder
 <time>/objects/<xx>/<…>                         what DVC keeps, by md5
-<time>/folders/<name>/…                         archive, inspected images, decisions, inbox
+<time>/folders/<name>/…                         archive, inspected images, inbox, decisions, reproductions, evidence
 <time>/project/…                                files of the project that neither git nor DVC keeps
 """
 
@@ -24,7 +24,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from shadowline.archive import is_inside
 from shadowline.audit.keys import Head
 from shadowline.hashing import file_sha256
 from shadowline.progress import Progress
@@ -84,7 +83,7 @@ class BackupManifest:
 
     @classmethod
     def from_text(cls, text: str) -> BackupManifest:
-        """Raises ValueError, TypeError or KeyError for anything else."""
+        """Raises ValueError, TypeError, KeyError or AttributeError for anything else."""
         raw: dict[str, Any] = json.loads(text)
         if raw.pop("format") != _FORMAT:
             raise ValueError(f"another format than {_FORMAT}")
@@ -104,9 +103,10 @@ def read_manifest(folder: Path) -> BackupManifest:
         raise ValueError(f"{folder}: no {MANIFEST}, so no complete backup; name another one")
     try:
         manifest = BackupManifest.from_text(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not the manifest of a backup ({error}); name another one") from None
-    _check_paths(path, manifest)
+    if outside := names_outside(manifest):
+        raise ValueError(f"{path}: {outside[:3]} would lie outside of the project; do not trust this backup")
     return manifest
 
 
@@ -126,11 +126,14 @@ def text_sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_paths(path: Path, manifest: BackupManifest) -> None:
-    """A restore writes nowhere but below its folder, whatever a manifest says."""
+def names_outside(manifest: BackupManifest) -> list[str]:
+    """The files and places that are not below the project's root: a restore writes nowhere else."""
     databases = (manifest.records, manifest.tracking)
     names = [*manifest.files, *manifest.folders.values(), manifest.keys, *(one.place for one in databases)]
     names += [*manifest.experiments, *manifest.models, *(one.file for one in databases)]
-    outside = [name for name in (*names, *filter(None, [manifest.remote])) if not is_inside(name)]
-    if outside:
-        raise ValueError(f"{path}: {outside[:3]} would lie outside of the project; do not trust this backup")
+    return [name for name in (*names, *filter(None, [manifest.remote])) if not _is_below(name)]
+
+
+def _is_below(name: str) -> bool:
+    """Any name that POSIX allows, `:` and `\\` too, which trace ids and images bring along."""
+    return "\0" not in name and not any(part in {"", ".", ".."} for part in name.split("/"))

@@ -24,7 +24,7 @@ from shadowline.atomic import write_json
 from shadowline.audit.chain import Chain
 from shadowline.audit.entry import Kind, Record
 from shadowline.audit.keys import open_keys
-from shadowline.backup import BackupManifest, DatabaseKind, Kept, KeptDatabase, text_sha256
+from shadowline.backup import BackupManifest, DatabaseKind, Kept, KeptDatabase, names_outside, text_sha256
 from shadowline.hashing import file_md5
 from shadowline.params import load_params
 from shadowline.paths import Layout
@@ -41,7 +41,7 @@ from tasks.backup_contents import (
     read_standing,
 )
 from tasks.backup_files import Bundle, Objects, Source, below, find_objects, in_project, write_bundle
-from tasks.backup_places import Place, new_place
+from tasks.backup_places import Place, in_one_line, new_place
 from tasks.databases import copied, kind_of, sqlite_path
 from tasks.registry import client
 
@@ -82,11 +82,13 @@ def make_backup(target: str, root: Path, with_downloads: bool = False) -> Backup
     return back_up(target, root, default_progress(), with_downloads=with_downloads)
 
 
+@in_one_line("make room or name another target, and run the backup again")
 def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool = False) -> BackupDone:
     """Write a new backup below `target`, and put that on record.
 
-    Raises ValueError for a project that is not in git, an MLflow server in place of its store, and a target that
-    does not take it; what is there by then has no manifest, and is none.
+    Raises ValueError for a project that is not in git, or not with all of its history, an MLflow server in place of
+    its store, a target that does not take it, and a name that no restore would take; what is there by then has no
+    manifest, and is none.
     """
     started, at, layout = time.monotonic(), datetime.now(UTC), Layout(root)
     model_name, chain = load_params(layout.params).registry.model_name, _open_stores()
@@ -97,6 +99,8 @@ def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool
         files, damaged = _keep_all(place, sources, progress)
         problems = (*disagreements(seen.standing, seen.registry, files), *damaged, *_unknown(seen.objects))
         manifest = _manifest(at, layout, seen, files, problems, with_downloads)
+        if outside := names_outside(manifest):
+            raise ValueError(f"{outside[:3]}: not below the project's root, no restore would take it; move it there")
         place.finish(manifest)
     done = _done(place, manifest, time.monotonic() - started)
     note_backup(chain, place.location, {"what": "made", **_facts(done)})
@@ -193,7 +197,13 @@ def _place(root: Path, path: Path, otherwise: str) -> str:
 
 def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
     """Name → where it is, and its place in the project."""
-    found = {"inspected": layout.inspected, "decisions": layout.decisions, "inbox": layout.inbox}
+    found = {
+        "inspected": layout.inspected,
+        "inbox": layout.inbox,
+        "decisions": layout.decisions,
+        "reproductions": layout.reproductions,
+        "evidence": layout.evidence,
+    }
     places = {name: (path, path.relative_to(layout.root).as_posix()) for name, path in found.items()}
     archive = local_folder(Settings().archive_url)
     if archive is not None:

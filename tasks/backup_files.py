@@ -17,11 +17,13 @@ from typing import Any
 
 import yaml
 
+from shadowline.hashing import file_md5
 from shadowline.settings import Settings
 from tasks.backup_contents import local_folder
 from tasks.repository import has_commit
 
 _OBJECTS = "files/md5"  # below DVC's cache, and below a remote that is a folder
+_UNFINISHED = re.compile(r"\.num_bytes|\.lock|\..*\.tmp")  # rewritten at any moment, and not missed
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class Objects:
 
 
 def write_bundle(root: Path, path: Path) -> Bundle:
-    """Every branch and tag. Raises ValueError where there is no commit to keep."""
+    """Every branch and tag. Raises ValueError where there is no commit to keep, or only a part of the history."""
     if _git(root, "rev-parse", "--verify", "HEAD") is None:
         raise ValueError(f"{root.resolve()}: no git repository with a commit; run the backup in the project's root")
+    if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+        raise ValueError(f"{root.resolve()}: a shallow clone, which no restore can fetch; run `git fetch --unshallow`")
     if _git(root, "bundle", "create", "--quiet", str(path.resolve()), "--all") is None:
         raise ValueError(f"{root.resolve()}: git cannot write a bundle; check `git fsck`")
     heads = (_git(root, "bundle", "list-heads", str(path.resolve()), "HEAD") or "").split()
@@ -125,11 +129,14 @@ def not_kept(dvc_yaml: str) -> re.Pattern[str]:
 
 
 def _with_members(md5: str, places: tuple[Path, ...]) -> Iterator[str]:
-    """An object, and for a directory the objects of its files."""
+    """An object, and for a directory the objects of its files, as far as its list is anywhere what its md5 says."""
     yield md5
-    paths = _object(md5, places).paths
-    if md5.endswith(".dir") and paths:
-        yield from (member["md5"] for member in json.loads(paths[0].read_text(encoding="utf-8")))
+    if not md5.endswith(".dir"):
+        return
+    source = _object(md5, places)
+    sound = next((path for path in source.paths if file_md5(path) == source.md5), None)
+    if sound is not None:
+        yield from (member["md5"] for member in json.loads(sound.read_text(encoding="utf-8")))
 
 
 def _object(md5: str, places: tuple[Path, ...]) -> Source:
@@ -142,9 +149,10 @@ def _object(md5: str, places: tuple[Path, ...]) -> Source:
 
 
 def below(folder: Path, name: str) -> list[Source]:
-    """Every file below a folder, `name` standing for the folder; none where it is not there."""
+    """Every finished file below a folder, `name` standing for the folder; none where it is not there."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
-    return [Source((path,), f"{name}/{path.relative_to(folder).as_posix()}") for path in paths]
+    finished = (path for path in paths if not _UNFINISHED.fullmatch(path.name))
+    return [Source((path,), f"{name}/{path.relative_to(folder).as_posix()}") for path in finished]
 
 
 def in_project(root: Path, place: str) -> list[Source]:

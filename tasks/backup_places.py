@@ -12,6 +12,7 @@ lies under its own hash, objects/<sha256>, and the manifests of all backups name
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from shadowline.atomic import replace_file
+from shadowline.atomic import replace_private_file
 from shadowline.backup import MANIFEST, BackupManifest, Kept, read_manifest
 from shadowline.hashing import file_sha256
 from shadowline.progress import Progress
 from tasks.storage import FolderStorage, S3Storage, open_storage
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20  # bytes
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700  # signing keys are among the files
@@ -66,6 +69,18 @@ def at_hand(backup: str, scratch: Path, progress: Progress) -> Iterator[Path]:
         yield Path(fetched)
 
 
+@contextmanager
+def in_one_line(way_out: str) -> Iterator[None]:
+    """A disk that is full, or a folder that is not to be written, as a ValueError; what is not there says so itself."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise ValueError(f"{said}; {way_out}") from None
+
+
 # --- folders --------------------------------------------------------------------------------------------------------
 
 
@@ -102,17 +117,21 @@ class FolderPlace:
 
     def finish(self, manifest: BackupManifest) -> None:
         os.sync()  # a manifest on the disk must not outlive the files that it names
-        with replace_file(self.folder / MANIFEST) as temporary:
-            temporary.write_text(manifest.to_text(), encoding="utf-8")
+        with replace_private_file(self.folder / MANIFEST) as file:
+            file.write(manifest.to_text().encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def _link(self, sha256: str, target: Path) -> bool:
         """Whether a known file served; it is read before, so that no backup inherits another one's damage."""
         known = self._known.get(sha256)
-        if known is None or not (sha256 in self._sound or (known.is_file() and file_sha256(known) == sha256)):
+        if known is None:
             return False
         try:
+            if sha256 not in self._sound and file_sha256(known) != sha256:
+                return False
             os.link(known, target)
-        except OSError:  # a file system without hard links, or a file that has its fill of them
+        except OSError:  # it is gone or unreadable, or has its fill of links, or the file system has none
             return False
         self._sound.add(sha256)
         return True
@@ -125,9 +144,14 @@ def newest(target: Path) -> Path | None:
 
 
 def _files_of(backup: Path | None) -> dict[str, Path]:
+    """sha256 → file; none where the manifest cannot be read: links spare bytes, and nothing hangs on them."""
     if backup is None:
         return {}
-    return {kept.sha256: backup / name for name, kept in read_manifest(backup).files.items()}
+    try:
+        return {kept.sha256: backup / name for name, kept in read_manifest(backup).files.items()}
+    except (OSError, ValueError) as error:
+        log.warning("backup: %s; every file is copied", error)
+        return {}
 
 
 def _existing(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text, update
 
+from shadowline.atomic import replace_private_file
 from shadowline.audit.chain import Chain
 from shadowline.backup import BackupManifest, DatabaseKind, KeptDatabase, check_files, read_manifest, text_sha256
 from shadowline.inspector import Inspector
@@ -31,7 +32,7 @@ from shadowline.records.tables import ModelRow
 from shadowline.settings import Settings
 from tasks.audit import registry_witnesses
 from tasks.backup import note_backup
-from tasks.backup_places import at_hand
+from tasks.backup_places import at_hand, in_one_line
 from tasks.databases import kind_of, load_dump, opened, refuse_unless_empty
 from tasks.pipeline import StageFailedError, stale_targets
 
@@ -43,9 +44,11 @@ _PLACES_OF_FILES = (  # every column in which MLflow's store says where files ar
     ("model_versions", "source"),
 )
 _BUNDLE = "repository.bundle"
-_OBJECTS = ".dvc/cache/files/md5"
+_CACHE = ".dvc/cache"
+_OBJECTS = f"{_CACHE}/files/md5"
 _MODELS = "data/models"  # of models that the records name by their folder: a place of their own, by fingerprint
-_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+_KEYS = "keys"
+_PRIVATE_FOLDER = 0o700
 _READ_ONLY = 0o444  # as DVC keeps what it has verified
 
 
@@ -72,11 +75,12 @@ class RestoreDone:
     inspected: tuple[Inspected, ...]
     stale: tuple[str, ...]  # stages that the next retraining has to run again
     left_out: tuple[str, ...]
-    problems: tuple[str, ...]  # that the backup knew of
+    problems: tuple[str, ...]  # that the backup knew of, and classes that could not be tried
     environment: Mapping[str, str]  # to be set before work goes on there
     seconds: float
 
 
+@in_one_line("make room if it is full, empty the folder, try again")
 def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
     """Bring a backup into an empty or missing folder, and its dumps into empty databases.
 
@@ -96,7 +100,7 @@ def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
         _check_out(folder)
         chain = open_records().chain
         num_entries = _check_chain(chain, manifest, progress)
-        inspected = _inspect(manifest.inspector, Layout(folder)) if manifest.inspector else ()
+        inspected, untried = _inspect(manifest.inspector, Layout(folder)) if manifest.inspector else ((), ())
         sha256 = text_sha256(manifest.to_text())
         note_backup(chain, backup.rstrip("/"), {"what": "restored", "manifest_sha256": sha256, "folder": str(folder)})
         return RestoreDone(
@@ -109,7 +113,7 @@ def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
             inspected=inspected,
             stale=_stale(folder),
             left_out=manifest.left_out,
-            problems=manifest.problems,
+            problems=(*manifest.problems, *untried),
             environment=to_set,
             seconds=time.monotonic() - started,
         )
@@ -168,13 +172,14 @@ def _put_in_place(
     source: Path, manifest: BackupManifest, folder: Path, environment: Mapping[str, str], progress: Progress
 ) -> None:
     _clone(source / _BUNDLE, manifest.branch, folder)
+    _dvc(folder, "cache", "dir", "--local", _CACHE)  # wherever the committed settings have it
+    _make_private(folder / manifest.keys)
     targets = {name: target for name in manifest.files if (target := _target(name, manifest, folder)) is not None}
     with progress.task("restore", total=len(targets)) as bar:
         for name, target in targets.items():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, target)
+            _copy(source / name, target, is_private=name.startswith(f"{_KEYS}/"))
             bar.advance()
-    _set_modes(manifest, folder)
+    _protect_objects(manifest, folder)
     for database, setting in ((manifest.records, "DATABASE_URL"), (manifest.tracking, "TRACKING_URI")):
         url = environment[f"SHADOWLINE_{setting}"]
         if database.kind is DatabaseKind.POSTGRESQL:
@@ -195,7 +200,7 @@ def _target(name: str, manifest: BackupManifest, folder: Path) -> Path | None:
         kind, _, rest = rest.partition("/")
         return folder / manifest.folders[kind] / rest
     homes = {
-        "keys": manifest.keys,
+        _KEYS: manifest.keys,
         "artifacts": "mlruns",
         "models": _MODELS,
         "objects": _OBJECTS,
@@ -219,19 +224,45 @@ def _git(root: Path, *arguments: str) -> None:
         raise ValueError(f"git {arguments[0]} in {root}: {' '.join(answer.stderr.split())[:300]}; empty it, try again")
 
 
-def _set_modes(manifest: BackupManifest, folder: Path) -> None:
-    """Signing keys are for their owner alone; what DVC keeps is read-only, and lies in a local remote as well."""
-    keys, objects = folder / manifest.keys, folder / _OBJECTS
-    if keys.is_dir():
-        keys.chmod(_PRIVATE_FOLDER)
-        for path in keys.glob("*.pem"):
-            path.chmod(_PRIVATE_FILE)
+def _make_private(keys: Path) -> None:
+    """For their owner alone before the first of them is there."""
+    keys.mkdir(parents=True, exist_ok=True)
+    keys.chmod(_PRIVATE_FOLDER)
+
+
+def _copy(source: Path, target: Path, *, is_private: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not is_private:
+        shutil.copyfile(source, target)
+        return
+    with source.open("rb") as kept, replace_private_file(target) as file:
+        shutil.copyfileobj(kept, file)
+
+
+def _protect_objects(manifest: BackupManifest, folder: Path) -> None:
+    """What DVC keeps is read-only, and lies in a local remote as well."""
+    objects = folder / _OBJECTS
     for path in objects.glob("*/*"):
         path.chmod(_READ_ONLY)
         if manifest.remote:
-            twin = folder / manifest.remote / "files/md5" / path.relative_to(objects)
-            twin.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, twin)
+            _link(path, folder / manifest.remote / "files/md5" / path.relative_to(objects))
+
+
+def _link(path: Path, twin: Path) -> None:
+    twin.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, twin)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, twin)
+        twin.chmod(_READ_ONLY)
+
+
+def _dvc(folder: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "dvc", *arguments]
+    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        said = " ".join(answer.stderr.split())[:300]
+        raise ValueError(f"dvc {arguments[0]} in {folder}: {said}; try `dvc repro` there")
 
 
 def _move_registry(engine: Engine, manifest: BackupManifest, folder: Path) -> None:
@@ -259,10 +290,7 @@ def _move_models(engine: Engine, manifest: BackupManifest, folder: Path) -> None
 
 def _check_out(folder: Path) -> None:
     """Every output of the lock that the backup holds."""
-    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", "--allow-missing"]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise ValueError(f"dvc checkout in {folder}: {' '.join(answer.stderr.split())[:300]}; try `dvc repro` there")
+    _dvc(folder, "checkout", "--quiet", "--force", "--allow-missing")
 
 
 def _stale(folder: Path) -> tuple[str, ...]:
@@ -284,16 +312,17 @@ def _check_chain(chain: Chain, manifest: BackupManifest, progress: Progress) -> 
     return found.num_entries
 
 
-def _inspect(location: str, layout: Layout) -> tuple[Inspected, ...]:
-    """One image of the test split of every class that the project has images of."""
+def _inspect(location: str, layout: Layout) -> tuple[tuple[Inspected, ...], tuple[str, ...]]:
+    """One image of the test split of every class, and a line for each class that has none here."""
     inspector = Inspector.load(location)
-    found = []
-    for name in inspector.classes:
-        image = _known_image(name, layout)
-        if image is not None:
-            result = inspector.inspect(image, name)
-            found.append(Inspected(name, str(image), result.score, str(result.decision)))
-    return tuple(found)
+    images = {name: _known_image(name, layout) for name in inspector.classes}
+    untried = (f"class '{name}': not tried, no image of its test split is here" for name in images if not images[name])
+    return tuple(_tried(inspector, name, image) for name, image in images.items() if image), tuple(untried)
+
+
+def _tried(inspector: Inspector, class_name: str, image: Path) -> Inspected:
+    result = inspector.inspect(image, class_name)
+    return Inspected(class_name, str(image), result.score, str(result.decision))
 
 
 def _known_image(class_name: str, layout: Layout) -> Path | None:

@@ -47,7 +47,7 @@ def restore(
     """Bring a project back: verify every file, put it in place, check the audit chain, inspect an image of each class.
 
     Dumps of PostgreSQL go into the empty databases that SHADOWLINE_DATABASE_URL and SHADOWLINE_TRACKING_URI name.
-    Exit code 1 where the backup knew of models whose files it does not hold.
+    Exit code 1 where the backup knew of models whose files it does not hold, or a class has no image to be tried on.
 
     Example: `shadowline restore /mnt/backup/20260105T060000Z /srv/inspection`
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from shadowline.audit.entry import Kind, Record
 from shadowline.audit.keys import Head
 from shadowline.backup import MANIFEST, BackupManifest, read_manifest
 from shadowline.detectors.load import load_detector
+from shadowline.gateway.keeping import KeptImages
 from shadowline.legacy import Stated, examine
 from shadowline.params import load_params
 from shadowline.progress import Progress
@@ -31,7 +33,8 @@ from shadowline.records.stores import Records, open_records
 from shadowline.rollout.phases import Phase
 from tasks.backup import BackupDone, back_up
 from tasks.backup_contents import Registry, Standing, Version, disagreements
-from tasks.backup_files import not_kept
+from tasks.backup_files import below, find_objects, not_kept, write_bundle
+from tasks.backup_places import newest
 from tasks.restore import restore
 
 pytest_plugins = ["integration.postgres"]
@@ -219,6 +222,34 @@ def test_what_was_committed_before_a_backup_comes_back_elsewhere_and_answers_ali
     assert {name: answer[name] for name in same} == {name: said[name] for name in same}
 
 
+def test_all_that_the_audit_wrote_comes_back_byte_for_byte_whatever_its_name(project: Project, tmp_path: Path) -> None:
+    """Colons come with trace ids, and what is backed up under such a name must not hinder the next backup."""
+    places = ("reproductions/1-20260105T060000000000Z.json", "evidence/2026.zip", "decisions/line-7:0042/record.json")
+    written = {f"data/audit/{place}": f"of {place}".encode() for place in (*places, "decisions/a\\b/record.json")}
+    for place, content in written.items():
+        (project.root / place).parent.mkdir(parents=True, exist_ok=True)
+        (project.root / place).write_bytes(content)
+    with project.inside():
+        back_up(str(tmp_path / "target"), Path(), Progress())
+        done = wait_for_the_next_second(lambda: back_up(str(tmp_path / "target"), Path(), Progress()))
+        restore(done.location, tmp_path / "again", Progress())
+    assert {place: (tmp_path / "again" / place).read_bytes() for place in written} == written
+
+
+def test_a_cache_that_the_project_keeps_elsewhere_comes_back_into_the_project(project: Project, tmp_path: Path) -> None:
+    project.run("dvc", "cache", "dir", str(tmp_path / "cache"), check=True)
+    project.commit("A cache of all projects")
+    (project.root / ".dvc/cache").rename(tmp_path / "cache")
+    with project.inside():
+        done = back_up(str(tmp_path / "target"), Path(), Progress())
+        (tmp_path / "cache").rename(tmp_path / "gone")
+        found = restore(done.location, tmp_path / "again", Progress())
+    assert (done.problems, found.problems) == ((), ())
+    assert {one.class_name for one in found.inspected} == set(CLASSES)
+    assert Project(tmp_path / "again").git("status", "--porcelain") == ""
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_backup_and_its_keys_are_for_their_owner_alone_before_and_after(
     lived: Project, made: Path, tmp_path: Path
 ) -> None:
@@ -231,6 +262,46 @@ def test_a_backup_and_its_keys_are_for_their_owner_alone_before_and_after(
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys.glob("*.pem")} == {0o600}
     assert str(tmp_path) not in os.environ["SHADOWLINE_AUDIT_KEYS"], "the process works where it worked before"
+
+
+def test_a_restore_that_ends_early_says_why_in_one_line_and_shows_its_keys_to_nobody(
+    made: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfile
+
+    def copy_until_full(source: Path, target: Path) -> None:
+        if "objects" in source.parts:  # after the keys
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", copy_until_full)
+    code, _, err = command("restore", str(made), str(tmp_path / "again"), "--json")
+    assert (code, err.count("\n"), "No space left on device" in err) == (2, 1, True), err
+    keys = tmp_path / "again/data/audit/keys"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in keys.glob("*.pem")} == {0o600}
+
+
+def test_a_target_that_is_no_folder_is_refused_in_one_line(lived: Project, tmp_path: Path, command: Command) -> None:
+    (tmp_path / "target").write_text("a file", encoding="utf-8")
+    with lived.inside():
+        code, _, err = command("backup", str(tmp_path / "target"), "--json")
+    assert (code, err.count("\n"), str(tmp_path / "target") in err) == (2, 1, True), err
+
+
+def test_a_file_system_without_hard_links_takes_a_restore(
+    lived: Project, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with lived.inside():
+        restore(str(made), tmp_path / "again", Progress())
+    cached, remote = (tmp_path / "again" / place / "files/md5" for place in (".dvc/cache", "data/remote"))
+    found = {path.relative_to(remote): path for path in remote.glob("*/*")}
+    assert set(found) == {path.relative_to(cached) for path in cached.glob("*/*")}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found.values()} == {0o444}
 
 
 def test_the_second_backup_costs_what_has_changed_and_inherits_no_damage(project: Project, tmp_path: Path) -> None:
@@ -248,6 +319,41 @@ def test_the_second_backup_costs_what_has_changed_and_inherits_no_damage(project
         restore(second.location, tmp_path / "again", Progress())
         with pytest.raises(ValueError, match="not what was kept"):
             restore(first.location, tmp_path / "never", Progress())
+
+
+@pytest.mark.parametrize("content", ["", "null", '{"format": 2}'], ids=["empty", "nothing", "of-a-later-time"])
+def test_a_damaged_manifest_of_the_last_backup_costs_its_links_and_no_backup(
+    lived: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    last = tmp_path / "target/20260105T060000Z"
+    last.mkdir(parents=True)
+    (last / MANIFEST).write_text(content, encoding="utf-8")
+    with lived.inside():
+        done = back_up(str(tmp_path / "target"), Path(), Progress())
+    assert f"{last / MANIFEST}: not the manifest of a backup" in caplog.text
+    assert read_manifest(Path(done.location)).files
+
+
+def test_a_damaged_list_of_a_folder_is_named_and_a_sound_one_elsewhere_serves(project: Project, tmp_path: Path) -> None:
+    name = object_name(project, "data/images/dots")
+    with project.inside():
+        whole = {one.name for one in find_objects(Path(), ["HEAD"]).sources}
+        empty(Path(".dvc/cache/files/md5", name))
+        assert {one.name for one in find_objects(Path(), ["HEAD"]).sources} == whole, "the remote has it"
+        empty(Path("data/remote/files/md5", name))
+        done = back_up(str(tmp_path / "target"), Path(), Progress())
+    assert [name in line and "not what its name says" in line for line in done.problems] == [True]
+
+
+def object_name(project: Project, output: str) -> str:
+    """Of the object that DVC keeps of an output: <xx>/<…>."""
+    md5 = project.outputs()[output]
+    return f"{md5[:2]}/{md5[2:]}"
+
+
+def empty(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(b"")
 
 
 def wait_for_the_next_second(work: Callable[[], BackupDone]) -> BackupDone:
@@ -306,6 +412,34 @@ def test_a_folder_with_anything_in_it_is_refused_and_left_as_it_is(
     code, _, err = command("restore", str(made), str(tmp_path / "again"))
     assert (code, "not empty" in err) == (2, True)
     assert [path.name for path in (tmp_path / "again").iterdir()] == ["mine.txt"]
+
+
+def test_a_shallow_clone_is_refused_before_its_backup_is_needed(lived: Project, tmp_path: Path) -> None:
+    lived.git("clone", "--quiet", "--depth", "1", lived.root.as_uri(), str(tmp_path / "clone"))
+    with pytest.raises(ValueError, match="git fetch --unshallow"):
+        write_bundle(tmp_path / "clone", tmp_path / "repository.bundle")
+
+
+def test_a_backup_that_no_restore_would_take_is_never_finished(
+    lived: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys in the project's root have no place below it."""
+    with lived.inside():
+        monkeypatch.setenv("SHADOWLINE_AUDIT_KEYS", ".")
+        with pytest.raises(ValueError, match="no restore would take it"):
+            back_up(str(tmp_path / "target"), Path(), Progress())
+    assert newest(tmp_path / "target") is None
+
+
+def test_a_class_that_could_not_be_tried_is_a_problem(lived: Project, damaged: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(damaged)
+    lost = f"objects/{object_name(lived, 'data/images/dots')}"
+    files = {name: kept for name, kept in manifest.files.items() if name != lost}
+    (damaged / MANIFEST).write_text(replace(manifest, files=files).to_text(), encoding="utf-8")
+    with lived.inside():
+        found = restore(str(damaged), tmp_path / "again", Progress())
+    assert [one.class_name for one in found.inspected] == ["stripes"]
+    assert found.problems == ("class 'dots': not tried, no image of its test split is here",)
 
 
 def test_a_killed_backup_is_none_and_the_next_one_is_whole(project: Project, tmp_path: Path, command: Command) -> None:
@@ -434,6 +568,19 @@ def test_a_model_that_one_part_names_and_another_lacks_is_a_problem() -> None:
     assert len(disagreements(replace(standing, head=Head(7, "")), told, {file})) == 1
     far = replace(version, storage="s3://bucket/1/models/m-1/artifacts")
     assert disagreements(standing, Registry((far,), {"1": "s3://bucket/1"}, ""), set()) == ()
+
+
+def test_what_is_rewritten_at_any_moment_is_left_out_and_not_missed(tmp_path: Path) -> None:
+    """The gateway's counter and lock, and half an image; a counter that is not there is made anew."""
+    images, data = KeptImages(tmp_path, 1_000_000), png("dots")
+    images.keep("dots", "a" * 64, data)
+    (tmp_path / "dots/.half.png.tmp").write_bytes(data)
+    (kept,) = below(tmp_path, "inspected")
+    assert kept.name == f"inspected/dots/{'a' * 64}.png"
+    restored = KeptImages(tmp_path / "again", 1_000_000)
+    shutil.copytree(kept.paths[0].parent, tmp_path / "again/dots", ignore=shutil.ignore_patterns(".*"))
+    restored.keep("dots", "b" * 64, data)
+    assert (tmp_path / "again/.num_bytes").read_text(encoding="ascii") == str(2 * len(data))
 
 
 def test_only_outputs_that_say_so_are_not_in_the_cache() -> None:
