@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -192,7 +194,9 @@ def test_of_two_runs_at_once_one_wins_and_the_other_says_who_is_there(prefect_se
     project.edit_params(evaluation={"bootstrap": 25})
     first = project.start("shadowline", "retrain")
     wait_until(lambda: (project.root / ".shadowline/run.pid").read_text() == str(first.pid), first)
+    os.killpg(first.pid, signal.SIGSTOP)  # it holds the project until the second one has tried
     second = project.shadowline("retrain")
+    os.killpg(first.pid, signal.SIGCONT)
     output, _ = first.communicate(timeout=200)
     assert second.returncode == 2
     assert f"another run (process {first.pid}) is at work here; wait for its end or stop it" in second.stderr
