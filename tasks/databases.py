@@ -7,6 +7,8 @@
 
 SQLite is copied by its online backup; PostgreSQL by pg_dump from the snapshot of the connection, so that what is read
 there and what is dumped are one. A password travels in the environment of these programs, never on their command line.
+Both programs are the oldest installed ones that are no older than the server: pg_dump refuses a newer server, and
+pg_restore 17 sets a transaction_timeout that no server before 17 knows.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +95,23 @@ def refuse_unless_empty(url: str, name: str) -> None:
 
 def load_dump(path: Path, url: str) -> None:
     """All of it or nothing."""
-    command = [_newest("pg_restore"), "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
-    _run([*command, *_address(make_url(url)), str(path)], make_url(url))
+    with opened(url) as engine, engine.connect() as connection:
+        program = _program("pg_restore", connection)
+    options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
+    _run([program, *options, *_address(make_url(url)), str(path)], make_url(url))
+
+
+def choose_program(name: str, versions: Mapping[str, int], server: int) -> str:
+    """The path of the oldest that is no older than the server; `versions`: path → major version.
+
+    Raises ValueError where there is none.
+    """
+    fitting = [path for path, major in versions.items() if major >= server]
+    if not fitting:
+        newest = max(versions, key=lambda path: versions[path], default="")
+        have = f"{newest} is of version {versions[newest]}" if newest else "none is installed"
+        raise ValueError(f"{name}: need version {server} or newer, {have}; install postgresql-client")
+    return min(fitting, key=lambda path: versions[path])
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -112,9 +129,8 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 def _dump(url: URL, target: Path, connection: Connection) -> None:
     snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
-    major = int(connection.execute(text("SHOW server_version_num")).scalar_one()) // 10_000
     options = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"]
-    _run([_at_least("pg_dump", major), *options, *_address(url)], url)
+    _run([_program("pg_dump", connection), *options, *_address(url)], url)
 
 
 def _address(url: URL) -> list[str]:
@@ -135,20 +151,15 @@ def _run(command: list[str], url: URL) -> None:
         raise ValueError(f"{Path(command[0]).name}: {said}; check the database and that it can be reached")
 
 
-def _newest(program: str) -> str:
-    return _at_least(program, 0)
+def _program(name: str, connection: Connection) -> str:
+    """For the server of the connection. Of two equal ones not that of the path, which in Debian may run another one."""
+    on_path = shutil.which(name)
+    found = [*_INSTALLED.glob(f"*/bin/{name}"), *([Path(on_path)] if on_path else [])]
+    return choose_program(name, {str(path): _major(path) for path in found}, _server_major(connection))
 
 
-def _at_least(program: str, major: int) -> str:
-    """The newest one installed; raises ValueError where that is older than the server, which it would refuse."""
-    on_path = shutil.which(program)
-    found = [Path(on_path)] if on_path else []
-    versions = {str(path): _major(path) for path in (*found, *_INSTALLED.glob(f"*/bin/{program}"))}
-    best = max(versions, key=lambda path: versions[path], default="")
-    if not best or versions[best] < major:
-        have = f"{best} is of version {versions[best]}" if best else "none is installed"
-        raise ValueError(f"{program}: need version {major or 'any'} or newer, {have}; install postgresql-client")
-    return best
+def _server_major(connection: Connection) -> int:
+    return int(connection.execute(text("SHOW server_version_num")).scalar_one()) // 10_000
 
 
 def _major(program: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -63,11 +64,14 @@ def take_images(class_name: str, location: str, layout: Layout, params: Params) 
     """
     inbox = Inbox(layout.inbox, class_name)
     if location:
-        offered = list(named_images(local_copy(location, layout.scratch / "inbox", SUFFIXES)))
+        folder = local_copy(location, layout.scratch / "inbox", SUFFIXES, drop_gone=True)
+        offered = list(named_images(folder))
         done = inbox.take(offered, params.data)
         if len(done.refused) > params.data.max_refused_share * len(offered):
             for path in done.new:
                 path.unlink()
+                with suppress(OSError):  # others lie there; a class without any would be taken for a new one
+                    os.removedirs(path.parent)
             raise ValueError(_name_all(f"class '{class_name}': {len(done.refused)} images refused", done.refused))
         for line in done.refused:
             get_run_logger().warning("refused %s", line)
@@ -279,11 +283,15 @@ def collect_due(location: str, root: Path) -> list[str]:
     """Classes whose images allow more than is on record, each tried once for the images that it has.
 
     `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or nothing.
+    A class whose images cannot be taken in is named in the log, and keeps no other from its turn.
     """
     layout = Layout(root)
     params = load_params(layout.params)
     for class_name in _offered_classes(location):
-        take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
+        try:
+            take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
+        except (FileNotFoundError, ValueError) as error:
+            get_run_logger().error("class '%s' not taken in: %s", class_name, error)
     due = {one.class_name: one.num_normal + one.num_defects for one in list_enrolments(root) if one.is_due}
     tried = json.loads(layout.enrolments_tried.read_text()) if layout.enrolments_tried.is_file() else {}
     write_json(layout.enrolments_tried, {**tried, **due})

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,16 +150,23 @@ class S3Storage:
     def list(self, prefix: str = "") -> list[str]:
         return sorted(one["Key"].removeprefix(self.prefix) for one in self._objects(prefix))
 
-    def mirror(self, folder: Path, suffixes: frozenset[str]) -> None:
+    def mirror(self, folder: Path, suffixes: frozenset[str], *, drop_gone: bool = False) -> None:
         """Copy the objects with these suffixes to `folder`, whoever put them: nothing is known of their bytes.
 
         A copy has the time of its object, so that it means the same on every machine; one that is there already stays.
+        `drop_gone`: one whose object is gone is removed. A key that leads out of `folder` raises ValueError before
+        anything is changed.
         """
-        for one in self._objects(""):
-            key, changed_at = one["Key"].removeprefix(self.prefix), one["LastModified"].timestamp()
-            if Path(key).suffix.lower() in suffixes and not _is_copy(folder / _checked(key), changed_at, one["Size"]):
-                with replace_file(folder / key) as temporary:
-                    self._download(key, temporary)
+        found = [one for one in self._objects("") if Path(one["Key"]).suffix.lower() in suffixes]
+        listed = {folder / self._inside(one["Key"].removeprefix(self.prefix)): one for one in found}
+        if drop_gone:
+            for path in set(_copies(folder, suffixes)) - listed.keys():
+                path.unlink(missing_ok=True)
+        for path, one in listed.items():
+            changed_at = one["LastModified"].timestamp()
+            if not _is_copy(path, changed_at, one["Size"]):
+                with replace_file(path) as temporary:
+                    self._download(one["Key"].removeprefix(self.prefix), temporary)
                     os.utime(temporary, (changed_at, changed_at))
 
     def _objects(self, prefix: str) -> list[dict[str, Any]]:
@@ -173,7 +180,7 @@ class S3Storage:
         return self._ask(prefix, look)
 
     def _download(self, key: str, path: Path) -> None:
-        name = self._name(key)
+        name = f"{self.prefix}{key}"
         self._ask(key, lambda: self.client.download_file(self.bucket, name, str(path), Config=_in_parts()))
 
     def _abort_uploads(self, name: str) -> None:
@@ -186,6 +193,15 @@ class S3Storage:
 
         with suppress(*_errors()):
             outlast(abort, min(self.patience_s, _TIDYING_S))
+
+    def _inside(self, key: str) -> str:
+        """A listed key that is a path below a folder. Whoever put it may have used ':', as times do; we do not."""
+        if "\\" in key or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
+            raise ValueError(
+                f"s3://{self.bucket}/{self.prefix}: key {key!r}: need a relative path without '//', '.', '..' or '\\'; "
+                "rename the object"
+            )
+        return key
 
     def _name(self, key: str) -> str:
         return f"{self.prefix}{_checked(key)}"
@@ -244,12 +260,15 @@ def _in_parts() -> Any:
     return TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
 
 
-def local_copy(location: str, scratch: Path, suffixes: frozenset[str]) -> Path:
-    """A folder as it is; of an s3:// prefix the copy below `scratch`, brought up to date."""
+def local_copy(location: str, scratch: Path, suffixes: frozenset[str], *, drop_gone: bool = False) -> Path:
+    """A folder as it is; of an s3:// prefix the copy below `scratch`, brought up to date.
+
+    `drop_gone`: without what is in S3 no more; else it stays, for records that name the copy.
+    """
     if not location.startswith("s3://"):
         return Path(location)
     folder = scratch / location.removeprefix("s3://")
-    open_storage(location).mirror(folder, suffixes)
+    open_storage(location).mirror(folder, suffixes, drop_gone=drop_gone)
     return folder
 
 
@@ -257,6 +276,11 @@ def _checked(key: str) -> str:
     if not is_inside(key):
         raise ValueError(f"key {key!r}: need a relative path without '..', e.g. legacy/bolt/model.zip")
     return key
+
+
+def _copies(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
+    """Whole ones: what is being fetched ends with .tmp."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
 
 
 def _is_copy(path: Path, changed_at: float, num_bytes: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from shadowline.detectors.few_shot import FewShot
 from shadowline.detectors.load import load_detector
 from shadowline.detectors.winclip import WinClip
 from shadowline.encoder import load_encoder
-from shadowline.inbox import Inbox
+from shadowline.inbox import Inbox, classes_waiting
 from shadowline.params import load_params
 from shadowline.records.stores import open_records
 from shadowline.rollout.phases import Phase
@@ -246,3 +247,34 @@ def test_the_poll_takes_images_from_an_s3_prefix(
         assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
         assert enroll_waiting("s3://plant/new") == []
     assert open_records().rollout.state().of(EXTRA_CLASS).phase is Phase.LEGACY
+
+
+def test_a_class_that_cannot_be_taken_in_is_named_and_keeps_no_other_from_its_turn(
+    plant: Project, prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from flows.enroll import enroll_waiting
+
+    broken = [f"new/gear/{number}.png" for number in range(30)]
+    with s3_server("plant") as address:
+        monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
+        bucket = boto3.client("s3", endpoint_url=address)
+        for path in images(plant, 6).iterdir():
+            for name in ("gear", EXTRA_CLASS):
+                bucket.put_object(
+                    Bucket="plant", Key=f"new/{name}/good/2026-01-05T06:00:{path.name}", Body=path.read_bytes()
+                )
+        for key in ("new/Not a class/1.png", "new/empty/notes.txt", *broken):
+            bucket.put_object(Bucket="plant", Key=key, Body=b"no image")
+        logging.getLogger("prefect").addHandler(caplog.handler)
+        assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
+        logging.getLogger("prefect").removeHandler(caplog.handler)
+        refused = {one.getMessage().partition("\n")[0] for one in caplog.records if "not taken in" in one.getMessage()}
+        assert {line.partition(":")[0] for line in refused} == {
+            f"class '{name}' not taken in" for name in ("Not a class", "empty", "gear")
+        }
+        assert "class 'gear' not taken in: class 'gear': 30 images refused:" in refused
+        assert classes_waiting(plant.layout.inbox) == (EXTRA_CLASS,)
+        for key in broken:  # by a person
+            bucket.delete_object(Bucket="plant", Key=key)
+        assert enroll_waiting("s3://plant/new") == ["gear"]
+    assert Inbox(plant.layout.inbox, "gear").stock.num_images == 6

@@ -178,6 +178,18 @@ def test_what_is_wrong_for_good_fails_at_once_in_one_line(storage: S3Storage, do
     assert door.counts.retried == 0
 
 
+def test_a_store_that_does_not_say_what_it_has_takes_nothing_from_a_mirror(
+    storage: S3Storage, door: FaultyS3, tmp_path: Path
+) -> None:
+    storage.put(make_file(tmp_path / "model.zip", 1000), KEY)
+    storage.mirror(tmp_path / "mirror", frozenset({".zip"}))
+    for faults in (Faults(denied=True), Faults(failing=1.0), Faults(cutting=1.0)):
+        door.faults = faults
+        with pytest.raises(ValueError, match=rf"s3://{BUCKET}/kept/"):
+            replace(storage, patience_s=0.0).mirror(tmp_path / "mirror", frozenset({".zip"}), drop_gone=True)
+        assert (tmp_path / "mirror" / KEY).is_file()
+
+
 def test_an_address_without_a_store_is_named(tmp_path: Path, moto: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", "http://127.0.0.1:9")
     nowhere = replace(open_storage(f"s3://{BUCKET}"), patience_s=0.0)

@@ -14,10 +14,11 @@ import httpx
 import pytest
 
 from integration.s3 import s3_server
-from tasks.storage import S3Storage, Storage, open_storage
+from tasks.storage import S3Storage, Storage, local_copy, open_storage
 
 BUCKET = "archive"
 KEY = "legacy/bolt/model.zip"
+IMAGES = frozenset({".png"})
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,95 @@ def test_a_large_file_goes_in_parts_that_the_store_verifies(at: None, s3_address
     assert head["ChecksumSHA256"]
     assert storage.get(KEY, tmp_path / "back.zip") == put
     assert (tmp_path / "back.zip").read_bytes() == large.read_bytes()
+
+
+# --- what others put ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(at: None, tmp_path: Path) -> S3Storage:
+    """Storage below a prefix of its own."""
+    storage = open_storage(f"s3://{BUCKET}/{tmp_path.name}")
+    assert isinstance(storage, S3Storage)
+    return storage
+
+
+def held(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def remove(storage: S3Storage, key: str) -> None:
+    storage.client.delete_object(Bucket=BUCKET, Key=storage.prefix + key)
+
+
+def test_a_mirror_holds_what_is_there_now_and_nothing_that_was_removed(
+    bucket: S3Storage, path: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mirror"
+    for key in ("good/1.png", "good/2.PNG", "crack/3.png", "notes.txt"):
+        bucket.put(path, key)
+    bucket.mirror(folder, IMAGES)
+    assert held(folder) == {"good/1.png", "good/2.PNG", "crack/3.png"}
+    stays = (folder / "good/1.png").stat()
+    for key in ("good/2.PNG", "crack/3.png"):
+        remove(bucket, key)
+    bucket.mirror(folder, IMAGES, drop_gone=True)
+    assert held(folder) == {"good/1.png"}
+    assert (folder / "good/1.png").stat().st_ino == stays.st_ino  # not fetched again
+    remove(bucket, "good/1.png")
+    bucket.mirror(folder, IMAGES, drop_gone=True)
+    assert held(folder) == set()
+
+
+def test_a_copy_that_records_may_name_outlives_its_object(bucket: S3Storage, path: Path, tmp_path: Path) -> None:
+    location = f"s3://{BUCKET}/{tmp_path.name}"
+    for key in ("1.png", "2.png"):
+        bucket.put(path, key)
+    folder = local_copy(location, tmp_path / "shadow", IMAGES)
+    remove(bucket, "1.png")
+    assert held(local_copy(location, tmp_path / "shadow", IMAGES)) == {"1.png", "2.png"}
+    assert held(local_copy(location, tmp_path / "shadow", IMAGES, drop_gone=True)) == {"2.png"}
+    assert local_copy(str(folder), tmp_path / "shadow", IMAGES, drop_gone=True) == folder
+    assert held(folder) == {"2.png"}  # a local folder is never changed
+
+
+def test_a_mirror_removes_no_download_in_progress_no_other_kind_of_file_and_nothing_beside_it(
+    bucket: S3Storage, path: Path, tmp_path: Path
+) -> None:
+    others = {"mirror/good/.1.png.tmp", "mirror/notes.txt", "mirror/a.png/x.txt", "beside.png"}
+    for name in (*others, "mirror/gone.png"):
+        (tmp_path / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / name).touch()
+    (tmp_path / "files/mirror/link").symlink_to(tmp_path / "files")
+    bucket.mirror(tmp_path / "files/mirror", IMAGES, drop_gone=True)
+    assert held(tmp_path / "files") == others
+
+
+def test_a_mirror_takes_a_key_with_a_time_that_no_put_would_take(bucket: S3Storage, path: Path, tmp_path: Path) -> None:
+    key = "good/2026-01-05T06:00:00.png"
+    bucket.client.put_object(Bucket=BUCKET, Key=bucket.prefix + key, Body=path.read_bytes())
+    bucket.mirror(tmp_path / "mirror", IMAGES)
+    assert (tmp_path / "mirror" / key).read_bytes() == path.read_bytes()
+    with pytest.raises(ValueError, match="need a relative path without"):
+        bucket.put(path, key)
+
+
+@pytest.mark.parametrize("key", ["../x.png", "a/../../x.png", "/x.png", "a//x.png", "./x.png", "a\\x.png", "a\0.png"])
+def test_no_key_leads_out_of_a_mirror_and_the_mirror_stays_as_it_was(
+    bucket: S3Storage, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    bucket.put(path, "1.png")
+    bucket.mirror(tmp_path / "mirror", IMAGES)
+    monkeypatch.setattr(S3Storage, "_objects", lambda self, prefix: [{"Key": self.prefix + key}])
+    with pytest.raises(
+        ValueError, match=r"s3://archive/.*/: key .*: need a relative path.*; rename the object"
+    ) as found:
+        bucket.mirror(tmp_path / "mirror", IMAGES, drop_gone=True)
+    assert repr(key) in str(found.value)
+    assert held(tmp_path / "mirror") == {"1.png"}
+
+
+# --- settings and stores --------------------------------------------------------------------------------------------
 
 
 def test_server_side_encryption_is_asked_for_where_it_is_set(
