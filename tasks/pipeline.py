@@ -15,9 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect import get_run_logger, task
 from rich.progress import Progress as RichBars
 from rich.progress import TaskID
@@ -86,17 +88,31 @@ def run_stage(
 
 
 def _mend_lock_file(root: Path) -> None:
-    """Remove DVC's list of path locks where a kill left it half written, which DVC would stumble over for ever.
+    """Remove DVC's list of path locks where a kill left it half written, or none who is in it lives.
 
-    What killed processes left in a whole list DVC drops by itself: it looks whether their process ids are alive.
+    DVC itself takes a process id for alive that a later process has, as after a restart of the machine, or a dead one
+    that nobody has buried, and says that it is busy until a person removes the list.
     """
     locks = root / ".dvc/tmp/rwlock"
     if not locks.is_file():
         return
     try:
-        json.loads(locks.read_text(encoding="utf-8"))
+        held, written_at = json.loads(locks.read_text(encoding="utf-8")), locks.stat().st_mtime
     except ValueError:
         locks.unlink()
+        return
+    holders = [*held.get("write", {}).values(), *chain.from_iterable(held.get("read", {}).values())]
+    if holders and not any(_lives(one["pid"], written_at) for one in holders):
+        locks.unlink()
+
+
+def _lives(pid: int, since: float) -> bool:
+    """Whether the process that had the id at that time is still at work."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() <= since and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class _Bars:

@@ -141,6 +141,7 @@ def test_an_upload_whose_beginning_was_answered_to_nobody_holds_no_bytes(plant: 
     """MLflow and DVC cannot know of it: the bucket's lifecycle rule removes it."""
     from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
+    prepare_environment()
     large = tmp_path / "large.bin"
     large.write_bytes(bytes(9 << 20))
     plant.door.faults = Faults(cutting=0.7, only="?uploads")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +176,19 @@ def test_a_run_that_failed_lets_the_next_one_in(repository: Project) -> None:
         raise ZeroDivisionError
     with hold_project(repository.root):
         pass
+
+
+def test_a_lock_of_a_killed_process_whose_id_another_one_has_by_now_stops_nobody(project: Project) -> None:
+    """As after a restart of the machine; the lock of one that lives is left to DVC."""
+    locks, holder = project.root / ".dvc/tmp/rwlock", {"pid": os.getpid(), "cmd": "dvc repro"}
+    for held in ({"write": {"/elsewhere": holder}}, {"read": {"/elsewhere": [holder]}}):
+        locks.write_text(json.dumps(held), encoding="utf-8")
+        find_stale.fn(project.root)
+        assert locks.exists()
+        held = json.loads(json.dumps(held).replace("/elsewhere", str(project.root / "data")))
+        locks.write_text(json.dumps(held), encoding="utf-8")
+        os.utime(locks, (0, 0))
+        assert find_stale.fn(project.root) == frozenset()
 
 
 def test_a_lock_list_that_a_kill_left_half_written_stops_nobody(project: Project) -> None:
