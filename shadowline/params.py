@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 PoolShare = Annotated[float, Field(gt=0.0, le=1.0)]
 Positive = Annotated[int, Field(gt=0)]
+Days = Annotated[int, Field(ge=0)]  # production days
 CLASS_NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 ClassName = Annotated[str, Field(pattern=CLASS_NAME_PATTERN)]
 
@@ -259,44 +260,55 @@ class RegistryParams(_Frozen):
 class ShadowParams(_Frozen):
     """What a candidate must show beside the legacy model before it may answer."""
 
-    min_pairs: Positive  # per class
-    min_days: float = Field(ge=0)  # days between the first pair and now
+    min_pairs: Positive  # distinct images that both models judged, per class
+    min_days: Days  # production days since the class entered shadow mode
     min_agreement: Share  # share of pairs in which the candidate agrees, or is proven right
-    confidence: Annotated[float, Field(gt=0, lt=1)]  # of every interval
+    confidence: Annotated[float, Field(gt=0, lt=1)]  # of every interval; 1 − it: of a worse candidate passing
+    min_alarms: Positive  # of each of the two models
+    min_labelled_alarms: Positive  # likewise, with an inspector's label
+    min_labelled_share: Share  # of the disagreements, and of the parts that were drawn for review
+    review_days: Days  # newest production days whose labels may still be missing
+    max_lost_share: Annotated[float, Field(gt=0, lt=1)]  # of known defects that it may find fewer than the legacy
 
 
 class GuardParams(_Frozen):
     bound: float  # the guard trips where the evidence proves that the measurement is beyond it
-    severity: Literal["hard", "soft"]  # hard: roll back now; soft: counted against the budget
+    severity: Literal["hard", "soft"]  # hard: the class goes back; soft: it stays where it is, and a person is told
 
 
 class GuardsParams(_Frozen):
-    agreement: GuardParams  # settled agreement in the window, at least
-    drift: GuardParams  # |unsettled difference of the two anomaly rates| in the window, at most
+    agreement: GuardParams  # share of images on which it is not proven wrong where the legacy was right, at least
+    drift: GuardParams  # change of the candidate's alarm rate since it began to answer, at most
     false_alarms: GuardParams  # share of images with a proven false alarm of the candidate, at most
-    misses: GuardParams  # share of images with a proven miss of the candidate, at most
-    lost_defects: GuardParams  # p of the test that the candidate finds as many labelled defects as the legacy, at least
-    latency: GuardParams  # p95 of the candidate, ms, at most
+    misses: GuardParams  # share missed of the defects in a sample that no model chose, at most
+    alarm_rate: GuardParams  # the same where it judges alone
+    lost_defects: GuardParams  # legacy's share of the labelled defects that one model alone finds, at most
+    latency: GuardParams  # ms that 95 % of the candidate's answers keep to
     errors: GuardParams  # share of images on which the candidate failed, at most
-    silence: GuardParams  # images judged in the window, at least
     dropped: GuardParams  # share of images that were never paired, at most
 
 
+ApprovablePhase = Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted", "alone"]
+
+
 class RolloutParams(_Frozen):
-    """The calendar and the guards of a rollout."""
+    """The calendar and the guards of a rollout; all days are production days."""
 
     wave_size: Positive  # classes per wave
     canary_shares: tuple[PoolShare, ...] = Field(min_length=1)  # of the images, one after the other
-    canary_days: float = Field(ge=0)  # in each share
-    stabilisation_days: float = Field(ge=0)  # live, before the next wave begins and the legacy becomes read-only
-    read_only_days: float = Field(ge=0)
-    off_days: float = Field(ge=0)
-    parallel_days: float = Field(ge=0)  # of both models on every image, before the legacy is switched off
-    window_days: float = Field(gt=0)  # how far back the guards look
-    max_observation_age_hours: float = Field(gt=0)  # older evidence counts as none
-    soft_budget: Annotated[int, Field(ge=0)]  # failed soft checks that a phase survives
+    canary_days: Days  # in each share
+    stabilisation_days: Days  # live, before the next wave begins and the legacy becomes read-only
+    read_only_days: Days
+    off_days: Days
+    parallel_days: Days  # of both models on every image, before the legacy is switched off
+    min_day_images: Positive  # distinct images that make 24 hours a production day of a phase
+    window_days: Positive  # production days that a verdict stays valid, and that a soft guard bars the way
+    silence_hours: float = Field(gt=0)  # without an image, after which a person is told
+    stop_error: Annotated[float, Field(gt=0, lt=1)]  # probability that guards ever take back a candidate as good
     rollback_scope: Literal["class", "wave"]  # what a tripped guard takes back
-    approvals: tuple[Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted"], ...]
+    approvals: tuple[
+        Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted", "alone"], ...
+    ]
     guards: GuardsParams
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
 """Shadow mode: two models on the same images, and what their decisions say of each other.
 
-    verdict = judge(counts, first_at, now, params.shadow)
-    verdict.outcome, verdict.reasons
+    agree(PairCounts(count_cells(table)), confidence=0.95).settled
 
 Every image is judged by both models; a pair is a pair of decisions on one image. Where an inspector has labelled the
 image, the pair is settled: it speaks against the candidate only if the candidate was wrong and the legacy model right.
@@ -13,8 +12,6 @@ image, the pair is settled: it speaks against the candidate only if the candidat
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -24,17 +21,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from shadowline.params import ShadowParams
+from shadowline.evidence import ALARM, ANOMALOUS, NO_ALARM, NORMAL, UNLABELLED
 
 Cells = npt.NDArray[np.int64]
-UNLABELLED, NORMAL, ANOMALOUS = 0, 1, 2  # first axis
-NO_ALARM, ALARM = 0, 1  # second and third axis
-
-
-class Outcome(StrEnum):
-    PASS = "pass"  # the evidence proves that the bound is kept
-    FAIL = "fail"  # the evidence proves that it is not
-    INCONCLUSIVE = "inconclusive"  # there is too little evidence for either
 
 
 @dataclass(frozen=True)
@@ -214,41 +203,3 @@ def score_correlation(candidate: npt.ArrayLike, legacy: npt.ArrayLike) -> float 
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
     return float(stats.spearmanr(first, second).statistic)
-
-
-@dataclass(frozen=True)
-class ShadowVerdict:
-    """May the candidate answer? With the reasons, whatever the answer."""
-
-    outcome: Outcome
-    reasons: tuple[str, ...]
-    agreement: Agreement
-
-
-def judge(counts: PairCounts, first_at: datetime | None, now: datetime, params: ShadowParams) -> ShadowVerdict:
-    """The verdict of shadow mode on one class.
-
-    1. fail          on `min_pairs` at least: the interval of settled agreement lies below `min_agreement`, or labels
-                     prove that the candidate loses more defects than it gains, which agreement alone would not show
-    2. inconclusive  fewer than `min_pairs`, or less than `min_days` since the first pair, or the interval straddles
-    3. pass          the interval lies at or above `min_agreement`
-    """
-    found = agree(counts, params.confidence)
-    settled, bound = found.settled, params.min_agreement
-    enough = counts.num_pairs >= params.min_pairs  # a look at every single pair would sooner or later fail by chance
-    if enough and settled.high < bound:
-        return ShadowVerdict(Outcome.FAIL, (f"settled agreement {settled}, must reach {bound:.1%}",), found)
-    if enough and found.lost_defects_p is not None and found.lost_defects_p < 1.0 - params.confidence:
-        return ShadowVerdict(Outcome.FAIL, (lost_defects(counts, found),), found)
-    lacking = []
-    if counts.num_pairs < params.min_pairs:
-        lacking.append(f"{counts.num_pairs} pairs, need {params.min_pairs}")
-    days = (now - first_at).total_seconds() / 86_400 if first_at else 0.0
-    if days < params.min_days:
-        lacking.append(f"{days:.1f} days, need {params.min_days:g}")
-    if settled.low < bound:
-        lacking.append(f"settled agreement {settled} does not prove {bound:.1%} yet")
-    if lacking:
-        return ShadowVerdict(Outcome.INCONCLUSIVE, tuple(lacking), found)
-    reason = f"settled agreement {settled} in {days:.0f} days, needed {bound:.1%}"
-    return ShadowVerdict(Outcome.PASS, (reason,), found)

@@ -20,11 +20,14 @@ from shadowline.audit.chain import Chain
 from shadowline.audit.entry import Entry, Kind, public_key_in
 from shadowline.audit.pack import PackWriter, new_pack, to_json
 from shadowline.audit.stretch import Period, Stretch, UnsoundChainError, place, to_line
+from shadowline.evidence import Evidence as PairEvidence
+from shadowline.evidence import count_cells, slot_of
 from shadowline.hashing import file_sha256
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 from shadowline.records.database import reading
+from shadowline.records.evidence import read_table
 from shadowline.records.stores import Records
 from shadowline.records.tables import ApprovalRow, EvidenceRow, OrderRow, PairRow
 from shadowline.report.evidence import (
@@ -38,7 +41,7 @@ from shadowline.report.evidence import (
 )
 from shadowline.report.model_card import Card, render_card
 from shadowline.rollout.state import Event
-from shadowline.shadow import judge
+from shadowline.rollout.weighing import appraise
 from tasks.audit import registry_witnesses
 from tasks.evidence_versions import find_versions, read_classes
 from tasks.origin import first_line
@@ -156,16 +159,16 @@ def _chain_facts(stretch: Stretch, keys: Sequence[Entry]) -> ChainFacts:
 
 def find_agreement(records: Records, params: Params, period: Period, now: datetime) -> Iterator[AgreementFacts]:
     """Of every class and pair of models of which both judged a part in the period."""
-    since = period.since - _MOMENT if period.since else None
+    until = min(period.until, now)
     columns = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
-    query = select(*columns).where(*_within(PairRow.captured_at, period)).distinct().order_by(*columns)
+    query = select(*columns).where(*_within(PairRow.received_at, period)).distinct().order_by(*columns)
     with reading(records.pairs.engine) as connection:
         models = [tuple(row) for row in connection.execute(query)]
     for one in models:
-        counts = records.pairs.counts(*one, since=since, until=period.until - _MOMENT)
-        if counts.num_pairs:
-            first = records.pairs.first_at(*one, since=since)
-            verdict = judge(counts, first, min(period.until, now), params.shadow)
+        table = read_table(records.pairs.engine, one, period.since, until, params.rollout.guards.latency.bound)
+        if count_cells(table).any():
+            evidence = PairEvidence(table, slot_of(until))
+            _, verdict = appraise(evidence, params.shadow, params.rollout, params.shadow.min_agreement)
             yield AgreementFacts(*one, verdict.outcome, verdict.reasons, verdict.agreement)
 
 

@@ -13,7 +13,7 @@ from shadowline.params import Params
 from shadowline.records.observe import observe
 from shadowline.records.rollout import CANDIDATE, ModelPlace, MovedMeanwhileError
 from shadowline.records.stores import Records, open_records
-from shadowline.rollout.engine import Policy, Step, begin, step
+from shadowline.rollout.engine import Step, begin, step
 from shadowline.rollout.state import RolloutState
 from tasks.registry import ModelVersion, challenger_fingerprints
 
@@ -55,6 +55,6 @@ def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, pa
     order = records.rollout.next_order()
     state = records.rollout.state()
     seen = observe(state, records, challenger, now, params, order)
-    result = step(state, seen, Policy(params.rollout, params.shadow.confidence))
+    result = step(state, seen, params.rollout)
     records.rollout.commit(result, order)
     return result

@@ -204,11 +204,7 @@ def _print_state(state: RolloutState) -> None:
     for one in state.classes:
         phase = f"{one.phase} ({one.held_from})" if one.held_from else one.phase
         models = (one.candidate[:12], one.legacy[:12])
-        why = (
-            f"{one.reason}; {one.soft_failures} failed soft checks, last {one.last_failure}"
-            if one.soft_failures
-            else one.reason
-        )
+        why = f"{one.reason}; {one.alarm}" if one.alarm else one.reason
         table.add_row(str(one.wave), one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, why)
     Console().print(table)
 

@@ -20,7 +20,7 @@ from shadowline.progress import default_progress
 if TYPE_CHECKING:
     from shadowline.records.stores import Records
     from shadowline.rollout.state import ClassState
-    from shadowline.shadow import ShadowVerdict
+    from shadowline.verdict import ShadowVerdict
 
 app = typer.Typer(help="Compare the candidate with the legacy models on the same images.", no_args_is_help=True)
 
@@ -57,19 +57,21 @@ def run(
 
 @app.command("status")
 def status(as_json: JsonOption = False) -> None:
-    """Agreement and verdict of every class; exit code 1 when a class has failed.
+    """Agreement and verdict of every class whose candidate is at work; exit code 1 when one of them has failed.
 
     Example: `shadowline shadow status`
     """
-    from shadowline.shadow import Outcome, judge
+    from shadowline.records.observe import observe_class
+    from shadowline.rollout.phases import CANDIDATE_JUDGES
+    from shadowline.verdict import Outcome
 
     params, records = load_params(Layout().params), open_records()
     now = datetime.now(UTC)
-    rows = []
-    for one in records.rollout.state().classes:
-        models = (one.class_name, one.candidate, one.legacy)
-        verdict = judge(records.pairs.counts(*models), records.pairs.first_at(*models), now, params.shadow)
-        rows.append((one, verdict, _correlation(records, one)))
+    rows = [
+        (one, observe_class(one, records, now, params).verdict, _correlation(records, one))
+        for one in records.rollout.state().classes
+        if one.standing in CANDIDATE_JUDGES
+    ]
     if as_json:
         typer.echo(json.dumps([_as_dict(*row) for row in rows]))
     else:

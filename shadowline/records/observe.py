@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from shadowline.params import Params
+from shadowline.records.evidence import read_evidence
 from shadowline.records.rollout import StoredOrder
 from shadowline.records.stores import Records
 from shadowline.rollout.observation import ClassObservation, Observation
 from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import ClassState, RolloutState
-from shadowline.shadow import judge
+from shadowline.rollout.weighing import weigh
 
 
 def observe(
@@ -22,7 +23,7 @@ def observe(
     params: Params,
     order: StoredOrder | None = None,
 ) -> Observation:
-    """Evidence of every class whose candidate is at work, as of `now`, and the words of people."""
+    """Evidence of every class whose candidate is at work, as of the last quarter of an hour, and people's words."""
     at_work = [one for one in state.classes if one.standing in CANDIDATE_JUDGES]
     return Observation(
         now=now,
@@ -34,23 +35,7 @@ def observe(
 
 
 def observe_class(one: ClassState, records: Records, now: datetime, params: Params) -> ClassObservation:
-    """Evidence of one class: all its pairs for the shadow verdict, the last days for the guards."""
-    pairs, models = records.pairs, (one.class_name, one.candidate, one.legacy)
-    counts = pairs.counts(*models, until=now)
-    since = now - timedelta(days=params.rollout.window_days)
-    window = pairs.window(*models, since, now)
-    return ClassObservation(
-        class_name=one.class_name,
-        observed_at=now,
-        legacy=one.legacy,
-        candidate=one.candidate,
-        verdict=judge(counts, pairs.first_at(*models), now, params.shadow),
-        window=pairs.counts(*models, since, now),
-        num_judged=window.num_judged,
-        num_failed=window.num_failed,
-        num_dropped=window.num_dropped,
-        p95_latency_ms=window.p95_latency_ms,
-        num_false_alarms=window.false_alarms[0],
-        num_misses=window.misses[0],
-        evidence=frozenset(records.rollout.evidence(one.class_name, one.legacy)),
-    )
+    """Evidence of one class since its candidate began to be compared."""
+    evidence = read_evidence(records.pairs.engine, one, now, params.rollout)
+    on_record = records.rollout.evidence(one.class_name, one.legacy)
+    return weigh(one, evidence, on_record, params.shadow, params.rollout)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from shadowline.atomic import replace_file
+from shadowline.evidence import UNLABELLED
 from shadowline.manifest import Label
 from shadowline.params import DataParams, Params
 from shadowline.progress import Progress
@@ -28,7 +29,7 @@ from shadowline.report.looking import SIDES, Look, Model, colour_range, find_mod
 from shadowline.report.overlay import heatmap_overlay
 from shadowline.report.wording import number, percent, plural
 from shadowline.rollout.state import ClassState
-from shadowline.shadow import UNLABELLED, Agreement, PairCounts, agree
+from shadowline.shadow import Agreement, PairCounts, agree
 
 MAX_BYTES = 24_000  # of one JPEG; fewer where many are shown
 NUM_QUIET = 8  # images passed by both models, from which a heat map learns where to begin to colour

@@ -14,7 +14,8 @@ from shadowline.audit.pack import file_name
 from shadowline.report.build import environment, stylesheet
 from shadowline.report.contents import Summary
 from shadowline.rollout.state import Event
-from shadowline.shadow import Agreement, Outcome
+from shadowline.shadow import Agreement
+from shadowline.verdict import Outcome
 
 
 def version_id(named: str) -> str:

@@ -37,6 +37,7 @@ MEANING = {  # short name, and what it means on the line
     Phase.LEGACY_READ_ONLY: ("read-only", "as live, and the old model may no longer be trained"),
     Phase.LEGACY_OFF: ("old model off", "the new model works alone"),
     Phase.LEGACY_DELETED: ("deleted", "the old model is archived and gone: the end"),
+    Phase.ALONE: ("alone", "the first model of this product works, and no other"),
     Phase.ROLLED_BACK: ("rolled back", "today’s model decides again, this candidate has failed"),
     Phase.HELD: ("held", "a person stopped the clock; who decides stayed as it was"),
 }
@@ -48,7 +49,7 @@ IN_WORDS = {  # guard → what it noticed
     "lost_defects": "Today’s model found more of the proven defects than the new one.",
     "latency": "The new model answered too slowly.",
     "errors": "The new model failed on too many images.",
-    "silence": "The new model judged too few images to be watched.",
+    "alarm_rate": "The new model stopped parts more or less often than it used to.",
     "dropped": "Too many images were never judged by both models.",
 }
 

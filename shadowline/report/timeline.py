@@ -48,7 +48,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Window:
-    """Settled agreement of the pairs captured after `start` and not after `end`, of the two models of that time."""
+    """Settled agreement of the pairs received after `start` and not after `end`, of the two models of that time."""
 
     start: datetime
     end: datetime
@@ -57,7 +57,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Trip:
-    """A rollback, or a failed soft guard that was only counted."""
+    """A rollback, or an alarm that took nothing back."""
 
     at: datetime
     class_name: str
@@ -102,7 +102,7 @@ class Timeline:
     min_agreement: float  # params.shadow, as are `confidence` and the intervals
     confidence: float
     num_ticks: int  # ticks that changed something; the others leave no trace
-    num_undrawn: int  # pairs in no window: captured earlier, or by models that were not at work then
+    num_undrawn: int  # pairs in no window: received earlier, or by models that were not at work then
     classes: tuple[ClassTimeline, ...]  # by wave, then by name
     trips: tuple[Trip, ...]  # by time
     moves: tuple[Move, ...]  # by time
@@ -221,9 +221,8 @@ def _trips(story: Sequence[Event]) -> Iterator[Trip]:
         place = (event.at, one.class_name, was.standing, was.share)
         if one.phase is Phase.ROLLED_BACK and event.is_move:
             yield Trip(*place, True, event.by, one.reason)
-        elif one.soft_failures > was.soft_failures:
-            reason = f"failed soft check number {one.soft_failures} of this phase or share"
-            yield Trip(*place, False, event.by, reason)
+        elif one.alarm and one.alarm != was.alarm:
+            yield Trip(*place, False, event.by, one.alarm)
 
 
 def _moves(story: Sequence[Event]) -> Iterator[Move]:
@@ -235,7 +234,7 @@ def _moves(story: Sequence[Event]) -> Iterator[Move]:
 
 
 def _last_capture(records: Records, names: Iterable[str]) -> datetime | None:
-    query = select(func.max(PairRow.captured_at)).where(PairRow.class_name.in_(list(names)))
+    query = select(func.max(PairRow.received_at)).where(PairRow.class_name.in_(list(names)))
     with reading(records.pairs.engine) as connection:
         last: datetime | None = connection.execute(query).scalar()
     return last

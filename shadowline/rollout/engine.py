@@ -3,38 +3,43 @@
 At a tick at most one of these happens, the first that applies:
 
     1. a person's order: roll back, hold, resume
-    2. classes are taken back: a hard guard tripped, the budget of soft failures is spent, or shadow mode has failed
-    3. a new challenger is tried: by classes that rolled back, and by those whose legacy model is deleted, where what
-       was the candidate becomes the legacy model of its successor
+    2. classes are taken back: a hard guard tripped
+    3. a new challenger is tried: by classes that rolled back, and by those without a legacy model, where what was the
+       candidate becomes the legacy model of its successor
     4. one group of classes, those of one wave that stand in one phase, moves on; the worst of them decides
 
-Beside it, failed soft guards are counted. What failed stays failed until the fingerprint of the candidate changes.
+Beside it, people are told of guards that tripped and took nothing back, and of lines that fell silent. What failed
+stays failed until the fingerprint of the candidate changes. Nothing here counts ticks: evidence is as of the ends of
+quarters of an hour and of production days, so that it does not matter how often the engine looks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 
 from shadowline.params import RolloutParams
-from shadowline.rollout.guards import GuardResult, check_guards
+from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import ChecklistItem, ClassObservation, Observation, Order, OrderKind
-from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, FORWARD, LEGAL_MOVES, TAKEN_OVER, Phase, check_move
-from shadowline.rollout.state import ClassState, Event, RolloutState
-from shadowline.shadow import Outcome
+from shadowline.rollout.phases import (
+    BOTH_JUDGE,
+    CANDIDATE_JUDGES,
+    FORWARD,
+    LEGAL_MOVES,
+    TAKEN_OVER,
+    WITHOUT_LEGACY,
+    Phase,
+    check_move,
+)
+from shadowline.rollout.state import NEW_PRODUCT, STAYS, ClassState, Event, RolloutState
+from shadowline.verdict import Outcome
 
 NOTHING = RolloutState(())
 ENGINE = "engine"  # who moved a class when no person did
-
-
-@dataclass(frozen=True)
-class Policy:
-    """The numbers that decide: params.rollout, and the confidence of params.shadow."""
-
-    rollout: RolloutParams
-    confidence: float
+USUAL_PAUSE = 1.5  # times the longest pause so far: a weekend that has been there before alarms nobody
 
 
 class ActionKind(StrEnum):
@@ -74,26 +79,74 @@ def begin(
     now: datetime,
     by: str,
     before: RolloutState = NOTHING,
+    without_legacy: Collection[str] = (),
 ) -> tuple[RolloutState, tuple[Event, ...]]:
-    """A rollout with every class in LEGACY, from the fingerprints of both models of each class.
+    """Waves of classes, after those that are planned already; from the fingerprints of both models of each class.
 
-    `before` holds new products that were enrolled earlier. Raises ValueError for a class that lacks a model, that is
-    there already, or for a migration that has been planned already.
+    A class that has not begun to move, or was taken back, may be named again: it changes its wave. Classes of
+    `without_legacy` start with no model at all, and their first one answers alone. Raises ValueError for a class that
+    lacks a model, that is on its way already, or that is named twice.
     """
-    if any(one.planned for one in before.classes):
-        raise ValueError("a rollout is on record already; `shadowline rollout status` shows it")
-    states: list[ClassState] = []
-    for number, wave in enumerate(waves, start=1):
-        for name in sorted(wave):
-            if name not in legacy:
-                raise ValueError(f"class {name!r}: no legacy model is registered; run `shadowline legacy import`")
-            if name not in candidate:
-                raise ValueError(f"class {name!r}: the challenger does not know it; run `shadowline retrain`")
-            states.append(
-                ClassState(name, number, Phase.LEGACY, now, legacy[name], candidate[name], 0.0, reason="planned")
-            )
-    events = tuple(Event(i, now, by, None, one) for i, one in enumerate(states, start=before.revision + 1))
-    return RolloutState((*before.classes, *states), before.revision + len(events)), events
+    names = [name for wave in waves for name in wave]
+    if len(set(names)) < len(names):
+        raise ValueError(f"rollout: a class occurs twice in {sorted(names)}")
+    last = max((one.wave for one in before.classes), default=0)
+    states = [
+        _planned(name, number, (legacy, candidate), now, before, without_legacy)
+        for number, wave in enumerate(waves, start=max(last, 0) + 1)
+        for name in sorted(wave)
+    ]
+    return _changed(before, states, now, by)
+
+
+def _planned(
+    name: str,
+    wave: int,
+    models: tuple[Mapping[str, str], Mapping[str, str]],
+    now: datetime,
+    before: RolloutState,
+    without_legacy: Collection[str],
+) -> ClassState:
+    legacy, candidate = models
+    known = next((one for one in before.classes if one.class_name == name), None)
+    if known is not None and known.phase is Phase.ROLLED_BACK:
+        return replace(known, wave=wave, reason="planned again")
+    if known is not None and known.phase is not Phase.LEGACY:
+        raise ValueError(f"class {name!r}: is in {known.phase} already; `shadowline rollout status` shows it")
+    if name not in legacy and name not in without_legacy:
+        raise ValueError(
+            f"class {name!r}: no legacy model is registered; run `shadowline legacy import`, or say --without-legacy"
+        )
+    if name in legacy and name in without_legacy:
+        raise ValueError(f"class {name!r}: has a legacy model, {legacy[name][:12]}; leave out --without-legacy")
+    if name not in candidate:
+        raise ValueError(f"class {name!r}: the challenger does not know it; run `shadowline retrain`")
+    return ClassState(name, wave, Phase.LEGACY, now, legacy.get(name, ""), candidate[name], 0.0, reason="planned")
+
+
+def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> tuple[RolloutState, tuple[Event, ...]]:
+    """The class stays with its legacy model, and no wave waits for it; it can be planned again.
+
+    Raises ValueError for a class that has begun to move: a person's rollback comes first.
+    """
+    one = state.of(class_name)
+    if one.phase not in {Phase.LEGACY, Phase.ROLLED_BACK}:
+        raise ValueError(f"class {class_name!r}: is in {one.phase}; `shadowline rollout rollback` comes first")
+    return _changed(state, [replace(one, wave=STAYS, reason="left the plan")], now, by)
+
+
+def _changed(
+    before: RolloutState, states: Sequence[ClassState], now: datetime, by: str
+) -> tuple[RolloutState, tuple[Event, ...]]:
+    known = {one.class_name: one.phase for one in before.classes}
+    events = tuple(
+        Event(number, now, by, known.get(one.class_name), one)
+        for number, one in enumerate(states, start=before.revision + 1)
+    )
+    changed = {one.class_name: one for one in states}
+    kept = [one for one in before.classes if one.class_name not in changed]
+    ordered = sorted((*kept, *states), key=lambda one: (one.wave, one.class_name))
+    return RolloutState(tuple(ordered), before.revision + len(events)), events
 
 
 def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: str) -> tuple[Event, ...]:
@@ -105,7 +158,7 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
     known = next((one for one in state.classes if one.class_name == class_name), None)
     reason = f"enrolled, {starter[:12]} answers"
     if known is None:
-        one = ClassState(class_name, 0, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
+        one = ClassState(class_name, NEW_PRODUCT, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
         return (Event(state.revision + 1, now, by, None, one),)
     if known.phase is not Phase.LEGACY or known.legacy == starter:
         return ()
@@ -113,19 +166,26 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
     return (Event(state.revision + 1, now, by, known.phase, one),)
 
 
-def step(state: RolloutState, seen: Observation, policy: Policy) -> Step:
+def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
     """One tick; raises ValueError for an order that names an unknown class."""
-    guards = {
-        one.class_name: check_guards(one, seen.of(one.class_name), seen.now, policy.rollout, policy.confidence)
-        for one in state.classes
-        if one.standing in CANDIDATE_JUDGES - {Phase.LEGACY_DELETED}
-    }
-    changed, by, waiting = _decide(state, seen, policy.rollout, guards)
-    counted = _count_soft_failures(state, guards, {one.class_name for one in changed})
-    events = _events(state, (*changed, *counted), by, seen.now)
-    after = replace(state.with_classes((*changed, *counted)), revision=state.revision + len(events))
+    guards = {one.class_name: known.guards for one in state.classes if (known := _evidence_of(one, seen)) is not None}
+    changed, by, waiting = _decide(state, seen, policy, guards)
+    moved = {one.class_name for one in changed}
+    told = tuple(one for one in map(partial(_notice, seen=seen, policy=policy), state.classes) if one is not None)
+    told = tuple(one for one in told if one.class_name not in moved)
+    events = _events(state, (*changed, *told), by, seen.now)
+    after = replace(state.with_classes((*changed, *told)), revision=state.revision + len(events))
     reason = changed[0].reason if changed else (waiting[0] if waiting else "nothing to do")
-    return Step(after, events, _actions(state, after, changed), reason, waiting, guards)
+    actions = (*_actions(state, after, changed), *_notifications(state, told))
+    return Step(after, events, actions, reason, waiting, guards)
+
+
+def _evidence_of(one: ClassState, seen: Observation) -> ClassObservation | None:
+    """What was observed of exactly these two models; None where nothing was."""
+    known = seen.of(one.class_name)
+    if known is None or (known.legacy, known.candidate) != (one.legacy, one.candidate):
+        return None
+    return known if one.standing in CANDIDATE_JUDGES else None
 
 
 Decision = tuple[tuple[ClassState, ...], str, tuple[str, ...]]  # changed classes, by whom, what the others wait for
@@ -149,23 +209,31 @@ def _obey(
 ) -> tuple[tuple[ClassState, ...], str]:
     for order in seen.orders:
         asked = [state.of(name) for name in order.classes]
-        changed = tuple(one for one in (_apply(order, before, seen.now) for before in asked) if one is not None)
+        changed = tuple(one for one in (_apply(order, before, seen) for before in asked) if one is not None)
         if changed:
             return changed, order.by
     return (), ENGINE
 
 
-def _apply(order: Order, one: ClassState, now: datetime) -> ClassState | None:
+def _apply(order: Order, one: ClassState, seen: Observation) -> ClassState | None:
     """The class after the order, or None where the order means nothing: it is there already, or it is the end."""
     reason = f"{order.by}: {order.why}"
     if order.kind is OrderKind.ROLL_BACK and Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]:
-        return None if one.standing is Phase.LEGACY else _rolled_back(one, now, reason)
+        return None if one.standing is Phase.LEGACY else _rolled_back(one, seen.now, reason)
     if order.kind is OrderKind.HOLD and Phase.HELD in LEGAL_MOVES[one.phase]:
-        return replace(one, phase=Phase.HELD, held_from=one.phase, held_at=now, reason=reason)
-    if order.kind is OrderKind.RESUME and one.held_from is not None and one.held_at is not None:
-        since = one.since + (now - one.held_at)
-        return replace(one, phase=one.held_from, since=since, held_from=None, held_at=None, reason=reason)
+        days = _phase_days(one, seen)
+        return replace(
+            one, phase=Phase.HELD, held_from=one.phase, held_at=seen.now, days_before=days, reason=reason
+        )  # fmt: skip
+    if order.kind is OrderKind.RESUME and one.held_from is not None:
+        return replace(one, phase=one.held_from, since=seen.now, held_from=None, held_at=None, reason=reason)
     return None
+
+
+def _phase_days(one: ClassState, seen: Observation) -> int:
+    """Production days of the phase, or of its present share, without those while it was held."""
+    known = _evidence_of(one, seen)
+    return one.days_before + (known.phase_days if known is not None and one.phase is not Phase.HELD else 0)
 
 
 # --- 2. guards --------------------------------------------------------------------------------------------------
@@ -176,29 +244,12 @@ def _take_back(
 ) -> tuple[tuple[ClassState, ...], str]:
     causes: dict[str, str] = {}
     for one in state.classes:
-        if Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]:
-            cause = _cause(one, guards, policy) or _failed_shadow(one, seen.of(one.class_name))
-            causes |= {one.class_name: cause} if cause else {}
+        if Phase.ROLLED_BACK in LEGAL_MOVES[one.phase] and one.standing is not Phase.LEGACY:
+            tripped = [guard.reason for guard in guards.get(one.class_name, ()) if guard.active and guard.hard]
+            causes |= {one.class_name: "; ".join(tripped)} if tripped else {}
     if policy.rollback_scope == "wave":
         causes = _spread(state, causes)
     return tuple(_rolled_back(state.of(name), seen.now, cause) for name, cause in causes.items()), ENGINE
-
-
-def _cause(one: ClassState, guards: dict[str, tuple[GuardResult, ...]], policy: RolloutParams) -> str:
-    tripped = [guard for guard in guards.get(one.class_name, ()) if guard.tripped]
-    hard = [guard.reason for guard in tripped if guard.hard]
-    if hard:
-        return "; ".join(hard)
-    if one.phase is not Phase.HELD and tripped and one.soft_failures >= policy.soft_budget:
-        return f"{one.soft_failures + 1} failed soft checks, budget {policy.soft_budget}; last: {tripped[0].reason}"
-    return ""
-
-
-def _failed_shadow(one: ClassState, seen: ClassObservation | None) -> str:
-    """The reasons of a negative shadow verdict on exactly these models, or nothing."""
-    if one.phase is not Phase.SHADOW or seen is None or (seen.legacy, seen.candidate) != (one.legacy, one.candidate):
-        return ""
-    return "; ".join(seen.verdict.reasons) if seen.verdict.outcome is Outcome.FAIL else ""
 
 
 def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
@@ -214,8 +265,8 @@ def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
 
 def _rolled_back(one: ClassState, now: datetime, reason: str) -> ClassState:
     return replace(
-        one, phase=Phase.ROLLED_BACK, since=now, share=0.0, soft_failures=0, last_failure="", held_from=None,
-        held_at=None, parallel_since=None, reason=reason,
+        one, phase=Phase.ROLLED_BACK, since=now, share=0.0, held_from=None, held_at=None, days_before=0,
+        evidence_since=None, answering_since=None, alarmed_at=None, silent_since=None, alarm="", reason=reason,
     )  # fmt: skip
 
 
@@ -228,14 +279,14 @@ def _try_again(
     changed = []
     for one in state.classes:
         new = seen.challenger.get(one.class_name, one.candidate)
-        if new == one.candidate:
+        if new == one.candidate or one.wave == STAYS:
             continue
         if one.phase is Phase.ROLLED_BACK:
             reason = f"a new candidate, {new[:12]}, tries again"
             changed.append(_enter(replace(one, candidate=new), Phase.SHADOW, seen.now, 0.0, reason))
-        elif one.phase is Phase.LEGACY_DELETED:
+        elif one.phase in WITHOUT_LEGACY:
             reason = f"{new[:12]} wants to succeed {one.candidate[:12]}"
-            heir = replace(one, legacy=one.candidate, candidate=new, parallel_since=None)
+            heir = replace(one, legacy=one.candidate, candidate=new)
             changed.append(_enter(heir, Phase.SHADOW, seen.now, 0.0, reason))
     return tuple(changed), ENGINE
 
@@ -259,10 +310,10 @@ def _move_on(
 def _groups(state: RolloutState) -> Iterator[tuple[ClassState, ...]]:
     """Classes that move together: a new product alone, those of a wave that stand in one phase."""
     for phase in reversed(FORWARD[:-1]):
-        yield from ((one,) for one in state.wave(0) if one.phase is phase)
+        yield from ((one,) for one in state.wave(NEW_PRODUCT) if one.phase is phase)
     for wave in state.waves:
         for phase in reversed(FORWARD[:-1]):
-            if wave and (group := tuple(one for one in state.wave(wave) if one.phase is phase)):
+            if group := tuple(one for one in state.wave(wave) if one.phase is phase):
                 yield group
 
 
@@ -275,14 +326,14 @@ def _obstacles(
 ) -> list[str]:
     """Everything that keeps a class where it stands."""
     target, _ = _next(one, policy)
-    found = [guard.reason for guard in guards.get(one.class_name, ()) if guard.tripped]
-    found += _calendar(one, seen.now, policy)
+    found = [guard.reason for guard in guards.get(one.class_name, ()) if guard.active]
     if one.phase is Phase.LEGACY:
-        found += _earlier_waves(one, state, seen.now, policy)
-        if one.class_name not in seen.challenger:
+        found += _earlier_waves(one, state, seen, policy)
+        if target is Phase.SHADOW and one.class_name not in seen.challenger:
             found.append("a challenger that knows the class")
     else:
-        found += _missing_evidence(one, seen.of(one.class_name), state, seen.now, target, policy)
+        found += _calendar(one, seen, policy)
+        found += _missing_evidence(one, _evidence_of(one, seen), state, seen, target, policy)
     moves = target is not one.phase
     if moves and target in policy.approvals and not seen.approval(one.class_name, target, one.legacy, one.candidate):
         found.append(f"a person's approval of {target} with exactly these models")
@@ -291,6 +342,8 @@ def _obstacles(
 
 def _next(one: ClassState, policy: RolloutParams) -> tuple[Phase, float]:
     """Where a class goes from here, and with which share: the next share of the canary, or the next phase."""
+    if one.phase is Phase.LEGACY and not one.legacy:
+        return Phase.ALONE, 1.0
     higher = [share for share in policy.canary_shares if share > one.share]
     if one.phase is Phase.CANARY and higher:
         return Phase.CANARY, higher[0]
@@ -300,82 +353,83 @@ def _next(one: ClassState, policy: RolloutParams) -> tuple[Phase, float]:
     return target, 1.0 if target in TAKEN_OVER else 0.0
 
 
-def _calendar(one: ClassState, now: datetime, policy: RolloutParams) -> list[str]:
+def _calendar(one: ClassState, seen: Observation, policy: RolloutParams) -> list[str]:
     needed = {
         Phase.CANARY: policy.canary_days,
         Phase.LIVE: policy.stabilisation_days,
         Phase.LEGACY_READ_ONLY: policy.read_only_days,
         Phase.LEGACY_OFF: policy.off_days,
-    }.get(one.phase, 0.0)
-    missing = needed - _days(now - one.since)
-    return [f"{missing:.1f} more days of {one.phase}"] if missing > 0 else []
+    }.get(one.phase, 0)
+    missing = needed - _phase_days(one, seen)
+    return [f"{missing} more production days of {one.phase}"] if missing > 0 else []
 
 
-def _earlier_waves(one: ClassState, state: RolloutState, now: datetime, policy: RolloutParams) -> list[str]:
+def _earlier_waves(one: ClassState, state: RolloutState, seen: Observation, policy: RolloutParams) -> list[str]:
     """Classes of earlier waves that are not live and stable."""
     return [
         f"{other.class_name} of wave {other.wave}, which is {other.phase}, to be live and stable"
         for other in state.classes
-        if one.planned and other.planned and other.wave < one.wave and not _is_stable(other, now, policy)
+        if one.planned and other.planned and other.wave < one.wave and not _is_stable(other, seen, policy)
     ]
 
 
-def _is_stable(one: ClassState, now: datetime, policy: RolloutParams) -> bool:
+def _is_stable(one: ClassState, seen: Observation, policy: RolloutParams) -> bool:
     """The candidate has taken over, and its weeks of stabilisation are behind it."""
-    return one.phase in TAKEN_OVER and not (one.phase is Phase.LIVE and _calendar(one, now, policy))
+    return one.phase in TAKEN_OVER and not (one.phase is Phase.LIVE and _calendar(one, seen, policy))
 
 
 def _missing_evidence(
     one: ClassState,
-    seen: ClassObservation | None,
+    known: ClassObservation | None,
     state: RolloutState,
-    now: datetime,
+    seen: Observation,
     target: Phase,
     policy: RolloutParams,
 ) -> list[str]:
-    if seen is None:
-        return ["an observation"]
-    if one.phase is Phase.SHADOW and seen.verdict.outcome is not Outcome.PASS:
-        return [f"shadow verdict {seen.verdict.outcome}: {'; '.join(seen.verdict.reasons)}"]
-    if target is Phase.LEGACY_OFF:
-        parallel = _days(now - one.parallel_since) if one.parallel_since else 0.0
-        missing = policy.parallel_days - parallel
-        return [f"{missing:.1f} more days of parallel operation"] if missing > 0 else []
+    if known is None:
+        return ["evidence of exactly these models"]
+    found = []
+    opens_with_verdict = target is Phase.LEGACY_OFF or one.phase is Phase.SHADOW
+    if opens_with_verdict and known.verdict.outcome is not Outcome.PASS:
+        found += [f"verdict {known.verdict.outcome}: {'; '.join(known.verdict.reasons)}"]
+    if target is Phase.LEGACY_OFF and known.parallel_days < policy.parallel_days:
+        found += [f"{policy.parallel_days - known.parallel_days} more production days of parallel operation"]
     if target is Phase.LEGACY_DELETED:
-        found = seen.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
-        if all(
-            _is_stable(other, now, policy) for other in state.classes if other.planned
-        ):  # no record of a person can stand for this
-            found |= {ChecklistItem.ALL_MIGRATED}
-        lacking = sorted(set(ChecklistItem) - found)
-        return [f"checklist: {', '.join(lacking)}"] if lacking else []
-    return []
+        on_record = known.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
+        if all(_is_stable(other, seen, policy) for other in state.classes if other.planned):
+            on_record |= {ChecklistItem.ALL_MIGRATED}  # no record of a person can stand for this
+        lacking = sorted(set(ChecklistItem) - on_record)
+        found += [f"checklist: {', '.join(lacking)}"] if lacking else []
+    return found
 
 
 def _advance(one: ClassState, seen: Observation, policy: RolloutParams) -> ClassState:
     target, share = _next(one, policy)
     if target is one.phase:
-        return replace(
-            one, share=share, since=seen.now, soft_failures=0, last_failure="", reason=f"canary rises to {share:.0%}"
-        )
+        return replace(one, share=share, since=seen.now, days_before=0, reason=f"canary rises to {share:.0%}")
+    if target is Phase.ALONE:
+        return _enter(one, target, seen.now, share, "the first model of the class answers, and no other")
     if one.phase is Phase.LEGACY:
         one = replace(one, candidate=seen.challenger[one.class_name])
         return _enter(one, target, seen.now, share, f"wave {one.wave} begins")
-    found = seen.of(one.class_name)
-    proof = "; ".join(found.verdict.reasons) if found and one.phase is Phase.SHADOW else "time and checks"
+    known = seen.of(one.class_name)
+    proof = "; ".join(known.verdict.reasons) if known and one.phase is Phase.SHADOW else "time and checks"
     return _enter(one, target, seen.now, share, f"{one.phase} is fulfilled: {proof}")
 
 
 def _enter(one: ClassState, target: Phase, now: datetime, share: float, reason: str) -> ClassState:
-    parallel = (one.parallel_since or now) if target in BOTH_JUDGE else one.parallel_since
+    begins = target in {Phase.SHADOW, Phase.ALONE}
     return replace(
         one,
         phase=target,
         since=now,
         share=share,
-        soft_failures=0,
-        last_failure="",
-        parallel_since=parallel,
+        days_before=0,
+        evidence_since=now if begins else one.evidence_since,
+        answering_since=None if begins else (one.answering_since or now),
+        alarmed_at=None if begins else one.alarmed_at,
+        silent_since=None if begins else one.silent_since,
+        alarm="" if begins else one.alarm,
         reason=reason,
     )
 
@@ -383,16 +437,38 @@ def _enter(one: ClassState, target: Phase, now: datetime, share: float, reason: 
 # --- what a tick leaves behind ----------------------------------------------------------------------------------
 
 
-def _count_soft_failures(
-    state: RolloutState, guards: dict[str, tuple[GuardResult, ...]], moved: set[str]
-) -> tuple[ClassState, ...]:
-    """Classes in which a soft guard failed at this tick, one failure richer; held classes spend nothing."""
-    failed = {name: [one.reason for one in found if one.tripped and not one.hard] for name, found in guards.items()}
-    return tuple(
-        replace(one, soft_failures=one.soft_failures + 1, last_failure="; ".join(failed[one.class_name]))
-        for one in state.classes
-        if failed.get(one.class_name) and one.class_name not in moved and one.phase is not Phase.HELD
-    )
+def _notice(one: ClassState, seen: Observation, policy: RolloutParams) -> ClassState | None:
+    """The class with what people are to be told noted in it, or None where there is nothing new."""
+    known = _evidence_of(one, seen)
+    if known is None or one.evidence_since is None:
+        return None
+    noted = replace(one, silent_since=_silent_since(one, known, seen.now, policy))
+    if noted.silent_since is not None and one.silent_since is None:
+        noted = replace(noted, alarm=f"no image since {noted.silent_since:%Y-%m-%d %H:%M} UTC; does the line run?")
+    telling = [guard for guard in known.guards if guard.crossed_at and _only_tells(guard, one)]
+    newest = max((guard.crossed_at[-1] for guard in telling), default=None)
+    if newest is not None and (one.alarmed_at is None or newest > one.alarmed_at):
+        reasons = [guard.reason for guard in telling if guard.crossed_at[-1] == newest]
+        noted = replace(noted, alarmed_at=newest, alarm="; ".join(reasons))
+    return noted if noted != one else None
+
+
+def _only_tells(guard: GuardResult, one: ClassState) -> bool:
+    """It takes nothing back: it is soft, or there is no legacy model to go back to."""
+    return not guard.hard or one.standing in WITHOUT_LEGACY
+
+
+def _silent_since(one: ClassState, known: ClassObservation, now: datetime, policy: RolloutParams) -> datetime | None:
+    """Since when no image has come, where that is longer than the policy's hours and than pauses usually are."""
+    last = known.last_received or one.evidence_since or now
+    patience = max(timedelta(hours=policy.silence_hours), USUAL_PAUSE * known.longest_pause)
+    return last if now - last > patience else None
+
+
+def _notifications(before: RolloutState, told: Iterable[ClassState]) -> Iterator[Action]:
+    for one in told:
+        if one.alarm != before.of(one.class_name).alarm:
+            yield Action(ActionKind.NOTIFY, one.class_name, one.candidate, f"alarm: {one.alarm}")
 
 
 def _events(state: RolloutState, changed: Iterable[ClassState], by: str, now: datetime) -> tuple[Event, ...]:
@@ -421,7 +497,3 @@ def _actions(before: RolloutState, after: RolloutState, changed: Iterable[ClassS
     if after.all_taken_over and not before.all_taken_over:
         actions += [Action(ActionKind.PROMOTE, "", "", "every class is live")]
     return tuple(actions)
-
-
-def _days(span: timedelta) -> float:
-    return span.total_seconds() / 86_400

@@ -1,97 +1,253 @@
-"""Guards: what a tick checks of a class whose candidate is at work.
+"""Guards: what may take a candidate back, or bar its way, once it is at work.
 
-A guard trips where the evidence proves that its bound is crossed: the whole interval lies beyond it. Fewer images than
-`silence` asks for trip nothing else: a guard that looks at every single pair would sooner or later trip by chance.
-Evidence that is missing, stale or of other models fails every tick as `silence` does. Rates of false alarms and misses
-count what inspectors have proven, of all images: which images they choose to look at biases the labels, but cannot make
-these rates too high.
+Each guard is one question to every image, and a bound on the mean of the answers:
+
+    errors        failed                                       of all images that it was asked
+    dropped       never asked, the queue was full              of all images
+    latency       slower than the bound, in ms                 of all that it judged; 5 % may be
+    false_alarms  alarm on a part labelled normal              of all that it judged
+    agreement     wrong where the legacy model was right       of all that both judged; the bound is 1 − share
+    lost_defects  found by the legacy model alone              of the labelled defects that one model alone found
+    misses        not found                                    of the defects among parts that no model chose:
+                                                               drawn for review by chance, or put on the line on purpose
+    drift         alarm, against the legacy model's            of all that both judged, since the candidate answers
+    alarm_rate    alarm                                        of all that it judged alone
+                  The bounds of the last two are added to what was usual before; both look in both directions.
+
+A guard trips when the evidence proves that its bound is crossed, by a test that may be looked at for ever (see
+`shadowline/sequential.py`). The error probability `rollout.stop_error` is shared equally among the hard guards.
+A label that is missing or late can never trip a guard but the last two, which need none: what is not known counts in
+favour of the candidate. No images are no evidence: silence trips nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
+import numpy as np
+
+from shadowline.evidence import (
+    ABSENT,
+    ALARM,
+    ANOMALOUS,
+    DROPPED,
+    FAILED,
+    NO_ALARM,
+    NORMAL,
+    Evidence,
+    EvidenceTable,
+    counts_of,
+    pick,
+    start_of,
+)
 from shadowline.params import GuardParams, RolloutParams
-from shadowline.rollout.observation import ClassObservation
-from shadowline.rollout.state import ClassState
-from shadowline.shadow import PairCounts, Rate, agree, lost_defects
+from shadowline.sequential import Ints, confidence_bounds, crossings
+
+SLOW_SHARE = 0.05  # of the answers that may be slower than the latency guard allows: its bound is a 95th percentile
+_BASELINE_CONFIDENCE = 0.99  # of the interval for the alarm rate that was usual
+NO_YES = (0.0, 1.0)  # values of a question
+TWO_SIDED = frozenset({"drift", "alarm_rate"})
+LESS_SAME_MORE = (-1.0, 0.0, 1.0)  # alarms of the candidate against the legacy model's
 
 
 @dataclass(frozen=True)
 class GuardResult:
-    """One guard at one tick."""
+    """One guard, and when it tripped."""
 
     name: str
-    tripped: bool
     hard: bool
-    reason: str
+    crossed_at: tuple[datetime, ...]  # ends of the quarters of an hour in which its bound was proven crossed
+    active: bool  # hard: it has ever tripped; soft: in the last `rollout.window_days` production days
+    reason: str  # what was measured, against which bound
 
 
-def check_guards(
-    state: ClassState, seen: ClassObservation | None, now: datetime, policy: RolloutParams, confidence: float
-) -> tuple[GuardResult, ...]:
-    """Every guard that applies to where the class stands; hard ones first."""
-    problem = _unusable(state, seen, now, policy)
-    if seen is None or problem:
-        return (_result("silence", policy.guards.silence, True, problem),)
-    results = list(_on_candidate(seen, policy, confidence))
-    if state.legacy_judges and state.candidate_answers:  # before that, the shadow verdict compares, and nobody is hurt
-        results += _on_pairs(seen.window, policy, confidence)
-    return tuple(sorted(results, key=lambda one: not one.hard))
+@dataclass(frozen=True)
+class _Question:
+    """What one guard asks, and how the wealth against its bound is counted."""
+
+    value_of: Callable[[EvidenceTable], Ints]  # index of each row's value, −1 where it is not asked
+    values: tuple[float, ...]
+    bound: float
+    unit: str  # of the measured mean, in words
 
 
-def _unusable(state: ClassState, seen: ClassObservation | None, now: datetime, policy: RolloutParams) -> str:
-    """Why this observation is no evidence, or nothing."""
-    if seen is None:
-        return "no observation"
-    if (seen.legacy, seen.candidate) != (state.legacy, state.candidate):
-        return f"evidence of other models: {seen.legacy[:12]} and {seen.candidate[:12]}"
-    age = now - seen.observed_at
-    if not timedelta(0) <= age <= timedelta(hours=policy.max_observation_age_hours):
-        return (
-            f"evidence is {age.total_seconds() / 3600:.1f} h old, at most {policy.max_observation_age_hours:g} h count"
-        )
-    return ""
+def check_guards(evidence: Evidence, policy: RolloutParams, least_agreement: float) -> tuple[GuardResult, ...]:
+    """Every guard, hard ones first, as of the last closed quarter of an hour.
+
+    `least_agreement` is the bound of the guard `agreement` in the phase where the class stands.
+    """
+    guards: dict[str, GuardParams] = {name: getattr(policy.guards, name) for name in type(policy.guards).model_fields}
+    num_hard = sum(guard.severity == "hard" for guard in guards.values())
+    alpha = policy.stop_error / max(num_hard, 1)
+    results = [
+        _check(name, guards[name], question, evidence, alpha, policy.window_days)
+        for name, question in _questions(evidence, policy, least_agreement)
+    ]
+    merged: dict[str, GuardResult] = {}
+    for result in results:
+        merged[result.name] = _merge(merged[result.name], result) if result.name in merged else result
+    return tuple(sorted(merged.values(), key=lambda result: not result.hard))
 
 
-def _on_candidate(seen: ClassObservation, policy: RolloutParams, confidence: float) -> Iterator[GuardResult]:
+def _merge(first: GuardResult, second: GuardResult) -> GuardResult:
+    """Both directions of a two-sided guard."""
+    speaker = second if second.active and not first.active else first
+    crossed = tuple(sorted({*first.crossed_at, *second.crossed_at}))
+    return GuardResult(first.name, first.hard, crossed, first.active or second.active, speaker.reason)
+
+
+def _questions(evidence: Evidence, policy: RolloutParams, least_agreement: float) -> Iterator[tuple[str, _Question]]:
     guards = policy.guards
-    enough = seen.num_judged + seen.num_failed >= guards.silence.bound
-    failed = Rate.of(seen.num_failed, seen.num_judged + seen.num_failed, confidence)
-    yield _result("errors", guards.errors, enough and failed.low > guards.errors.bound, f"candidate failed on {failed}")
-    silent = seen.num_judged < guards.silence.bound
-    yield _result("silence", guards.silence, silent, f"{seen.num_judged} images judged in {policy.window_days:g} days")
-    p95 = seen.p95_latency_ms
-    if p95 is None:
-        yield _result("latency", guards.latency, seen.num_judged > 0, "p95 latency not measured")
-    else:
-        yield _result("latency", guards.latency, not p95 <= guards.latency.bound, f"p95 latency {p95:.0f} ms")
-    offered = seen.num_judged + seen.num_dropped
-    dropped = seen.num_dropped / offered if offered else 0.0
-    yield _result("dropped", guards.dropped, dropped > guards.dropped.bound, f"{dropped:.1%} of images never paired")
-    alarms = Rate.of(seen.num_false_alarms, seen.num_judged, confidence)
-    yield _result(
-        "false_alarms", guards.false_alarms, enough and alarms.low > guards.false_alarms.bound, f"proven on {alarms}"
+    yield "agreement", _Question(_wrong, NO_YES, 1.0 - least_agreement, "proven wrong against the legacy model")
+    yield (
+        "lost_defects",
+        _Question(_lost, NO_YES, guards.lost_defects.bound, "of the defects that one model alone found"),
     )
-    misses = Rate.of(seen.num_misses, seen.num_judged, confidence)
-    yield _result("misses", guards.misses, enough and misses.low > guards.misses.bound, f"proven on {misses}")
+    yield "false_alarms", _Question(_false_alarm, NO_YES, guards.false_alarms.bound, "proven false alarms")
+    yield "misses", _Question(_miss, NO_YES, guards.misses.bound, "of sampled defects missed")
+    yield "errors", _Question(_error, NO_YES, guards.errors.bound, "failed")
+    yield "latency", _Question(_slow, NO_YES, SLOW_SHARE, f"slower than {guards.latency.bound:g} ms")
+    yield "dropped", _Question(_dropped, NO_YES, guards.dropped.bound, "never paired")
+    if evidence.answering_since is not None:
+        yield from _change_questions(evidence, evidence.answering_since, policy)
 
 
-def _on_pairs(counts: PairCounts, policy: RolloutParams, confidence: float) -> Iterator[GuardResult]:
-    guards, found = policy.guards, agree(counts, confidence)
-    enough = found.num_pairs >= guards.silence.bound
-    tripped = enough and found.settled.high < guards.agreement.bound
-    yield _result("agreement", guards.agreement, tripped, f"settled agreement {found.settled}")
-    p = found.lost_defects_p
-    losing = enough and p is not None and p < guards.lost_defects.bound
-    yield _result("lost_defects", guards.lost_defects, losing, lost_defects(counts, found))
-    value, low, high = found.unsettled_drift
-    beyond = enough and max(low, -high) > guards.drift.bound
-    reason = f"anomaly rate differs from the legacy's by {value:+.1%} [{low:+.1%}, {high:+.1%}]"
-    yield _result("drift", guards.drift, beyond, reason)
+def _check(
+    name: str, guard: GuardParams, question: _Question, evidence: Evidence, alpha: float, window_days: int
+) -> GuardResult:
+    hard = guard.severity == "hard"
+    table = evidence.changes(question.value_of)
+    level = alpha / 2 if name in TWO_SIDED else alpha
+    slots = crossings(table, question.values, question.bound, level)
+    active = bool(slots) and (hard or _is_recent(slots[-1], evidence, window_days))
+    counts = counts_of(table.value, table.count, len(question.values))
+    measured = _in_words(counts, question)
+    since = f", proven on {start_of(slots[-1 if not hard else 0] + 1):%Y-%m-%d %H:%M}" if slots else ""
+    return GuardResult(name, hard, tuple(start_of(slot + 1) for slot in slots), active, f"{name}: {measured}{since}")
 
 
-def _result(name: str, guard: GuardParams, tripped: bool, measured: str) -> GuardResult:
-    return GuardResult(name, tripped, guard.severity == "hard", f"{name}: {measured}; bound {guard.bound:g}")
+def _is_recent(slot: int, evidence: Evidence, window_days: int) -> bool:
+    """Within the last production days."""
+    return sum(day.first > slot for day in evidence.days) < window_days
+
+
+def _in_words(counts: Ints, question: _Question) -> str:
+    total = int(counts.sum())
+    if not total:
+        return f"nothing measured; bound {question.bound:.1%}"
+    mean = float(counts @ np.array(question.values)) / total
+    return f"{mean:.1%} of {total} {question.unit}; bound {question.bound:.1%}"
+
+
+# --- the questions ----------------------------------------------------------------------------------------------
+
+
+def _yes_no(asked: np.ndarray, yes: np.ndarray) -> Ints:
+    return pick([asked & yes, asked], [1, 0], len(asked))
+
+
+def _wrong(table: EvidenceTable) -> Ints:
+    false_alarm = (table.label == NORMAL) & (table.candidate == ALARM) & (table.legacy == NO_ALARM)
+    return _yes_no(table.both_judged & table.produced, false_alarm | _is_lost(table))
+
+
+def _is_lost(table: EvidenceTable) -> np.ndarray:
+    lost: np.ndarray = (table.label == ANOMALOUS) & (table.candidate == NO_ALARM) & (table.legacy == ALARM)
+    return lost
+
+
+def _lost(table: EvidenceTable) -> Ints:
+    alone = (table.label == ANOMALOUS) & table.both_judged & (table.candidate != table.legacy)
+    return _yes_no(alone & table.produced, _is_lost(table))
+
+
+def _false_alarm(table: EvidenceTable) -> Ints:
+    return _yes_no(table.judged & table.produced, (table.label == NORMAL) & (table.candidate == ALARM))
+
+
+def _miss(table: EvidenceTable) -> Ints:
+    """Only parts that were chosen without looking at a decision: others would hide what nobody flagged."""
+    known = (table.label == ANOMALOUS) & table.judged & (table.drawn | table.reference)
+    return _yes_no(known, table.candidate == NO_ALARM)
+
+
+def _error(table: EvidenceTable) -> Ints:
+    return _yes_no(table.candidate <= FAILED, table.candidate == FAILED)
+
+
+def _slow(table: EvidenceTable) -> Ints:
+    return _yes_no(table.judged, table.slow)
+
+
+def _dropped(table: EvidenceTable) -> Ints:
+    return _yes_no(table.candidate <= DROPPED, table.candidate == DROPPED)
+
+
+# --- change ------------------------------------------------------------------------------------------------------
+
+
+def _change_questions(evidence: Evidence, since: int, policy: RolloutParams) -> Iterator[tuple[str, _Question]]:
+    """More and fewer alarms than usual; usual is what the candidate showed before `since`, whatever the labels said.
+
+    After it, an alarm or a silence that a label proves right does not count against the candidate.
+    """
+    before = evidence.table.where(evidence.table.received < since)
+    beside = counts_of(_against_legacy(before, +1, settle=False), before.count, 3)
+    alone = counts_of(_alarm(before), before.count, 2)
+    if beside.sum():
+        low, high = confidence_bounds(beside, LESS_SAME_MORE, _BASELINE_CONFIDENCE)
+        yield from _two_sided("drift", _beside, LESS_SAME_MORE, (since, -low, high), policy.guards.drift.bound)
+    if alone.sum():
+        low, high = confidence_bounds(alone, NO_YES, _BASELINE_CONFIDENCE)
+        yield from _two_sided("alarm_rate", _alone, NO_YES, (since, 1.0 - low, high), policy.guards.alarm_rate.bound)
+
+
+def _two_sided(
+    name: str,
+    make: Callable[[int, int], Callable[[EvidenceTable], Ints]],
+    values: tuple[float, ...],
+    usual: tuple[int, float, float],
+    bound: float,
+) -> Iterator[tuple[str, _Question]]:
+    """`usual`: since when it counts, and the largest usual means of fewer and of more alarms."""
+    since, fewer, more = usual
+    for sign, mean, word in ((+1, more, "more alarms than usual"), (-1, fewer, "fewer alarms than usual")):
+        if mean + bound < 1.0:  # otherwise no change can be too large
+            yield name, _Question(make(since, sign), values, mean + bound, word)
+
+
+def _beside(since: int, sign: int) -> Callable[[EvidenceTable], Ints]:
+    def value_of(table: EvidenceTable) -> Ints:
+        values = _against_legacy(table, sign, settle=True)
+        values[table.received < since] = -1
+        return values
+
+    return value_of
+
+
+def _alone(since: int, sign: int) -> Callable[[EvidenceTable], Ints]:
+    def value_of(table: EvidenceTable) -> Ints:
+        values = _alarm(table)
+        asked = (values >= 0) & (table.legacy == ABSENT) & (table.received >= since)
+        settled = (table.label == ANOMALOUS) if sign > 0 else (table.label == NORMAL)
+        against = (values == 1) if sign > 0 else (values == 0)
+        return _yes_no(asked, against & ~settled)
+
+    return value_of
+
+
+def _against_legacy(table: EvidenceTable, sign: int, *, settle: bool) -> Ints:
+    """Index into LESS_SAME_MORE of sign × (alarm of the candidate − alarm of the legacy model)."""
+    asked = table.both_judged & table.produced
+    more, less = table.candidate > table.legacy, table.candidate < table.legacy
+    against, for_it = (more, less) if sign > 0 else (less, more)
+    if settle:
+        proven_right = (table.label == ANOMALOUS) if sign > 0 else (table.label == NORMAL)
+        against = against & ~proven_right
+    return pick([asked & against, asked & for_it, asked], [2, 0, 1], len(table))
+
+
+def _alarm(table: EvidenceTable) -> Ints:
+    return _yes_no(table.judged & table.produced, table.candidate == ALARM)

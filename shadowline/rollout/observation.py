@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from shadowline.rollout.phases import Phase
 
 if TYPE_CHECKING:
-    from shadowline.shadow import PairCounts, ShadowVerdict
+    from shadowline.rollout.guards import GuardResult
+    from shadowline.verdict import ShadowVerdict
 
 
 class ChecklistItem(StrEnum):
@@ -32,17 +33,14 @@ class ClassObservation:
     """Evidence of one class, and of which two models it is evidence."""
 
     class_name: str
-    observed_at: datetime
     legacy: str  # fingerprint
     candidate: str  # fingerprint
-    verdict: ShadowVerdict  # over all pairs since the phase began
-    window: PairCounts  # of the last days; empty where the legacy model no longer judges
-    num_judged: int  # images that the candidate judged in the window
-    num_failed: int  # images on which it failed in the window
-    num_dropped: int  # images of the window that were never paired
-    p95_latency_ms: float | None  # of the candidate in the window
-    num_false_alarms: int  # of the candidate in the window, proven by an inspector's label
-    num_misses: int  # likewise
+    verdict: ShadowVerdict  # over everything since the candidate entered shadow mode
+    guards: tuple[GuardResult, ...]  # likewise, hard ones first
+    phase_days: int  # production days since the phase, or its present share, began
+    parallel_days: int  # production days on which both models judged, since the candidate entered shadow mode
+    last_received: datetime | None  # the newest image of the production; None where none came
+    longest_pause: timedelta  # between two of them, so far
     evidence: frozenset[ChecklistItem] = frozenset()  # on record for this class
 
 

@@ -12,24 +12,32 @@ from typing import Any
 
 from shadowline.rollout.phases import LEGACY_JUDGES, TAKEN_OVER, Phase, check_move
 
+NEW_PRODUCT = 0  # in the place of a wave: it waits for nobody, and nobody for it
+STAYS = -1  # likewise: the class stays with its legacy model
+_TIMES = ("since", "held_at", "evidence_since", "answering_since", "alarmed_at", "silent_since")
+_FORMER = {"parallel_since": "evidence_since"}  # names in events of earlier versions
+
 
 @dataclass(frozen=True)
 class ClassState:
     """Where one class stands, with which two models, since when."""
 
     class_name: str
-    wave: int  # 1 is the first; 0: of none, a new product that waits for nobody, and nobody for it
+    wave: int  # 1 is the first; NEW_PRODUCT and STAYS are no waves
     phase: Phase
     since: datetime  # when the phase, or its present share, began
-    legacy: str  # fingerprint of the single-class model
+    legacy: str  # fingerprint of the single-class model; empty where there never was one
     candidate: str  # fingerprint of the multi-class model; empty for a new product that no version knows yet
     share: float  # of the images that the candidate answers, 0…1
-    soft_failures: int = 0  # ticks with a failed soft guard, since the phase or share began
-    last_failure: str = ""  # the soft guard that failed last, in words
     held_from: Phase | None = None  # the phase that HELD interrupts
-    held_at: datetime | None = None  # when it did; the time in between does not count towards the phase
-    parallel_since: datetime | None = None  # since when both models judge every image without a break
+    held_at: datetime | None = None  # when it did
+    days_before: int = 0  # production days of this phase, or of its present share, before it was held
+    evidence_since: datetime | None = None  # since when this candidate is compared; what came before counts for nothing
+    answering_since: datetime | None = None  # since when it has answered, be it a share
+    alarmed_at: datetime | None = None  # of the newest tripped guard that a person was told of
+    silent_since: datetime | None = None  # of the silence that a person was told of; None where images come
     reason: str = ""  # why the class came here
+    alarm: str = ""  # what people were told last: a guard that took nothing back, a line that fell silent
 
     def __post_init__(self) -> None:
         if self.since.tzinfo is None:
@@ -46,7 +54,7 @@ class ClassState:
 
     @property
     def planned(self) -> bool:
-        """Part of the migration, not enrolled beside it."""
+        """Part of the migration, neither enrolled beside it nor left out of it."""
         return self.wave > 0
 
     @property
@@ -64,11 +72,13 @@ class ClassState:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ClassState:
-        fields = dict(raw)
+        """From `to_dict`, of this version or an earlier one."""
+        renamed = {_FORMER.get(name, name): value for name, value in raw.items()}
+        fields = {name: value for name, value in renamed.items() if name in cls.__dataclass_fields__}
         fields["phase"] = Phase(raw["phase"])
         fields["held_from"] = Phase(raw["held_from"]) if raw["held_from"] else None
-        for name in ("since", "held_at", "parallel_since"):
-            fields[name] = datetime.fromisoformat(raw[name]) if raw[name] else None
+        for name in _TIMES:
+            fields[name] = datetime.fromisoformat(fields[name]) if fields.get(name) else None
         return cls(**fields)
 
 
@@ -95,11 +105,14 @@ class RolloutState:
 
     @property
     def waves(self) -> tuple[int, ...]:
-        return tuple(sorted({one.wave for one in self.classes}))
+        """Numbers of the waves, in order."""
+        return tuple(sorted({one.wave for one in self.classes if one.planned}))
 
     @property
     def all_taken_over(self) -> bool:
-        return all(one.standing in TAKEN_OVER for one in self.classes)
+        """Every class that moves at all is answered by its candidate, and there is one."""
+        moving = [one for one in self.classes if one.wave != STAYS]
+        return bool(moving) and all(one.standing in TAKEN_OVER for one in moving)
 
     def with_classes(self, changed: Iterable[ClassState]) -> RolloutState:
         """The same rollout with these classes in place of their former selves."""
@@ -119,7 +132,7 @@ class Event:
 
     @property
     def is_move(self) -> bool:
-        """A change of phase; otherwise of share, of the soft budget, or of the candidate."""
+        """A change of phase; otherwise of share, wave or candidate, or a notice to people."""
         return self.source is not self.after.phase
 
 

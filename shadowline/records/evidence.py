@@ -1,0 +1,120 @@
+"""The evidence on one candidate, counted where it lies.
+
+    evidence = read_evidence(engine, state_of_class, now, params.rollout)
+
+Images are grouped in the database by their slot of receipt and by what was decided; only labelled ones are read one by
+one. Near-identical frames and repeated images count once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, Connection, Engine, Integer, and_, case, cast, extract, func, literal, select
+
+from shadowline.evidence import ABSENT, ALARM, DROPPED, FAILED, NO_ALARM, Evidence, EvidenceTable, slot_of, start_of
+from shadowline.manifest import Label
+from shadowline.params import RolloutParams
+from shadowline.records.database import reading
+from shadowline.records.pairs import DROPPED as NEVER_ASKED
+from shadowline.records.pairs import PairSource
+from shadowline.records.tables import FeedbackRow, PairRow
+from shadowline.rollout.state import ClassState
+
+_NEVER = 4  # the candidate was not asked, and should not have been
+_SECONDS_A_SLOT = 900
+_LABELS = {Label.NORMAL: 1, Label.ANOMALOUS: 2}
+_KEYS = ("received", "candidate", "legacy", "slow", "review_share", "drawn", "reference")
+_TEST_SOURCES = (PairSource.REFERENCE, PairSource.REPLAY)
+
+
+def read_evidence(engine: Engine, one: ClassState, now: datetime, policy: RolloutParams) -> Evidence:
+    """Of the present candidate and legacy model of a class, since they began to be compared, up to the last whole slot.
+
+    A class without a legacy model is compared with what its first production days show.
+    """
+    closed_until = slot_of(now)
+    since = one.evidence_since
+    if since is None:
+        return Evidence(EvidenceTable.empty(), closed_until)
+    models = (one.class_name, one.candidate, one.legacy)
+    table = read_table(engine, models, since, start_of(closed_until), policy.guards.latency.bound)
+    answering = slot_of(one.answering_since) if one.answering_since else None
+    evidence = Evidence(table, closed_until, answering)
+    if not one.legacy and len(evidence.days) > policy.window_days:
+        return Evidence(table, closed_until, evidence.days[policy.window_days].first)
+    return evidence if one.legacy else Evidence(table, closed_until, None)
+
+
+def read_table(
+    engine: Engine, models: tuple[str, str, str], since: datetime | None, until: datetime, slow_ms: float
+) -> EvidenceTable:
+    """What is known before `until` of the images received since then; `models`: class, candidate, legacy model."""
+    same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
+    chosen = [column == value for column, value in zip(same, models, strict=True)]
+    chosen += [PairRow.received_at < until, PairRow.is_first, *([PairRow.received_at >= since] if since else [])]
+    with reading(engine) as connection:
+        return _read(connection, and_(*chosen), until, slow_ms)
+
+
+def _read(connection: Connection, chosen: ColumnElement[bool], until: datetime, slow_ms: float) -> EvidenceTable:
+    dialect = connection.dialect.name
+    keys = _key_columns(dialect, slow_ms)
+    received = connection.execute(select(*keys, func.count()).where(chosen).group_by(*keys)).all()
+    labelled = connection.execute(
+        select(PairRow.id, FeedbackRow.label, _slot(FeedbackRow.at, dialect), *keys)
+        .join_from(
+            PairRow,
+            FeedbackRow,
+            and_(FeedbackRow.class_name == PairRow.class_name, FeedbackRow.image_id == PairRow.image_id),
+        )
+        .where(chosen, FeedbackRow.at < until)
+        .order_by(PairRow.id, FeedbackRow.id)
+    ).all()
+    return _table([(row[0], 0, *row) for row in received] + list(_label_changes(labelled)))
+
+
+def _label_changes(rows: Iterable[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
+    """Two rows for each word on an image: the former label is taken back, the new one counts from then on."""
+    former: dict[int, int] = {}
+    for pair, word, slot, *keys in rows:
+        before, after = former.get(pair, 0), _LABELS[Label(word)]
+        known_at = max(slot, keys[0])  # a part of known label may be labelled before it is received
+        if before != after:
+            yield (known_at, before, *keys, -1)
+            yield (known_at, after, *keys, 1)
+        former[pair] = after
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> EvidenceTable:
+    names = ("slot", "label", *_KEYS, "count")
+    columns = np.array(rows, dtype=np.float64).reshape(-1, len(names)).T
+    return EvidenceTable.of(dict(zip(names, columns, strict=True)))
+
+
+def _key_columns(dialect: str, slow_ms: float) -> tuple[ColumnElement[Any], ...]:
+    never = literal(_NEVER)
+    candidate = case(
+        (PairRow.candidate_alarm.is_(True), ALARM),
+        (PairRow.candidate_alarm.is_(False), NO_ALARM),
+        (PairRow.candidate_error == NEVER_ASKED, DROPPED),
+        (PairRow.candidate_error.is_not(None), FAILED),
+        else_=never,
+    )
+    legacy = case((PairRow.legacy_alarm.is_(True), ALARM), (PairRow.legacy_alarm.is_(False), NO_ALARM), else_=ABSENT)
+    slow = case((PairRow.candidate_latency_ms > slow_ms, 1), else_=0)
+    drawn = case((PairRow.review_drawn, 1), else_=0)
+    reference = case((PairRow.source.in_([str(source) for source in _TEST_SOURCES]), 1), else_=0)
+    return (_slot(PairRow.received_at, dialect), candidate, legacy, slow, PairRow.review_share, drawn, reference)
+
+
+def _slot(column: Any, dialect: str) -> ColumnElement[int]:
+    seconds = (
+        cast(func.floor(extract("epoch", column)), Integer)
+        if dialect == "postgresql"
+        else cast(func.strftime("%s", column), Integer)
+    )
+    return seconds // _SECONDS_A_SLOT

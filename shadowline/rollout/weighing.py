@@ -1,0 +1,46 @@
+"""From evidence to what the engine is told of a class. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shadowline.evidence import Evidence
+from shadowline.params import RolloutParams, ShadowParams
+from shadowline.rollout.guards import GuardResult, check_guards
+from shadowline.rollout.observation import ChecklistItem, ClassObservation
+from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import ClassState
+from shadowline.verdict import ShadowVerdict, judge
+
+
+def weigh(
+    one: ClassState, evidence: Evidence, on_record: Iterable[ChecklistItem], shadow: ShadowParams, policy: RolloutParams
+) -> ClassObservation:
+    """Guards, verdict and clocks of a class, as of the last quarter of an hour that has ended.
+
+    In shadow mode the bound of agreement is the one that the candidate must reach there.
+    """
+    least_agreement = shadow.min_agreement if one.standing is Phase.SHADOW else policy.guards.agreement.bound
+    guards, verdict = appraise(evidence, shadow, policy, least_agreement)
+    since = one.evidence_since or one.since
+    return ClassObservation(
+        class_name=one.class_name,
+        legacy=one.legacy,
+        candidate=one.candidate,
+        verdict=verdict,
+        guards=guards,
+        phase_days=evidence.num_days(one.since, policy.min_day_images),
+        parallel_days=evidence.num_days(since, policy.min_day_images, both=True),
+        last_received=evidence.last_received,
+        longest_pause=evidence.longest_pause,
+        evidence=frozenset(on_record),
+    )
+
+
+def appraise(
+    evidence: Evidence, shadow: ShadowParams, policy: RolloutParams, least_agreement: float
+) -> tuple[tuple[GuardResult, ...], ShadowVerdict]:
+    """All guards, and the verdict that they and the evidence lead to."""
+    guards = check_guards(evidence, policy, least_agreement)
+    failures = [guard.reason for guard in guards if guard.hard and guard.active]
+    return guards, judge(evidence, failures, shadow, policy)
