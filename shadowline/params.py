@@ -280,7 +280,7 @@ class GuardsParams(_Frozen):
     agreement: GuardParams  # share of images on which it is not proven wrong where the legacy was right, at least
     drift: GuardParams  # change of the candidate's alarm rate since it began to answer, at most
     false_alarms: GuardParams  # share of images with a proven false alarm of the candidate, at most
-    misses: GuardParams  # share missed of the defects in a sample that no model chose, at most
+    misses: GuardParams  # share missed of the defects in a sample that no model chose, above what was usual before
     alarm_rate: GuardParams  # the same where it judges alone
     lost_defects: GuardParams  # legacy's share of the labelled defects that one model alone finds, at most
     latency: GuardParams  # ms that 95 % of the candidate's answers keep to

@@ -8,15 +8,16 @@ Each guard is one question to every image, and a bound on the mean of the answer
     false_alarms  alarm on a part labelled normal              of all that it judged
     agreement     wrong where the legacy model was right       of all that both judged; the bound is 1 − share
     lost_defects  found by the legacy model alone              of the labelled defects that one model alone found
-    misses        not found                                    of the defects among parts that no model chose:
-                                                               drawn for review by chance, or put on the line on purpose
     drift         alarm, against the legacy model's            of all that both judged, since the candidate answers
     alarm_rate    alarm                                        of all that it judged alone
-                  The bounds of the last two are added to what was usual before; both look in both directions.
+    misses        not found                                    of the defects among parts that no model chose: drawn
+                                                               for review by chance, or put on the line on purpose
+                  The bounds of the last three are added to what was usual before the candidate answered; the first
+                  two of them look in both directions.
 
 A guard trips when the evidence proves that its bound is crossed, by a test that may be looked at for ever (see
 `shadowline/sequential.py`). The error probability `rollout.stop_error` is shared equally among the hard guards.
-A label that is missing or late can never trip a guard but the last two, which need none: what is not known counts in
+A label that is missing or late can never trip a guard but `drift` and `alarm_rate`, which need none: what is not known counts in
 favour of the candidate. No images are no evidence: silence trips nothing.
 """
 
@@ -106,7 +107,6 @@ def _questions(evidence: Evidence, policy: RolloutParams, least_agreement: float
         _Question(_lost, NO_YES, guards.lost_defects.bound, "of the defects that one model alone found"),
     )
     yield "false_alarms", _Question(_false_alarm, NO_YES, guards.false_alarms.bound, "proven false alarms")
-    yield "misses", _Question(_miss, NO_YES, guards.misses.bound, "of sampled defects missed")
     yield "errors", _Question(_error, NO_YES, guards.errors.bound, "failed")
     yield "latency", _Question(_slow, NO_YES, SLOW_SHARE, f"slower than {guards.latency.bound:g} ms")
     yield "dropped", _Question(_dropped, NO_YES, guards.dropped.bound, "never paired")
@@ -167,12 +167,6 @@ def _false_alarm(table: EvidenceTable) -> Ints:
     return _yes_no(table.judged & table.produced, (table.label == NORMAL) & (table.candidate == ALARM))
 
 
-def _miss(table: EvidenceTable) -> Ints:
-    """Only parts that were chosen without looking at a decision: others would hide what nobody flagged."""
-    known = (table.label == ANOMALOUS) & table.judged & (table.drawn | table.reference)
-    return _yes_no(known, table.candidate == NO_ALARM)
-
-
 def _error(table: EvidenceTable) -> Ints:
     return _yes_no(table.candidate <= FAILED, table.candidate == FAILED)
 
@@ -196,6 +190,10 @@ def _change_questions(evidence: Evidence, since: int, policy: RolloutParams) -> 
     before = evidence.table.where(evidence.table.received < since)
     beside = counts_of(_against_legacy(before, +1, settle=False), before.count, 3)
     alone = counts_of(_alarm(before), before.count, 2)
+    defects = counts_of(_known_miss(before), before.count, 2)
+    usual = confidence_bounds(defects, NO_YES, _BASELINE_CONFIDENCE)[1] if defects.sum() else 0.0
+    question = _Question(_missed_since(since), NO_YES, usual + policy.guards.misses.bound, "of sampled defects missed")
+    yield "misses", question
     if beside.sum():
         low, high = confidence_bounds(beside, LESS_SAME_MORE, _BASELINE_CONFIDENCE)
         yield from _two_sided("drift", _beside, LESS_SAME_MORE, (since, -low, high), policy.guards.drift.bound)
@@ -247,6 +245,20 @@ def _against_legacy(table: EvidenceTable, sign: int, *, settle: bool) -> Ints:
         proven_right = (table.label == ANOMALOUS) if sign > 0 else (table.label == NORMAL)
         against = against & ~proven_right
     return pick([asked & against, asked & for_it, asked], [2, 0, 1], len(table))
+
+
+def _missed_since(since: int) -> Callable[[EvidenceTable], Ints]:
+    """Only parts that were chosen without looking at a decision: others would hide what nobody flagged."""
+
+    def value_of(table: EvidenceTable) -> Ints:
+        sampled = (table.drawn | table.reference) & (table.received >= since)
+        return np.where(sampled, _known_miss(table), -1)
+
+    return value_of
+
+
+def _known_miss(table: EvidenceTable) -> Ints:
+    return _yes_no((table.label == ANOMALOUS) & table.judged, table.candidate == NO_ALARM)
 
 
 def _alarm(table: EvidenceTable) -> Ints:
