@@ -26,7 +26,7 @@ from shadowline.sequential import ChangeTable, Ints
 
 SLOT = timedelta(minutes=15)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_SLOTS_A_DAY = 96
+SLOTS_A_DAY = 96
 
 UNLABELLED, NORMAL, ANOMALOUS = 0, 1, 2  # label
 NO_ALARM, ALARM = 0, 1  # decision of either model
@@ -126,7 +126,7 @@ class Evidence:
         slots = np.unique(self.table.received[self.table.produced])
         found: list[ProductionDay] = []
         while slots.size:
-            found.append(ProductionDay(int(slots[0]), int(slots[0]) + _SLOTS_A_DAY))
+            found.append(ProductionDay(int(slots[0]), int(slots[0]) + SLOTS_A_DAY))
             slots = slots[np.searchsorted(slots, found[-1].end) :]
         return tuple(found)
 

@@ -316,5 +316,38 @@ def _identification_tables(bench: IdentificationBench) -> list[Table]:
     return [found, left_out, speed]
 
 
+@app.command("rollout")
+def rollout(
+    seeds: Annotated[int, typer.Option(help="Rollouts per cell of the power table.")] = 9,
+    rollouts: Annotated[int, typer.Option(help="Equal candidates whose wrong stops are counted; 0: none.")] = 10_000,
+    as_json: JsonOption = False,
+) -> None:
+    """What the rules of evidence do with candidates whose errors are known: power, and errors per rollout.
+
+    Example: `shadowline bench rollout --seeds 3 --rollouts 500`
+    """
+    from shadowline.benchmarks_rollout import error_rates, power
+
+    params = load_params(Layout().params)
+    cells = power(params, default_progress(), seeds) if seeds else []
+    rates = error_rates(params, default_progress(), rollouts) if rollouts else []
+    if as_json:
+        typer.echo(json.dumps({"power": [asdict(one) for one in cells], "errors": [asdict(one) for one in rates]}))
+        return
+    table = Table(
+        "beside", "parts/day", "defects", "lost", "reviewed", "stopped", "passed", "median days until stopped"
+    )
+    for cell in cells:
+        shares = (f"{cell.defect_rate:.1%}", f"{cell.lost_share:.0%}", f"{cell.review_share:.0%}")
+        fate = (f"{cell.num_stopped}/{cell.num_rollouts}", str(cell.num_passed))
+        days = "inconclusive" if cell.median_days is None else f"{cell.median_days:.1f}"
+        table.add_row("legacy" if cell.beside_legacy else "nobody", str(cell.parts_per_day), *shares, *fate, days)
+    Console().print(table)
+    for rate in rates:
+        share, interval = rate.num_wrong / rate.num_rollouts, f"[{rate.low:.2%}, {rate.high:.2%}]"
+        told = f"{share:.2%} {interval} of {rate.num_rollouts}, promised {rate.promised:.1%}"
+        typer.echo(f"{rate.name}, ticks {rate.schedule}: {told}")
+
+
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"

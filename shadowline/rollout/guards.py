@@ -17,8 +17,8 @@ Each guard is one question to every image, and a bound on the mean of the answer
 
 A guard trips when the evidence proves that its bound is crossed, by a test that may be looked at for ever (see
 `shadowline/sequential.py`). The error probability `rollout.stop_error` is shared equally among the hard guards.
-A label that is missing or late can never trip a guard but `drift` and `alarm_rate`, which need none: what is not known counts in
-favour of the candidate. No images are no evidence: silence trips nothing.
+A label that is missing or late can never trip a guard but `drift` and `alarm_rate`, which need none: what is not known
+counts in favour of the candidate. No images are no evidence: silence trips nothing.
 """
 
 from __future__ import annotations

@@ -14,10 +14,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shadowline.evidence import ALARM, ANOMALOUS, FAILED, NO_ALARM, NORMAL, UNLABELLED, EvidenceTable
+from shadowline.evidence import (
+    ABSENT,
+    ALARM,
+    ANOMALOUS,
+    FAILED,
+    NO_ALARM,
+    NORMAL,
+    SLOTS_A_DAY,
+    UNLABELLED,
+    EvidenceTable,
+)
 
-_SLOTS_A_DAY = 96
-_FIRST_SLOT = 20_457 * _SLOTS_A_DAY + 24  # 6:00 UTC on a Monday, 2026-01-05
+_FIRST_SLOT = 20_457 * SLOTS_A_DAY + 24  # 6:00 UTC on a Monday, 2026-01-05
 
 Flags = npt.NDArray[np.bool_]
 
@@ -32,6 +41,7 @@ class Line:
     week_days: int = 7  # production days a week, from Monday on
     legacy_missed: float = 0.02  # of the defects
     legacy_false_alarms: float = 0.01  # of the good parts
+    legacy_off_from: int | None = None  # calendar day from which it judges no more
 
 
 @dataclass(frozen=True)
@@ -65,19 +75,21 @@ def rehearse(line: Line, candidate: Candidate, reviews: Reviews, num_days: int, 
     days = np.array([day for day in range(num_days) if day % 7 < line.week_days], dtype=np.int64)
     day = np.repeat(days, line.parts_per_day)
     position = np.tile(np.arange(line.parts_per_day), len(days))
-    received = _FIRST_SLOT + day * _SLOTS_A_DAY + position * line.shift_slots // line.parts_per_day
+    received = _FIRST_SLOT + day * SLOTS_A_DAY + position * line.shift_slots // line.parts_per_day
     defect = rng.random(len(day)) < line.defect_rate
     legacy = _decide(defect, np.full(len(day), line.legacy_missed), line.legacy_false_alarms, rng)
     said = _said(line, candidate, day, defect, legacy, rng)
     drawn = rng.random(len(day)) < reviews.review_share
+    is_off = day >= (num_days if line.legacy_off_from is None else line.legacy_off_from)
     looked_at = (
-        ((said != legacy) & (rng.random(len(day)) < reviews.disagreements))
-        | (((said == ALARM) | (legacy == ALARM)) & (rng.random(len(day)) < reviews.alarms))
+        ((said != legacy) & ~is_off & (rng.random(len(day)) < reviews.disagreements))
+        | (((said == ALARM) | (legacy & ~is_off)) & (rng.random(len(day)) < reviews.alarms))
         | (drawn & (rng.random(len(day)) < reviews.answered))
     )
     label = np.where(defect, ANOMALOUS, NORMAL)
     share = np.full(len(day), reviews.review_share)
-    return _table(received, label, said, legacy, drawn, share, looked_at, reviews.delay_slots)
+    judged = np.where(is_off, ABSENT, legacy)
+    return _table(received, label, said, judged, drawn, share, looked_at, reviews.delay_slots)
 
 
 def _decide(defect: Flags, missed: npt.NDArray[np.float64], false_alarms: float, rng: np.random.Generator) -> Flags:
@@ -110,7 +122,7 @@ def _table(
     received: npt.NDArray[np.int64],
     label: npt.NDArray[np.int64],
     said: npt.NDArray[np.int64],
-    legacy: Flags,
+    legacy: npt.NDArray[np.int64],
     drawn: Flags,
     share: npt.NDArray[np.float64],
     looked_at: Flags,
@@ -119,7 +131,7 @@ def _table(
     parts: dict[str, npt.NDArray[Any]] = {
         "received": received,
         "candidate": said,
-        "legacy": legacy.astype(np.int64),
+        "legacy": legacy,
         "drawn": drawn,
     }
     parts["review_share"] = share
