@@ -263,6 +263,9 @@ class ShadowParams(_Frozen):
     min_days: float = Field(ge=0)  # days between the first pair and now
     min_agreement: Share  # share of pairs in which the candidate agrees, or is proven right
     confidence: Annotated[float, Field(gt=0, lt=1)]  # of every interval
+    near_identical_levels: float = Field(ge=0)  # mean grey-level difference up to which two frames count as one
+    near_identical_window: Positive  # newest frames of a class and two models that a frame is compared with
+    review_share: Share  # probability that an image is drawn for review, whatever the models decide
 
 
 class GuardParams(_Frozen):
@@ -328,6 +331,8 @@ class GatewayParams(_Frozen):
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
     keep_images: KeepImages  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
+    max_capture_age_hours: float = Field(gt=0)  # a claimed capture time that long before receipt is suspect
+    max_clock_skew_minutes: float = Field(ge=0)  # likewise after receipt
 
 
 class EffortParams(_Frozen):

@@ -158,7 +158,7 @@ def find_agreement(records: Records, params: Params, period: Period, now: dateti
     """Of every class and pair of models of which both judged a part in the period."""
     since = period.since - _MOMENT if period.since else None
     columns = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
-    query = select(*columns).where(*_within(PairRow.captured_at, period)).distinct().order_by(*columns)
+    query = select(*columns).where(*_within(PairRow.received_at, period)).distinct().order_by(*columns)
     with reading(records.pairs.engine) as connection:
         models = [tuple(row) for row in connection.execute(query)]
     for one in models:
