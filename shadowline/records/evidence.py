@@ -55,7 +55,7 @@ def read_table(
     """What is known before `until` of the images received since then; `models`: class, candidate, legacy model."""
     same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
     chosen = [column == value for column, value in zip(same, models, strict=True)]
-    chosen += [PairRow.received_at < until, PairRow.is_first, *([PairRow.received_at >= since] if since else [])]
+    chosen += [PairRow.received_at < until, PairRow.is_first.is_(True), *([PairRow.received_at >= since] if since else [])]
     with reading(engine) as connection:
         return _read(connection, and_(*chosen), until, slow_ms)
 
@@ -95,7 +95,7 @@ def _table(rows: Sequence[Sequence[Any]]) -> EvidenceTable:
     return EvidenceTable.of(dict(zip(names, columns, strict=True)))
 
 
-def _key_columns(dialect: str, slow_ms: float) -> tuple[ColumnElement[Any], ...]:
+def _key_columns(dialect: str, slow_ms: float) -> tuple[Any, ...]:
     never = literal(_NEVER)
     candidate = case(
         (PairRow.candidate_alarm.is_(True), ALARM),
