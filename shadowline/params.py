@@ -386,15 +386,16 @@ class DemoParams(_Frozen):
     """The migration that `shadowline demo` plays."""
 
     waves: tuple[tuple[ClassName, ...], ...] = Field(min_length=1)  # classes that move together
-    stream_normal: Positive  # images per class
-    stream_anomalous: Positive  # images per class
-    images_per_day: Positive  # per class
+    lies: tuple[str, ...] = Field(min_length=1)  # views: ways to lay a stream image down, a part of its own each
+    images_per_day: Positive  # per class, in two lots
     anomaly_share: Share  # of a day's images
-    review_share: Share  # of the images on which both models agree, that an inspector looks at all the same
+    labelled_share: Share  # of the parts that wait for review, that an inspector ever labels
+    holiday: tuple[Days, Days]  # first and last day of the play on which the line stands still
     fault_class: ClassName  # whose camera fails during the canary
     fault_light: str  # the view that the failing camera gives
+    sabotage: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, after the rollback
+    remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, after the sabotage was stopped
     max_latency_ms: Annotated[float, Field(gt=0)]  # bound of the latency guard in the play
-    remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, in the version that follows
     max_days: Positive  # the play ends at the latest
 
 
