@@ -315,7 +315,7 @@ class GatewayParams(_Frozen):
     max_in_flight: Positive  # requests in work at once; more are refused
     batch_size: Positive  # images that one model scores together, at most
     batch_window_ms: float = Field(ge=0)  # how long the first image of a batch waits for others
-    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, where it still judges
+    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, if one still judges
     answer_timeout_ms: float = Field(gt=0)  # then there is no answer; also of work in the shadow
     upload_timeout_ms: float = Field(gt=0)  # from the first to the last byte of a request
     shadow_queue: Positive  # images that wait for the other model; more are dropped, counted and recorded

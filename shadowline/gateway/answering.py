@@ -98,7 +98,8 @@ class Answerer:
     async def _identify(self, model: Model, sample: Sample) -> Identification:
         """Which class the image is of; the caller pays for one more pass of the encoder."""
         try:
-            found = await ask(model.engine.callers, Question(sample.image, None), self._params.answer_timeout_ms)
+            longest_ms = self._params.answer_timeout_ms  # no other model can tell
+            found = await ask(model.engine.callers, Question(sample.image, None), longest_ms, longest_ms)
         except ScoringError:
             raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
         assert isinstance(found, Identification)  # the question had no class
@@ -130,13 +131,19 @@ class Answerer:
             return _Said(Judgement(error=route.problems[side]))
         started, question = time.perf_counter(), Question(sample.image, name, sample.wants_heat)
         try:
-            answer = await ask(model.engine.callers, question, self._params.answer_timeout_ms)
+            answer = await ask(
+                model.engine.callers, question, self._params.answer_timeout_ms, self._patience_ms(route, side)
+            )
         except ScoringError as error:
             self._metrics.errors.labels(name, side, error.kind).inc()
             return _Said(Judgement(error=str(error)))
         assert isinstance(answer, Answer)  # the question had a class
         latency_ms = 1000 * (time.perf_counter() - started)
         return _Said(Judgement(answer.score, answer.threshold, latency_ms), answer)
+
+    def _patience_ms(self, route: Route, side: Side) -> float:
+        """What one batch of a model may take: less where another one stands behind it."""
+        return self._params.candidate_timeout_ms if route.can_fall_back(side) else self._params.answer_timeout_ms
 
 
 def _identifier(table: RoutingTable) -> Model:

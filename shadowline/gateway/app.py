@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import BytesIO
@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 from shadowline.gateway.access import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
 from shadowline.gateway.answering import Reply, UnknownReply
 from shadowline.gateway.intake import IntakeForm, take_image
-from shadowline.gateway.refusal import RefusedRequestError
+from shadowline.gateway.refusal import RETRY_LATER, RefusedRequestError
 from shadowline.gateway.scoring import Heat
 from shadowline.gateway.service import Gateway
 from shadowline.gateway.shadowing import Sample
@@ -214,14 +214,14 @@ def metrics(gateway: GatewayHere) -> Response:
 # --- errors, all of one shape ---------------------------------------------------------------------------------------
 
 
-def _refuse(request: Request, status: int, message: str) -> JSONResponse:
+def _refuse(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     _gateway(request).metrics.refusals.labels(status).inc()
-    return JSONResponse({"error": message}, status)
+    return JSONResponse({"error": message}, status, headers)
 
 
 def _on_refusal(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _refuse(request, error.status_code, str(error.detail))
+    return _refuse(request, error.status_code, str(error.detail), error.headers)
 
 
 def _on_bad_body(request: Request, error: Exception) -> JSONResponse:
@@ -231,7 +231,7 @@ def _on_bad_body(request: Request, error: Exception) -> JSONResponse:
 
 def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     log.warning("database: %s", type(error).__name__)  # its text may hold what a caller sent
-    return _refuse(request, 503, "the database does not answer; try again")
+    return _refuse(request, 503, "the database does not answer; try again", RETRY_LATER)
 
 
 def _on_failure(request: Request, error: Exception) -> JSONResponse:

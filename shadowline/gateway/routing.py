@@ -65,6 +65,10 @@ class Route:
             return CANDIDATE
         return CANDIDATE if self.candidate_judges and position(image_id) < self.state.share else LEGACY
 
+    def can_fall_back(self, side: Side) -> bool:
+        """Whether the legacy model answers where this one does not."""
+        return side == CANDIDATE and self.legacy_judges and LEGACY in self.models
+
     def shadow_of(self, side: Side) -> Side | None:
         """Who judges beside the one that answers."""
         return other_side(side) if self.state.standing in BOTH_JUDGE else None

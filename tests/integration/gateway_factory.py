@@ -349,6 +349,14 @@ class Gated(Wrapped):
         return self.inner.score(images)
 
 
+class Slow(Wrapped):
+    """A machine with other work to do."""
+
+    def score(self, images: Any) -> Any:
+        time.sleep(0.3)
+        return self.inner.score(images)
+
+
 class RefusingHoles(Wrapped):
     """Fails on a batch that holds an image with a white disc."""
 

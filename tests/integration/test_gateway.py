@@ -29,6 +29,7 @@ from integration.gateway_factory import (
     Nameless,
     RefusingHoles,
     Site,
+    Slow,
     build_models,
     decoded,
     image_id,
@@ -366,8 +367,36 @@ def test_where_no_legacy_model_stands_behind_it_a_failure_is_said(factory: Facto
         answer = site.post(png("dots"), class_name="dots")
         assert answer.status_code == 503
         assert answer.json() == {"error": "class 'dots': no model answered; try again"}
+        assert answer.headers["Retry-After"] == "1"
         (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
     assert (pair["answered_by"], pair["candidate_error"]) == ("candidate", "MemoryError: noroom")
+
+
+def test_a_slow_batch_refuses_nobody_where_no_legacy_model_judges(factory: Factory) -> None:
+    """Each batch takes six times what a candidate may take while a legacy model stands behind it."""
+    factory.move(dots=Phase.LEGACY_DELETED)
+    factory.overrides["candidate", "dots"] = Slow
+    images = [png("dots", number) for number in range(12)]
+    with factory.serve(factory.params(candidate_timeout_ms=50, batch_size=4)) as site, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda data: site.post(data, class_name="dots"), images))
+        pairs = factory.wait_for_pairs("dots", 12)
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert pairs["candidate_error"].isna().all()
+
+
+def test_the_same_slow_batch_is_left_to_the_legacy_model_while_it_judges(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    factory.overrides["candidate", "dots"] = Slow
+    with factory.serve(factory.params(candidate_timeout_ms=50)) as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"
+
+
+def test_a_candidate_whose_legacy_model_cannot_be_loaded_has_all_the_time(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    factory.overrides["candidate", "dots"] = Slow
+    factory.overrides["legacy", "dots"] = lambda _: factory.detector("legacy", "stripes")
+    with factory.serve(factory.params(candidate_timeout_ms=50)) as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "candidate"
 
 
 def test_a_model_that_is_not_what_the_rollout_names_never_answers(factory: Factory) -> None:
@@ -462,6 +491,7 @@ def test_more_requests_than_allowed_are_refused_at_once(factory: Factory) -> Non
         gated.gate.set()
         assert first.result()["answered_by"] == "legacy"
     assert (answer.status_code, answer.json()) == (503, {"error": "1 requests in work already; try again"})
+    assert answer.headers["Retry-After"] == "1"
 
 
 # --- the database goes away -----------------------------------------------------------------------------------------
