@@ -309,6 +309,13 @@ class RolloutParams(_Frozen):
         return self
 
 
+class Unplanned(StrEnum):
+    """Which model answers for a class that is in no rollout."""
+
+    LEGACY = "legacy"  # the newest legacy model on record
+    CHAMPION = "champion"  # the registry's champion, as it was last promoted
+
+
 class GatewayParams(_Frozen):
     """How the gateway serves; every bound is per process."""
 
@@ -331,6 +338,7 @@ class GatewayParams(_Frozen):
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
     keep_images: KeepImages  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
+    unplanned: Unplanned  # which model answers for a class outside the rollout; the other one where it is missing
     max_capture_age_hours: float = Field(gt=0)  # a claimed capture time that long before receipt is suspect
     max_clock_skew_minutes: float = Field(ge=0)  # likewise after receipt
 

@@ -156,5 +156,5 @@ def _route(table: RoutingTable, class_name: str) -> Route:
     route = table.routes.get(class_name)
     if route is None:
         known = ", ".join(sorted(table.routes)) or "none yet"
-        raise RefusedRequestError(404, f"class {class_name!r} is not in the rollout; it has {known}")
+        raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {known}")
     return route

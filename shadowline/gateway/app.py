@@ -185,7 +185,8 @@ async def take(class_name: str, request: Request, gateway: GatewayHere) -> dict[
 @router.get("/v1/rollout")
 def rollout(gateway: GatewayHere) -> dict[str, Any]:
     state = gateway.table.state
-    return {"revision": state.revision, "classes": [one.to_dict() for one in state.classes]}
+    classes = [one.to_dict() for one in state.classes]
+    return {"revision": state.revision, "classes": classes, "unplanned": gateway.table.unplanned}
 
 
 @router.get("/healthz")

@@ -86,7 +86,7 @@ class Gateway:
         """Why the gateway is not ready; nothing where it is."""
         found = list(self.table.problems)
         if not self.table.routes:
-            found.append("no rollout is on record; begin one")
+            found.append("no model is on record; promote a version, register a legacy model or begin a rollout")
         if not self.watcher.database_answers:
             found.append("the database does not answer; the last rollout stays in force")
         if waiting := self.writer.spool.num_bytes:

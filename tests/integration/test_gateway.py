@@ -20,9 +20,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydantic import SecretStr
+from sqlalchemy import delete
 
 from integration.gateway_factory import (
     KEY,
+    START,
     Crashing,
     Factory,
     Gated,
@@ -39,10 +41,13 @@ from integration.gateway_factory import (
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
 from shadowline.atomic import write_json
 from shadowline.detectors.load import load_detector
+from shadowline.detectors.protocol import Detector
 from shadowline.gateway.routing import position
 from shadowline.inspector import model_fingerprint
 from shadowline.manifest import Label
+from shadowline.params import Unplanned
 from shadowline.records.pairs import DROPPED
+from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase
 
 pytest_plugins = ["integration.postgres"]
@@ -234,7 +239,62 @@ def test_without_a_class_and_without_an_inspector_the_caller_is_told(factory: Fa
 def test_an_unknown_class_is_refused_with_the_known_ones(door: Site) -> None:
     answer = door.post(png("dots"), class_name="bolts")
     assert answer.status_code == 404
-    assert answer.json() == {"error": "class 'bolts' is not in the rollout; it has dots, stripes"}
+    assert answer.json() == {"error": "class 'bolts': no model of it is known here; known are dots, stripes"}
+
+
+# --- classes outside the rollout ------------------------------------------------------------------------------------
+
+
+def test_a_class_outside_the_plan_is_answered_by_its_legacy_model_or_by_the_champion(
+    models: Project, tmp_path: Path
+) -> None:
+    factory = Factory.begin(models, tmp_path / "site", planned=["dots"])
+    champion, legacy = (factory.detector(role, "stripes").fingerprint for role in ("candidate", "legacy"))
+    with factory.serve() as site:
+        assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == legacy
+        assert site.client.get("/v1/rollout").json()["unplanned"] == {"stripes": "legacy"}
+        wait_for(lambda: len(factory.records.pairs.table("stripes", "", legacy)) == 1)
+    factory.records.rollout.know_champion({"stripes": champion}, START)
+    with factory.serve(factory.params(unplanned=Unplanned.CHAMPION)) as site:
+        assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == champion
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"  # as the rollout says
+        assert site.ready()[0] == 200
+        wait_for(lambda: len(factory.records.pairs.table("stripes", champion, "")) == 1)
+
+
+def test_a_champion_goes_live_without_any_legacy_model_and_while_the_gateway_runs(
+    models: Project, tmp_path: Path
+) -> None:
+    factory = Factory.begin(models, tmp_path / "site", planned=[])
+    with factory.records.rollout.engine.begin() as connection:
+        connection.execute(delete(ModelRow).where(ModelRow.role == "legacy"))
+    with factory.serve() as site:
+        answer = site.post(png("dots"), class_name="dots")
+        assert (answer.status_code, answer.json()["error"][-9:]) == (404, " none yet")
+        factory.records.rollout.know_champion({"dots": factory.detector("candidate", "dots").fingerprint}, START)
+        wait_for(lambda: site.post(png("dots"), class_name="dots").status_code == 200)
+        found = site.post(png("dots")).json()  # it tells the class, too
+        assert (found["class_name"] or found["nearest_class"]) == "dots"
+        assert site.post(png("stripes"), class_name="stripes").status_code == 404
+
+
+def test_where_the_preferred_model_cannot_be_loaded_the_other_one_answers_until_it_can(
+    models: Project, tmp_path: Path
+) -> None:
+    factory = Factory.begin(models, tmp_path / "site", planned=["dots"])
+    factory.records.rollout.know_champion({"stripes": factory.detector("candidate", "stripes").fingerprint}, START)
+    mended = threading.Event()
+
+    def broken_at_first(detector: Detector) -> Detector:
+        if not mended.is_set():
+            raise OSError("share is away")
+        return detector
+
+    factory.overrides["legacy", "stripes"] = broken_at_first
+    with factory.serve() as site:
+        assert site.inspect("stripes", png("stripes"))["answered_by"] == "candidate"
+        mended.set()
+        wait_for(lambda: site.inspect("stripes", png("stripes"))["answered_by"] == "legacy")
 
 
 # --- heat maps ------------------------------------------------------------------------------------------------------
@@ -755,8 +815,10 @@ def test_without_a_rollout_the_gateway_waits_for_one(models: Project, tmp_path: 
     url = f"sqlite:///{tmp_path / 'empty.db'}"
     with planned.serve(settings=planned.settings.model_copy(update={"database_url": url})) as site:
         assert site.ready() == (503, site.ready()[1])
-        assert site.ready()[1]["reasons"] == ["no rollout is on record; begin one"]
-        assert site.post(png("dots"), class_name="dots").json()["error"].endswith("it has none yet")
+        assert site.ready()[1]["reasons"] == [
+            "no model is on record; promote a version, register a legacy model or begin a rollout"
+        ]
+        assert site.post(png("dots"), class_name="dots").json()["error"].endswith("known are none yet")
         Factory.begin(models, tmp_path, url)
         wait_for(lambda: site.ready()[0] == 200)
         assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"
