@@ -34,7 +34,7 @@ class Severity(StrEnum):
 
 class KeepImages(StrEnum):
     NONE = "none"
-    ALARMS = "alarms"  # those of flagged parts
+    ALARMS = "alarms"  # those that wait for review: of an alarm, a disagreement, a draw
     ALL = "all"
 
 

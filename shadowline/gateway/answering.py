@@ -33,6 +33,7 @@ class Reply:
     place: ModelPlace  # of the model that answered
     answered_by: Side
     latency_ms: float  # from the whole upload to the answer
+    review: bool  # chance has drawn the part for an inspector, whatever the decision
     identified: Identification | None = None  # None: the caller said which class
 
     @property
@@ -88,11 +89,12 @@ class Answerer:
         side, said = await self._answer(route, sample)
         if said.answer is None:
             raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
-        seconds = time.perf_counter() - started
-        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, identified)
-        self._keeper.offer(sample, route.state.class_name, alarm=said.answer.alarm)
-        self._metrics.latency.labels(route.state.class_name, side).observe(seconds)
-        self._metrics.answers.labels(route.state.class_name, side, reply.decision).inc()
+        seconds, name = time.perf_counter() - started, route.state.class_name
+        drawn = sample.is_drawn_for(name)
+        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, drawn, identified)
+        self._keeper.offer(sample, name, flagged=said.answer.alarm or drawn)
+        self._metrics.latency.labels(name, side).observe(seconds)
+        self._metrics.answers.labels(name, side, reply.decision).inc()
         return reply
 
     async def _identify(self, model: Model, sample: Sample) -> Identification:

@@ -1,8 +1,10 @@
 """The endpoints. `create_app` is what uvicorn's workers call; see `shadowline serve`.
 
-POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap? → score, threshold, decision, …
+POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap?, known_label? → score, threshold, decision, …
                     without class_name also class_confidence; of an unknown product no score and no decision
+                    known_label: normal | anomalous, of a reference part that somebody put on the line
 POST /v1/feedback   an inspector's word on an image
+GET  /v1/review     parts that wait for a label, the oldest first: class_name?, limit?
 POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
 GET  /healthz · /readyz · /metrics
@@ -19,7 +21,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,6 +37,7 @@ from shadowline.gateway.scoring import Heat
 from shadowline.gateway.service import Gateway
 from shadowline.gateway.shadowing import Sample
 from shadowline.gateway.uploads import explain, read_sample, read_upload
+from shadowline.kept import waiting_to_dict
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
@@ -108,6 +111,7 @@ def _describe(reply: Reply, sample: Sample, picture: str | None) -> dict[str, An
         "model_fingerprint": reply.place.fingerprint,
         "model_version": reply.place.version,
         "answered_by": reply.answered_by,
+        "review": reply.review,
         "image_id": sample.image_id,
         "trace_id": sample.trace_id,
         "latency_ms": reply.latency_ms,
@@ -124,6 +128,7 @@ def _describe_unknown(reply: UnknownReply, sample: Sample) -> dict[str, Any]:
         "class_confidence": reply.identified.confidence,
         "nearest_class": reply.identified.nearest_class,
         "model_version": reply.place.version,
+        "review": False,  # nobody judged it: there is no pair
         "image_id": sample.image_id,
         "trace_id": sample.trace_id,
         "latency_ms": reply.latency_ms,
@@ -168,6 +173,16 @@ def feedback(word: Feedback, gateway: GatewayHere) -> dict[str, Any]:
     except ValueError as error:
         raise RefusedRequestError(404, f"{error}; an image can be labelled seconds after its inspection") from None
     return {"feedback": number, "class_name": word.class_name, "image_id": image_id, "label": word.label}
+
+
+@router.get("/v1/review")
+def review(
+    gateway: GatewayHere,
+    class_name: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> dict[str, Any]:
+    parts = gateway.records.pairs.waiting_for_review(class_name, limit)
+    return {"parts": [waiting_to_dict(part, gateway.layout) for part in parts]}
 
 
 # --- enrolment ------------------------------------------------------------------------------------------------------

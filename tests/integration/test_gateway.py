@@ -25,6 +25,7 @@ from sqlalchemy import delete
 from integration.gateway_factory import (
     KEY,
     START,
+    Alarming,
     Crashing,
     Factory,
     Gated,
@@ -45,7 +46,8 @@ from shadowline.detectors.protocol import Detector
 from shadowline.gateway.routing import position
 from shadowline.inspector import model_fingerprint
 from shadowline.manifest import Label
-from shadowline.params import Unplanned
+from shadowline.params import Params, Unplanned
+from shadowline.paths import Layout
 from shadowline.records.pairs import DROPPED
 from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase
@@ -632,6 +634,70 @@ def test_inspection_goes_on_without_database_and_without_disk_and_says_what_is_l
         wait_for(lambda: site.ready()[0] == 200)
 
 
+# --- what inspectors look at ----------------------------------------------------------------------------------------
+
+
+def reviewing(factory: Factory, share: float) -> Params:
+    params = factory.params()
+    return params.model_copy(update={"shadow": params.shadow.model_copy(update={"review_share": share})})
+
+
+def kept_images(factory: Factory) -> set[str]:
+    return {path.stem for path in Layout(factory.root).inspected.glob("*/*.png")}
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.0, False), (1.0, True)])
+def test_chance_alone_draws_a_part_for_review_and_its_image_is_kept(
+    factory: Factory, share: float, drawn: bool
+) -> None:
+    factory.move(dots=Phase.SHADOW)
+    data = png("dots")
+    with factory.serve(reviewing(factory, share)) as site:
+        found = site.inspect("dots", data)
+        assert (found["decision"], found["review"]) == ("normal", drawn)
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+        assert (pair["review_share"], pair["review_drawn"]) == (share, drawn)
+        parts = site.client.get("/v1/review").json()["parts"]
+    assert [(part["image_id"], part["reasons"]) for part in parts] == [(image_id(data), ["drawn"])] * drawn
+    assert kept_images(factory) == ({image_id(data)} if drawn else set())
+    assert [Path(part["image_path"]).read_bytes() for part in parts] == [data] * drawn
+
+
+def test_a_disagreement_waits_with_its_image_until_it_is_labelled(factory: Factory) -> None:
+    """The model in the shadow alone raises the alarm, long after the caller has the answer."""
+    factory.move(dots=Phase.SHADOW)
+    factory.overrides["candidate", "dots"] = Alarming
+    data = png("dots")
+    with factory.serve(reviewing(factory, 0.0)) as site:
+        assert site.inspect("dots", data)["decision"] == "normal"
+        factory.wait_for_pairs("dots", 1)
+        (part,) = site.client.get("/v1/review", params={"class_name": "dots"}).json()["parts"]
+        assert part["reasons"] == ["disagreement", "alarm"]
+        wait_for(lambda: kept_images(factory) == {image_id(data)})
+        assert site.client.get("/v1/review", params={"class_name": "stripes"}).json() == {"parts": []}
+        word = {"class_name": "dots", "trace_id": part["trace_id"], "label": "normal", "by": "Ada"}
+        assert site.client.post("/v1/feedback", json=word).status_code == 200
+        assert site.client.get("/v1/review").json() == {"parts": []}
+        assert site.client.get("/v1/review", params={"limit": "0"}).status_code == 422
+        assert httpx.get(f"http://127.0.0.1:{site.port}/v1/review").status_code == 401
+
+
+def test_a_reference_part_brings_its_label_also_through_the_spool(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve() as site:
+        site.inspect("dots", png("dots", hole=True), known_label="anomalous")
+        with Outage(factory, site):
+            site.inspect("dots", png("dots", 1), known_label="normal")
+            wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)
+        pairs = factory.wait_for_pairs("dots", 2)
+        assert site.client.get("/v1/review").json() == {"parts": []}
+    assert set(pairs["source"]) == {"reference"}
+    assert dict(zip(pairs["image_id"], pairs["label"], strict=True)) == {
+        image_id(png("dots", hole=True)): "anomalous",
+        image_id(png("dots", 1)): "normal",
+    }
+
+
 # --- feedback -------------------------------------------------------------------------------------------------------
 
 
@@ -744,6 +810,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(factory: Fa
         ({"captured_at": "0001-01-01T00:00:00+14:00"}, "before year 1 or after year 9999 in UTC; leave it out"),
         ({"captured_at": "9999-12-31T23:59:59-14:00"}, "before year 1 or after year 9999 in UTC; leave it out"),
         ({"heatmap": "perhaps"}, "heatmap"),
+        ({"known_label": "unknown"}, "known_label: Input should be 'normal' or 'anomalous'"),
         ({"path": "/etc/passwd"}, "path: Extra inputs are not permitted"),
         ({"class_name": "x" * 65}, "class_name"),
         ({"class_name": "x" * 2_000}, "exceeded maximum size"),
