@@ -13,7 +13,7 @@ from shadowline.gateway.batching import ask
 from shadowline.gateway.keeping import ImageKeeper
 from shadowline.gateway.models import Model
 from shadowline.gateway.refusal import RefusedRequestError
-from shadowline.gateway.routing import CANDIDATE, LEGACY, Route, RoutingTable
+from shadowline.gateway.routing import CANDIDATE, LEGACY, Route, RoutingTable, needed
 from shadowline.gateway.scoring import Answer, Question, ScoringError
 from shadowline.gateway.shadowing import Sample, Shadow, ShadowJob, pair_of
 from shadowline.gateway.telemetry import Metrics
@@ -159,4 +159,8 @@ def _route(table: RoutingTable, class_name: str) -> Route:
     if route is None:
         known = ", ".join(sorted(table.routes)) or "none yet"
         raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {known}")
+    if not needed(route.state):
+        raise RefusedRequestError(
+            503, f"class {class_name!r}: its first model waits for `shadowline rollout approve alone {class_name}`"
+        )
     return route

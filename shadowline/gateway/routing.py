@@ -15,7 +15,7 @@ from shadowline.gateway.scoring import InspectorScorer
 from shadowline.params import Unplanned
 from shadowline.records.pairs import Side
 from shadowline.records.rollout import KnownModels
-from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, Phase
+from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, WITHOUT_LEGACY, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 
 CANDIDATE: Side = "candidate"
@@ -40,7 +40,7 @@ def needed(state: ClassState) -> dict[str, Side]:
     The legacy model stays until it is deleted, also while it is off: a rollback must not wait for a disk.
     """
     found = {}
-    if state.standing is not Phase.LEGACY_DELETED:
+    if state.legacy and state.standing not in WITHOUT_LEGACY:
         found[state.legacy] = LEGACY
     if state.standing in CANDIDATE_JUDGES:
         found[state.candidate] = CANDIDATE

@@ -107,3 +107,12 @@ def test_a_model_that_will_not_load_holds_no_phase_up_and_says_why():
     after = route_of(other, {"old": model("old")}, {"newer": "ValueError: broken"}, before)
     assert after.state is other
     assert after.problems == {CANDIDATE: "ValueError: broken"}
+
+
+def test_a_class_that_never_had_a_legacy_model_needs_its_first_one_alone() -> None:
+    waiting = replace(state(P.LEGACY), legacy="")
+    assert needed(waiting) == {}
+    alone = replace(state(P.ALONE, 1.0), legacy="")
+    assert needed(alone) == {"new": CANDIDATE}
+    route = Route(alone, {})
+    assert {route.side_of(image_id) for image_id in IDS[:50]} == {CANDIDATE} and route.shadow_of(CANDIDATE) is None
