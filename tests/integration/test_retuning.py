@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sqlalchemy import Engine, func, insert, select
 
 from shadowline.audit.entry import Kind
 from shadowline.audit.keys import KeyFolder
 from shadowline.evidence import ALARM, NO_ALARM, count_cells
+from shadowline.gateway.models import ModelPool
+from shadowline.gateway.telemetry import Metrics
+from shadowline.gateway.watching import Watcher
 from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.records.database import open_database, reading
@@ -26,6 +32,7 @@ from shadowline.records.evidence import read_evidence, read_table
 from shadowline.records.observe import observe
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource
 from shadowline.records.retuning import Retuning, retune
+from shadowline.records.rollout import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.records.tables import ActionRow, AuditEntryRow, AuditNoteRow, EventRow, FeedbackRow, PairRow
 from shadowline.records.traces import pairs_of_trace
@@ -233,16 +240,17 @@ def test_in_shadow_mode_it_may_be_inconclusive_and_never_fail(
 # --- laws, on one SQLite --------------------------------------------------------------------------------------------
 
 _classes = (f"class_{number}" for number in itertools.count())
-law = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+law = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 some_scores = st.lists(st.one_of(st.none(), st.floats(-1.0, 6.0).map(lambda x: round(x, 1))), min_size=1, max_size=25)
 some_threshold = st.floats(0.0, 5.0).map(lambda x: round(x, 1))
 
 
-def recorded(stores: Records, scores: Sequence[float | None], phase: Phase = Phase.SHADOW, **changes: Any) -> str:
-    name = next(_classes)
-    stores.pairs.record([made_pair(n, score, class_name=name, **changes) for n, score in enumerate(scores)])
-    stand_in(stores, phase, name)
-    return name
+def recorded(stores: Records, scores: Sequence[float | None], **changes: Any) -> str:
+    """A class in shadow mode with a pair for each score; returns its name."""
+    name = changes.setdefault("class_name", next(_classes))
+    stores.pairs.record([made_pair(n, score, **changes) for n, score in enumerate(scores)])
+    stand_in(stores, Phase.SHADOW, name)
+    return str(name)
 
 
 def cells(stores: Records, name: str, params: Params) -> Any:
@@ -340,3 +348,52 @@ def test_what_was_rolled_back_stays_failed(stores: Records, params: Params) -> N
 def test_a_reason_and_a_name_are_needed() -> None:
     with pytest.raises(ValueError, match="both must say something"):
         replace(asked(), why=" ")
+
+
+# --- the gateway ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Named:
+    """As much of a detector as the gateway looks at before it scores; `threshold`, `score` and `maps` are not asked."""
+
+    class_name: str
+    fingerprint: str
+    threshold: float = THRESHOLD
+
+    def score(self, images: Sequence[Image.Image]) -> Any: ...
+    def maps(self, images: Sequence[Image.Image]) -> Any: ...
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_gateway_takes_the_tuned_candidate_over_once_it_is_loaded(tmp_path: Path, params: Params) -> None:
+    records = records_on(open_database(f"sqlite:///{tmp_path / 'records.db'}"), KeyFolder(tmp_path / "keys"))
+    recorded(records, [0.0], class_name="bolt")
+    places = [ModelPlace(name, "bolt", role, name, "1") for name, role in ((A, "candidate"), ("legacy", "legacy"))]
+    records.rollout.know_model([*places, ModelPlace(B, "bolt", "candidate", B, "2")], NOW)
+    may_load = threading.Event()
+
+    def load(location: str, class_name: str) -> Named:
+        assert location != B or may_load.wait(30)
+        return Named(class_name, location)
+
+    pool = ModelPool(load, params.gateway)
+    watcher = Watcher(records.rollout, pool, params.gateway, Metrics())
+    watcher.start()
+    try:
+        assert watcher.table.routes["bolt"].fingerprint("candidate") == A
+        retune(records, asked(), NOW, params)
+        wait_until(lambda: watcher.table.state.revision == records.rollout.revision())
+        assert watcher.table.routes["bolt"].fingerprint("candidate") == A
+        may_load.set()
+        wait_until(lambda: watcher.table.routes["bolt"].fingerprint("candidate") == B)
+        assert watcher.table.routes["bolt"].models["candidate"].place.version == "2"
+    finally:
+        watcher.stop()
+        pool.close()
