@@ -36,6 +36,7 @@ from shadowline.records.rollout import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.records.tables import ActionRow, AuditEntryRow, AuditNoteRow, EventRow, FeedbackRow, PairRow
 from shadowline.records.traces import pairs_of_trace
+from shadowline.report.timeline import collect_timeline
 from shadowline.rollout.engine import begin, step
 from shadowline.rollout.observation import Approval
 from shadowline.rollout.phases import LEGAL_MOVES, Phase
@@ -156,7 +157,9 @@ def test_the_evidence_is_the_old_scores_against_the_new_threshold(
     stand_in(records, phase)
     before = records.rollout.state().of("bolt")
     records.rollout.approve(Approval("bolt", Phase.LEGACY_OFF, "legacy", A, "Ada"), NOW)
+    num_undrawn = collect_timeline(records, params).num_undrawn
     done = retune(records, asked(), NOW, params)
+    assert collect_timeline(records, params).num_undrawn == num_undrawn  # no part is drawn, or missed, twice
 
     flipped = int(((scores > TUNED) != (scores > THRESHOLD)).sum())
     assert done is not None and 0 < flipped < 0.05 * len(scores)
