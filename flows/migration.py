@@ -1,4 +1,4 @@
-"""Play a whole migration on the demo's stream images: shadow, canary, a fault and its rollback, recovery, the end.
+"""Play a whole migration on the demo's stream images: a failing camera, a sabotaged candidate, the one that arrives.
 
 shadowline demo
 """
@@ -14,7 +14,7 @@ from flows.retrain import retrain
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
-from tasks.play import FIRST_DAY, Curtain, PlayResult, apply_remedy, baselines, is_remedied, play_days
+from tasks.play import FIRST_DAY, Curtain, PlayResult, act_of, apply_promises, baselines, play_days
 from tasks.records import begin_rollout
 from tasks.reporting import write_migration
 
@@ -28,10 +28,12 @@ def play(root: Path = Path()) -> PlayResult:
     if not records.rollout.revision():
         take_on_record(baselines(params, layout), params.registry.experiment, FIRST_DAY)
         begin_rollout(records, params.demo.waves, params, FIRST_DAY, "Ada")
-    result = play_days(records, params, root, remedied=is_remedied(params))
-    if result.curtain is Curtain.NEEDS_REMEDY:
-        apply_remedy(layout.params, params)
-        retrain(root)
-        result = play_days(records, load_params(layout.params), root, remedied=True)
+    result = play_days(records, params, root, act_of(params))
+    for promises in (params.demo.sabotage, params.demo.remedy):
+        if result.curtain is Curtain.NEEDS_VERSION:
+            apply_promises(layout.params, promises)
+            retrain(root)
+            params = load_params(layout.params)
+            result = play_days(records, params, root, act_of(params))
     write_migration(records, params, layout)
     return result

@@ -43,6 +43,11 @@ def start_of(slot: int) -> datetime:
     return _EPOCH + slot * SLOT
 
 
+def end_of_slot(at: datetime) -> datetime:
+    """When what happened at a moment becomes evidence."""
+    return start_of(slot_of(at) + 1)
+
+
 @dataclass(frozen=True, eq=False)
 class EvidenceTable:
     """Rows of counts. An image has one row when it is received, without a label; each change of its label has two."""

@@ -35,7 +35,7 @@ class Severity(StrEnum):
 
 class KeepImages(StrEnum):
     NONE = "none"
-    ALARMS = "alarms"  # those of flagged parts
+    ALARMS = "alarms"  # those that wait for review: of an alarm, a disagreement, a draw
     ALL = "all"
 
 
@@ -328,13 +328,20 @@ class RolloutParams(_Frozen):
         return self
 
 
+class Unplanned(StrEnum):
+    """Which model answers for a class that is in no rollout."""
+
+    LEGACY = "legacy"  # the newest legacy model on record
+    CHAMPION = "champion"  # the registry's champion, as it was last promoted
+
+
 class GatewayParams(_Frozen):
     """How the gateway serves; every bound is per process."""
 
     max_in_flight: Positive  # requests in work at once; more are refused
     batch_size: Positive  # images that one model scores together, at most
     batch_window_ms: float = Field(ge=0)  # how long the first image of a batch waits for others
-    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, where it still judges
+    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, if one still judges
     answer_timeout_ms: float = Field(gt=0)  # then there is no answer; also of work in the shadow
     upload_timeout_ms: float = Field(gt=0)  # from the first to the last byte of a request
     shadow_queue: Positive  # images that wait for the other model; more are dropped, counted and recorded
@@ -350,6 +357,7 @@ class GatewayParams(_Frozen):
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
     keep_images: KeepImages  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
+    unplanned: Unplanned  # which model answers for a class outside the rollout; the other one where it is missing
     max_capture_age_hours: float = Field(gt=0)  # a claimed capture time that long before receipt is suspect
     max_clock_skew_minutes: float = Field(ge=0)  # likewise after receipt
 
@@ -393,15 +401,16 @@ class DemoParams(_Frozen):
     """The migration that `shadowline demo` plays."""
 
     waves: tuple[tuple[ClassName, ...], ...] = Field(min_length=1)  # classes that move together
-    stream_normal: Positive  # images per class
-    stream_anomalous: Positive  # images per class
-    images_per_day: Positive  # per class
+    lies: tuple[str, ...] = Field(min_length=1)  # views: ways to lay a stream image down, a part of its own each
+    images_per_day: Positive  # per class, in two lots
     anomaly_share: Share  # of a day's images
-    review_share: Share  # of the images on which both models agree, that an inspector looks at all the same
+    labelled_share: Share  # of the parts that wait for review, that an inspector ever labels
+    holiday: tuple[Days, Days]  # first and last day of the play on which the line stands still
     fault_class: ClassName  # whose camera fails during the canary
     fault_light: str  # the view that the failing camera gives
+    sabotage: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, after the rollback
+    remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, after the sabotage was stopped
     max_latency_ms: Annotated[float, Field(gt=0)]  # bound of the latency guard in the play
-    remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, in the version that follows
     max_days: Positive  # the play ends at the latest
 
 

@@ -1,10 +1,12 @@
 """A plant in fast motion: real stream images, both models' real answers, a clock that jumps.
 
-    candidate = judge_stream(parts, detector, "original", params, layout, progress)
-    pairs = day_of_pairs(state, parts, candidate, legacy, morning, params.demo)
+    calendar = Calendar.of(params.demo, FIRST_DAY)
+    parts = parts_of_day("bolt", stock, day_number, params.demo)
+    pairs = day_of_pairs(state, parts, candidate, legacy, morning, params)
 
-The stream split has not been seen by training, calibration or evaluation. Each image is judged once by each model,
-under each light that is played; the days go through them in turns, so that none comes again before all have come.
+The stream split has not been seen by training, calibration or evaluation. Each of its images stands for several parts,
+one for each way to lay it down; no part comes again before all of its kind have come. A part is judged once by each
+model, under each light that is played.
 """
 
 from __future__ import annotations
@@ -26,21 +28,23 @@ from shadowline.manifest import Label, Split, read_manifest
 from shadowline.params import DemoParams, Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
-from shadowline.records.pairs import Judgement, Pair, Side
+from shadowline.records.pairs import Judgement, Pair, Side, is_drawn_for_review
 from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import ClassState
 from shadowline.shadowing import judge_one
 from shadowline.views import apply_view, view_seed
 
 Light = str  # name of a view: "original", "brightness-50"
+_AFTERNOON = timedelta(hours=8)  # from the first lot to the second
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stream image of one class, and what an inspector would say of it."""
+    """One stream image as it lies under the camera, and what an inspector would say of it."""
 
-    image_id: str
+    image_id: str  # of the image as it lies
     path: str
+    lies: str  # name of the view
     label: Label
 
 
@@ -53,15 +57,36 @@ class JudgedStream:
     said: dict[str, Judgement]
 
 
-def sample_parts(class_name: str, params: Params, layout: Layout) -> tuple[Part, ...]:
-    """The first stream images by id, normal and anomalous as `params.demo` says."""
+@dataclass(frozen=True)
+class Calendar:
+    """When the line runs: Monday to Friday, and not in the holiday."""
+
+    first_day: datetime
+    holiday: tuple[int, int]  # days since the first one, both included
+
+    def runs(self, morning: datetime) -> bool:
+        day = (morning - self.first_day).days
+        return morning.weekday() < 5 and not self.holiday[0] <= day <= self.holiday[1]
+
+    def num_days(self, since: datetime, morning: datetime) -> int:
+        """Days on which the line ran from `since` until before `morning`."""
+        total = max((morning - since).days, 0)
+        return sum(self.runs(morning - timedelta(days=back)) for back in range(1, total + 1))
+
+
+def stock_of(class_name: str, params: Params, layout: Layout) -> tuple[Part, ...]:
+    """All parts of a class, in the order in which they come. Raises ValueError where there are none."""
     manifest = read_manifest([layout.manifest(class_name)])
-    stream = manifest[manifest["split"] == Split.STREAM].sort_values("image_id")
-    wanted = ((Label.NORMAL, params.demo.stream_normal), (Label.ANOMALOUS, params.demo.stream_anomalous))
-    rows = [row for label, count in wanted for row in stream[stream["label"] == label].head(count).itertuples()]
-    if not rows:
+    stream = manifest[manifest["split"] == Split.STREAM]
+    known = stream[stream["label"].isin([Label.NORMAL, Label.ANOMALOUS])]
+    parts = [
+        Part(_digest(str(row.image_id), lies).hex(), str(row.path), lies, Label(str(row.label)))
+        for row in known.itertuples()
+        for lies in params.demo.lies
+    ]
+    if not parts:
         raise ValueError(f"class {class_name!r}: no stream images; lower data.max_train or add images")
-    return tuple(Part(str(row.image_id), str(row.path), Label(str(row.label))) for row in rows)
+    return tuple(sorted(parts, key=lambda part: part.image_id))
 
 
 def judge_stream(
@@ -75,13 +100,25 @@ def judge_stream(
         for part in missing:
             known[part.image_id] = judge_one(detector, _seen_under(part, light, params, layout))
             task.advance()
-    _write_answers(path, known)
+    if missing:
+        _write_answers(path, known)
     return JudgedStream(detector.fingerprint, light, known)
 
 
 def _seen_under(part: Part, light: Light, params: Params, layout: Layout) -> Image.Image:
-    image = open_within(layout.root / part.path, params.data)
+    image = apply_view(open_within(layout.root / part.path, params.data), part.lies, 0).image
     return apply_view(image, light, view_seed(params.seed, part.image_id, light)).image
+
+
+def parts_of_day(class_name: str, stock: Sequence[Part], day: int, demo: DemoParams) -> list[Part]:
+    """The day's good and bad parts, each kind in turns from day to day, in a seeded order."""
+    good = [part for part in stock if part.label is Label.NORMAL]
+    bad = [part for part in stock if part.label is Label.ANOMALOUS]
+    num_bad = round(demo.images_per_day * demo.anomaly_share) if bad else 0
+    wanted = ((bad, num_bad), (good, demo.images_per_day - num_bad))
+    chosen = [group[(day * number + i) % len(group)] for group, number in wanted for i in range(number)]
+    random = np.random.default_rng(int.from_bytes(_digest(class_name, str(day))[:8], "big"))
+    return [chosen[i] for i in random.permutation(len(chosen))]
 
 
 def day_of_pairs(
@@ -90,38 +127,37 @@ def day_of_pairs(
     candidate: JudgedStream,
     legacy: JudgedStream,
     morning: datetime,
-    demo: DemoParams,
+    params: Params,
 ) -> list[Pair]:
-    """What a day leaves to compare: nothing where only the legacy model judges."""
+    """What a day leaves to compare, in two lots, a part a minute; nothing where only the legacy model judges."""
     if one.standing not in CANDIDATE_JUDGES:
         return []
-    step = timedelta(hours=16) / demo.images_per_day
+    share = params.shadow.review_share
     return [
         Pair(
             class_name=one.class_name,
             image_id=part.image_id,
-            captured_at=morning + index * step,
+            captured_at=at,
+            received_at=at,
             candidate=one.candidate,
             legacy=one.legacy,
             answered_by=_answers(one, part, morning),
             candidate_said=candidate.said[part.image_id],
             legacy_said=legacy.said[part.image_id] if one.legacy_judges else None,
             image_path=part.path,
+            review_share=share,
+            review_drawn=is_drawn_for_review(one.class_name, part.image_id, share),
         )
-        for index, part in enumerate(_parts_of_day(one.class_name, parts, morning, demo))
+        for part, at in zip(parts, _times(morning, len(parts)), strict=True)
     ]
 
 
-def _parts_of_day(class_name: str, parts: Sequence[Part], morning: datetime, demo: DemoParams) -> list[Part]:
-    """The day's share of good and of bad parts, each kind in turns from day to day, in a seeded order."""
-    good = [part for part in parts if part.label is Label.NORMAL]
-    bad = [part for part in parts if part.label is Label.ANOMALOUS]
-    num_bad = round(demo.images_per_day * demo.anomaly_share) if bad else 0
-    wanted = ((bad, num_bad), (good, demo.images_per_day - num_bad))
-    day = morning.toordinal()
-    chosen = [group[(day * number + i) % len(group)] for group, number in wanted for i in range(number)]
-    random = np.random.default_rng(int.from_bytes(_digest(class_name, morning.isoformat())[:8], "big"))
-    return [chosen[i] for i in random.permutation(len(chosen))]
+def _times(morning: datetime, number: int) -> list[datetime]:
+    first_lot = (number + 1) // 2
+    return [
+        morning + (_AFTERNOON if index >= first_lot else timedelta(0)) + timedelta(minutes=index % first_lot)
+        for index in range(number)
+    ]
 
 
 def _answers(one: ClassState, part: Part, morning: datetime) -> Side:
@@ -130,16 +166,18 @@ def _answers(one: ClassState, part: Part, morning: datetime) -> Side:
     return "candidate" if draw < one.share else "legacy"
 
 
-def reviewed(pairs: Iterable[Pair], demo: DemoParams) -> list[Pair]:
-    """What inspectors look at: every disagreement, and a share of everything else."""
+def reviewed(pairs: Iterable[Pair], labelled_share: float) -> list[Pair]:
+    """What inspectors label: disagreements, alarms and what was drawn, but for some that they never get round to."""
+    return [
+        pair
+        for pair in pairs
+        if _waits_for_review(pair) and int.from_bytes(_digest(pair.key, "review")[:4], "big") / 2**32 < labelled_share
+    ]
 
-    def is_looked_at(pair: Pair) -> bool:
-        legacy = pair.legacy_said.alarm if pair.legacy_said else None
-        drawn = int.from_bytes(_digest(pair.key, "review")[:4], "big") / 2**32 < demo.review_share
-        candidate = pair.candidate_said.alarm if pair.candidate_said else None
-        return drawn or (legacy is not None and legacy != candidate)
 
-    return [pair for pair in pairs if is_looked_at(pair)]
+def _waits_for_review(pair: Pair) -> bool:
+    alarms = {said.alarm for said in (pair.candidate_said, pair.legacy_said) if said is not None}
+    return pair.review_drawn or True in alarms or len(alarms) > 1
 
 
 def _digest(*parts: str) -> bytes:

@@ -14,6 +14,7 @@ from shadowline.params import Params
 from shadowline.records.rollout import CANDIDATE, PendingAction, RolloutStore
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import Action, ActionKind
+from shadowline.rollout.state import STAYS
 from tasks.audit import ENGINE, note_promotion
 from tasks.legacy import archive_legacy, delete_legacy, keep_predecessor, prove_archive
 from tasks.notify import notify
@@ -58,7 +59,7 @@ def perform(action: Action, rollout: RolloutStore, params: Params, root: Path) -
         return
     match action.kind:
         case ActionKind.PROMOTE:
-            live = {one.class_name: one.candidate for one in rollout.state().classes}
+            live = {one.class_name: one.candidate for one in rollout.state().classes if one.wave != STAYS}
             note_promotion(promote_live.fn(params.registry.model_name, live), ENGINE)
         case ActionKind.ARCHIVE_LEGACY:
             archive_legacy(action.class_name, action.fingerprint)

@@ -1,7 +1,12 @@
-"""A migration in fast motion: days of images, people who review and approve, and a tick every evening."""
+"""A migration in fast motion: days of images, people who review late and approve, and a tick every five minutes.
+
+Ticks at which nothing can have changed are counted and left out: evidence is as of the ends of quarters of an hour and
+of production days, so that a tick without one of them behind it, or a person's word, finds what the one before found.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -11,6 +16,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from shadowline.detectors.load import load_detector
+from shadowline.evidence import end_of_slot
 from shadowline.legacy import LegacyModel, Stated, examine
 from shadowline.params import Params
 from shadowline.params_file import editing
@@ -20,16 +26,29 @@ from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import ActionKind
 from shadowline.rollout.observation import Approval, ChecklistItem
-from shadowline.rollout.phases import FORWARD, Phase
+from shadowline.rollout.phases import CANDIDATE_JUDGES, FORWARD, Phase
 from shadowline.rollout.state import ClassState, RolloutState
-from shadowline.simulation import JudgedStream, Light, Part, day_of_pairs, judge_stream, reviewed, sample_parts
+from shadowline.simulation import (
+    Calendar,
+    JudgedStream,
+    Light,
+    Part,
+    day_of_pairs,
+    judge_stream,
+    parts_of_day,
+    reviewed,
+    stock_of,
+)
 from shadowline.views import ORIGINAL
 from tasks.actions import settle
 from tasks.records import tick_once
 from tasks.registry import challenger_fingerprints
 
 FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the play's own calendar
-_EVENING = timedelta(hours=17)
+_TICK = timedelta(minutes=5)  # the shipped interval of `schedule.rollout`
+_REVIEW, _OFFICE = timedelta(hours=4), timedelta(hours=9)  # after a working day's first image
+_NIGHT = timedelta(hours=15)  # a tick that sees silence
+_DAYS_AHEAD = 14  # whose parts are judged together
 _PEOPLE = frozenset(
     {
         ChecklistItem.NO_CRITICAL_ISSUE,
@@ -44,15 +63,24 @@ _PEOPLE = frozenset(
 class Curtain(StrEnum):
     """Why the play stopped."""
 
-    FINISHED = "finished"  # every legacy model is deleted
-    NEEDS_REMEDY = "needs_remedy"  # a class has rolled back and waits for a new candidate
+    FINISHED = "finished"  # every class has arrived, or stays with its legacy model since its candidate was stopped
+    NEEDS_VERSION = "needs_version"  # a class has rolled back, and the next act brings a new candidate
     OUT_OF_DAYS = "out_of_days"  # params.demo.max_days are over
+
+
+class Act(StrEnum):
+    """Which candidate the class with the failing camera has."""
+
+    FIRST = "first"  # as trained
+    SABOTAGE = "sabotage"  # params.demo.sabotage: the evidence is to stop it
+    REMEDY = "remedy"  # params.demo.remedy: the one that arrives
 
 
 @dataclass(frozen=True)
 class PlayResult:
     curtain: Curtain
-    num_ticks: int
+    num_ticks: int  # that were played
+    num_idle: int  # that were left out: nothing can have changed
     last_day: datetime
 
 
@@ -64,21 +92,18 @@ def baselines(params: Params, layout: Layout) -> list[LegacyModel]:
 
 
 @task(cache_policy=NO_CACHE)
-def play_days(records: Records, params: Params, root: Path, remedied: bool) -> PlayResult:
+def play_days(records: Records, params: Params, root: Path, act: Act) -> PlayResult:
     """One day after the other until the curtain falls; a play that was interrupted goes on with the next day."""
-    theatre, policy = _Theatre(records, params, Layout(root), default_progress()), _with_patience(params)
-    challenger = challenger_fingerprints(params.registry.model_name)
-    morning, num_ticks = _next_morning(records), 0
+    theatre = _Theatre(records, _with_patience(params), root, default_progress())
+    morning = _next_morning(records)
     with theatre.progress.task("migration", total=params.demo.max_days) as bar:
         while True:
-            curtain = _curtain(records.rollout.state(), morning, params, remedied)
+            curtain = _curtain(records.rollout.state(), morning, params, act)
             if curtain is not None:
-                return PlayResult(curtain, num_ticks, morning)
+                return PlayResult(curtain, theatre.num_ticks, theatre.num_idle, morning)
             theatre.day(morning)
-            result = tick_once.fn(records, challenger, morning + _EVENING, policy)
-            settle.fn(records, params, root, morning + _EVENING, frozenset(ActionKind))
-            morning, num_ticks = morning + timedelta(days=1), num_ticks + 1
-            bar.advance(note=result.reason[:60])
+            morning += timedelta(days=1)
+            bar.advance(note=theatre.last_reason[:60])
 
 
 def _with_patience(params: Params) -> Params:
@@ -89,24 +114,28 @@ def _with_patience(params: Params) -> Params:
 
 
 @task
-def apply_remedy(params_file: Path, params: Params) -> None:
-    """Write the remedy's promises into params.yaml."""
+def apply_promises(params_file: Path, promises: Mapping[str, float]) -> None:
+    """Write promised false-alarm rates into params.yaml."""
     with editing(params_file) as content:
-        content["calibration"]["class_target_fpr"].update(params.demo.remedy)
+        content["calibration"]["class_target_fpr"].update(promises)
 
 
-def is_remedied(params: Params) -> bool:
-    """Whether the promises of the remedy are in params.yaml already."""
-    return params.demo.remedy.items() <= params.calibration.class_target_fpr.items()
+def act_of(params: Params) -> Act:
+    """Which act the promises in params.yaml belong to."""
+    held = params.calibration.class_target_fpr.items()
+    if params.demo.remedy.items() <= held:
+        return Act.REMEDY
+    return Act.SABOTAGE if params.demo.sabotage.items() <= held else Act.FIRST
 
 
-def _curtain(state: RolloutState, morning: datetime, params: Params, remedied: bool) -> Curtain | None:
-    if all(one.phase is Phase.LEGACY_DELETED for one in state.classes):
-        return Curtain.FINISHED
+def _curtain(state: RolloutState, morning: datetime, params: Params, act: Act) -> Curtain | None:
     if morning - FIRST_DAY >= timedelta(days=params.demo.max_days):
         return Curtain.OUT_OF_DAYS
-    failed = any(one.phase is Phase.ROLLED_BACK for one in state.classes)
-    return Curtain.NEEDS_REMEDY if failed and not remedied else None
+    if act is not Act.REMEDY:
+        failed = state.of(params.demo.fault_class).phase is Phase.ROLLED_BACK
+        return Curtain.NEEDS_VERSION if failed else None
+    settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
+    return Curtain.FINISHED if all(one.phase in settled for one in state.classes) else None
 
 
 def _next_morning(records: Records) -> datetime:
@@ -117,30 +146,59 @@ def _next_morning(records: Records) -> datetime:
 
 
 class _Theatre:
-    """The stage: parts and what the models say of them, judged when first needed."""
+    """The stage: parts and what the models say of them, judged a few days ahead, and the clock."""
 
-    def __init__(self, records: Records, params: Params, layout: Layout, progress: Progress) -> None:
-        self.records, self.params, self.layout, self.progress = records, params, layout, progress
-        self._parts: dict[str, tuple[Part, ...]] = {}
+    def __init__(self, records: Records, params: Params, root: Path, progress: Progress) -> None:
+        self.records, self.params, self.root, self.progress = records, params, root, progress
+        self.layout = Layout(root)
+        self.calendar = Calendar(FIRST_DAY, params.demo.holiday)
+        self.challenger = challenger_fingerprints(params.registry.model_name)
+        self.num_ticks, self.num_idle, self.last_reason = 0, 0, ""
+        self._stock: dict[str, tuple[Part, ...]] = {}
         self._judged: dict[tuple[str, Light], JudgedStream] = {}
-        self._yesterday: list[Pair] = []
+        self._unreviewed: list[Pair] = []
 
     def day(self, morning: datetime) -> None:
-        """Images in the morning, reviews of yesterday's at noon, paperwork in the afternoon."""
-        state = self.records.rollout.state()
-        pairs = [pair for one in state.classes for pair in self._pairs(one, morning)]
-        self.records.pairs.record(pairs)
-        self._review(morning + timedelta(hours=6))
-        self._yesterday = pairs
-        for one in state.classes:
-            self._paperwork(one, morning + timedelta(hours=8))
+        """24 hours from the first image on: images in two lots, reviews of the last working day's, paperwork, ticks."""
+        due = {morning, morning + _NIGHT}
+        if self.calendar.runs(morning):
+            pairs = [pair for one in self.records.rollout.state().classes for pair in self._pairs(one, morning)]
+            self.records.pairs.record(pairs)
+            due |= {end_of_slot(pair.received_at or morning) for pair in pairs} | {morning + _OFFICE}
+            due |= {end_of_slot(at) for at in self._review(morning + _REVIEW)}
+            self._unreviewed = pairs
+        self._tick_at(sorted(due), morning)
+
+    def _tick_at(self, due: Sequence[datetime], morning: datetime) -> None:
+        """The ticks of a day at which something may have changed, and after each that moved a class the next one."""
+        waiting, before = list(due), self.num_ticks
+        while waiting:
+            at = waiting.pop(0)
+            if at == morning + _OFFICE:
+                for one in self.records.rollout.state().classes:
+                    self._paperwork(one, at)
+            result = tick_once.fn(self.records, self.challenger, at, self.params)
+            settle.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
+            self.num_ticks += 1
+            self.last_reason = result.reason
+            if result.events and at + _TICK not in waiting:
+                waiting = sorted([*waiting, at + _TICK])
+        self.num_idle += int(timedelta(days=1) / _TICK) - (self.num_ticks - before)
 
     def _pairs(self, one: ClassState, morning: datetime) -> list[Pair]:
-        if one.class_name not in self._parts:
-            self._parts[one.class_name] = sample_parts(one.class_name, self.params, self.layout)
-        parts, light = self._parts[one.class_name], self._light(one)
-        candidate, legacy = self._said(one, one.candidate, light), self._said(one, one.legacy, light)
-        return day_of_pairs(one, parts, candidate, legacy, morning, self.params.demo)
+        """The parts begin anew with each candidate: only what was judged by these two models counts for them."""
+        if one.evidence_since is None or one.standing not in CANDIDATE_JUDGES:
+            return []
+        if one.class_name not in self._stock:
+            self._stock[one.class_name] = stock_of(one.class_name, self.params, self.layout)
+        number, light = self.calendar.num_days(one.evidence_since, morning), self._light(one)
+        candidate = self._said(one, one.candidate, number, light)
+        legacy = self._said(one, one.legacy, number, light) if one.legacy_judges else candidate
+        parts = self._parts(one.class_name, number)
+        return day_of_pairs(one, parts, candidate, legacy, morning, self.params)
+
+    def _parts(self, class_name: str, day: int) -> list[Part]:
+        return parts_of_day(class_name, self._stock[class_name], day, self.params.demo)
 
     def _light(self, one: ClassState) -> Light:
         """The camera of one class fails in its first canary, and is mended when the class has rolled back."""
@@ -149,21 +207,25 @@ class _Theatre:
         first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(one.class_name))
         return demo.fault_light if fails and first else ORIGINAL
 
-    def _said(self, one: ClassState, fingerprint: str, light: Light) -> JudgedStream:
-        if (fingerprint, light) not in self._judged:
-            location = self.records.rollout.model(fingerprint).location
-            detector = load_detector(location, one.class_name)
-            parts = self._parts[one.class_name]
-            judged = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
-            self._judged[fingerprint, light] = judged
-        return self._judged[fingerprint, light]
+    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> JudgedStream:
+        """What a model says of the parts of a day, judged with those of the days after it."""
+        known = self._judged.get((fingerprint, light))
+        if known is None or any(part.image_id not in known.said for part in self._parts(one.class_name, day)):
+            ahead = _DAYS_AHEAD if light == ORIGINAL else 1
+            parts = [part for later in range(day, day + ahead) for part in self._parts(one.class_name, later)]
+            detector = load_detector(self.records.rollout.model(fingerprint).location, one.class_name)
+            known = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
+            self._judged[fingerprint, light] = known
+        return known
 
-    def _review(self, at: datetime) -> None:
-        labels = {part.image_id: part.label for parts in self._parts.values() for part in parts}
-        looked_at = {(pair.class_name, pair.image_id) for pair in reviewed(self._yesterday, self.params.demo)}
-        known = {(name, image) for name in self._parts for image in self.records.pairs.labelled_images(name)}
-        for class_name, image_id in sorted(looked_at - known):
-            self.records.pairs.label(class_name, image_id, labels[image_id], "Grace", at)
+    def _review(self, at: datetime) -> list[datetime]:
+        """Grace labels what the last working day left, a minute each; returns when."""
+        labels = {part.image_id: part.label for stock in self._stock.values() for part in stock}
+        times = []
+        for number, pair in enumerate(reviewed(self._unreviewed, self.params.demo.labelled_share)):
+            times.append(at + number * timedelta(minutes=1))
+            self.records.pairs.label(pair.class_name, pair.image_id, labels[pair.image_id], "Grace", times[-1])
+        return times
 
     def _paperwork(self, one: ClassState, at: datetime) -> None:
         """Ada says yes to the next phase; whether it is entered is for the evidence to say."""

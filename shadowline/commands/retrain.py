@@ -38,8 +38,9 @@ def demo(
 ) -> None:
     """The whole job on three real product classes: fetch images and weights, train, judge, register, migrate, report.
 
-    The migration is played in fast motion: shadow, canary, a failing camera and its rollback, recovery, the end of the
-    legacy models. Exit code 1 where the gates do not pass or the migration does not come to its end.
+    The migration is played in fast motion, under the shipped policy with a tick every five minutes: shadow, canary, a
+    failing camera and its rollback, a sabotaged candidate that the evidence stops, and the one that arrives.
+    Exit code 1 where the gates do not pass or the migration does not come to its end.
 
     Example: `shadowline demo`
     """
@@ -134,7 +135,8 @@ def _play() -> None:
 
     started = time.monotonic()
     result = play()
-    story = f"migration: {result.num_ticks} ticks played in {time.monotonic() - started:.0f} s, {result.curtain}"
+    ticks = f"{result.num_ticks + result.num_idle} ticks, {result.num_idle} of them without news"
+    story = f"migration: {ticks}, played in {time.monotonic() - started:.0f} s, {result.curtain}"
     typer.echo(f"{story}; `shadowline rollout history` lists every move")
     raise typer.Exit(0 if result.curtain is Curtain.FINISHED else 1)
 

@@ -23,18 +23,17 @@ from shadowline.params import Params
 from shadowline.records.pairs import DROPPED, Judgement, Pair
 from shadowline.records.rollout import RolloutStore, StoredOrder
 from shadowline.records.stores import Records, records_on
-from shadowline.rollout.engine import Policy, Step, begin, step
+from shadowline.rollout.engine import Step, begin, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
 from shadowline.rollout.phases import FORWARD
 from shadowline.rollout.state import ClassState, Event
-from shadowline.shadow import PairCounts, judge
+from shadowline.shadow import PairCounts, Rate, agree
+from shadowline.verdict import Outcome, ShadowVerdict
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 LEGACY = {"bolt": "legacy-bolt", "nut": "legacy-nut", "gear": "legacy-gear"}
 CANDIDATE = {"bolt": "v1-bolt", "nut": "v1-nut", "gear": "v1-gear"}
 BOLT = ("bolt", CANDIDATE["bolt"], LEGACY["bolt"])
-
-HEALTHY = PairCounts(np.array([[[290, 3], [3, 4]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]))
 
 _KEYS = Path(tempfile.gettempdir()) / f"shadowline-audit-keys-{os.getpid()}"  # the same in processes forked from here
 atexit.register(shutil.rmtree, _KEYS, ignore_errors=True)
@@ -112,27 +111,27 @@ def tick(
     seen = Observation(
         now=now,
         challenger=challenger,
-        classes=tuple(_healthy(one, now, params) for one in state.classes),
+        classes=tuple(_healthy(one, now) for one in state.classes),
         orders=(order.order,) if order else (),
         approvals=tuple(approvals),
     )
-    return step(state, seen, Policy(params.rollout, params.shadow.confidence))
+    return step(state, seen, params.rollout)
 
 
-def _healthy(one: ClassState, now: datetime, params: Params) -> ClassObservation:
+def _healthy(one: ClassState, now: datetime) -> ClassObservation:
+    """Everything proven, and a production day for every day that has passed."""
+    rate = Rate.of(290, 300, 0.95)
+    agreement = agree(PairCounts.empty(), 0.95)
     return ClassObservation(
         class_name=one.class_name,
-        observed_at=now,
         legacy=one.legacy,
         candidate=one.candidate,
-        verdict=judge(HEALTHY, one.since, now, params.shadow),
-        window=HEALTHY,
-        num_judged=HEALTHY.num_pairs,
-        num_failed=0,
-        num_dropped=0,
-        p95_latency_ms=80.0,
-        num_false_alarms=0,
-        num_misses=0,
+        verdict=ShadowVerdict(Outcome.PASS, (f"settled agreement {rate}",), agreement),
+        guards=(),
+        phase_days=(now - one.since).days,
+        parallel_days=(now - (one.evidence_since or now)).days,
+        last_received=now,
+        longest_pause=timedelta(0),
         evidence=frozenset(ChecklistItem),
     )
 

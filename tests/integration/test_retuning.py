@@ -313,6 +313,14 @@ def test_what_was_never_judged_stays_so(stores: Records, params: Params) -> None
     assert said == [(DROPPED, None, None), (None, TUNED, False)]
 
 
+def test_a_part_on_which_the_models_differ_since_the_tuning_waits_for_review(stores: Records, params: Params) -> None:
+    name = recorded(stores, [*np.full(40, 0.0), 2.4])
+    assert stores.pairs.waiting_for_review(name) == []
+    retune(stores, asked(name=name), NOW, params)
+    (part,) = stores.pairs.waiting_for_review(name)
+    assert (part.image_id, part.reasons[0]) == (image_id(40, name), "disagreement")
+
+
 def test_an_image_that_the_tuned_candidate_has_judged_itself_counts_once(stores: Records, params: Params) -> None:
     name = recorded(stores, [0.0, 1.0, 2.0])
     stores.pairs.record([made_pair(1, 1.0, class_name=name, candidate=B, source=PairSource.BATCH)])
