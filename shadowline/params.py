@@ -294,6 +294,12 @@ class GuardsParams(_Frozen):
 ApprovablePhase = Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted", "alone"]
 
 
+class RetuneParams(_Frozen):
+    """When a threshold may be tuned without a new month in shadow mode."""
+
+    max_flipped_share: Share  # of the decisions that the new threshold turns, against those made at receipt
+
+
 class RolloutParams(_Frozen):
     """The calendar and the guards of a rollout; all days are production days."""
 
@@ -312,6 +318,7 @@ class RolloutParams(_Frozen):
     approvals: tuple[
         Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted", "alone"], ...
     ]
+    retune: RetuneParams
     guards: GuardsParams
 
     @model_validator(mode="after")

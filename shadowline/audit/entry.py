@@ -38,6 +38,7 @@ class Kind(StrEnum):
     APPROVAL = "approval"  # a person opened a phase
     ORDER = "order"  # a person told the engine: roll back, hold, resume
     PHASE = "phase"  # a class moved in its rollout, or its share, candidate or soft budget changed
+    RETUNE = "retune"  # a class got another threshold, by which its stored pairs were decided again
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record
     FEEDBACK = "feedback"  # an inspector's word gave an image another label than it had
     DELETION = "deletion"  # a model is about to be deleted

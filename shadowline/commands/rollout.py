@@ -128,6 +128,33 @@ def rollback(classes: Classes, by: By, why: Why) -> None:
     advance()
 
 
+@app.command("retune")
+def retune(
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="Product class.")],
+    version: Annotated[str, typer.Option(help="Registered version; its threshold for the class is the new one.")],
+    by: By,
+    why: Why,
+) -> None:
+    """Give a class the threshold of another version: its stored pairs are decided again, no new shadow mode.
+
+    Only where both models judge, where nothing but the threshold differs, and where few decisions change; the days of
+    the phase begin again.
+
+    Example: `shadowline rollout retune solar_mono --version 7 --by Ada --why "too many false alarms at dawn"`
+    """
+    from tasks.retuning import retune_to_version
+
+    params, now = load_params(Layout().params), datetime.now(UTC)
+    done = retune_to_version(open_records(), class_name, version, by, why, now, params)
+    if done is None:
+        typer.echo(f"{class_name}: is decided by version {version} already")
+        return
+    typer.echo(
+        f"{class_name}: {done.num_pairs} pairs decided again, {done.num_flipped} of {done.num_decided} decisions "
+        f"turned ({done.flipped_share:.2%}); verdict {done.verdict.outcome}: {'; '.join(done.verdict.reasons)}"
+    )
+
+
 @app.command("evidence")
 def evidence(
     item: Annotated[ChecklistItem, typer.Argument(help="Item of the decommissioning checklist.")],

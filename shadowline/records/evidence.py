@@ -20,7 +20,7 @@ from shadowline.manifest import Label
 from shadowline.params import RolloutParams
 from shadowline.records.database import reading
 from shadowline.records.pairs import DROPPED as NEVER_ASKED
-from shadowline.records.pairs import PairSource
+from shadowline.records.pairs import TEST_SOURCES
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.rollout.state import ClassState
 
@@ -28,7 +28,6 @@ _NEVER = 4  # the candidate was not asked, and should not have been
 _SECONDS_A_SLOT = 900
 _LABELS = {Label.NORMAL: 1, Label.ANOMALOUS: 2}
 _KEYS = ("received", "candidate", "legacy", "slow", "review_share", "drawn", "reference")
-_TEST_SOURCES = (PairSource.REFERENCE, PairSource.REPLAY)
 
 
 def read_evidence(engine: Engine, one: ClassState, now: datetime, policy: RolloutParams) -> Evidence:
@@ -42,6 +41,11 @@ def read_evidence(engine: Engine, one: ClassState, now: datetime, policy: Rollou
         return Evidence(EvidenceTable.empty(), closed_until)
     models = (one.class_name, one.candidate, one.legacy)
     table = read_table(engine, models, since, start_of(closed_until), policy.guards.latency.bound)
+    return evidence_of(one, table, closed_until, policy)
+
+
+def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, policy: RolloutParams) -> Evidence:
+    """The table of a class up to a slot, as evidence on the phase in which it stands."""
     answering = slot_of(one.answering_since) if one.answering_since else None
     evidence = Evidence(table, closed_until, answering)
     if not one.legacy and len(evidence.days) > policy.window_days:
@@ -61,12 +65,19 @@ def read_table(
         *([PairRow.received_at >= since] if since else []),
     ]
     with reading(engine) as connection:
-        return _read(connection, and_(*chosen), until, slow_ms)
+        return read_chosen(connection, and_(*chosen), until, slow_ms)
 
 
-def _read(connection: Connection, chosen: ColumnElement[bool], until: datetime, slow_ms: float) -> EvidenceTable:
+def read_chosen(
+    connection: Connection,
+    chosen: ColumnElement[bool],
+    until: datetime,
+    slow_ms: float,
+    decided: ColumnElement[bool] | None = None,
+) -> EvidenceTable:
+    """What is known before `until` of the chosen pairs; `decided`: alarms in the place of the candidate's own."""
     dialect = connection.dialect.name
-    keys = _key_columns(dialect, slow_ms)
+    keys = _key_columns(dialect, slow_ms, PairRow.__table__.c.candidate_alarm if decided is None else decided)
     received = connection.execute(select(*keys, func.count()).where(chosen).group_by(*keys)).all()
     labelled = connection.execute(
         select(PairRow.id, FeedbackRow.label, _slot(FeedbackRow.at, dialect), *keys)
@@ -99,11 +110,11 @@ def _table(rows: Sequence[Sequence[Any]]) -> EvidenceTable:
     return EvidenceTable.of(dict(zip(names, columns, strict=True)))
 
 
-def _key_columns(dialect: str, slow_ms: float) -> tuple[Any, ...]:
+def _key_columns(dialect: str, slow_ms: float, alarm: ColumnElement[bool]) -> tuple[Any, ...]:
     never = literal(_NEVER)
     candidate = case(
-        (PairRow.candidate_alarm.is_(True), ALARM),
-        (PairRow.candidate_alarm.is_(False), NO_ALARM),
+        (alarm.is_(True), ALARM),
+        (alarm.is_(False), NO_ALARM),
         (PairRow.candidate_error == NEVER_ASKED, DROPPED),
         (PairRow.candidate_error.is_not(None), FAILED),
         else_=never,
@@ -111,7 +122,7 @@ def _key_columns(dialect: str, slow_ms: float) -> tuple[Any, ...]:
     legacy = case((PairRow.legacy_alarm.is_(True), ALARM), (PairRow.legacy_alarm.is_(False), NO_ALARM), else_=ABSENT)
     slow = case((PairRow.candidate_latency_ms > slow_ms, 1), else_=0)
     drawn = case((PairRow.review_drawn, 1), else_=0)
-    reference = case((PairRow.source.in_([str(source) for source in _TEST_SOURCES]), 1), else_=0)
+    reference = case((PairRow.source.in_(TEST_SOURCES), 1), else_=0)
     return (_slot(PairRow.received_at, dialect), candidate, legacy, slow, PairRow.review_share, drawn, reference)
 
 

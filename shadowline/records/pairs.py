@@ -48,6 +48,12 @@ class PairSource(StrEnum):
     BATCH = "batch"  # `shadowline shadow run`
     REFERENCE = "reference"  # a part with a known label that somebody put on the line
     REPLAY = "replay"  # a kept image with a known label, judged again
+    REDECIDED = "redecided"  # a stored score from the line or a batch, under a threshold that was tuned later
+    REDECIDED_TEST = "redecided_test"  # likewise from a reference part or a replay
+
+
+REDECIDED = (PairSource.REDECIDED, PairSource.REDECIDED_TEST)
+TEST_SOURCES = (PairSource.REFERENCE, PairSource.REPLAY, PairSource.REDECIDED_TEST)  # not the production's own images
 
 
 @dataclass(frozen=True)
@@ -200,7 +206,7 @@ class PairStore:
         self, connection: Connection, models: Models, pairs: Sequence[Pair], frames: FrameRule | None, now: datetime
     ) -> int:
         """Store the pairs of one class and two models, in their order; returns how many were new."""
-        _wait_for_other_recorders(connection, models)
+        wait_for_other_recorders(connection, models)
         new = _new_among(pairs, connection)
         if not new:
             return 0
@@ -402,7 +408,7 @@ def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> int:
     )
 
 
-def _wait_for_other_recorders(connection: Connection, models: Models) -> None:
+def wait_for_other_recorders(connection: Connection, models: Models) -> None:
     """One process at a time decides which frames of these models are the first; SQLite has one writer anyhow."""
     if connection.dialect.name == "postgresql":
         digest = hashlib.sha256("\n".join(("pairs", *models)).encode()).digest()

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Select, and_, or_, select
 
 from shadowline.records.tables import FeedbackRow, PairRow
 
-_OF_PRODUCTION = ("line", "batch")  # the label of other parts is known
+_OF_PRODUCTION = ("line", "batch", "redecided")  # the label of other parts is known
 
 
 class ReviewReason(StrEnum):

@@ -7,7 +7,7 @@ store.commit(step(state, observation, policy), observation.now, order)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -139,12 +139,26 @@ class RolloutStore:
             last = _last_revision(connection)
             if last != seen:
                 raise MovedMeanwhileError(f"the rollout is at revision {last}, this tick saw {seen}; nothing written")
-            self._append(connection, step.events)
-            for action in step.actions:
-                row = {**asdict(action), "kind": str(action.kind), "revision": step.state.revision}
-                connection.execute(insert(ActionRow).values(**row))
+            self._write(connection, step)
             if order is not None:
                 _cross_off(connection, order, step.state.revision)
+
+    def change(self, decide: Callable[[Connection, tuple[Event, ...]], tuple[Step, Sequence[Record]]]) -> None:
+        """Write what `decide` makes of all events so far, and what it writes itself, in one transaction.
+
+        Beside the step come notes for the audit chain. Nothing is written where it raises.
+        """
+        with self._writing() as connection:
+            events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
+            step, notes = decide(connection, events)
+            self._write(connection, step)
+            self._chain.note(connection, notes)
+
+    def _write(self, connection: Connection, step: Step) -> None:
+        self._append(connection, step.events)
+        for action in step.actions:
+            row = {**asdict(action), "kind": str(action.kind), "revision": step.state.revision}
+            connection.execute(insert(ActionRow).values(**row))
 
     @contextmanager
     def _on_record(self) -> Iterator[Connection]:

@@ -82,7 +82,7 @@ class PairRow(Base):
         default=False
     )  # far from received_at, see gateway.max_capture_age_hours
     received_at: Mapped[datetime]  # by the server's clock; the only time that counts
-    source: Mapped[str] = mapped_column(String(16), default="line")  # line | batch | reference | replay
+    source: Mapped[str] = mapped_column(String(16), default="line")  # see `pairs.PairSource`
     frame_group: Mapped[str] = mapped_column(String(64))  # image_id of the first near-identical frame
     is_first: Mapped[bool]  # of its frame group, for this class and these two models; only such rows are evidence
     frame_signature: Mapped[bytes | None] = mapped_column(LargeBinary)  # see `shadowline/frames.py`

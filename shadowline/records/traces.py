@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 
 from shadowline.records.database import reading
-from shadowline.records.pairs import Judgement, Pair, PairSource, Side
+from shadowline.records.pairs import REDECIDED, Judgement, Pair, PairSource, Side
 from shadowline.records.tables import FeedbackRow, PairRow
 
 _SAID = ("score", "threshold", "latency_ms", "error")
@@ -45,8 +45,12 @@ class Word:
 
 
 def pairs_of_trace(engine: Engine, trace_id: str) -> tuple[StoredPair, ...]:
-    """In the order in which they were recorded. Raises ValueError for a row that no inspection writes."""
-    query = select(PairRow.__table__).where(PairRow.trace_id == trace_id).order_by(PairRow.id)
+    """In the order in which they were recorded, without what was decided again later, which answered nobody.
+
+    Raises ValueError for a row that no inspection writes.
+    """
+    inspected = (PairRow.trace_id == trace_id, PairRow.source.not_in(REDECIDED))
+    query = select(PairRow.__table__).where(*inspected).order_by(PairRow.id)
     with reading(engine) as connection:
         return tuple(_stored(row) for row in connection.execute(query))
 

@@ -21,6 +21,7 @@ from sqlalchemy import func, select
 from shadowline.atomic import write_json
 from shadowline.params import Params
 from shadowline.records.database import reading
+from shadowline.records.pairs import REDECIDED
 from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import BOTH_JUDGE, TAKEN_OVER, Phase
@@ -241,9 +242,10 @@ def _last_receipt(records: Records, names: Iterable[str]) -> datetime | None:
 
 
 def _num_pairs(records: Records, names: Iterable[str]) -> int:
-    """Pairs of these classes in which both models answered, each frame group once."""
+    """Pairs of these classes in which both models answered, each frame group once, none decided again."""
     query = select(func.count()).where(
         PairRow.class_name.in_(list(names)),
+        PairRow.source.not_in(REDECIDED),
         PairRow.is_first,
         PairRow.candidate_alarm.is_not(None),
         PairRow.legacy_alarm.is_not(None),

@@ -166,6 +166,26 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
     return (Event(state.revision + 1, now, by, known.phase, one),)
 
 
+def retune(state: RolloutState, class_name: str, candidate: str, now: datetime, by: str, reason: str) -> Step:
+    """The class goes on with `candidate`, which differs from its present one in the threshold alone.
+
+    Phase, share and evidence stay; the days of the phase begin again, and approvals of the former candidate are void.
+    Raises ValueError where not both models judge, or a person holds the class.
+    """
+    one = state.of(class_name)
+    if one.phase not in BOTH_JUDGE:
+        phases = ", ".join(phase for phase in FORWARD if phase in BOTH_JUDGE)
+        raise ValueError(
+            f"class {class_name!r}: is in {one.phase}; a threshold is tuned in {phases}, where both models judge"
+        )
+    if candidate in {one.candidate, one.legacy}:
+        raise ValueError(f"class {class_name!r}: {candidate[:12]} is at work there already; name another version")
+    tuned = replace(one, candidate=candidate, since=now, days_before=0, reason=reason)
+    after = replace(state.with_classes([tuned]), revision=state.revision + 1)
+    promote = (Action(ActionKind.PROMOTE, "", "", "every class is live"),) if after.all_taken_over else ()
+    return Step(after, (Event(after.revision, now, by, one.phase, tuned),), promote, reason, (), {})
+
+
 def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
     """One tick; raises ValueError for an order that names an unknown class."""
     guards = {one.class_name: known.guards for one in state.classes if (known := _evidence_of(one, seen)) is not None}

@@ -1,0 +1,254 @@
+"""A tuned threshold: every stored pair of a class is decided again from its score, and that replay is the evidence.
+
+done = retune(records, Retuning("bolt", before, after, by="Ada", why="…"), now, params)
+
+All is read, weighed and written in one transaction. Nothing is written where the threshold turns more decisions than
+`rollout.retune` allows, or where the verdict on the pairs decided again does not carry the phase of the class.
+What the replay proves, and what it does not: docs/decisions/0022.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    case,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.orm import aliased
+
+from shadowline.audit.entry import Kind, Record
+from shadowline.evidence import slot_of, start_of
+from shadowline.params import Params
+from shadowline.records.evidence import evidence_of, read_chosen
+from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource, wait_for_other_recorders
+from shadowline.records.stores import Records
+from shadowline.records.tables import PairRow
+from shadowline.rollout import engine
+from shadowline.rollout.engine import Step
+from shadowline.rollout.phases import TAKEN_OVER, Phase
+from shadowline.rollout.state import ClassState, Event, replay
+from shadowline.rollout.weighing import weigh
+from shadowline.tuning import Deciding
+from shadowline.verdict import Outcome, ShadowVerdict
+
+_CHUNK = 20_000  # row numbers per statement
+_PAIRS = PairRow.__table__.c
+
+
+@dataclass(frozen=True)
+class Retuning:
+    """What a person asks for; that `after` differs in the threshold alone is checked before."""
+
+    before: Deciding  # the present candidate
+    after: Deciding
+    by: str
+    why: str
+
+    def __post_init__(self) -> None:
+        if not self.by.strip() or not self.why.strip():
+            raise ValueError(f"retune: by {self.by!r}, why {self.why!r}; both must say something")
+
+    @property
+    def class_name(self) -> str:
+        return self.after.class_name
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What deciding again came to."""
+
+    num_pairs: int  # rows that were written
+    num_decided: int  # images that the candidate judged, near-identical frames once
+    num_flipped: int  # of them, decided otherwise than when they were received
+    verdict: ShadowVerdict  # on the evidence as decided again
+
+    @property
+    def flipped_share(self) -> float:
+        return self.num_flipped / self.num_decided if self.num_decided else 0.0
+
+
+def retune(records: Records, asked: Retuning, now: datetime, params: Params) -> Replay | None:
+    """Put the tuned candidate in the place of the present one; None where it is there already.
+
+    Raises ValueError, with nothing written, for a class in which it may not be done, and where the replay speaks
+    against it.
+    """
+    if records.rollout.state().of(asked.class_name).candidate == asked.after.fingerprint:
+        return None
+    results: list[Replay] = []
+
+    def decide(connection: Connection, events: tuple[Event, ...]) -> tuple[Step, Sequence[Record]]:
+        step = _move(events, asked, now)
+        one = step.state.of(asked.class_name)
+        scope = _Scope.of(connection, one, asked)
+        result = _weigh(connection, scope, one, records, now, params)
+        _check(result, one, asked, params)
+        results.append(replace(result, num_pairs=_write(connection, scope)))
+        return step, [_note(results[0], one, asked, step.state.revision, now)]
+
+    records.rollout.change(decide)
+    return results[0]
+
+
+def _move(events: Sequence[Event], asked: Retuning, now: datetime) -> Step:
+    state, name, new = replay(events), asked.class_name, asked.after
+    present = state.of(name).candidate
+    if present != asked.before.fingerprint:
+        raise ValueError(f"class {name!r}: is now about {present[:12]}; look at `shadowline rollout status`, try again")
+    if any((e.after.class_name, e.after.phase, e.after.candidate) == (name, Phase.ROLLED_BACK, new.fingerprint)
+           for e in events):  # fmt: skip
+        raise ValueError(f"class {name!r}: {new.fingerprint[:12]} was rolled back, and stays failed; tune another one")
+    reason = f"threshold {asked.before.threshold:.4g} → {new.threshold:.4g}, past pairs decided again: {asked.why}"
+    return engine.retune(state, name, new.fingerprint, now, asked.by, reason)
+
+
+def _check(result: Replay, one: ClassState, asked: Retuning, params: Params) -> None:
+    bound, verdict = params.rollout.retune.max_flipped_share, result.verdict
+    name, threshold = asked.class_name, f"threshold {asked.after.threshold:.4g}"
+    if result.flipped_share > bound:
+        raise ValueError(
+            f"class {name!r}: {threshold} turns {result.num_flipped} of {result.num_decided} decisions "
+            f"({result.flipped_share:.2%}), at most {bound:.2%} (rollout.retune.max_flipped_share); "
+            "a new candidate goes through shadow mode"
+        )
+    enough = {Outcome.PASS} if one.phase in TAKEN_OVER else {Outcome.PASS, Outcome.INCONCLUSIVE}
+    if verdict.outcome not in enough:
+        raise ValueError(
+            f"class {name!r}: in {one.phase}, the pairs decided again by {threshold} come to the verdict "
+            f"{verdict.outcome}: {'; '.join(verdict.reasons)}; tune it otherwise, or let a new candidate go through "
+            "shadow mode"
+        )
+
+
+def _note(result: Replay, one: ClassState, asked: Retuning, revision: int, now: datetime) -> Record:
+    body = {
+        "revision": revision,
+        "phase": str(one.phase),
+        "legacy": one.legacy,
+        "from": {"candidate": asked.before.fingerprint, "threshold": asked.before.threshold},
+        "to": {"candidate": asked.after.fingerprint, "threshold": asked.after.threshold},
+        "pairs": result.num_pairs,
+        "decided": result.num_decided,
+        "flipped": result.num_flipped,
+        "flipped_share": result.flipped_share,
+        "verdict": str(result.verdict.outcome),
+        "reasons": list(result.verdict.reasons),
+        "why": asked.why,
+    }
+    return Record(Kind.RETUNE, asked.class_name, body, asked.by, now)
+
+
+# --- in SQL ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """The pairs that are decided again; those that the tuned candidate has judged itself stay as they are."""
+
+    candidate: str  # the tuned one
+    threshold: float
+    alarm: ColumnElement[bool]  # of the tuned candidate; NULL where there is no score
+    own: ColumnElement[bool]  # pairs of the tuned candidate, by itself or by an earlier tuning
+    former: ColumnElement[bool]  # pairs of the present candidate whose image is on none of them
+    is_first: ColumnElement[bool]  # of its frame group, also among `own`
+    first_id: int
+    last_id: int
+
+    @classmethod
+    def of(cls, connection: Connection, one: ClassState, asked: Retuning) -> _Scope:
+        """`one`: the class with the tuned candidate. From here on nobody else records pairs of either candidate."""
+        candidates = sorted((asked.before.fingerprint, asked.after.fingerprint))
+        for candidate in candidates:  # in the order in which recorders wait
+            wait_for_other_recorders(connection, (one.class_name, candidate, one.legacy))
+        bounds = select(func.min(PairRow.id), func.max(PairRow.id))
+        first_id, last_id = connection.execute(bounds.where(PairRow.class_name == one.class_name)).one()
+        same = and_(
+            PairRow.class_name == one.class_name,
+            PairRow.legacy == one.legacy,
+            PairRow.received_at >= one.evidence_since,
+            PairRow.id <= (last_id or 0),
+        )
+        own = and_(same, PairRow.candidate == asked.after.fingerprint)
+        threshold = asked.after.threshold
+        return cls(
+            asked.after.fingerprint,
+            threshold,
+            alarm=_PAIRS.candidate_score > threshold,
+            own=own,
+            former=and_(
+                same,
+                PairRow.candidate == asked.before.fingerprint,
+                PairRow.image_id.not_in(select(PairRow.image_id).where(own)),
+            ),
+            is_first=and_(
+                PairRow.is_first.is_(True), PairRow.frame_group.not_in(select(PairRow.frame_group).where(own))
+            ),
+            first_id=first_id or 0,
+            last_id=last_id or 0,
+        )
+
+
+def _weigh(
+    connection: Connection, scope: _Scope, one: ClassState, records: Records, now: datetime, params: Params
+) -> Replay:
+    """Nothing is written: the new decisions are made in the query."""
+    closed_until, policy = slot_of(now), params.rollout
+    evidence = or_(and_(scope.own, PairRow.is_first.is_(True)), and_(scope.former, scope.is_first))
+    until = start_of(closed_until)
+    table = read_chosen(
+        connection, and_(evidence, PairRow.received_at < until), until, policy.guards.latency.bound, scope.alarm
+    )
+    on_record = records.rollout.evidence(one.class_name, one.legacy)
+    verdict = weigh(one, evidence_of(one, table, closed_until, policy), on_record, params.shadow, policy).verdict
+    counts = select(func.count(), func.count(case((scope.alarm != _alarm_at_receipt(), 1))))
+    judged = and_(evidence, PairRow.candidate_alarm.is_not(None))
+    num_decided, num_flipped = connection.execute(counts.where(judged)).one()
+    return Replay(0, int(num_decided), int(num_flipped), verdict)
+
+
+def _alarm_at_receipt() -> ColumnElement[bool]:
+    """What was decided on the part when it came, before any tuning."""
+    received = aliased(PairRow)
+    same = (getattr(received, name) == _PAIRS[name] for name in ("image_id", "class_name", "legacy", "received_at"))
+    original = select(received.candidate_alarm).where(*same, received.source.not_in(REDECIDED))
+    found = original.order_by(received.id).limit(1).correlate(PairRow).scalar_subquery()
+    return case((PairRow.source.in_(REDECIDED), found), else_=_PAIRS.candidate_alarm)
+
+
+def _write(connection: Connection, scope: _Scope) -> int:
+    """One new row for each pair decided again, in their order; returns how many."""
+    is_test = PairRow.source.in_(TEST_SOURCES)
+    changed: dict[str, Any] = {
+        "key": literal(_key_prefix(scope.candidate)) + func.substr(PairRow.key, 17),
+        "candidate": literal(scope.candidate),
+        "candidate_threshold": case((PairRow.candidate_score.is_not(None), literal(scope.threshold))),
+        "candidate_alarm": scope.alarm,
+        "source": case((is_test, str(PairSource.REDECIDED_TEST)), else_=str(PairSource.REDECIDED)),
+        "is_first": scope.is_first,
+    }
+    names = [column.name for column in _PAIRS if column.name != "id"]
+    written = 0
+    for start in range(scope.first_id, scope.last_id + 1, _CHUNK):
+        chosen = select(*(changed.get(name, _PAIRS[name]) for name in names)).where(
+            scope.former, PairRow.id >= start, PairRow.id < start + _CHUNK
+        )
+        statement = insert(PairRow).from_select(names, chosen.order_by(PairRow.id), include_defaults=False)
+        written += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
+    return written
+
+
+def _key_prefix(candidate: str) -> str:
+    """16 digits of the tuned candidate before 48 of the pair that was decided again: each pair once per candidate."""
+    return hashlib.sha256(f"redecided\n{candidate}".encode()).hexdigest()[:16]
