@@ -330,7 +330,7 @@ class PairStore:
             chosen += (PairRow.candidate_alarm != PairRow.legacy_alarm, _IS_FIRST)
         query = _labelled(select(*columns, _label().label("label")).where(*chosen))
         with self._reading() as connection:
-            return pd.read_sql(query.order_by(PairRow.received_at.desc()).limit(limit), connection)
+            return pd.read_sql(query.order_by(PairRow.received_at.desc(), PairRow.id.desc()).limit(limit), connection)
 
     def scores(self, class_name: str, candidate: str, legacy: str) -> pd.DataFrame:
         """Both models' scores of the images that both judged, each once."""
