@@ -101,12 +101,13 @@ def _pairs(start: int, stop: int, num_pairs: int) -> Iterator[Pair]:
     """Pairs `start` up to `stop`: classes take turns, times are even, the scores correlate and agree mostly."""
     scores = np.random.default_rng(start).multivariate_normal([0.0, 0.0], [[1.0, 0.9], [0.9, 1.0]], stop - start)
     for number, (candidate, legacy) in zip(range(start, stop), scores.tolist(), strict=True):
-        name = _class_of(number)
+        name, at = _class_of(number), _START + _SPAN * ((number + 1) / num_pairs)
         yield Pair(
             name,
             _sha256("image", number),
-            _START + _SPAN * ((number + 1) / num_pairs),
+            at,
             *_models(name),
+            received_at=at,
             answered_by="legacy",
             candidate_said=Judgement(candidate, 1.6, 40.0 + 10.0 * abs(candidate)),
             legacy_said=Judgement(legacy, 1.6, 25.0),

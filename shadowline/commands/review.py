@@ -11,10 +11,10 @@ from rich.table import Table
 
 from shadowline.commands.records import open_records
 from shadowline.commands.shadow import feedback
+from shadowline.manifest import Label
 from shadowline.paths import Layout
 
 app = typer.Typer(help="Parts that wait for an inspector's label.", no_args_is_help=True)
-app.command("label")(feedback)
 
 
 @app.command("list")
@@ -41,3 +41,18 @@ def list_waiting(
             one["class_name"], one["image_id"][:12], one["trace_id"], one["received_at"][:19], why, one["image_path"]
         )
     Console().print(table)
+
+
+@app.command("label")
+def label_part(
+    class_name: Annotated[str, typer.Argument(help="Product class.")],
+    image: Annotated[str, typer.Argument(help="The image's id (sha256), or a path to its file.")],
+    label: Annotated[Label, typer.Argument(help="normal or anomalous")],
+    by: Annotated[str, typer.Option(help="Who says so.")],
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Label a part, so that it waits no longer; the same as `shadowline feedback`.
+
+    Example: `shadowline review label solar_mono today/cell0042.png anomalous --by Ada`
+    """
+    feedback(class_name, image, label, by, note)

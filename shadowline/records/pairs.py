@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -18,27 +18,31 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, text, update
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
 
 from shadowline.audit.chain import Chain
 from shadowline.audit.entry import Kind, Record
 from shadowline.evidence import ANOMALOUS, NORMAL, UNLABELLED
-from shadowline.frames import FrameGroups, FrameRule
+from shadowline.frames import FrameRule
 from shadowline.manifest import Label
 from shadowline.params import GatewayParams
 from shadowline.records.database import reading
+from shadowline.records.recording import (
+    Models,
+    by_models,
+    frame_groups,
+    insert_pairs,
+    new_among,
+    wait_for_other_recorders,
+)
 from shadowline.records.review import WaitingPart, waiting_parts
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.shadow import PairCounts
 
 DROPPED = "dropped"  # the candidate was never asked: the queue was full
 REFERENCE_PART = "reference part"  # who says the label that a part came with
-_CHUNK = 1_000  # rows per statement
 
 Side = Literal["candidate", "legacy"]
-Models = tuple[str, str, str]  # class, fingerprints of candidate and legacy
 
 
 class PairSource(StrEnum):
@@ -198,24 +202,24 @@ class PairStore:
         if frames is None and any(pair.frame_signature for pair in pairs):
             raise ValueError("pairs with frame signatures: give the rule that groups them, FrameRule.of(params.shadow)")
         now = self._clock()
-        by_models = groupby(sorted(pairs, key=_models), key=_models)  # in one order no two writers deadlock
+        groups = groupby(sorted(pairs, key=_models), key=_models)  # in one order no two writers deadlock
         with self.engine.begin() as connection:
-            return sum(self._record(connection, models, list(group), frames, now) for models, group in by_models)
+            return sum(self._record(connection, models, list(group), frames, now) for models, group in groups)
 
     def _record(
         self, connection: Connection, models: Models, pairs: Sequence[Pair], frames: FrameRule | None, now: datetime
     ) -> int:
         """Store the pairs of one class and two models, in their order; returns how many were new."""
         wait_for_other_recorders(connection, models)
-        new = _new_among(pairs, connection)
+        new = new_among(pairs, connection)
         if not new:
             return 0
-        groups = _frame_groups(connection, new, frames)
+        groups = frame_groups(connection, new, frames)
         rows = []
         for pair in new:
             frame_group, is_first = groups.assign(pair.image_id, pair.frame_signature)
             rows.append({**pair.to_row(now), "frame_group": frame_group, "is_first": is_first})
-        num_new = _insert(connection, rows)
+        num_new = insert_pairs(connection, rows)
         for pair in new:
             if pair.known_label is not None:
                 self._put_label(connection, pair.class_name, pair.image_id, pair.known_label, REFERENCE_PART, now, "")
@@ -319,7 +323,7 @@ class PairStore:
 
     def known_keys(self, class_name: str, candidate: str, legacy: str) -> frozenset[str]:
         """The keys of all pairs of these two models."""
-        query = select(PairRow.key).where(*_by(class_name, candidate, legacy))
+        query = select(PairRow.key).where(*by_models(class_name, candidate, legacy))
         with self._reading() as connection:
             return frozenset(connection.execute(query).scalars())
 
@@ -328,12 +332,12 @@ class PairStore:
     ) -> pd.DataFrame:
         """Pairs, or only the evidence in which the decisions differ, with their label, one a row, the newest first."""
         columns = [column for column in PairRow.__table__.columns if column.name not in ("id", "frame_signature")]
-        chosen = _by(class_name, candidate, legacy)
+        chosen = by_models(class_name, candidate, legacy)
         if disagreeing:
             chosen += (PairRow.candidate_alarm != PairRow.legacy_alarm, _IS_FIRST)
         query = _labelled(select(*columns, _label().label("label")).where(*chosen))
         with self._reading() as connection:
-            return pd.read_sql(query.order_by(PairRow.received_at.desc()).limit(limit), connection)
+            return pd.read_sql(query.order_by(PairRow.received_at.desc(), PairRow.id.desc()).limit(limit), connection)
 
     def scores(self, class_name: str, candidate: str, legacy: str) -> pd.DataFrame:
         """Both models' scores of the images that both judged, each once."""
@@ -360,15 +364,11 @@ def _label() -> ColumnElement[str | None]:
     return FeedbackRow.__table__.c.label
 
 
-def _by(class_name: str, candidate: str, legacy: str) -> tuple[ColumnElement[bool], ...]:
-    return PairRow.class_name == class_name, PairRow.candidate == candidate, PairRow.legacy == legacy
-
-
 def _of(
     class_name: str, candidate: str, legacy: str, since: datetime | None, until: datetime | None
 ) -> tuple[ColumnElement[bool], ...]:
     """The evidence that was received after `since` and not after `until`: the first frame of each group."""
-    chosen: list[ColumnElement[bool]] = [*_by(class_name, candidate, legacy), _IS_FIRST]
+    chosen: list[ColumnElement[bool]] = [*by_models(class_name, candidate, legacy), _IS_FIRST]
     chosen += [PairRow.received_at > since] if since else []
     chosen += [PairRow.received_at <= until] if until else []
     return tuple(chosen)
@@ -384,57 +384,5 @@ def _labelled(query: Select[Any]) -> Select[Any]:
     return query.join_from(PairRow, FeedbackRow, same, isouter=True)
 
 
-# --- recording ------------------------------------------------------------------------------------------------------
-
-
 def _models(pair: Pair) -> Models:
     return pair.models
-
-
-def _new_among(pairs: Sequence[Pair], connection: Connection) -> list[Pair]:
-    """Those that are not on record; of several that are the same pair the first."""
-    by_key = {pair.key: pair for pair in reversed(pairs)}
-    on_record = {key for (key,) in _look_up(connection, select(PairRow.key), PairRow.key, list(by_key))}
-    return [pair for pair in pairs if by_key[pair.key] is pair and pair.key not in on_record]
-
-
-def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> int:
-    insert_into = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
-    statement = insert_into(PairRow).on_conflict_do_nothing(index_elements=["key"])
-    counted = {"preserve_rowcount": True}
-    return sum(
-        connection.execute(statement, rows[start : start + _CHUNK], execution_options=counted).rowcount
-        for start in range(0, len(rows), _CHUNK)
-    )
-
-
-def wait_for_other_recorders(connection: Connection, models: Models) -> None:
-    """One process at a time decides which frames of these models are the first; SQLite has one writer anyhow."""
-    if connection.dialect.name == "postgresql":
-        digest = hashlib.sha256("\n".join(("pairs", *models)).encode()).digest()
-        number = int.from_bytes(digest[:8], "big", signed=True)
-        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
-
-
-def _look_up(
-    connection: Connection, query: Select[Any], column: ColumnElement[str] | Any, values: Sequence[str]
-) -> Iterator[Any]:
-    """The rows whose `column` holds one of the values."""
-    for start in range(0, len(values), _CHUNK):
-        yield from connection.execute(query.where(column.in_(values[start : start + _CHUNK])))
-
-
-def _frame_groups(connection: Connection, new: Sequence[Pair], frames: FrameRule | None) -> FrameGroups:
-    """What is on record that the new pairs of one class and two models may belong to."""
-    same = _by(*new[0].models)
-    images = list({pair.image_id for pair in new})
-    query = select(PairRow.image_id, PairRow.frame_group).where(*same).distinct()
-    known = dict(_look_up(connection, query, PairRow.image_id, images))
-    recent: list[tuple[str, bytes]] = []
-    if frames is not None and any(pair.frame_signature for pair in new):
-        newest = select(PairRow.image_id, PairRow.frame_signature).where(
-            *same, _IS_FIRST, PairRow.frame_signature.is_not(None)
-        )
-        rows = connection.execute(newest.order_by(PairRow.id.desc()).limit(frames.window)).all()
-        recent = [(image_id, signature) for image_id, signature in reversed(rows)]
-    return FrameGroups(frames, known, recent)

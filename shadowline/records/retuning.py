@@ -32,7 +32,8 @@ from shadowline.audit.entry import Kind, Record
 from shadowline.evidence import slot_of, start_of
 from shadowline.params import Params
 from shadowline.records.evidence import evidence_of, read_chosen
-from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource, wait_for_other_recorders
+from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource
+from shadowline.records.recording import wait_for_other_recorders
 from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow
 from shadowline.rollout import engine

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic import command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
@@ -21,6 +24,7 @@ from shadowline.frames import FrameRule
 from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.paths import Layout
+from shadowline.progress import Progress
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.pairs import (
     DROPPED,
@@ -34,6 +38,7 @@ from shadowline.records.pairs import (
 from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
 from shadowline.records.traces import words_on
+from shadowline.shadowing import find_images, shadow_images
 
 pytest_plugins = ["integration.postgres"]
 
@@ -277,6 +282,42 @@ def test_counting_reads_the_index_alone(tmp_path: Path) -> None:
     assert "COVERING INDEX pairs_for_counting" in plan
 
 
+# --- in batch -------------------------------------------------------------------------------------------------------
+
+
+class Brightness:
+    """A detector: bright parts are bad."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.class_name, self.fingerprint, self.threshold = "bolt", fingerprint, 128.0
+
+    def score(self, images: Sequence[Image.Image]) -> np.ndarray:
+        return np.array([np.asarray(image).mean() for image in images])
+
+
+def test_a_folder_of_old_files_is_evidence_of_the_day_on_which_it_is_judged(
+    pairs: PairStore, params: Params, tmp_path: Path
+) -> None:
+    for number, level in enumerate((10, 60, 60, 200)):
+        path = tmp_path / f"{number}.{'bmp' if number == 2 else 'png'}"  # the third is the second, saved again
+        Image.new("RGB", (40, 40), (level, level, level)).save(path)
+        at = (NOW - timedelta(days=10 * number)).timestamp()
+        os.utime(path, (at, at))
+    models = (Brightness(BOLT[1]), Brightness(BOLT[2]))
+    everyone = params.model_copy(update={"shadow": params.shadow.model_copy(update={"review_share": 1.0})})
+    for expected in ((4, 0), (0, 4)):
+        done = shadow_images("bolt", find_images(tmp_path), *models, pairs, everyone, Progress(), clock=lambda: NOW)
+        assert (done.num_new, done.num_known) == expected
+    table = pairs.table(*BOLT).sort_values("captured_at", ascending=False)
+    assert table["captured_at"].tolist() == [NOW - timedelta(days=10 * number) for number in range(4)]
+    assert table["capture_suspect"].tolist() == [False, True, True, True]
+    assert table["is_first"].tolist() == [True, True, False, True]
+    assert set(table["received_at"]) == {NOW}
+    assert set(table["source"]) == {"batch"}
+    assert set(table["review_share"]) == {1.0} and table["review_drawn"].all()
+    assert pairs.counts(*BOLT, since=NOW - timedelta(seconds=1)).num_pairs == 3
+
+
 # --- reference parts ------------------------------------------------------------------------------------------------
 
 
@@ -351,8 +392,9 @@ class TestWhatWaitsForReview:
         assert self.waiting(pairs) == []
 
     def test_the_command_lists_them_and_takes_a_label(
-        self, command: Callable[..., tuple[int, str, str]], tmp_path: Path
+        self, command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.chdir(tmp_path)
         assert command("review", "list", "--json")[:2] == (0, "[]\n")
         open_records().pairs.record([judged(1, LOUD, QUIET, trace_id="line-7")])
         kept = Layout().inspected / "bolt" / f"{image_id(1)}.png"

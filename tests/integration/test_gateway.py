@@ -4,11 +4,12 @@ detectors of the same protocol."""
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -297,6 +298,38 @@ def test_where_the_preferred_model_cannot_be_loaded_the_other_one_answers_until_
         assert site.inspect("stripes", png("stripes"))["answered_by"] == "candidate"
         mended.set()
         wait_for(lambda: site.inspect("stripes", png("stripes"))["answered_by"] == "legacy")
+
+
+# --- the same router outside the gateway ----------------------------------------------------------------------------
+
+SAME = ("threshold", "decision", "class_name", "answered_by", "model_version")
+
+
+@pytest.mark.parametrize("phase", [Phase.SHADOW, Phase.CANARY, Phase.LEGACY_DELETED])
+def test_the_command_line_answers_as_the_gateway_does(
+    factory: Factory, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    factory.move(dots=phase)
+    monkeypatch.chdir(factory.models.root)
+    for name, value in factory.environment().items():
+        monkeypatch.setenv(name, value)
+    paths = [factory.root / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(paths):
+        path.write_bytes(png("dots", number))
+    with factory.serve() as site:
+        told = [site.inspect("dots", path.read_bytes()) for path in paths]
+        found = [site.post(path.read_bytes()) for path in paths]
+    overlays = factory.root / "overlays"
+    _, out, err = command("inspect", *map(str, paths), "--class", "dots", "--heatmap", str(overlays), "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == len(list(overlays.glob("*.png"))) == 6, err
+    assert [row["fingerprint"] for row in rows] == [one["model_fingerprint"] for one in told]
+    assert [row["score"] for row in rows] == pytest.approx([one["score"] for one in told], abs=1e-6)
+    assert [[row[name] for name in SAME] for row in rows] == [[one[name] for name in SAME] for one in told]
+    _, out, _ = command("inspect", *map(str, paths), "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    for name in ("class_name", "decision"):
+        assert [row[name] for row in rows] == [one.json()[name] for one in found]
 
 
 # --- heat maps ------------------------------------------------------------------------------------------------------
@@ -724,6 +757,7 @@ def test_an_inspectors_word_reaches_the_pair_by_image_and_by_trace(factory: Fact
         ({"image_id": "0" * 64, "trace_id": "t"}, 422, "one of them"),
         ({}, 422, "one of them"),
         ({"image_id": "0" * 64, "by": ""}, 422, "by"),
+        ({"image_id": "0" * 64, "at": "2026-01-01T00:00:00Z"}, 422, "at: Extra inputs are not permitted"),
     ],
 )
 def test_feedback_that_says_nothing_usable_is_refused(

@@ -9,8 +9,18 @@ from datetime import UTC, datetime
 import pytest
 
 from shadowline.gateway.models import Engine, Model
-from shadowline.gateway.routing import CANDIDATE, LEGACY, Route, needed, position, route_of
-from shadowline.records.rollout import ModelPlace
+from shadowline.gateway.routing import (
+    CANDIDATE,
+    LEGACY,
+    Route,
+    needed,
+    position,
+    route_of,
+    unplanned_options,
+    unplanned_state,
+)
+from shadowline.params import Unplanned
+from shadowline.records.rollout import KnownModels, ModelPlace
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 
@@ -65,6 +75,24 @@ def test_an_image_stays_with_the_candidate_when_the_share_grows():
     small, large = (Route(state(P.CANARY, share), {}) for share in (0.1, 0.5))
     ours = [one for one in IDS if small.side_of(one) == CANDIDATE]
     assert {large.side_of(one) for one in ours} == {CANDIDATE}
+
+
+def test_outside_the_rollout_the_preferred_model_answers_alone_and_else_the_other():
+    both = KnownModels("old", "new")
+    for known, preferred, broken, answers in (
+        (both, Unplanned.LEGACY, (), LEGACY),
+        (both, Unplanned.CHAMPION, (), CANDIDATE),
+        (both, Unplanned.LEGACY, ("old",), CANDIDATE),
+        (both, Unplanned.CHAMPION, ("new",), LEGACY),
+        (both, Unplanned.CHAMPION, ("new", "old"), CANDIDATE),  # then its problem is told
+        (KnownModels(None, "new"), Unplanned.LEGACY, (), CANDIDATE),
+        (KnownModels("old", None), Unplanned.CHAMPION, (), LEGACY),
+    ):
+        one = unplanned_state("bolt", unplanned_options(known, preferred), broken)
+        route = Route(one, {})
+        assert {route.side_of(image_id) for image_id in IDS[:50]} == {answers}
+        assert route.shadow_of(answers) is None
+        assert needed(one) == {"old" if answers == LEGACY else "new": answers}
 
 
 def test_positions_are_in_the_half_open_unit_interval():
