@@ -27,6 +27,7 @@ from shadowline.sequential import ChangeTable, Ints
 SLOT = timedelta(minutes=15)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SLOTS_A_DAY = 96
+_INSTANT = timedelta(microseconds=1)
 
 UNLABELLED, NORMAL, ANOMALOUS = 0, 1, 2  # label
 NO_ALARM, ALARM = 0, 1  # decision of either model
@@ -144,11 +145,11 @@ class Evidence:
     def num_days(self, since: datetime, min_images: int, *, both: bool = False) -> int:
         """Closed production days with at least `min_images` images received after `since` and judged by the candidate.
 
-        `both`: judged by both models.
+        `both`: judged by both models. Images of the slot in which `since` lies do not count, unless it begins then.
         """
         table = self.table
         counted = table.produced & (table.both_judged if both else table.judged)
-        counted &= table.received >= slot_of(since)
+        counted &= table.received > slot_of(since - _INSTANT)
         images = np.zeros(len(self.days), dtype=np.int64)
         np.add.at(images, self.day_of_row[counted], table.count[counted])
         closed = np.array([day.end <= self.closed_until for day in self.days], dtype=np.bool_)

@@ -94,6 +94,14 @@ class ChangeTable:
     value: Ints  # (R,) index into the values
     count: Ints  # (R,) how many; negative where it takes something back
 
+    def added_up(self) -> ChangeTable:
+        """One row for each moment, day and value, none where nothing changes."""
+        keys_R3 = np.stack([self.moment, self.day, self.value], axis=1)
+        keys, position = np.unique(keys_R3, axis=0, return_inverse=True)
+        count = np.bincount(position.ravel(), weights=self.count, minlength=len(keys)).astype(np.int64)
+        moment, day, value = keys[count != 0].T
+        return ChangeTable(moment, day, value, count[count != 0])
+
     def since(self, day: int) -> ChangeTable | None:
         """The observations of this day and later ones, whose numbers begin again at 0; None where there are none."""
         late = self.day >= day
@@ -107,16 +115,15 @@ def crossings(table: ChangeTable, values: Sequence[float], bound: float, alpha: 
 
     One process begins on each day k with the stake 1/(k (k + 1)), which sum to 1: a change is found however long
     everything was well before it, and all processes together still reject wrongly with a probability of at most
-    `alpha` until the first crossing. Wealth only rises where a value above the bound comes in, so that it is
-    computed there alone. Late values can only delay a crossing where a value that is not known yet counts as one that
-    does not exceed the bound. A bound that no value exceeds is never crossed; one at the smallest value is crossed by
-    the first value above it.
+    `alpha` until the first crossing. Wealth only rises where a value above the bound comes in or one below it is taken
+    back, so that it is computed there alone. Late values can only delay a crossing where a value that is not known yet
+    counts as one that does not exceed the bound. A bound that no value exceeds is never crossed; one at the smallest
+    value, or below it, is crossed by the first value above that.
     """
     if bound >= max(values):
         return ()
-    bound = max(bound, min(values) + _LEAST * (max(values) - min(values)))
     found: list[int] = []
-    rest: ChangeTable | None = table
+    rest: ChangeTable | None = table.added_up()
     while rest is not None and (crossed := _first_crossing(rest, values, bound, alpha)) is not None:
         found.append(crossed)
         rest = rest.since(int(rest.day[rest.moment <= crossed].max()) + 1)
@@ -125,9 +132,11 @@ def crossings(table: ChangeTable, values: Sequence[float], bound: float, alpha: 
 
 def _first_crossing(table: ChangeTable, values: Sequence[float], bound: float, alpha: float) -> int | None:
     """The first moment at which the mixture over all starting days has reached 1/`alpha`."""
+    if bound <= min(values) + _LEAST * (max(values) - min(values)):
+        return _first_above(table, np.asarray(values) > min(values))
     differences = np.asarray(values, dtype=np.float64) - bound
     gains_VJ = np.log1p(np.outer(differences, bets(values, bound)))
-    moments_E = np.unique(table.moment[(differences[table.value] > 0) & (table.count > 0)])
+    moments_E = np.unique(table.moment[differences[table.value] * table.count > 0])
     position = np.searchsorted(moments_E, table.moment)
     known_DV = np.zeros((0, len(values)))
     start, size = 0, _FIRST_CHUNK
@@ -147,10 +156,22 @@ def _first_crossing(table: ChangeTable, values: Sequence[float], bound: float, a
     return None
 
 
+def _first_above(table: ChangeTable, is_above_V: npt.NDArray[np.bool_]) -> int | None:
+    """The first moment at which a value above the smallest is known."""
+    above = is_above_V[table.value]
+    moments_E, position = np.unique(table.moment[above], return_inverse=True)
+    known_E = np.cumsum(np.bincount(position, weights=table.count[above], minlength=len(moments_E)))
+    return int(moments_E[np.argmax(known_E > 0)]) if (known_E > 0).any() else None
+
+
 def _mixed_wealth(known_EDV: Floats, gains_VJ: Floats) -> Floats:
-    """(E,) log of the wealth of all bets from all starting days together."""
+    """(E,) log of the wealth of all bets from all starting days together.
+
+    The stakes of all later days, 1/(D + 1) in sum, are still in hand: the result does not depend on D.
+    """
     starts = np.arange(1, known_EDV.shape[1] + 1)
     log_stakes_D1 = -np.log(starts * (starts + 1.0))[:, None]
     since_EDV = np.cumsum(known_EDV[:, ::-1], axis=1)[:, ::-1]
-    wealth: Floats = logsumexp(since_EDV @ gains_VJ + log_stakes_D1, axis=(1, 2)) - np.log(NUM_BETS)
+    staked: Floats = logsumexp(since_EDV @ gains_VJ + log_stakes_D1, axis=(1, 2)) - np.log(NUM_BETS)
+    wealth: Floats = np.logaddexp(staked, -np.log(len(starts) + 1.0))
     return wealth

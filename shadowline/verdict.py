@@ -135,6 +135,9 @@ def _unproven_hits(cells: Cells, shadow: ShadowParams) -> str:
 
 
 def _is_proven(counts: Sequence[int], values: tuple[float, ...], bound: float, shadow: ShadowParams) -> bool:
+    """The mean exceeds `bound`. A bound at the largest value needs nothing else, one at the smallest needs no proof."""
     if bound >= max(values):
         return counts[-1] == sum(counts)
+    if bound <= min(values):
+        return True
     return float(log_wealth(counts, values, bound)) >= math.log(1.0 / (1.0 - shadow.confidence))

@@ -56,7 +56,10 @@ def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, policy
 def read_table(
     engine: Engine, models: tuple[str, str, str], since: datetime | None, until: datetime, slow_ms: float
 ) -> EvidenceTable:
-    """What is known before `until` of the images received since then; `models`: class, candidate, legacy model."""
+    """What is known before `until` of the images received since then; `models`: class, candidate, legacy model.
+
+    A label counts from its slot on: of the slot in which `until` lies, if it does not begin there, all labels count.
+    """
     same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
     chosen = [column == value for column, value in zip(same, models, strict=True)]
     chosen += [
@@ -86,22 +89,26 @@ def read_chosen(
             FeedbackRow,
             and_(FeedbackRow.class_name == PairRow.class_name, FeedbackRow.image_id == PairRow.image_id),
         )
-        .where(chosen, FeedbackRow.at < until)
+        .where(chosen)
         .order_by(PairRow.id, FeedbackRow.id)
     ).all()
-    return _table([(row[0], 0, *row) for row in received] + list(_label_changes(labelled)))
+    changes = [change for change in _label_changes(labelled) if start_of(change[0]) < until]
+    return _table([(row[0], 0, *row) for row in received] + changes)
 
 
 def _label_changes(rows: Iterable[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
-    """Two rows for each word on an image: the former label is taken back, the new one counts from then on."""
-    former: dict[int, int] = {}
+    """Two rows for each word on an image: the former label is taken back, the new one counts from then on.
+
+    A word counts no earlier than its image, and no earlier than the word that it supersedes, whatever time it names.
+    """
+    former: dict[int, tuple[int, int]] = {}
     for pair, word, slot, *keys in rows:
-        before, after = former.get(pair, 0), _LABELS[Label(word)]
-        known_at = max(slot, keys[0])  # a part of known label may be labelled before it is received
+        since, before = former.get(pair, (keys[0], 0))
+        known_at, after = max(slot, since), _LABELS[Label(word)]
         if before != after:
             yield (known_at, before, *keys, -1)
             yield (known_at, after, *keys, 1)
-        former[pair] = after
+        former[pair] = (known_at, after)
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> EvidenceTable:

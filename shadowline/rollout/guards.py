@@ -14,6 +14,8 @@ Each guard is one question to every image, and a bound on the mean of the answer
                                                                for review by chance, or put on the line on purpose
                   The bounds of the last three are added to what was usual before the candidate answered; the first
                   two of them look in both directions.
+                  In `lost_defects` and `misses` an alarm of the candidate that has no label yet counts as a defect
+                  that it found.
 
 A guard trips when the evidence proves that its bound is crossed, by a test that may be looked at for ever (see
 `shadowline/sequential.py`). The error probability `rollout.stop_error` is shared equally among the hard guards.
@@ -159,8 +161,8 @@ def _is_lost(table: EvidenceTable) -> np.ndarray:
 
 
 def _lost(table: EvidenceTable) -> Ints:
-    alone = (table.label == ANOMALOUS) & table.both_judged & (table.candidate != table.legacy)
-    return _yes_no(alone & table.produced, _is_lost(table))
+    gained = (table.label != NORMAL) & (table.candidate == ALARM) & (table.legacy == NO_ALARM)
+    return _yes_no((_is_lost(table) | gained) & table.produced, _is_lost(table))
 
 
 def _false_alarm(table: EvidenceTable) -> Ints:
@@ -185,9 +187,10 @@ def _dropped(table: EvidenceTable) -> Ints:
 def _change_questions(evidence: Evidence, since: int, policy: RolloutParams) -> Iterator[tuple[str, _Question]]:
     """More and fewer alarms than usual; usual is what the candidate showed before `since`, whatever the labels said.
 
-    After it, an alarm or a silence that a label proves right does not count against the candidate.
+    After it, an alarm or a silence that a label proves right does not count against the candidate. What was known of
+    misses when it began to answer is usual; labels that come later do not move the bound of a test that has begun.
     """
-    before = evidence.table.where(evidence.table.received < since)
+    before = evidence.known_at(since, received_before=since)
     beside = counts_of(_against_legacy(before, +1, settle=False), before.count, 3)
     alone = counts_of(_alarm(before), before.count, 2)
     defects = counts_of(_known_miss(before), before.count, 2)
@@ -251,8 +254,10 @@ def _missed_since(since: int) -> Callable[[EvidenceTable], Ints]:
     """Only parts that were chosen without looking at a decision: others would hide what nobody flagged."""
 
     def value_of(table: EvidenceTable) -> Ints:
+        missed = (table.label == ANOMALOUS) & (table.candidate == NO_ALARM)
+        hit = (table.label != NORMAL) & (table.candidate == ALARM)
         sampled = (table.drawn | table.reference) & (table.received >= since)
-        return np.where(sampled, _known_miss(table), -1)
+        return _yes_no(sampled & (missed | hit), missed)
 
     return value_of
 

@@ -55,6 +55,8 @@ class Candidate:
     kind_missed: float = 0.0  # share of the defects that are of a kind to which it is blind
     from_day: int = 0  # before this day it errs as a good one does
     worse_each_week: float = 0.0  # added to `missed`, every seven days
+    slow: float = 0.0  # share of the answers that take longer than the latency guard allows
+    slower_each_week: float = 0.0  # added to `slow`, every seven days
     delayed: bool = False  # says of each part what the legacy model said of the one before
 
 
@@ -88,8 +90,9 @@ def rehearse(line: Line, candidate: Candidate, reviews: Reviews, num_days: int, 
     )
     label = np.where(defect, ANOMALOUS, NORMAL)
     share = np.full(len(day), reviews.review_share)
+    slow = rng.random(len(day)) < candidate.slow + candidate.slower_each_week * (day // 7)
     judged = np.where(is_off, ABSENT, legacy)
-    return _table(received, label, said, judged, drawn, share, looked_at, reviews.delay_slots)
+    return _table(received, label, said, judged, slow, drawn, share, looked_at, reviews.delay_slots)
 
 
 def _decide(defect: Flags, missed: npt.NDArray[np.float64], false_alarms: float, rng: np.random.Generator) -> Flags:
@@ -123,6 +126,7 @@ def _table(
     label: npt.NDArray[np.int64],
     said: npt.NDArray[np.int64],
     legacy: npt.NDArray[np.int64],
+    slow: Flags,
     drawn: Flags,
     share: npt.NDArray[np.float64],
     looked_at: Flags,
@@ -132,6 +136,7 @@ def _table(
         "received": received,
         "candidate": said,
         "legacy": legacy,
+        "slow": slow,
         "drawn": drawn,
     }
     parts["review_share"] = share

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
 from functools import cache
 
 import numpy as np
@@ -14,35 +13,22 @@ from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
-from shadowline.params import Params, ShadowParams
+from shadowline.evidence import ALARM, NO_ALARM
 from shadowline.shadow import (
-    ALARM,
-    NO_ALARM,
-    Outcome,
     PairCounts,
     Rate,
     agree,
-    judge,
+    lost_defects,
     paired_difference,
     score_correlation,
 )
 
-START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 NUM_DRAWS = 20_000  # a coverage of 0.95 is then known to ± 0.0031, two standard errors
 
-quarters = st.integers(0, 360).map(lambda number: number / 4)  # of days: exact in binary
-shares = st.floats(0.01, 1.0)
 confidences = st.floats(0.5, 0.999)
 hits_of_total = st.integers(1, 5_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total)))
 counts_of_pairs = st.lists(st.integers(0, 400), min_size=12, max_size=12).map(
     lambda cells: PairCounts(np.asarray(cells, dtype=np.int64).reshape(3, 2, 2))
-)
-policies = st.builds(
-    ShadowParams,
-    min_pairs=st.integers(1, 2_000),
-    min_days=quarters,
-    min_agreement=shares,
-    confidence=confidences,
 )
 
 
@@ -53,12 +39,6 @@ def cells(**numbers: int) -> PairCounts:
         label, _, alarms = name.partition("_")
         found["una".index(label), int("c" in alarms), int("g" in alarms)] = number
     return PairCounts(found)
-
-
-def loses_defects(counts: PairCounts, policy: ShadowParams) -> bool:
-    """Among labelled defects that one model alone found, too many are the legacy model's for chance."""
-    lost, gained = int(counts.cells_LCG[2, 0, 1]), int(counts.cells_LCG[2, 1, 0])
-    return lost + gained > 0 and binomtest(lost, lost + gained, alternative="greater").pvalue < 1 - policy.confidence
 
 
 def decisions(counts: PairCounts) -> tuple[list[int], list[int]]:
@@ -215,6 +195,35 @@ class TestAgainstOtherImplementations:
         assert score_correlation(scores, -(scores**3)) == pytest.approx(-1.0)
 
 
+class TestLostDefects:
+    @given(counts_of_pairs)
+    def test_the_p_value_is_a_binomial_test_of_those_that_one_model_alone_found(self, counts: PairCounts) -> None:
+        lost, gained = int(counts.cells_LCG[2, 0, 1]), int(counts.cells_LCG[2, 1, 0])
+        found = agree(counts, 0.95)
+        assert counts.lost_and_gained == (lost, gained)
+        if lost + gained == 0:
+            assert found.lost_defects_p is None
+        else:
+            expected = binomtest(lost, lost + gained, alternative="greater").pvalue
+            assert found.lost_defects_p == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("lost", "gained", "expected"), [(4, 0, 0.0625), (5, 0, 0.03125), (9, 3, 299 / 4_096), (0, 7, 1.0)]
+    )
+    def test_by_hand(self, lost: int, gained: int, expected: float) -> None:
+        counts = cells(u_=5_000, a_g=lost, a_c=gained)
+        found = agree(counts, 0.95)
+        assert found.lost_defects_p == pytest.approx(expected)
+        assert f"{lost} defects that only the legacy model found, {gained} that only the candidate" in lost_defects(
+            counts, found
+        )
+
+    def test_without_any_there_is_none(self) -> None:
+        counts = cells(u_=10, a_cg=3, u_g=4)
+        assert agree(counts, 0.95).lost_defects_p is None
+        assert "p =" not in lost_defects(counts, agree(counts, 0.95))
+
+
 class TestLawsOfCounts:
     @given(counts_of_pairs, counts_of_pairs, counts_of_pairs)
     def test_they_add_in_any_order(self, one: PairCounts, two: PairCounts, three: PairCounts) -> None:
@@ -282,64 +291,3 @@ class TestLawsOfCounts:
     def test_one_decision_of_both_throughout_has_no_kappa(self, cell: str) -> None:
         found = agree(cells(**{cell: 500}), 0.95)
         assert (found.kappa, found.mcnemar_p, found.agreement.value) == (None, None, 1.0)
-
-
-class TestTheVerdict:
-    @given(counts_of_pairs, st.none() | quarters, policies)
-    def test_it_passes_only_on_enough_pairs_days_and_proof(
-        self, counts: PairCounts, days: float | None, policy: ShadowParams
-    ) -> None:
-        first_at = None if days is None else START
-        found = judge(counts, first_at, START + timedelta(days=days or 0.0), policy)
-        proven = agree(counts, policy.confidence).settled.low >= policy.min_agreement
-        lasted = policy.min_days == 0.0 if days is None else timedelta(days=days) >= timedelta(days=policy.min_days)
-        enough = counts.num_pairs >= policy.min_pairs
-        loses = enough and loses_defects(counts, policy)
-        assert (found.outcome is Outcome.PASS) == (proven and lasted and enough and not loses)
-        assert found.reasons
-
-    @given(counts_of_pairs, policies)
-    def test_it_fails_if_and_only_if_the_whole_interval_lies_below_or_defects_are_lost_on_enough_pairs(
-        self, counts: PairCounts, policy: ShadowParams
-    ) -> None:
-        found = judge(counts, START, START + timedelta(days=90), policy)
-        below = agree(counts, policy.confidence).settled.high < policy.min_agreement
-        enough = counts.num_pairs >= policy.min_pairs
-        assert (found.outcome is Outcome.FAIL) == (enough and (below or loses_defects(counts, policy)))
-
-    def test_defects_lost_are_a_binomial_test_of_those_that_one_model_alone_found(self, params: Params) -> None:
-        later = START + timedelta(days=90)
-        for lost, gained, outcome in ((4, 0, Outcome.PASS), (5, 0, Outcome.FAIL), (9, 3, Outcome.PASS)):
-            counts = cells(u_=5_000, a_g=lost, a_c=gained)
-            assert judge(counts, START, later, params.shadow).outcome is outcome
-            p = agree(counts, 0.95).lost_defects_p
-            assert p == pytest.approx(binomtest(lost, lost + gained, alternative="greater").pvalue)
-
-    def test_without_pairs_it_is_open(self, params: Params) -> None:
-        found = judge(PairCounts.empty(), None, START, params.shadow)
-        assert found.outcome is Outcome.INCONCLUSIVE
-        assert found.reasons[:2] == ("0 pairs, need 200", "0.0 days, need 28")
-
-    def test_pairs_without_a_first_time_never_pass(self, params: Params) -> None:
-        found = judge(cells(u_=10_000), None, START, params.shadow)
-        assert (found.outcome, found.reasons) == (Outcome.INCONCLUSIVE, ("0.0 days, need 28",))
-
-    def test_the_last_missing_second_counts(self, params: Params) -> None:
-        due = START + timedelta(days=params.shadow.min_days)
-        assert judge(cells(u_=10_000), START, due - timedelta(seconds=1), params.shadow).outcome is Outcome.INCONCLUSIVE
-        assert judge(cells(u_=10_000), START, due, params.shadow).outcome is Outcome.PASS
-
-    def test_faultless_agreement_never_fails_a_bound_of_1(self, params: Params) -> None:
-        strict = params.shadow.model_copy(update={"min_agreement": 1.0})
-        assert judge(cells(u_=300), START, START + timedelta(days=28), strict).outcome is Outcome.INCONCLUSIVE
-
-    def test_feedback_that_proves_the_candidate_right_turns_a_failure(self, params: Params) -> None:
-        later = START + timedelta(days=28)
-        assert judge(cells(u_=900, u_g=100), START, later, params.shadow).outcome is Outcome.FAIL
-        assert judge(cells(u_=900, n_g=100), START, later, params.shadow).outcome is Outcome.PASS
-        assert judge(cells(u_=900, a_g=100), START, later, params.shadow).outcome is Outcome.FAIL
-
-    def test_many_pairs_that_straddle_the_bound_are_open(self, params: Params) -> None:
-        found = judge(cells(u_=950, u_c=50), START, START + timedelta(days=28), params.shadow)
-        assert found.outcome is Outcome.INCONCLUSIVE
-        assert "does not prove 95.0% yet" in found.reasons[0]
