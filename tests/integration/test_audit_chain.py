@@ -466,21 +466,23 @@ class TestWhatTheStoresPutOnRecord:
             "shadow",
             4,
         )
-        assert entries[5].facts == {"order": "hold", "why": "cleaning"}
-        assert entries[7].facts == {"target": "canary", "candidate": "v1-bolt", "legacy": "legacy-bolt"}
+        assert entries[5].facts == {"id": 1, "order": "hold", "why": "cleaning", "classes": ["bolt", "nut"]}
+        assert entries[7].facts == {"id": 1, "target": "canary", "candidate": "v1-bolt", "legacy": "legacy-bolt"}
         assert entries[8].facts["link"] == "https://wiki/1"
-        assert entries[9].facts == {"image": image_id(1), "from": None, "to": "normal", "note": ""}
+        assert entries[9].facts == {"id": 1, "image": image_id(1), "from": None, "to": "normal", "note": ""}
 
-    def test_only_a_word_that_changes_a_label(self, records: Records) -> None:
+    def test_every_word_on_an_image_also_one_that_changes_no_label(self, records: Records) -> None:
         records.pairs.record([made_pair(1), made_pair(1, class_name="nut")])
         for label in (Label.NORMAL, Label.NORMAL, Label.ANOMALOUS, Label.ANOMALOUS, Label.NORMAL):
             records.pairs.label("bolt", image_id(1), label, "Ada", START)
         records.pairs.label("nut", image_id(1), Label.NORMAL, "Ada", START)
-        assert records.chain.num_noted() == 4, "noted with the label, and sealed by the next tick"
+        assert records.chain.num_noted() == 6, "noted with the label, and sealed by the next tick"
         sealed = records.chain.seal()
         assert [(one.facts["from"], one.facts["to"]) for one in sealed if one.subject == "bolt"] == [
             (None, "normal"),
+            ("normal", "normal"),
             ("normal", "anomalous"),
+            ("anomalous", "anomalous"),
             ("anomalous", "normal"),
         ]
 
@@ -656,6 +658,7 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
     registry: Callable[..., ModelVersion], command: Command
 ) -> None:
     from tasks.audit import note_promotion, note_registration, operator
+    from tasks.registry import client
 
     first = registry(bolt=0.5, nut=0.7)
     note_registration.fn(first, Layout())
@@ -664,6 +667,8 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         note_registration.fn(second, Layout())
     for version in (first, first, second, first):
         note_promotion(version, operator())
+    for alias, leading in (("champion", "1"), ("previous", "2")):
+        client().set_registered_model_alias("inspector", alias, leading)
     entries = [one for one in check(chain_here()) if one.kind != Kind.KEY]
     assert [(one.kind, one.subject) for one in entries] == [
         ("registration", "models:/inspector/1"),
@@ -680,7 +685,8 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         ("2", "1"),
         ("1", "2"),
     ]
-    assert command("audit", "verify", "--json")[0] == 0
+    code, out, _ = command("audit", "verify", "--json")
+    assert code == 0, out
     _forget_the_end(chain_here())
     code, out, _ = command("audit", "verify", "--json")
     assert code == 1 and "as models:/inspector/2 knows" in json.loads(out)["reason"]
