@@ -159,7 +159,7 @@ def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Pr
     `trusted` as in `Chain.verify`; raises ValueError where there is nothing to trust.
     """
     chain = records.chain
-    witnesses, absent, problem = _find_witnesses(chain)
+    witnesses, absent, problem = find_witnesses(chain)
     found = chain.verify(progress, trusted, witnesses)
     if not found.sound:
         return Verification(found, absent, False, (), RegistryReport(problem=problem))
@@ -179,7 +179,7 @@ def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Pr
     )
 
 
-def _find_witnesses(chain: Chain) -> tuple[list[Witness], tuple[str, ...], str]:
+def find_witnesses(chain: Chain) -> tuple[list[Witness], tuple[str, ...], str]:
     """What the registry and the second place know; what is not there; why the registry does not answer."""
     witnesses, absent, problem = [], [], ""
     try:

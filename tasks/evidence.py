@@ -42,10 +42,8 @@ from shadowline.report.evidence import (
 from shadowline.report.model_card import Card, render_card
 from shadowline.rollout.state import Event
 from shadowline.shadow import judge
-from tasks.audit import registry_witnesses
+from tasks.audit import find_witnesses
 from tasks.evidence_versions import find_versions, read_classes
-from tasks.origin import first_line
-from tasks.registry import STORE_ERRORS
 from tasks.registry_audit import compare_registry
 
 log = logging.getLogger(__name__)
@@ -107,12 +105,10 @@ def export_pack(
 
 
 def _require_whole(chain: Chain) -> None:
-    """The key folder and, where it answers, the registry know entries that a chain whose end was cut no longer has."""
-    try:
-        witnesses = registry_witnesses()
-    except STORE_ERRORS as error:
-        log.warning("the registry does not answer, and was not heard as a witness: %s", first_line(error))
-        witnesses = []
+    """Witnesses, as far as they answer, know entries that a chain whose end was cut no longer has."""
+    witnesses, absent, problem = find_witnesses(chain)
+    for line in filter(None, (problem, *absent)):
+        log.warning("a witness was not heard: %s", line)
     lost = chain.unheard(witnesses)
     if lost is not None:
         raise UnsoundChainError(f"audit chain: {lost.complaint}; see `shadowline audit verify`")

@@ -233,16 +233,11 @@ class Chain:
     def latest(self, kind: Kind, subject: str = "") -> Note | None:
         """The last of a kind, about a subject or any, sealed or not."""
         with reading(self.engine) as connection:
-            return self.latest_on(connection, kind, subject)
-
-    @staticmethod
-    def latest_on(connection: Connection, kind: Kind, subject: str = "") -> Note | None:
-        """The same within a transaction of the caller's."""
-        for table, order in ((AuditNoteRow, AuditNoteRow.id), (AuditEntryRow, AuditEntryRow.number)):
-            query = select(table).where(table.kind == str(kind)).order_by(order.desc()).limit(1)
-            row = connection.execute(query.where(table.subject == subject) if subject else query).first()
-            if row is not None:
-                return Note(row.at, row.by, row.kind, row.subject, row.body)
+            for table, order in ((AuditNoteRow, AuditNoteRow.id), (AuditEntryRow, AuditEntryRow.number)):
+                query = select(table).where(table.kind == str(kind)).order_by(order.desc()).limit(1)
+                row = connection.execute(query.where(table.subject == subject) if subject else query).first()
+                if row is not None:
+                    return Note(row.at, row.by, row.kind, row.subject, row.body)
         return None
 
     def num_noted(self) -> int:

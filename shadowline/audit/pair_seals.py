@@ -32,7 +32,7 @@ from shadowline.audit.entry import Kind, Record
 from shadowline.audit.merkle import Tree
 from shadowline.audit.rows import plain_values
 from shadowline.audit.state import Difference, TableReport
-from shadowline.audit.statements import Statement, read_statements
+from shadowline.audit.statements import Statement, read_latest, read_statements
 from shadowline.progress import Progress
 from shadowline.records.database import reading, reading_any_text
 from shadowline.records.tables import PairRow
@@ -93,11 +93,11 @@ def seal_pairs(chain: Chain, now: datetime) -> int:
     Pairs are read beside their writers, which wait for nothing but the moment in which the notes are written.
     """
     settled = _last_settled(chain.engine)
-    batches, known = _gather(chain.engine, settled, now)
-    if batches and _note(chain, batches, known, now):
-        chain.seal()
-        return sum(one.tree.num_leaves for one in batches.values())
-    return 0
+    gathered = _gather(chain.engine, settled, now)
+    if not gathered.batches or not _note(chain, gathered, settled, now):
+        return 0
+    chain.seal()
+    return sum(batch.tree.num_leaves for batch in gathered.batches.values())
 
 
 def seal_pairs_if_possible(chain: Chain, now: datetime) -> None:
@@ -114,18 +114,10 @@ class _Batch:
     last_id: int
 
 
-@dataclass(frozen=True)
-class _Known:
-    """Of what was sealed before."""
-
-    latest: str  # body of the last note or entry; empty where there is none
-    next_id: int  # the smallest id that was left unsealed
-
-    @classmethod
-    def read(cls, connection: Connection) -> _Known:
-        latest = Chain.latest_on(connection, Kind.PAIRS)
-        body = latest.body if latest else ""
-        return cls(body, int(json.loads(body)["next_id"]) if body else 0)
+def _latest(connection: Connection, settled: int) -> Seal | None:
+    """The batch that was noted last. What somebody else wrote among the notes is passed over, be it sealed by now."""
+    said = map(seal_of, read_latest(connection, Kind.PAIRS))
+    return next((one for one in said if one is not None and one.next_id <= settled + 1), None)
 
 
 def _last_settled(engine: Engine) -> int:
@@ -140,14 +132,20 @@ def _last_settled(engine: Engine) -> int:
         return int(connection.execute(query).scalar() or 0)
 
 
-def _gather(engine: Engine, settled: int, now: datetime) -> tuple[dict[Place, _Batch], tuple[_Known, int]]:
-    """The new batches, what was known before them, and the smallest id that they leave unsealed."""
+@dataclass(frozen=True)
+class _Gathered:
+    batches: Mapping[Place, _Batch]
+    before: Seal | None  # what was noted last
+    next_id: int  # the smallest id that they leave unsealed
+
+
+def _gather(engine: Engine, settled: int, now: datetime) -> _Gathered:
     cutoff = (now.astimezone(UTC) - SETTLING).replace(minute=0, second=0, microsecond=0)
     batches: dict[Place, _Batch] = {}
     sealed: dict[Place, int] = {}
     with reading_any_text(engine) as connection:
-        known = _Known.read(connection)
-        within = (PairRow.id >= known.next_id, PairRow.id <= settled)
+        before = _latest(connection, settled)
+        within = (PairRow.id >= (before.next_id if before else 0), PairRow.id <= settled)
         first_open = connection.execute(select(func.min(PairRow.id)).where(*within, received() >= cutoff)).scalar()
         num_read, last_read = 0, settled
         for values in _read(
@@ -163,33 +161,29 @@ def _gather(engine: Engine, settled: int, now: datetime) -> tuple[dict[Place, _B
                 batch.tree.add(_leaf(_LEAF, values))
                 batch.last_id = last_read
     next_id = last_read + 1 if num_read == _AT_ONCE else settled + 1
-    return batches, (known, min(next_id, first_open or next_id))
+    return _Gathered(batches, before, next_id if first_open is None else min(next_id, first_open))
 
 
-def _note(chain: Chain, batches: Mapping[Place, _Batch], known: tuple[_Known, int], now: datetime) -> bool:
+def _note(chain: Chain, gathered: _Gathered, settled: int, now: datetime) -> bool:
     """False where another tick has sealed meanwhile: nothing is noted."""
-    records = [
-        Record(
-            Kind.PAIRS,
-            class_name,
-            {
-                "hour": hour,
-                "count": batch.tree.num_leaves,
-                "root": batch.tree.root().hex(),
-                "last_id": batch.last_id,
-                "next_id": known[1],
-                "leaf": _LEAF,
-            },
-            ENGINE,
-            now,
-        )
-        for (class_name, hour), batch in sorted(batches.items())
-    ]
     with chain.alone() as connection:
-        if _Known.read(connection) != known[0]:
+        if _latest(connection, settled) != gathered.before:
             return False
-        chain.note(connection, records)
+        chain.note(connection, _records(gathered, now))
     return True
+
+
+def _records(gathered: _Gathered, now: datetime) -> Iterator[Record]:
+    for (class_name, hour), batch in sorted(gathered.batches.items()):
+        body = {
+            "hour": hour,
+            "count": batch.tree.num_leaves,
+            "root": batch.tree.root().hex(),
+            "last_id": batch.last_id,
+            "next_id": gathered.next_id,
+            "leaf": _LEAF,
+        }
+        yield Record(Kind.PAIRS, class_name, body, ENGINE, now)
 
 
 def _seals(connection: Connection, class_name: str, hour: str) -> Iterator[Seal]:

@@ -39,7 +39,7 @@ def plain_values(
     """The columns of the rows that `chosen` leaves, in its order."""
     query = chosen(select(*(type_coerce(column, NullType()).label(column.name) for column in columns)))
     converters = [(place, convert) for place, column in enumerate(columns) if (convert := _converter(column))]
-    for raw in connection.execution_options(yield_per=_CHUNK).execute(query):
+    for raw in connection.execute(query.execution_options(yield_per=_CHUNK)):
         values = list(raw)
         for place, convert in converters:
             values[place] = convert(values[place])

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, select
 from shadowline.audit.entry import Kind
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 
-_CHUNK = 10_000  # entries per round trip
+_CHUNK, _FEW = 10_000, 10  # rows per round trip
+_TABLES: tuple[tuple[Any, Any], ...] = ((AuditEntryRow, AuditEntryRow.number), (AuditNoteRow, AuditNoteRow.id))
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,30 @@ def read_statements(
 
     Those on one subject, and with a text in the body, where these are given.
     """
-    chosen = [str(kind) for kind in kinds]
-    for table, order in ((AuditEntryRow, AuditEntryRow.number), (AuditNoteRow, AuditNoteRow.id)):
-        query = select(order, table.kind, table.subject, table.by, table.at, table.body).where(table.kind.in_(chosen))
+    for table, order in _TABLES:
+        query = select(*_columns(table, order)).where(table.kind.in_([str(kind) for kind in kinds])).order_by(order)
         query = query.where(table.subject == subject) if subject else query
         query = query.where(table.body.contains(containing, autoescape=True)) if containing else query
-        rows = connection.execution_options(yield_per=_CHUNK).execute(query.order_by(order))
-        for number, kind, about, by, at, body in rows:
-            yield Statement(number if table is AuditEntryRow else None, kind, about, by, at, _facts(body))
+        for row in connection.execute(query.execution_options(yield_per=_CHUNK)):
+            yield _statement(row, table)
+
+
+def read_latest(connection: Connection, kind: Kind) -> Iterator[Statement]:
+    """The latest of a kind first; the notes come before the entries."""
+    for table, order in reversed(_TABLES):
+        of_kind = table.kind.concat("") == str(kind)  # without the index: from the end, the first one is near
+        query = select(*_columns(table, order)).where(of_kind).order_by(order.desc())
+        for row in connection.execute(query.execution_options(yield_per=_FEW)):
+            yield _statement(row, table)
+
+
+def _columns(table: Any, order: Any) -> tuple[Any, ...]:
+    return order, table.kind, table.subject, table.by, table.at, table.body
+
+
+def _statement(row: Any, table: Any) -> Statement:
+    number, kind, subject, by, at, body = row
+    return Statement(number if table is AuditEntryRow else None, kind, subject, by, at, _facts(body))
 
 
 def _facts(body: str) -> Mapping[str, Any]:

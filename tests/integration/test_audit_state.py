@@ -454,6 +454,19 @@ class TestSealingPairs:
         found = compare_pairs(engine, Progress())
         assert (found.num_batches, found.num_late, found.table.differences) == (4, 0, ())
 
+    @pytest.mark.parametrize("body", ["{", "{}", '{"next_id": 9}', "everything is sealed"])
+    def test_what_somebody_wrote_among_the_notes_stops_no_sealing(self, records: Records, body: str) -> None:
+        records.pairs.record([made_pair(number) for number in range(60)])
+        if "everything" in body:
+            text = {"hour": "2026-01-05T06", "count": 0, "root": "", "last_id": 0, "next_id": 10**12, "leaf": 1}
+            body = json.dumps(text)
+        with records.chain.engine.begin() as connection:
+            note = {**vars(Record(Kind.PAIRS, "bolt", {}, "Eve", START).noted), "body": body}
+            connection.execute(insert(AuditNoteRow), [note])
+        records.chain.seal()
+        assert seal_pairs(records.chain, START + DAY) == 60
+        assert compare_pairs(records.chain.engine, Progress()).table.differences, "it is named all the same"
+
     def test_a_backlog_is_sealed_tick_by_tick(self, records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shadowline.audit.pair_seals._AT_ONCE", 50)
         records.pairs.record([made_pair(number) for number in range(120)])
