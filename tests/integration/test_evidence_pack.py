@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,6 +31,7 @@ from evidence_fixture import (
 )
 
 from integration.made_records import START, first_events, made_pair, random_pairs
+from integration.mlflow_store import edited_by_hand
 from integration.tiny_project import CLASSES, Project, read_json
 from shadowline.audit.entry import Kind, Record
 from shadowline.audit.keys import Key
@@ -44,7 +43,6 @@ from shadowline.progress import Progress
 from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.rollout.observation import Order, OrderKind
-from shadowline.settings import Settings
 
 pytest_plugins = ["integration.postgres"]
 
@@ -276,7 +274,6 @@ def test_no_pack_is_made_of_numbers_that_the_chain_does_not_sign(records: Record
         "version 'inspector/2': metric 'test/auroc' is 0.999, and entry 12 signs 0.91"
     )
     pack.unlink()
-    store = Settings().tracking_uri.removeprefix("sqlite:///")
     for statement, column, signed, found in (
         ("UPDATE latest_metrics SET value = 0.999 WHERE key = 'test/auroc'", "metrics.test/auroc", "0.91", "0.999"),
         ("DELETE FROM latest_metrics WHERE key = 'test/auroc'", "metrics.test/auroc", "0.91", "none"),
@@ -284,10 +281,10 @@ def test_no_pack_is_made_of_numbers_that_the_chain_does_not_sign(records: Record
         ("UPDATE model_version_tags SET value = 'failed' WHERE key = 'verdict'", "tags.verdict", "passed", "failed"),
     ):
         expected = f"registry.{column} of models:/inspector/2: signed by entry 12 is {signed}, found is {found}"
-        with edited(store, statement):
+        with edited_by_hand(statement):
             assert "models:/inspector/" in refused(records, tmp_path), statement
             assert expected in map(str, compare_registry(records.chain).differences)
-    with edited(store, "UPDATE registered_model_aliases SET version = 1 WHERE alias = 'champion'"):
+    with edited_by_hand("UPDATE registered_model_aliases SET version = 1 WHERE alias = 'champion'"):
         assert "alias.champion of inspector: signed by entry 9 is 2, found is 1" in refused(records, tmp_path)
     assert export(records, tmp_path).is_file()
 
@@ -298,16 +295,6 @@ def _change_metric_inside(folder: Path, key: Key) -> None:
     versions["inspector/2"]["metrics"]["test/auroc"] = 0.999
     (folder / "versions.json").write_text(json.dumps(versions))
     rehash(folder, key)
-
-
-@contextmanager
-def edited(store: str, statement: str) -> Iterator[None]:
-    """A row of MLflow's database is changed by hand, and back."""
-    before = Path(store).read_bytes()
-    with closing(sqlite3.connect(store)) as connection, connection:
-        assert connection.execute(statement).rowcount
-    yield
-    Path(store).write_bytes(before)
 
 
 def test_no_pack_is_made_of_records_that_the_chain_does_not_sign(records: Records, tmp_path: Path) -> None:
