@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     s3_encryption: Literal["", "AES256", "aws:kms"] = ""  # server-side; empty: the bucket's own
     audit_keys: Path = Path("data/audit/keys")  # the keys that sign the audit chain, and what it ended with last
     audit_passphrase: SecretStr | None = None  # of new and existing keys
+    audit_witness: str = ""  # a share's folder or s3://bucket/prefix that is told every head of the audit chain
     inbox_url: str = ""  # s3:// prefix with a folder per class, polled for images of new products
     gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away

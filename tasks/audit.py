@@ -14,7 +14,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -22,21 +21,28 @@ from prefect import task
 from shadowline.audit.chain import Chain, Witness
 from shadowline.audit.differences import differences
 from shadowline.audit.entry import Entry, Kind, Record
+from shadowline.audit.heads import AwayError
+from shadowline.audit.pair_seals import compare_pairs
+from shadowline.audit.state import compare_tables
+from shadowline.audit.verification import RegistryReport, Verification
 from shadowline.hashing import file_sha256
 from shadowline.params import Params
 from shadowline.paths import Layout
-from shadowline.records.stores import open_records
+from shadowline.progress import Progress
+from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import ENGINE
-from shadowline.settings import Settings
+from tasks.origin import first_line
 from tasks.pipeline import StageRun
 from tasks.records import note_champion
-from tasks.registry import ModelVersion, client
+from tasks.registry import STORE_ERRORS, ModelVersion, all_versions, client
+from tasks.registry_audit import (
+    PROVENANCE,
+    WITNESS_TAG,
+    compare_registry,
+    registry_exists,
+    signed_metrics,
+)
 
-WITNESS_TAG = "audit_entry"  # of a version: NUMBER:HASH of the entry of its registration
-PROVENANCE = (  # tags of a version that the entry of its registration repeats, signed
-    "fingerprint", "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "encoder_source_sha256",
-    "files_sha256", "environment", "verdict",
-)  # fmt: skip
 _RETRIES = {"retries": 3, "retry_delay_seconds": [1, 5, 15]}  # the database may be away for a moment
 
 
@@ -83,12 +89,24 @@ def note_registration(version: ModelVersion, layout: Layout) -> None:
     """
     chain = open_records().chain
     before, body = _last_said(chain, Kind.REGISTRATION), _registration(version, layout)
-    if _last_said(chain, Kind.REGISTRATION, version.uri) != body:
+    if before != body or _last_said(chain, Kind.REGISTRATION, version.uri) != body:
         changes = _threshold_records(before, body, version)
         chain.append_if_possible(_record(Kind.REGISTRATION, version.uri, body), *changes)
-    told = list(chain.entries(kinds=[Kind.REGISTRATION], subject=version.uri))
-    for entry in told[-1:]:  # none where no key is at hand
-        client().set_model_version_tag(version.name, version.version, WITNESS_TAG, f"{entry.number}:{entry.hash}")
+    _tell_versions(chain, version)
+
+
+def _tell_versions(chain: Chain, new: ModelVersion) -> None:
+    """The new version, and each that was registered while no key was at hand, its last entry.
+
+    What another version knows stays: it may be the witness of an entry that is gone.
+    """
+    tracking = client()
+    last = {entry.subject: entry for entry in chain.entries(kinds=[Kind.REGISTRATION])}
+    for known in all_versions(tracking, new.name):
+        entry = last.get(f"models:/{new.name}/{known.version}")
+        if entry and (WITNESS_TAG not in known.tags or str(known.version) == new.version):
+            told = f"{entry.number}:{entry.hash}"
+            tracking.set_model_version_tag(new.name, str(known.version), WITNESS_TAG, told)
 
 
 def note_legacy_model(class_name: str, version: ModelVersion, about: Mapping[str, str]) -> None:
@@ -131,11 +149,54 @@ def registry_witnesses() -> list[Witness]:
 
     Raises MlflowException where the registry does not answer, and ValueError for a tag that is none.
     """
-    uri = Settings().tracking_uri
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if not registry_exists():
         return []
     tagged = [one for one in client().search_model_versions() if WITNESS_TAG in one.tags]
     return [_witness(f"{one.name}/{one.version}", one.tags[WITNESS_TAG]) for one in tagged]
+
+
+def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Progress) -> Verification:
+    """The chain, everything outside that knows of it, and every table and version that it signs.
+
+    `trusted` as in `Chain.verify`; raises ValueError where there is nothing to trust.
+    """
+    chain = records.chain
+    witnesses, absent, problem = find_witnesses(chain)
+    found = chain.verify(progress, trusted, witnesses)
+    if not found.sound:
+        return Verification(found, absent, False, (), RegistryReport(problem=problem))
+    if found.num_entries and chain.keys.head is None and (chain.keys.public() or trusted is None):
+        absent = (f"{chain.keys.folder}/head.json is gone, and there are {found.num_entries} entries", *absent)
+    pairs = compare_pairs(chain.engine, progress)
+    registry = RegistryReport(problem=problem) if problem else compare_registry(chain)
+    is_fresh = not (chain.keys.public() or chain.heads or chain.latest(Kind.REGISTRATION))
+    return Verification(
+        chain=found,
+        absent=(*absent, *registry.absent),
+        is_fresh=is_fresh,
+        tables=(*compare_tables(chain.engine), pairs.table),
+        registry=registry,
+        num_batches=pairs.num_batches,
+        num_late=pairs.num_late,
+    )
+
+
+def find_witnesses(chain: Chain) -> tuple[list[Witness], tuple[str, ...], str]:
+    """What the registry and the second place know; what is not there; why the registry does not answer."""
+    witnesses, absent, problem = [], [], ""
+    try:
+        witnesses += registry_witnesses()
+    except STORE_ERRORS as error:
+        problem = first_line(error)
+    if chain.heads is not None:
+        try:
+            heads = chain.heads.heads()
+            witnesses += [Witness(one.number, one.hash, chain.heads.location) for one in heads]
+            if not heads and next(chain.entries(), None) is not None:
+                absent.append(f"{chain.heads.location} holds no head of this chain; the next tick copies one")
+        except AwayError as error:
+            absent.append(str(error))
+    return witnesses, tuple(absent), problem
 
 
 def _witness(version: str, tag: str) -> Witness:
@@ -162,6 +223,7 @@ def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
         **{name: version.tags.get(name) for name in PROVENANCE},
         "class_fingerprints": version.class_fingerprints,
         "decides_by": {name: _deciding(one) for name, one in calibrations.items()},
+        "metrics": signed_metrics(client(), version.tags.get("results_run")),
     }
 
 

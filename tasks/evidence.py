@@ -2,7 +2,7 @@
 
     export_pack(open_records(), Layout(), params, Period(since, until), Path("evidence.zip"), "Ada", now)
 
-Nothing is judged here that was not judged before; what is not at hand is left out, and the pages say so.
+Nothing is judged here that was not judged before, and nothing is packed that is not what the chain signs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from sqlalchemy import select
 from shadowline.audit.chain import Chain
 from shadowline.audit.entry import Entry, Kind, public_key_in
 from shadowline.audit.pack import PackWriter, new_pack, to_json
+from shadowline.audit.pair_seals import compare_pairs
+from shadowline.audit.state import Difference, compare_tables
 from shadowline.audit.stretch import Period, Stretch, UnsoundChainError, place, to_line
+from shadowline.audit.verify_pack import outcomes
 from shadowline.evidence import Evidence as PairEvidence
 from shadowline.evidence import count_cells, slot_of
 from shadowline.hashing import file_sha256
@@ -42,10 +45,9 @@ from shadowline.report.evidence import (
 from shadowline.report.model_card import Card, render_card
 from shadowline.rollout.state import Event
 from shadowline.rollout.weighing import appraise
-from tasks.audit import registry_witnesses
+from tasks.audit import find_witnesses
 from tasks.evidence_versions import find_versions, read_classes
-from tasks.origin import first_line
-from tasks.registry import STORE_ERRORS
+from tasks.registry_audit import compare_registry
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +76,17 @@ def export_pack(
     """Write the pack of a period; what is noted and not yet in the chain gets its place first.
 
     Raises ValueError for a chain without entries, and UnsoundChainError, with no pack written, for one that does not
-    hold.
+    hold, for records or numbers that are not those that it signs, and for a pack that its own verifier would refuse.
     """
     records.chain.seal()
     _require_whole(records.chain)
+    _require_as_signed(records, period, progress)
     stretch = Stretch.of(records.chain, period)
     keys = stretch.keys()
     if not keys:
         raise ValueError("audit chain: no entries yet, so nothing to show and no key to sign with; retrain first")
     signer = records.chain.keys.load(keys[-1].subject)
-    with new_pack(target) as pack:
+    with new_pack(target, lambda path: _require_verified(path, public_key_in(keys[0]))) as pack:
         pack.add_lines("chain.jsonl", stretch.lines(progress))
         pack.add_lines("keys.jsonl", map(to_line, keys))
         pack.add("anchor.json", to_json(stretch.before.to_dict() if stretch.before else place(None)))
@@ -105,15 +108,43 @@ def export_pack(
 
 
 def _require_whole(chain: Chain) -> None:
-    """The key folder and, where it answers, the registry know entries that a chain whose end was cut no longer has."""
-    try:
-        witnesses = registry_witnesses()
-    except STORE_ERRORS as error:
-        log.warning("the registry does not answer, and was not heard as a witness: %s", first_line(error))
-        witnesses = []
+    """Witnesses, as far as they answer, know entries that a chain whose end was cut no longer has."""
+    witnesses, absent, problem = find_witnesses(chain)
+    for line in filter(None, (problem, *absent)):
+        log.warning("a witness was not heard: %s", line)
     lost = chain.unheard(witnesses)
     if lost is not None:
         raise UnsoundChainError(f"audit chain: {lost.complaint}; see `shadowline audit verify`")
+
+
+def _require_as_signed(records: Records, period: Period, progress: Progress) -> None:
+    """What the pack would show of the records in the period, and of any version that is there."""
+    engine = records.chain.engine
+    registry = compare_registry(records.chain)
+    if registry.problem:
+        raise ValueError(f"the registry does not answer, and its numbers cannot be compared: {registry.problem}")
+    tables = (*compare_tables(engine), compare_pairs(engine, progress).table)
+    of_period = [one for table in tables for one in table.differences if _may_be_of(one, period)]
+    faults = [*map(str, (*registry.differences, *of_period))]
+    if faults:
+        more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise UnsoundChainError(f"audit chain: {faults[0]}{more}; see `shadowline audit verify`")
+
+
+def _may_be_of(difference: Difference, period: Period) -> bool:
+    """By the time that is signed or written; what has none may be of any."""
+    try:
+        at = datetime.fromisoformat(difference.at)
+    except ValueError:
+        return True
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)) in period
+
+
+def _require_verified(path: Path, root: str) -> None:
+    """Nothing is signed that the pack's own verifier refuses."""
+    faults = [f"{name}: {reason}" for name, reason, holds in outcomes(path, root) if not holds]
+    if faults:
+        raise UnsoundChainError(f"the pack's verifier refuses it: {'; '.join(faults)}; see `shadowline audit verify`")
 
 
 def _gather(

@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import State
 
+from shadowline.audit.pair_seals import seal_pairs_if_possible
 from shadowline.params import Params
 from shadowline.records.observe import observe
 from shadowline.records.rollout import CANDIDATE, ModelPlace, MovedMeanwhileError
@@ -67,4 +68,6 @@ def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, pa
     seen = observe(state, records, challenger, now, params, order)
     result = step(state, seen, params.rollout)
     records.rollout.commit(result, order)
+    seal_pairs_if_possible(records.chain, now)
+    records.chain.tell_heads()
     return result

@@ -120,14 +120,20 @@ def close_run(run_id: str, succeeded: bool) -> None:
 def log_results(run_id: str, summary: Mapping[str, Any], files: list[Path]) -> None:
     """The means, gates and files of a finished evaluation."""
     tracking = client()
-    for name, value in summary["means"].items():
-        tracking.log_metric(run_id, f"test/{name}", value)
+    for name, value in result_metrics(summary).items():
+        tracking.log_metric(run_id, name, value)
+    for path in files:
+        tracking.log_artifact(run_id, str(path))
+
+
+def result_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """`test/auroc`, `gate/drop/bolt`: the numbers of a summary as a run has them."""
+    metrics = {f"test/{name}": value for name, value in summary["means"].items()}
     for check in summary["verdict"]["checks"]:
         if check["measured"] is not None:
             subject = f"/{check['subject']}" if check["subject"] else ""
-            tracking.log_metric(run_id, f"gate/{check['name']}{subject}", check["measured"])
-    for path in files:
-        tracking.log_artifact(run_id, str(path))
+            metrics[f"gate/{check['name']}{subject}"] = check["measured"]
+    return metrics
 
 
 @task(**_RETRIES)

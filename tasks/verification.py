@@ -24,20 +24,18 @@ from shadowline.audit.comparison import (
     Reproduction,
     StageOutcome,
     compare_files,
-    flatten,
     worst,
 )
 from shadowline.audit.entry import Kind, Record
 from shadowline.hashing import file_md5, file_sha256
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
-from tasks.audit import PROVENANCE
 from tasks.origin import PACKAGE, list_files
 from tasks.registered import Registered
+from tasks.registry import client, result_metrics
+from tasks.registry_audit import PROVENANCE, SIGNED_METRICS, signed_metrics
 from tasks.remote import DamagedError, open_remote
 from tasks.reproduce import Place, read_json
-
-_AS_LOGGED = ("test/", "gate/")  # metrics of a run that its summary holds as well
 
 
 @task(cache_policy=NO_CACHE)
@@ -79,14 +77,15 @@ def verify_registered(place: Place, model: Path) -> tuple[Item, ...]:
 
 
 def _verify_tags(registered: Registered) -> tuple[Item, ...]:
-    """By the signed entry of the registration: whoever can write to the registry can change a tag."""
+    """By the signed entry of the registration: whoever can write to the registry can change a tag, or a number."""
     entry = open_records().chain.latest(Kind.REGISTRATION, registered.uri)
     said: dict[str, Any] = json.loads(entry.body) if entry else {}
     if not said:
         return (Item("tags", Finding.UNKEPT, "no entry of the audit chain tells of this registration"),)
     known = {name: said[name] for name in PROVENANCE if said.get(name) is not None}
     known["class_fingerprints"] = json.dumps(said["class_fingerprints"], sort_keys=True)
-    return tuple(_compare_tag(name, value, registered.tags.get(name)) for name, value in known.items())
+    tags = tuple(_compare_tag(name, value, registered.tags.get(name)) for name, value in known.items())
+    return (*tags, *_verify_signed_metrics(registered, said))
 
 
 def _compare_tag(name: str, said: str, found: str | None) -> Item:
@@ -137,24 +136,34 @@ def _verify_results(place: Place) -> tuple[Item, ...]:
     summary = compare_files({"summary.json": locked}, {"summary.json": file_md5(path)}, "the run")
     if summary[0].finding is not Finding.IDENTICAL:
         return summary
-    return (*summary, *_verify_metrics(place, flatten(read_json(path))))
+    return (*summary, *_verify_metrics(place.registered, result_metrics(read_json(path))))
 
 
-def _verify_metrics(place: Place, expected: Mapping[str, Any]) -> tuple[Item, ...]:
-    items = []
-    for name, value in sorted(place.registered.metrics().items()):
-        if name.startswith(_AS_LOGGED):
-            wanted = expected.get(_in_summary(name))
-            same = wanted is not None and float(wanted) == value
-            note = "" if same else f"{value} in the run, {wanted} in its summary"
-            items.append(Item(name, Finding.IDENTICAL if same else Finding.DIFFERENT, note))
-    return tuple(items)
+def _verify_metrics(registered: Registered, expected: Mapping[str, float]) -> tuple[Item, ...]:
+    """Every number of the summary, and no other, is in the run."""
+    logged = {name: value for name, value in registered.metrics().items() if name.startswith(SIGNED_METRICS)}
+    return tuple(
+        _compare_number(name, expected.get(name), logged.get(name), "its summary")
+        for name in sorted({*expected, *logged})
+    )
 
 
-def _in_summary(metric: str) -> str:
-    """`test/auroc` and `gate/drop/bolt` as the flattened summary names them."""
-    kind, _, rest = metric.partition("/")
-    return f"means.{rest}" if kind == "test" else f"checks.{rest.replace('/', '.')}.measured"
+def _verify_signed_metrics(registered: Registered, said: Mapping[str, Any]) -> tuple[Item, ...]:
+    """The run's numbers by the signed entry of the registration."""
+    if "metrics" not in said:
+        return (Item("signed metrics", Finding.UNKEPT, "the entry of the registration is older than their signature"),)
+    logged = signed_metrics(client(), registered.results_run)
+    return tuple(
+        _compare_number(f"signed {name}", said["metrics"].get(name), logged.get(name), "the audit chain")
+        for name in sorted({*said["metrics"], *logged})
+    )
+
+
+def _compare_number(name: str, expected: float | str | None, logged: float | str | None, where: str) -> Item:
+    if expected == logged:
+        return Item(name, Finding.IDENTICAL)
+    note = f"{'none' if logged is None else logged} in the run, {'none' if expected is None else expected} in {where}"
+    return Item(name, Finding.MISSING if logged is None else Finding.DIFFERENT, note)
 
 
 def _md5s(folder: Path) -> dict[str, str]:

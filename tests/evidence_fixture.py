@@ -57,10 +57,10 @@ def build_chain(folder: Path, url: str) -> Chain:
     def say(kind: Kind, subject: str, body: Mapping[str, Any], at: float) -> None:
         chain.append(Record(kind, subject, body, "Ada", day(at)))
 
-    say(Kind.APPROVAL, "bolt", {"target": "canary"}, 0)
+    say(Kind.ENROLMENT, "bolt", {"phase": "zero_shot"}, 0)
     say(Kind.REGISTRATION, "models:/inspector/1", registration("inspector/1"), 1)
     chain.rotate("key-2", "Ada")
-    say(Kind.APPROVAL, "nut", {"target": "canary"}, 3)
+    say(Kind.ENROLMENT, "nut", {"phase": "zero_shot"}, 3)
     say(Kind.REGISTRATION, "models:/inspector/2", registration("inspector/2"), 4)
     say(Kind.REPRODUCTION, "models:/inspector/1", reproduction(), 5)
     chain.rotate("key-3", "Bob")

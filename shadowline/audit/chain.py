@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from shadowline.audit.entry import FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry, timestamp
+from shadowline.audit.heads import HeadPlace
 from shadowline.audit.keys import FIRST_KEY, Key, KeyFolder
 from shadowline.progress import Progress
 from shadowline.records.database import reading, reading_any_text
@@ -58,8 +59,9 @@ class Witness:
 class Chain:
     """The one chain of a database."""
 
-    def __init__(self, engine: Engine, keys: KeyFolder) -> None:
-        self.engine, self.keys = engine, keys
+    def __init__(self, engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> None:
+        """`heads`: a second place that is told the last entry."""
+        self.engine, self.keys, self.heads = engine, keys, heads
 
     # --- writing ---
 
@@ -77,11 +79,12 @@ class Chain:
         Raises as `seal` does.
         """
         earlier, own = self.seal(), list[Entry]()
-        with self._alone() as connection:
+        with self.alone() as connection:
             self.note(connection, records)
             while new := self._seal_some(connection):
                 own += new
         self._remember(own)
+        self.tell_heads()
         return (*earlier, *own)
 
     def append_if_possible(self, *records: Record) -> tuple[Entry, ...]:
@@ -102,7 +105,7 @@ class Chain:
         """
         sealed: list[Entry] = []
         while self.num_noted():
-            with self._alone() as connection:
+            with self.alone() as connection:
                 new = self._seal_some(connection)
             self._remember(new)
             sealed += new
@@ -115,12 +118,25 @@ class Chain:
         except (ValueError, OSError, SQLAlchemyError) as error:
             _complain(error)
 
+    def tell_heads(self) -> None:
+        """Copy the last entry's number and hash to the second place, where there is one.
+
+        `seal` does not: a rollback waits for no other machine. A place that is away is logged; a later head covers all
+        that came before it.
+        """
+        try:
+            head = self.keys.head
+            if self.heads is not None and head is not None:
+                self.heads.keep(head)
+        except ValueError as error:
+            log.error("audit: the last entry is not copied, tried again with the next: %s", error)
+
     def rotate(self, name: str, by: str) -> Entry:
         """From here on a new key signs, introduced by the one before; the very first introduces itself.
 
         Raises ValueError for a name that is none, or that a key of this chain has or had.
         """
-        with self._alone() as connection:
+        with self.alone() as connection:
             last = self._last(connection)
             if self._introduced(connection, name):
                 raise ValueError(f"key '{name}' signs or signed this chain; choose another name")
@@ -168,7 +184,7 @@ class Chain:
         connection.execute(insert(AuditEntryRow), [vars(one) for one in entries])
 
     @contextmanager
-    def _alone(self) -> Iterator[Connection]:
+    def alone(self) -> Iterator[Connection]:
         """A transaction that no other writer of the chain runs beside; SQLite has one writer anyhow."""
         with self.engine.begin() as connection:
             if connection.dialect.name == "postgresql":
@@ -245,16 +261,18 @@ class Chain:
         """
         walk, num_entries = Walk(self._trusted(trusted)), self._count()
         found, known = Soundness(0, None), [*self._own_witness(), *witnesses]
-        unheard = {(one.number, one.hash): one for one in known}
+        unheard, witnessed = {(one.number, one.hash): one for one in known}, 0
         with progress.task("audit chain", total=num_entries) as task:
             entries = self.entries()
             while chunk := list(islice(entries, _CHUNK)):
                 found = walk.check(chunk)
                 if not found.sound:
                     return found
-                for one in chunk if unheard else ():
-                    unheard.pop((one.number, one.hash), None)
+                for entry in chunk if unheard else ():
+                    if unheard.pop((entry.number, entry.hash), None):
+                        witnessed = entry.number
                 task.advance(len(chunk))
+        found = replace(found, witnessed=max(witnessed, min(found.num_entries, self._remembered())))
         return _without_gaps(found, list(unheard.values()), sorted(set(trusted or ()) - walk.introduced))
 
     def unheard(self, witnesses: Iterable[Witness]) -> Witness | None:
@@ -275,6 +293,14 @@ class Chain:
     def _own_witness(self) -> list[Witness]:
         head = self.keys.head
         return [Witness(head.number, head.hash, str(self.keys.folder / "head.json"))] if head else []
+
+    def _remembered(self) -> int:
+        """Up to where the key folder knows the chain now, what was sealed during a walk included."""
+        head = self.keys.head
+        if head is None:
+            return 0
+        with reading(self.engine) as connection:
+            return head.number if _hash_of(connection, head.number) == head.hash else 0
 
     def _count(self) -> int:
         with reading(self.engine) as connection:

@@ -36,11 +36,13 @@ class Kind(StrEnum):
     PROMOTION = "promotion"  # a version became champion
     ENROLMENT = "enrolment"  # a new product came in, or further
     APPROVAL = "approval"  # a person opened a phase
-    ORDER = "order"  # a person told the engine: roll back, hold, resume
+    ORDER = "order"  # a person told the engine: roll back, hold, resume; or the engine obeyed
     PHASE = "phase"  # a class moved in its rollout, or its share, candidate or soft budget changed
     RETUNE = "retune"  # a class got another threshold, by which its stored pairs were decided again
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record
-    FEEDBACK = "feedback"  # an inspector's word gave an image another label than it had
+    FEEDBACK = "feedback"  # an inspector gave an image a label
+    LOCATION = "location"  # where the model with a fingerprint is loaded from
+    PAIRS = "pairs"  # the pairs of one class that were received in one hour, by the root of a Merkle tree
     DELETION = "deletion"  # a model is about to be deleted
     REPRODUCTION = "reproduction"  # a version was made again, and compared
     DECISION = "decision"  # the record of one inspected part was drawn up
@@ -62,6 +64,11 @@ class Record:
         """Raises ValueError for a time without a zone, and for NaN."""
         body = json.dumps(self.body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return Note(timestamp(self.at), self.by, str(self.kind), self.subject, body)
+
+
+def json_sha256(value: Any) -> str:
+    """sha256, hex, of a JSON value with sorted keys and without blanks."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,7 @@ class Soundness:
     last: Entry | None  # the last sound one
     first_bad: int | None = None  # number that the first entry at fault should have; None: all are sound
     reason: str = ""
+    witnessed: int = 0  # the last entry that something outside of the database knows
 
     @property
     def sound(self) -> bool:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,12 @@ class PackWriter:
 
 
 @contextmanager
-def new_pack(target: Path) -> Iterator[PackWriter]:
-    """A pack that is there as a whole, or, after an error, not at all."""
-    with replace_file(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        yield PackWriter(archive)
+def new_pack(target: Path, check: Callable[[Path], None] = lambda path: None) -> Iterator[PackWriter]:
+    """A pack that is there as a whole, or not at all: after an error, or where `check` refuses it by raising."""
+    with replace_file(target) as temporary:
+        with zipfile.ZipFile(temporary, "w") as archive:
+            yield PackWriter(archive)
+        check(temporary)
 
 
 def to_json(value: Any) -> str:

@@ -36,8 +36,9 @@ FIELDS = {*SIGNED, "hash", "signature"}
 BEGINNING = {"number": 0, "hash": "0" * 64}
 LATEST = (  # another registration may change them
     "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "encoder_source_sha256", "files_sha256",
-    "environment", "verdict", "class_fingerprints",
+    "environment", "verdict", "results_run", "class_fingerprints",
 )  # fmt: skip
+METRICS = ("test/", "gate/")  # beginnings of the names of the numbers that a registration signs
 MAX_LINE = 1 << 24  # bytes; no entry is as long
 GARBAGE = (
     ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError,
@@ -187,10 +188,22 @@ class Pack:
                 said = json.dumps(body[name], sort_keys=True) if isinstance(body.get(name), dict) else body.get(name)
                 if name in body and said != found[version]["tags"].get(name):
                     raise Fault(f"version {version!a}: its {name} is not the one of entry {number}")
+            if is_now and "metrics" in body:
+                self.metrics(version, number, body["metrics"], found[version]["metrics"])
         for number, version, _ in self.reproduced:
             if version not in found:
                 raise Fault(f"version {version!a}, made again by entry {number}, is not in versions.json")
         return f"{len(latest)} registered in this period, {len(found)} in the pack"
+
+    def metrics(self, version: str, number: int, signed: Any, found: Any) -> None:
+        """The numbers of the version's results, all of them and no other."""
+        numbers = {name: value for name, value in found.items() if name.startswith(METRICS)}
+        for name in sorted({*signed, *numbers}):
+            if signed.get(name) != numbers.get(name):
+                raise Fault(
+                    f"version {version!a}: metric {name!a} is {numbers.get(name)!a}, "
+                    f"and entry {number} signs {signed.get(name)!a}"
+                )
 
     def witness(self, version: str, tag: str, end: int) -> None:
         """A version knows number and hash of the entry of its registration."""
@@ -249,19 +262,25 @@ def is_signed(data: bytes, signature: str, public: str) -> bool:
 def verify(path: Path, root: str) -> int:
     """Print one line for each check; returns how many failed."""
     faults = 0
+    for name, reason, holds in outcomes(path, root):
+        faults += not holds
+        print(f"ok      {name}: {reason}" if holds else f"FAILED  {name}: {reason}")
+    print(f"{faults} of 6 checks failed: do not trust this pack." if faults else "All 6 checks hold.")
+    return faults
+
+
+def outcomes(path: Path, root: str) -> Iterator[tuple[str, str, bool]]:
+    """Of each check its name, what it found, and whether it holds."""
     try:
         pack = Pack(path, root)
     except GARBAGE as error:
-        print(f"FAILED  {str(path)!a} cannot be opened: {str(error)!a}")
-        return 1
+        yield "pack", f"{str(path)!a} cannot be opened: {str(error)!a}", False
+        return
     for check in (pack.files, pack.keys, pack.signature, pack.chain, pack.versions, pack.reproductions):
         try:
-            print(f"ok      {check.__name__}: {check()}")
+            yield check.__name__, check(), True
         except (Fault, *GARBAGE) as error:
-            faults += 1
-            print(f"FAILED  {check.__name__}: {error if isinstance(error, Fault) else f'not readable: {error!a}'}")
-    print(f"{faults} of 6 checks failed: do not trust this pack." if faults else "All 6 checks hold.")
-    return faults
+            yield check.__name__, str(error) if isinstance(error, Fault) else f"not readable: {error!a}", False
 
 
 if __name__ == "__main__":

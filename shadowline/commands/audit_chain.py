@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,14 +17,18 @@ from shadowline.commands.records import open_records
 from shadowline.progress import Progress, default_progress
 
 if TYPE_CHECKING:
-    from shadowline.audit.chain import Chain, Witness
-    from shadowline.audit.entry import Entry, Soundness
+    from collections.abc import Iterator
+
+    from shadowline.audit.chain import Chain
+    from shadowline.audit.entry import Entry
+    from shadowline.audit.verification import Verification
 
 keys = typer.Typer(help="The keys that sign the chain, one after the other.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, digits and '-'.")]
 By = Annotated[str, typer.Option(help="Who says so.")]
+_NUM_DIFFERENCES = 50  # that `verify` shows
 _NUM_CHANGES, _WIDTH = 4, 64  # changes that the table of `log` shows, and letters of a value
 
 
@@ -36,19 +39,25 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every hash and signature of the chain, and that nothing of it is missing.
+    """Check every hash and signature of the chain, that nothing of it is missing, and all that it signs.
 
-    Exit code 0: sound, 1: not, and the first entry at fault is named, 2: there is nothing to check it with.
+    The tables that decide, the pairs and the model registry are compared with the entries that sign them; what differs
+    is named with what is signed and what is there.
+
+    Exit code 0: sound, 1: not, 2: there is nothing to check it with.
 
     Example: `shadowline audit verify --trust key-1=9c1d…`
     """
-    chain = open_records().chain
+    from tasks.audit import verify_all
+
+    records = open_records()
     trusted = dict(_key(one) for one in trust) if trust else None
-    found = chain.verify(Progress() if as_json else default_progress(), trusted, _witnesses())
+    found = verify_all(records, trusted, Progress() if as_json else default_progress())
     if as_json:
-        typer.echo(json.dumps(_as_dict(found, chain)))
+        waiting = {"num_noted": records.chain.num_noted(), "noted_since": records.chain.noted_since()}
+        typer.echo(json.dumps({**found.to_dict(), **waiting}))
     else:
-        _say(found, chain)
+        _say(found, records.chain)
     raise typer.Exit(0 if found.sound else 1)
 
 
@@ -127,21 +136,6 @@ def _introduce(chain: Chain, name: str, by: str) -> None:
     typer.echo(f"entry {entry.number}: {name} signs from here on; keep its public half elsewhere: {name}={public}")
 
 
-def _witnesses() -> list[Witness]:
-    """What the registry knows, where it answers."""
-    from tasks.audit import registry_witnesses
-    from tasks.registry import STORE_ERRORS
-
-    try:
-        return registry_witnesses()
-    except STORE_ERRORS as error:
-        first_line = str(error).partition("\n")[0]
-        typer.secho(
-            f"the registry does not answer, and was not heard as a witness: {first_line}", fg="yellow", err=True
-        )
-        return []
-
-
 def _key(text: str) -> tuple[str, str]:
     name, _, public = text.partition("=")
     try:
@@ -153,21 +147,55 @@ def _key(text: str) -> tuple[str, str]:
     return name, public.lower()
 
 
-def _as_dict(found: Soundness, chain: Chain) -> dict[str, object]:
-    waiting = {"num_noted": chain.num_noted(), "noted_since": chain.noted_since()}
-    return {**asdict(found), "sound": found.sound, **waiting}
-
-
-def _say(found: Soundness, chain: Chain) -> None:
-    if found.last is not None:
-        last = found.last
-        typer.echo(f"{found.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
+def _say(found: Verification, chain: Chain) -> None:
+    if found.chain.last is not None:
+        last = found.chain.last
+        typer.echo(f"{found.chain.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
     if chain.num_noted():
         typer.secho(f"{chain.num_noted()} notes wait to be sealed, since {chain.noted_since()}", fg="yellow")
+    for line in _remarks(found):
+        typer.secho(line, fg="yellow")
+    for line in _faults(found):
+        typer.secho(line, fg="red")
     if found.sound:
-        typer.secho("sound" if found.last else "sound: nothing is on record yet", fg="green")
-    else:
-        typer.secho(f"not sound from entry {found.first_bad} on: {found.reason}", fg="red")
+        typer.secho("sound" if found.chain.last else "sound: nothing is on record yet", fg="green")
+
+
+def _remarks(found: Verification) -> Iterator[str]:
+    """What is no fault, and should be known."""
+    if found.registry.problem:
+        yield (f"the registry does not answer, was not heard as a witness, and not compared: {found.registry.problem}")
+    for table in found.tables:
+        if table.num_pending:
+            yield f"{table.table}: {table.num_pending} of {table.num_rows} rows are not sealed yet"
+        if table.num_older:
+            yield (
+                f"{table.table}: {table.num_older} of {table.num_rows} rows are older than their full signature, and "
+                "compared by what their entries say"
+            )
+    if found.num_late:
+        yield f"pairs: {found.num_late} were sealed after others of their hour"
+    if found.registry.num_older:
+        yield f"registry: {found.registry.num_older} registrations are older than the signature of their metrics"
+    if found.is_fresh and found.unwitnessed_since is not None:
+        yield f"unwitnessed since entry {found.unwitnessed_since}: freshly begun, nothing outside knows of it yet"
+
+
+def _faults(found: Verification) -> Iterator[str]:
+    if not found.chain.sound:
+        yield f"not sound from entry {found.chain.first_bad} on: {found.chain.reason}"
+        yield "the tables and the registry were not compared: there is no chain to hold them to"
+    for line in found.absent:
+        yield f"witness absent: {line}"
+    if found.chain.sound and found.unwitnessed_since is not None and not found.is_fresh:
+        yield (
+            f"unwitnessed since entry {found.unwitnessed_since}: nothing outside of the database knows of the entries "
+            "from there on"
+        )
+    for one in found.differences[:_NUM_DIFFERENCES]:
+        yield str(one)
+    if len(found.differences) > _NUM_DIFFERENCES:
+        yield f"and {len(found.differences) - _NUM_DIFFERENCES} more differences; --json lists them all"
 
 
 def _short(entry: Entry) -> str:

@@ -228,7 +228,7 @@ class PairStore:
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
         """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
 
-        A label that the image did not have is noted for the audit chain, and sealed by the next tick.
+        It is noted for the audit chain, and sealed by the next tick.
         Raises ValueError for an image that no pair knows.
         """
         if label is Label.UNKNOWN:
@@ -245,13 +245,13 @@ class PairStore:
         if connection.execute(one_at_a_time).first() is None:
             raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
         former = connection.execute(select(FeedbackRow.label).where(same, ~FeedbackRow.superseded)).scalar()
-        if former != label:
-            said = {"image": image_id, "from": former, "to": str(label), "note": note}
-            self._chain.note(connection, [Record(Kind.FEEDBACK, class_name, said, by, at)])
         connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
         row = {"class_name": class_name, "image_id": image_id, "label": str(label), "by": by, "at": at, "note": note}
         statement = insert(FeedbackRow).values(**row, superseded=False).returning(FeedbackRow.id)
-        return int(connection.execute(statement).scalar_one())
+        number = int(connection.execute(statement).scalar_one())
+        noted = {"id": number, "image": image_id, "from": former, "to": str(label), "note": note}
+        self._chain.note(connection, [Record(Kind.FEEDBACK, class_name, noted, by, at)])
+        return number
 
     def waiting_for_review(self, class_name: str | None = None, limit: int = 100) -> list[WaitingPart]:
         """Parts that wait for a label, each once, the oldest first: of one class or of all."""

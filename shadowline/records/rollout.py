@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, func, insert, select, text, update
@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shadowline.audit.chain import Chain
-from shadowline.audit.entry import Kind, Record
+from shadowline.audit.entry import Kind, Record, json_sha256
 from shadowline.records.database import reading
 from shadowline.records.tables import (
     ActionRow,
@@ -30,7 +30,7 @@ from shadowline.records.tables import (
     ModelRow,
     OrderRow,
 )
-from shadowline.rollout.engine import Action, ActionKind, Step, join
+from shadowline.rollout.engine import ENGINE, Action, ActionKind, Step, join
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, Event, RolloutState, replay
@@ -125,8 +125,9 @@ class RolloutStore:
             events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
             state = replay(events)
             connection.execute(delete(ClassRow))
-            for event in {event.after.class_name: event for event in events}.values():
-                self._upsert_class(connection, event)
+            written = connection.execute(select(EventRow).order_by(EventRow.revision)).all()
+            for row in {row.class_name: row for row in written}.values():
+                self._upsert_class(connection, row.class_name, row.revision, row.after)
         return state
 
     def commit(self, step: Step, order: StoredOrder | None = None) -> None:
@@ -142,6 +143,7 @@ class RolloutStore:
             self._write(connection, step)
             if order is not None:
                 _cross_off(connection, order, step.state.revision)
+                self._chain.note(connection, _obeyed_records(order, step.state.revision))
 
     def change(self, decide: Callable[[Connection, tuple[Event, ...]], tuple[Step, Sequence[Record]]]) -> None:
         """Write what `decide` makes of all events so far, and what it writes itself, in one transaction.
@@ -155,7 +157,7 @@ class RolloutStore:
             self._chain.note(connection, notes)
 
     def _write(self, connection: Connection, step: Step) -> None:
-        self._append(connection, step.events)
+        self._append(connection, step.events, step.actions)
         for action in step.actions:
             row = {**asdict(action), "kind": str(action.kind), "revision": step.state.revision}
             connection.execute(insert(ActionRow).values(**row))
@@ -175,14 +177,16 @@ class RolloutStore:
                 connection.execute(text(f"LOCK TABLE {EventRow.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
 
-    def _append(self, connection: Connection, events: Iterable[Event]) -> None:
+    def _append(self, connection: Connection, events: Sequence[Event], actions: Sequence[Action] = ()) -> None:
+        """Events, and what they ask for: the last one's entry signs the actions."""
         for event in events:
             connection.execute(insert(EventRow).values(**_event_row(event)))
-            self._upsert_class(connection, event)
-            self._chain.note(connection, [_phase_record(event)])
+            self._upsert_class(connection, event.after.class_name, event.revision, event.after.to_dict())
+            asked = actions if event is events[-1] else ()
+            self._chain.note(connection, [_phase_record(event, asked)])
 
-    def _upsert_class(self, connection: Connection, event: Event) -> None:
-        values = {"class_name": event.after.class_name, "revision": event.revision, "state": event.after.to_dict()}
+    def _upsert_class(self, connection: Connection, class_name: str, revision: int, state: Mapping[str, Any]) -> None:
+        values = {"class_name": class_name, "revision": revision, "state": state}
         statement = self._insert(ClassRow).values(**values)
         connection.execute(statement.on_conflict_do_update(index_elements=["class_name"], set_=values))
 
@@ -214,9 +218,9 @@ class RolloutStore:
         for name in order.classes:
             state.of(name)
         row = {"kind": str(order.kind), "classes": list(order.classes), "by": order.by, "why": order.why, "at": at}
-        said = {"order": str(order.kind), "why": order.why}
         with self._on_record() as connection:
             number = int(connection.execute(insert(OrderRow).values(**row).returning(OrderRow.id)).scalar_one())
+            said = {"id": number, "order": str(order.kind), "why": order.why, "classes": list(order.classes)}
             self._chain.note(connection, [Record(Kind.ORDER, name, said, order.by, at) for name in order.classes])
         return number
 
@@ -244,8 +248,9 @@ class RolloutStore:
         statement = self._insert(ApprovalRow).values(**row, at=at).on_conflict_do_nothing().returning(ApprovalRow.id)
         said = {"target": str(approval.target), "candidate": approval.candidate, "legacy": approval.legacy}
         with self._on_record() as connection:
-            if connection.execute(statement).first() is not None:
-                record = Record(Kind.APPROVAL, approval.class_name, said, approval.by, at)
+            number = connection.execute(statement).scalar()
+            if number is not None:
+                record = Record(Kind.APPROVAL, approval.class_name, {"id": number, **said}, approval.by, at)
                 self._chain.note(connection, [record])
 
     def approvals(self) -> tuple[Approval, ...]:
@@ -260,8 +265,8 @@ class RolloutStore:
         row = {"class_name": class_name, "legacy": legacy, "item": str(item), "by": by, "at": at, "link": link}
         said = {"item": str(item), "link": link, "legacy": legacy}
         with self._on_record() as connection:
-            connection.execute(insert(EvidenceRow).values(**row))
-            self._chain.note(connection, [Record(Kind.EVIDENCE, class_name, said, by, at)])
+            number = connection.execute(insert(EvidenceRow).values(**row).returning(EvidenceRow.id)).scalar_one()
+            self._chain.note(connection, [Record(Kind.EVIDENCE, class_name, {"id": number, **said}, by, at)])
 
     def evidence(self, class_name: str, legacy: str) -> dict[ChecklistItem, Mapping[str, Any]]:
         """Item → its latest record, for exactly this legacy model."""
@@ -274,11 +279,15 @@ class RolloutStore:
 
     def know_model(self, places: Iterable[ModelPlace], at: datetime) -> None:
         """Note where models can be loaded from; a newer place of the same fingerprint wins."""
-        with self.engine.begin() as connection:
+        with self._on_record() as connection:
             for place in places:
-                values = {**place.__dict__, "at": at}
-                statement = self._insert(ModelRow).values(**values)
-                connection.execute(statement.on_conflict_do_update(index_elements=["fingerprint"], set_=values))
+                values = {**vars(place), "at": at}
+                known = select(ModelRow.__table__).where(ModelRow.fingerprint == place.fingerprint)
+                row = connection.execute(known).mappings().first()
+                if row is None or dict(row) != values:
+                    statement = self._insert(ModelRow).values(**values)
+                    connection.execute(statement.on_conflict_do_update(index_elements=["fingerprint"], set_=values))
+                    self._chain.note(connection, [Record(Kind.LOCATION, place.class_name, vars(place), ENGINE, at)])
 
     def model(self, fingerprint: str) -> ModelPlace:
         """Raises ValueError for a fingerprint that nobody has noted."""
@@ -343,7 +352,12 @@ def _event_row(event: Event) -> dict[str, Any]:
     }
 
 
-def _phase_record(event: Event) -> Record:
+def _obeyed_records(order: StoredOrder, revision: int) -> list[Record]:
+    said, now = {"id": order.id, "order": str(order.order.kind), "obeyed_at_revision": revision}, datetime.now(UTC)
+    return [Record(Kind.ORDER, name, said, ENGINE, now) for name in order.order.classes]
+
+
+def _phase_record(event: Event, actions: Sequence[Action]) -> Record:
     after = event.after
     body = {
         "revision": event.revision,
@@ -353,6 +367,8 @@ def _phase_record(event: Event) -> Record:
         "candidate": after.candidate,
         "legacy": after.legacy,
         "reason": after.reason,
+        "after_sha256": json_sha256(after.to_dict()),
+        "actions": [{**asdict(action), "kind": str(action.kind)} for action in actions],
     }
     return Record(Kind.PHASE, after.class_name, body, event.by, event.at)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from shadowline.audit.chain import Chain
+from shadowline.audit.heads import HeadPlace, open_heads
 from shadowline.audit.keys import KeyFolder, open_keys
 from shadowline.records.database import open_database
 from shadowline.records.pairs import PairStore
@@ -23,10 +24,12 @@ class Records:
 
 def open_records(url: str | None = None) -> Records:
     """The stores of `url`, or of the database that SHADOWLINE_DATABASE_URL names."""
-    return records_on(open_database(url or Settings().database_url), open_keys())
+    settings = Settings()
+    heads = open_heads(settings.audit_witness)
+    return records_on(open_database(url or settings.database_url), open_keys(), heads)
 
 
-def records_on(engine: Engine, keys: KeyFolder) -> Records:
-    """The stores of an open database, whose audit chain is signed with `keys`."""
-    chain = Chain(engine, keys)
+def records_on(engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> Records:
+    """The stores of an open database, whose audit chain is signed with `keys`, and witnessed in a second place."""
+    chain = Chain(engine, keys, heads)
     return Records(PairStore(engine, chain), RolloutStore(engine, chain), chain)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import boto3
 import pytest
 from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -31,11 +33,13 @@ from integration.made_records import (
     tick,
     together,
 )
+from integration.s3 import s3_server
 from integration.test_records_kill import Acknowledged, kill_after, opened
 from shadowline.atomic import write_json
 from shadowline.audit.chain import Chain, CutChainError, Witness
 from shadowline.audit.entry import FIELDS, Entry, Kind, Note, Record, next_entry
-from shadowline.audit.keys import Key, KeyFolder
+from shadowline.audit.heads import AwayError, HeadPlace, open_heads
+from shadowline.audit.keys import Head, Key, KeyFolder
 from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.paths import Layout
@@ -466,21 +470,23 @@ class TestWhatTheStoresPutOnRecord:
             "shadow",
             4,
         )
-        assert entries[5].facts == {"order": "hold", "why": "cleaning"}
-        assert entries[7].facts == {"target": "canary", "candidate": "v1-bolt", "legacy": "legacy-bolt"}
+        assert entries[5].facts == {"id": 1, "order": "hold", "why": "cleaning", "classes": ["bolt", "nut"]}
+        assert entries[7].facts == {"id": 1, "target": "canary", "candidate": "v1-bolt", "legacy": "legacy-bolt"}
         assert entries[8].facts["link"] == "https://wiki/1"
-        assert entries[9].facts == {"image": image_id(1), "from": None, "to": "normal", "note": ""}
+        assert entries[9].facts == {"id": 1, "image": image_id(1), "from": None, "to": "normal", "note": ""}
 
-    def test_only_a_word_that_changes_a_label(self, records: Records) -> None:
+    def test_every_word_on_an_image_also_one_that_changes_no_label(self, records: Records) -> None:
         records.pairs.record([made_pair(1), made_pair(1, class_name="nut")])
         for label in (Label.NORMAL, Label.NORMAL, Label.ANOMALOUS, Label.ANOMALOUS, Label.NORMAL):
             records.pairs.label("bolt", image_id(1), label, "Ada", START)
         records.pairs.label("nut", image_id(1), Label.NORMAL, "Ada", START)
-        assert records.chain.num_noted() == 4, "noted with the label, and sealed by the next tick"
+        assert records.chain.num_noted() == 6, "noted with the label, and sealed by the next tick"
         sealed = records.chain.seal()
         assert [(one.facts["from"], one.facts["to"]) for one in sealed if one.subject == "bolt"] == [
             (None, "normal"),
+            ("normal", "normal"),
             ("normal", "anomalous"),
+            ("anomalous", "anomalous"),
             ("anomalous", "normal"),
         ]
 
@@ -611,22 +617,29 @@ def bodies(kind: Kind, subject: str = "") -> list[dict[str, Any]]:
     return [one.facts for one in chain_here().entries(kinds=[kind], subject=subject)]
 
 
-def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(in_finished: Project) -> None:
+def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
+    in_finished: Project, command: Command
+) -> None:
     from tasks.registry import client, list_versions
 
     entries = check(chain_here())
-    kinds = ["key", "configuration", "registration", "threshold", "threshold", "training"]
+    kinds = ["key", "configuration", "location", "location", "registration", "threshold", "threshold", "training"]
     assert [one.kind for one in entries] == kinds
     version = list_versions("inspector")[0]
-    registration, training = entries[2], entries[-1]
+    registration, training = entries[4], entries[-1]
+    assert {one.facts["fingerprint"] for one in entries[2:4]} == set(version.class_fingerprints.values())
+    metrics = client().get_run(version.tags["results_run"]).data.metrics
+    signed = {name: value for name, value in metrics.items() if name.startswith(("test/", "gate/"))}
+    assert registration.facts["metrics"] == signed and "test/auroc" in signed
     assert registration.subject == version.uri
     assert all(registration.facts[name] == version.tags[name] for name in ("fingerprint", "git_commit", "verdict"))
     assert registration.facts["class_fingerprints"] == version.class_fingerprints
     assert version.tags["audit_entry"] == f"{registration.number}:{registration.hash}"
-    assert entries[3].facts["changed"]["threshold"]["from"] is None
+    assert entries[5].facts["changed"]["threshold"]["from"] is None
     run = client().get_model_version("inspector", version.version).run_id
     assert (training.facts["run"], training.facts["succeeded"]) == (run, True)
     assert "train" in training.facts["stages"] and len(training.facts["decoder_sha256"]) == 64
+    assert command("audit", "verify", "--json")[0] == 0
 
 
 @pytest.fixture
@@ -656,6 +669,7 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
     registry: Callable[..., ModelVersion], command: Command
 ) -> None:
     from tasks.audit import note_promotion, note_registration, operator
+    from tasks.registry import client
 
     first = registry(bolt=0.5, nut=0.7)
     note_registration.fn(first, Layout())
@@ -664,6 +678,8 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         note_registration.fn(second, Layout())
     for version in (first, first, second, first):
         note_promotion(version, operator())
+    for alias, leading in (("champion", "1"), ("previous", "2")):
+        client().set_registered_model_alias("inspector", alias, leading)
     entries = [one for one in check(chain_here()) if one.kind != Kind.KEY]
     assert [(one.kind, one.subject) for one in entries] == [
         ("registration", "models:/inspector/1"),
@@ -680,7 +696,8 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         ("2", "1"),
         ("1", "2"),
     ]
-    assert command("audit", "verify", "--json")[0] == 0
+    code, out, _ = command("audit", "verify", "--json")
+    assert code == 0, out
     _forget_the_end(chain_here())
     code, out, _ = command("audit", "verify", "--json")
     assert code == 1 and "as models:/inspector/2 knows" in json.loads(out)["reason"]
@@ -716,6 +733,180 @@ def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(
     note_registration.fn(version, Layout())
     (entry,) = chain.entries(kinds=[Kind.REGISTRATION])
     assert client().get_model_version("inspector", version.version).tags["audit_entry"] == f"3:{entry.hash}"
+
+
+# --- witnesses ------------------------------------------------------------------------------------------------------
+
+
+def verified(command: Command, *options: str) -> tuple[int, dict[str, Any]]:
+    code, out, _ = command("audit", "verify", "--json", *options)
+    return code, json.loads(out)
+
+
+class TestWitnesses:
+    def test_a_head_that_is_gone_is_named(self, plant: Path, command: Command) -> None:
+        chain = chain_here()
+        chain.append(record(1), record(2))
+        assert verified(command)[1]["unwitnessed_since"] is None
+        (chain.keys.folder / "head.json").unlink()
+        code, found = verified(command)
+        assert (code, found["unwitnessed_since"], found["first_bad"]) == (1, 1, None)
+        assert "head.json is gone, and there are 3 entries" in found["absent"][0]
+        out = command("audit", "verify")[1]
+        assert "witness absent" in out and "unwitnessed since entry 1" in out
+
+    def test_a_chain_that_nothing_can_know_yet_is_freshly_begun_and_says_so(
+        self, plant: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An auditor's machine without the key folder, and no version is registered."""
+        chain_here().append(record(1))
+        trust = ("--trust", f"key-1={chain_here().keys.public()['key-1']}")
+        chain = chain_here()
+        monkeypatch.setenv("SHADOWLINE_AUDIT_KEYS", str(plant / "elsewhere"))
+        code, found = verified(command, *trust)
+        assert (code, found["sound"], found["unwitnessed_since"]) == (0, True, 1)
+        assert "freshly begun" in command("audit", "verify", *trust)[1]
+        chain.append(Record(Kind.REGISTRATION, "models:/inspector/1", {}, "Ada", START))
+        assert verified(command, *trust)[0] == 1
+
+    def test_fifty_entries_cut_with_the_head_are_found_by_the_registry_or_unwitnessed(
+        self, registry: Callable[..., ModelVersion], command: Command
+    ) -> None:
+        """And a version whose tag is gone, or that is gone itself, is a witness that is named."""
+        from tasks.audit import note_registration
+        from tasks.registry import client
+
+        chain, version = chain_here(), registry(bolt=0.5)
+        note_registration.fn(version, Layout())
+        registered = next(chain.entries(kinds=[Kind.REGISTRATION])).number
+        chain.append(*(record(number) for number in range(60)))
+        assert verified(command)[0] == 0
+        rows, head = stored(chain.engine), chain.keys.folder / "head.json"
+        drop_triggers(chain.engine)
+        head.unlink()
+        write(chain.engine, rows[:-50])
+        code, found = verified(command)
+        assert (code, found["first_bad"], found["unwitnessed_since"]) == (1, None, registered + 1)
+        write(chain.engine, rows[: registered - 1])
+        code, found = verified(command)
+        assert code == 1 and "as models:/inspector/1 knows" in found["reason"]
+        write(chain.engine, rows)
+        client().delete_model_version_tag("inspector", "1", "audit_entry")
+        code, found = verified(command)
+        assert code == 1 and any(
+            "models:/inspector/1" in one and "audit_entry is gone" in one for one in found["absent"]
+        )
+        client().delete_model_version("inspector", "1")
+        code, found = verified(command)
+        assert code == 1 and any("is gone from the registry" in one for one in found["absent"])
+
+    def test_a_version_that_no_entry_signs_and_a_champion_moved_by_hand_are_named(
+        self, registry: Callable[..., ModelVersion], command: Command
+    ) -> None:
+        from tasks.audit import note_promotion, note_registration
+        from tasks.registry import client
+
+        first, second = registry(bolt=0.5), registry(bolt=0.6)
+        note_registration.fn(first, Layout())
+        client().set_registered_model_alias("inspector", "champion", "1")
+        note_promotion(first, "Ada")
+        code, found = verified(command)
+        assert code == 1
+        assert [(one["column"], one["key"]) for one in found["differences"]] == [("version", second.uri)]
+        client().set_registered_model_alias("inspector", "champion", "2")
+        named = {(one["column"], one["signed"], one["found"]) for one in verified(command)[1]["differences"]}
+        assert ("alias.champion", "1", "2") in named
+
+    def test_tampering_is_named_and_ends_with_1(self, plant: Path, command: Command) -> None:
+        from shadowline.records.stores import open_records
+
+        open_records().rollout.begin(first_events())
+        assert command("audit", "verify")[0] == 0
+        with chain_here().engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE rollout_classes SET revision = 9 WHERE class_name = 'bolt'")
+        code, out, _ = command("audit", "verify")
+        assert code == 1 and "rollout_classes.revision of bolt: signed by entry 2 is 1, found is 9" in out
+
+
+class TestTheSecondPlaceForHeads:
+    @pytest.fixture(params=["folder", "s3"])
+    def place(
+        self, request: pytest.FixtureRequest, plant: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Callable[[], list[str]]]:
+        """SHADOWLINE_AUDIT_WITNESS names it; what it holds, by name."""
+        if request.param == "folder":
+            (plant / "share").mkdir()
+            monkeypatch.setenv("SHADOWLINE_AUDIT_WITNESS", str(plant / "share"))
+            yield lambda: sorted(path.name for path in (plant / "share").iterdir())
+            return
+        with s3_server("evidence") as address:
+            monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", address)
+            monkeypatch.setenv("SHADOWLINE_AUDIT_WITNESS", "s3://evidence/plant-1/heads")
+            client = boto3.client("s3", endpoint_url=address)
+            yield lambda: [
+                one["Key"].rpartition("/")[2] for one in client.list_objects_v2(Bucket="evidence").get("Contents", ())
+            ]
+
+    def test_it_tells_a_chain_that_was_cut_with_its_head(
+        self, place: Callable[[], list[str]], command: Command
+    ) -> None:
+        chain = chain_here()
+        for number in range(3):
+            chain.append(record(number))
+        chain.tell_heads()  # again: nothing is written twice
+        entries = list(chain.entries())
+        assert place() == [f"{one.number:012d}-{one.hash}.json" for one in entries[1:]]
+        (chain.keys.folder / "head.json").unlink()
+        code, found = verified(command)
+        assert (code, found["unwitnessed_since"], len(found["absent"])) == (1, None, 1)
+        drop_triggers(chain.engine)
+        write(chain.engine, stored(chain.engine)[:3])
+        code, found = verified(command)
+        assert code == 1 and found["first_bad"] == 4 and "entry 4 was written, as " in found["reason"]
+
+    def test_away_it_holds_up_nothing_and_that_is_said(
+        self, plant: Path, command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("SHADOWLINE_AUDIT_WITNESS", str(plant / "not mounted"))
+        chain = chain_here()
+        assert len(chain.append(record(1))) == 2
+        assert "the last entry is not copied" in caplog.text and "check SHADOWLINE_AUDIT_WITNESS" in caplog.text
+        assert not (plant / "not mounted").exists(), "what is not mounted is not made"
+        code, found = verified(command)
+        assert code == 1 and "No such file" in found["absent"][0]
+        (plant / "not mounted").mkdir()
+        code, found = verified(command)
+        assert code == 1 and "holds no head of this chain" in found["absent"][0]
+        chain.tell_heads()
+        assert verified(command)[0] == 0
+
+    def test_a_place_that_hangs_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shadowline.audit.heads._PATIENCE_S", 0.05)
+        hangs = threading.Event()
+
+        class Hanging:
+            def create(self, name: str, content: bytes) -> None:
+                hangs.wait()
+
+            def names(self) -> list[str]:
+                return []
+
+        with pytest.raises(AwayError, match=r"share: no answer within 0\.05 s"):
+            HeadPlace("share", Hanging()).keep(Head(1, "0" * 64))
+        hangs.set()
+
+    def test_s3_without_a_bucket_is_no_place(self) -> None:
+        with pytest.raises(ValueError, match="need a folder or s3://BUCKET/PREFIX"):
+            open_heads("s3://")
+
+    def test_a_seal_alone_tells_nobody(self, plant: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A rollback is sealed right after it is written, and waits for no other machine."""
+        (plant / "share").mkdir()
+        monkeypatch.setenv("SHADOWLINE_AUDIT_WITNESS", str(plant / "share"))
+        chain = chain_here()
+        with chain.engine.begin() as connection:
+            chain.note(connection, [record(1)])
+        assert chain.seal() and not list((plant / "share").iterdir())
 
 
 def test_the_configuration_is_on_record_key_by_key_where_it_changes(plant: Path, params: Params) -> None:

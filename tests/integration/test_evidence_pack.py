@@ -24,14 +24,18 @@ from evidence_fixture import (
     build_chain,
     day,
     registration,
+    rehash,
     reproduction,
     unpack,
     verify,
 )
 
 from integration.made_records import START, first_events, made_pair, random_pairs
+from integration.mlflow_store import edited_by_hand
 from integration.tiny_project import CLASSES, Project, read_json
 from shadowline.audit.entry import Kind, Record
+from shadowline.audit.keys import Key
+from shadowline.audit.pack import PackWriter
 from shadowline.audit.stretch import Period, Stretch, UnsoundChainError
 from shadowline.params import load_params
 from shadowline.paths import Layout
@@ -66,6 +70,8 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             classes = {"bolt": version[-1] * 64, HTML: "0" * 64}
             tags = {**registration(version), "class_fingerprints": json.dumps(classes), "note": HTML}
             tracking.create_model_version("inspector", source=str(folder), run_id=run.info.run_id, tags=tags)
+        for alias, leading in (("champion", "2"), ("previous", "1")):  # as the chain has it
+            tracking.set_registered_model_alias("inspector", alias, leading)
         yield
 
 
@@ -77,6 +83,12 @@ def records(database_url: str, tmp_path: Path, model_store: None) -> Records:
     folder.mkdir(parents=True)
     (folder / "inspector-1.json").write_text(RESULT)
     return records_on(chain.engine, chain.keys)
+
+
+def add_reproductions(*arguments: Any) -> Iterator[Any]:
+    from tasks.evidence import add_reproductions as really
+
+    return really(*arguments)
 
 
 def export(records: Records, folder: Path, period: Period = ALL) -> Path:
@@ -208,19 +220,26 @@ def disarm(records: Records) -> None:
 # --- what is not at hand, and what is hostile
 
 
-def test_a_version_that_the_registry_lost_is_named_by_the_verifier(records: Records, tmp_path: Path) -> None:
+def refused(records: Records, folder: Path) -> str:
+    """Why no pack is made; none is left behind."""
+    with pytest.raises(UnsoundChainError) as error:
+        export(records, folder)
+    assert not list(folder.glob("*out.zip*"))
+    return str(error.value)
+
+
+def test_no_pack_is_made_of_a_version_that_the_registry_lost(records: Records, tmp_path: Path) -> None:
     body = {"fingerprint": "f" * 64}
     records.chain.append(Record(Kind.REGISTRATION, "models:/inspector/9", body, "Ada", day(30)))
-    answer = verify(export(records, tmp_path))
-    assert answer.code == 1
-    assert answer.faults == {"versions": "version 'inspector/9', registered by entry 12, is not in versions.json"}
+    assert "version 'inspector/9', registered by entry 12, is not in versions.json" in refused(records, tmp_path)
 
 
-def test_a_result_that_was_changed_on_disk_is_shown_and_found(records: Records, tmp_path: Path) -> None:
+def test_no_pack_is_made_of_a_result_that_was_changed_on_disk(records: Records, tmp_path: Path) -> None:
     (tmp_path / "data/audit/reproductions/inspector-1.json").write_text('{"identical": false}')
-    pack = export(records, tmp_path)
-    assert "not what the entry states" in unpack(pack, tmp_path / "pack").joinpath("index.html").read_text()
-    assert set(verify(pack).faults) == {"reproductions"}
+    reason = refused(records, tmp_path)
+    assert (
+        "the pack's verifier refuses it: reproductions: 'reproductions/inspector-1.json' is missing, or not" in reason
+    )
 
 
 def test_an_entry_that_names_a_file_elsewhere_takes_nothing_from_there(records: Records, tmp_path: Path) -> None:
@@ -229,11 +248,67 @@ def test_an_entry_that_names_a_file_elsewhere_takes_nothing_from_there(records: 
     for number, file in enumerate(("../../../secret.json", "/etc/passwd", "data/audit/reproductions/..", "link.json")):
         body = {**reproduction(), "result": file}
         records.chain.append(Record(Kind.REPRODUCTION, "models:/inspector/1", body, "Eve", day(30 + number)))
+    with zipfile.ZipFile(tmp_path / "pack.zip", "w") as archive:
+        list(add_reproductions(Stretch.of(records.chain, ALL), Layout(tmp_path), PackWriter(archive)))
+        assert archive.namelist() == ["reproductions/inspector-1.json"]
+        assert b"a secret" not in archive.read(archive.namelist()[0])
+    assert "reproductions" in refused(records, tmp_path)
+
+
+# --- what is not what the chain signs
+
+
+def test_no_pack_is_made_of_numbers_that_the_chain_does_not_sign(records: Records, tmp_path: Path) -> None:
+    """A metric changed, deleted or added, a verdict turned round: the text names version, metric and both values."""
+    from tasks.registry import client
+    from tasks.registry_audit import compare_registry, signed_metrics
+
+    tracking = client()
+    run = tracking.get_model_version("inspector", "2").run_id
+    tracking.set_model_version_tag("inspector", "2", "results_run", run)
+    tracking.log_metric(run, "test/auroc", 0.91)
+    tracking.log_metric(run, "gate/drop/bolt", 0.01)
+    body = {**registration("inspector/2"), "results_run": run, "metrics": signed_metrics(tracking, run)}
+    records.chain.append(Record(Kind.REGISTRATION, "models:/inspector/2", body, "Ada", day(30)))
+    tracking.set_registered_model_alias("inspector", "challenger", "2")
     pack = export(records, tmp_path)
-    with zipfile.ZipFile(pack) as archive:
-        assert [name for name in archive.namelist() if "reproductions/" in name] == ["reproductions/inspector-1.json"]
-        assert b"a secret" not in b"".join(archive.read(name) for name in archive.namelist())
-    assert set(verify(pack).faults) == {"reproductions"}
+    assert verify(pack).faults == {}
+    _change_metric_inside(unpack(pack, tmp_path / "unpacked"), records.chain.keys.load("key-3"))
+    assert verify(tmp_path / "unpacked").faults["versions"] == (
+        "version 'inspector/2': metric 'test/auroc' is 0.999, and entry 12 signs 0.91"
+    )
+    pack.unlink()
+    for statement, column, signed, found in (
+        ("UPDATE latest_metrics SET value = 0.999 WHERE key = 'test/auroc'", "metrics.test/auroc", "0.91", "0.999"),
+        ("DELETE FROM latest_metrics WHERE key = 'test/auroc'", "metrics.test/auroc", "0.91", "none"),
+        ("DELETE FROM latest_metrics WHERE key LIKE 'gate/%'", "metrics.gate/drop/bolt", "0.01", "none"),
+        ("UPDATE model_version_tags SET value = 'failed' WHERE key = 'verdict'", "tags.verdict", "passed", "failed"),
+    ):
+        expected = f"registry.{column} of models:/inspector/2: signed by entry 12 is {signed}, found is {found}"
+        with edited_by_hand(statement):
+            assert "models:/inspector/" in refused(records, tmp_path), statement
+            assert expected in map(str, compare_registry(records.chain).differences)
+    with edited_by_hand("UPDATE registered_model_aliases SET version = 1 WHERE alias = 'champion'"):
+        assert "alias.champion of inspector: signed by entry 9 is 2, found is 1" in refused(records, tmp_path)
+    assert export(records, tmp_path).is_file()
+
+
+def _change_metric_inside(folder: Path, key: Key) -> None:
+    """What one does who holds the key: the number is changed in the pack, and everything is hashed and signed again."""
+    versions = read_json(folder / "versions.json")
+    versions["inspector/2"]["metrics"]["test/auroc"] = 0.999
+    (folder / "versions.json").write_text(json.dumps(versions))
+    rehash(folder, key)
+
+
+def test_no_pack_is_made_of_records_that_the_chain_does_not_sign(records: Records, tmp_path: Path) -> None:
+    """In the period of the pack: what was tampered with at another time hinders no other."""
+    records.rollout.begin(first_events())
+    records.rollout.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), day(1))
+    with records.chain.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE rollout_orders SET why = 'nothing'")
+    assert "rollout_orders.why of id 1: signed by entry" in refused(records, tmp_path)
+    assert export(records, tmp_path, Period(day(2), day(3))).is_file()
 
 
 # --- a project that was retrained

@@ -17,6 +17,7 @@ import boto3
 import pytest
 import yaml
 
+from integration.mlflow_store import edited_by_hand
 from integration.postgres import Postgres
 from integration.s3 import give_credentials, s3_server
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json
@@ -286,9 +287,19 @@ class TestEveryByte:
             with touched(store / name):
                 (found,) = bad(verify_registered.fn(audited, model))
                 assert found.subject == name
+        auroc = audited.registered.metrics()["test/auroc"]
         client().log_metric(run_id, "test/auroc", 0.99)
-        (found,) = bad(verify_registered.fn(audited, model))
-        assert found.subject == "test/auroc" and "0.99 in the run" in found.note
+        assert {one.subject: one.note for one in bad(verify_registered.fn(audited, model))} == {
+            "test/auroc": f"0.99 in the run, {auroc} in its summary",
+            "signed test/auroc": f"0.99 in the run, {auroc} in the audit chain",
+        }
+        client().log_metric(run_id, "test/auroc", auroc)
+        with edited_by_hand("DELETE FROM latest_metrics WHERE key = 'test/auroc'"):
+            lost = bad(verify_registered.fn(audited, model))
+        assert {one.subject: one.finding for one in lost} == {
+            "test/auroc": Finding.MISSING,
+            "signed test/auroc": Finding.MISSING,
+        }
 
     def test_a_tag_that_is_changed_or_gone_is_named_by_the_audit_chain(self, audited: Any, tmp_path: Path) -> None:
         from tasks.audit import PROVENANCE
