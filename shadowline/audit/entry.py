@@ -37,11 +37,14 @@ class Kind(StrEnum):
     ENROLMENT = "enrolment"  # a new product came in, or further
     APPROVAL = "approval"  # a person opened a phase
     ORDER = "order"  # a person told the engine: roll back, hold, resume; or the engine obeyed
-    PHASE = "phase"  # a class moved in its rollout, or its share, candidate or soft budget changed
+    PHASE = (
+        "phase"  # a class moved in its rollout, or its share, wave or candidate changed, or people were told something
+    )
     RETUNE = "retune"  # a class got another threshold, by which its stored pairs were decided again
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record
     FEEDBACK = "feedback"  # an inspector gave an image a label
     LOCATION = "location"  # where the model with a fingerprint is loaded from
+    CHAMPION = "champion"  # which model of a class the registry's champion holds; none where it holds none
     PAIRS = "pairs"  # the pairs of one class that were received in one hour, by the root of a Merkle tree
     DELETION = "deletion"  # a model is about to be deleted
     REPRODUCTION = "reproduction"  # a version was made again, and compared

@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 SETTLING = timedelta(minutes=15)  # after the end of an hour, before it is sealed: what is under way gets there
 LEAF_COLUMNS = {  # what a leaf covers, by the number that its entry states; one that was used is never changed
     1: (
-        "id", "key", "trace_id", "class_name", "image_id", "image_path", "captured_at", "received_at", "source",
-        "frame_group", "is_first", "review_share", "review_drawn", "candidate", "legacy",
+        "id", "key", "trace_id", "class_name", "image_id", "image_path", "captured_at", "received_at",
+        "capture_suspect", "source", "frame_group", "is_first", "review_share", "review_drawn", "candidate", "legacy",
         "answered_by", "candidate_score", "candidate_threshold", "candidate_alarm", "candidate_latency_ms",
         "candidate_error", "legacy_score", "legacy_threshold", "legacy_alarm", "legacy_latency_ms", "legacy_error",
     ),

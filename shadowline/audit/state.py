@@ -27,6 +27,7 @@ from shadowline.records.tables import (
     ActionRow,
     ApprovalRow,
     Base,
+    ChampionRow,
     ClassRow,
     EventRow,
     EvidenceRow,
@@ -38,7 +39,7 @@ from shadowline.records.tables import (
 Row = Mapping[str, Any]
 NO_ROW, NO_ENTRY = "no such row", "no entry"
 _STATED = ("share", "candidate", "legacy", "reason")  # of a class's state, in plain words in every entry of a phase
-_KINDS = (Kind.PHASE, Kind.APPROVAL, Kind.ORDER, Kind.EVIDENCE, Kind.FEEDBACK, Kind.LOCATION)
+_KINDS = (Kind.PHASE, Kind.APPROVAL, Kind.ORDER, Kind.EVIDENCE, Kind.FEEDBACK, Kind.LOCATION, Kind.CHAMPION)
 _SHOWN = 120  # letters of a value
 
 
@@ -330,6 +331,19 @@ def _location_claim(said: Statement) -> Claim:
     return Claim(said, _key(said.facts.get("fingerprint")), {**columns, "at": said.at})
 
 
+def _compare_champions(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    """A class whose last entry names no model has no row."""
+    rows = {row["class_name"]: row for row in plain_rows(connection, ChampionRow)}
+    last = {one.subject: one for one in said[Kind.CHAMPION]}
+    claims = {
+        name: Claim(one, name, {"fingerprint": one.facts["fingerprint"], "at": one.at})
+        for name, one in last.items()
+        if one.facts.get("fingerprint") is not None
+    }
+    found = list(_by_key(ChampionRow, "class_name", rows, list(claims.values())))
+    return _report(ChampionRow, rows.values(), [claims[one] for one in rows.keys() & claims.keys()], found)
+
+
 # --- rows and claims ------------------------------------------------------------------------------------------------
 
 
@@ -439,4 +453,5 @@ _COMPARISONS = (
     _compare_evidence,
     _compare_feedback,
     _compare_models,
+    _compare_champions,
 )

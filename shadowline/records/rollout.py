@@ -299,11 +299,15 @@ class RolloutStore:
 
     def know_champion(self, fingerprints: Mapping[str, str], at: datetime) -> None:
         """Note which model of each class the registry's champion holds; classes that it does not hold have none."""
-        with self.engine.begin() as connection:
+        with self._on_record() as connection:
+            former = set(connection.execute(select(ChampionRow.class_name)).scalars())
             connection.execute(delete(ChampionRow))
             rows = [{"class_name": name, "fingerprint": one, "at": at} for name, one in sorted(fingerprints.items())]
             if rows:
                 connection.execute(insert(ChampionRow), rows)
+            named = {name: fingerprints.get(name) for name in sorted(former | set(fingerprints))}
+            notes = [Record(Kind.CHAMPION, name, {"fingerprint": one}, ENGINE, at) for name, one in named.items()]
+            self._chain.note(connection, notes)
 
     def known_models(self) -> dict[str, KnownModels]:
         """Class → the models that can answer for it outside the rollout."""

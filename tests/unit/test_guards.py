@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import project_params
+from evidence_rows import DAY, Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,8 +26,6 @@ from shadowline.evidence import (
 )
 from shadowline.params import Params, RolloutParams
 from shadowline.rollout.guards import GuardResult, check_guards
-from tests.conftest import project_params
-from tests.evidence_rows import DAY, Part, day_of, evidence_of, part
 
 A_DAY = 400  # parts
 POLICY = project_params().rollout

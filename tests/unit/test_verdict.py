@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import project_params
+from evidence_rows import DAY, Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +20,6 @@ from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
 from shadowline.rollout.weighing import appraise
 from shadowline.verdict import Outcome, ShadowVerdict, judge
-from tests.conftest import project_params
-from tests.evidence_rows import DAY, Part, day_of, evidence_of, part
 
 SHADOW, ROLLOUT = project_params().shadow, project_params().rollout
 NUM_DAYS = 40
