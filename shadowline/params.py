@@ -244,11 +244,20 @@ class GateParams(_Frozen):
     max_drop: Share  # a class's AUROC against its own single-class model
     max_mean_drop: Share  # the same, mean over classes
     max_memory_mb: float = Field(gt=0)  # encoder + decoder + banks, 10^6 bytes
-    max_latency_ms: float = Field(gt=0)  # p95 per image
+    max_latency_ms: float = Field(gt=0)  # p95 per image, on an idle machine
     min_separation: float  # robust sigmas between the medians, per class
     max_flip_share: Share  # of decisions, under the robustness views
     max_saturation: Share  # of identical scores
     advisory: tuple[str, ...]  # names of gates that are reported and do not decide
+
+
+class LatencyParams(_Frozen):
+    """How the packaged model's latency is measured, beside a reference workload (shadowline/latency.py)."""
+
+    rounds: Positive  # of all images, interleaved with the reference
+    attempts: Positive  # of so many rounds each, until the machine was quiet
+    max_spread: float = Field(ge=1)  # 75th / 25th percentile of the reference's times; above it, the machine was busy
+    min_running_share: Share  # of the reference's time that its thread ran; below it, other work ran in its place
 
 
 class RegistryParams(_Frozen):
@@ -405,6 +414,7 @@ class Params(_Frozen):
     zero_shot: ZeroShotParams
     enrolment: EnrolmentParams
     gates: GateParams
+    latency: LatencyParams
     shadow: ShadowParams
     rollout: RolloutParams
     gateway: GatewayParams
