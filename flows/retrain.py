@@ -30,6 +30,7 @@ from tasks.reporting import failed_on_latency_only, publish_artifacts, read_summ
 from tasks.repository import check_repository, commit_run, hold_project
 
 STAGES = (
+    "classes",
     "import",
     "validate",
     "encoder",

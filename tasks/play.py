@@ -92,12 +92,13 @@ def _with_patience(params: Params) -> Params:
 def apply_remedy(params_file: Path, params: Params) -> None:
     """Write the remedy's promises into params.yaml."""
     with editing(params_file) as content:
-        content["calibration"]["class_target_fpr"].update(params.demo.remedy)
+        for class_name, promise in params.demo.remedy.items():
+            content["classes"][class_name]["target_fpr"] = promise
 
 
 def is_remedied(params: Params) -> bool:
     """Whether the promises of the remedy are in params.yaml already."""
-    return params.demo.remedy.items() <= params.calibration.class_target_fpr.items()
+    return all(params.classes[class_name].target_fpr == promise for class_name, promise in params.demo.remedy.items())
 
 
 def _curtain(state: RolloutState, morning: datetime, params: Params, remedied: bool) -> Curtain | None:
