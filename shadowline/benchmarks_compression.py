@@ -97,7 +97,7 @@ class _ClassBench:
         maps = {part: self._with_bank(part, bank) for part in self._fused}
         defects = {kind: maps[kind] for kind in self._defects}
         refitted = calibrate(
-            self._name, maps[_SELECTING], defects, maps[_CALIBRATING], self._params.calibration
+            self._name, maps[_SELECTING], defects, maps[_CALIBRATING], self._params.calibration_of(self._name)
         ).calibration
         test = maps[_TEST]
         alone = self._kept.score_raw(test, self._kept.alone["bank"])

@@ -131,7 +131,7 @@ class _ClassBench:
 
     def _rule(self, references: References, count: int) -> Rule:
         first = replace(references, fused_NVGPD=references.fused_NVGPD[:count])
-        target = self._params.calibration.promise(self._name)
+        target = self._params.promise(self._name)
         return leave_one_out(first, Distance(self._few.distance), self._few.top_share, target)
 
     def _patches(self, key: Key) -> Tensor:

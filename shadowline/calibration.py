@@ -218,7 +218,7 @@ def calibrate(
         alone=alone,
         threshold=math.inf,
         map_level=math.inf,
-        target_fpr=params.promise(class_name),
+        target_fpr=params.target_fpr,
         num_selecting=len(selecting_BMP),
         num_calibrating=len(calibrating_BMP),
     )

@@ -42,6 +42,11 @@ class Layout:
         """Packs of evidence, unless another place is named."""
         return self.root / "data/audit/evidence"
 
+    @property
+    def classes(self) -> Path:
+        """What params.yaml says of each class, as DVC compares it; see `shadowline/stages/classes.py`."""
+        return self.root / "data/classes"
+
     def images(self, class_name: str) -> Path:
         return self.root / "data/images" / class_name
 

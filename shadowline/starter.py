@@ -35,7 +35,7 @@ def build_few_shot(class_name: str, normals: Images, encoder: Encoder, params: P
     """A model of the first `enrolment.few_shot_images` normals."""
     chosen = normals[: params.enrolment.few_shot_images]
     references = encode_references(class_name, chosen, encoder, params.few_shot.views)
-    return FewShot.fit(class_name, references, encoder, params.few_shot, params.calibration.promise(class_name))
+    return FewShot.fit(class_name, references, encoder, params.few_shot, params.promise(class_name))
 
 
 def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Encoder, params: Params) -> Trial:

@@ -43,6 +43,7 @@ from tasks.registry_audit import (
     signed_metrics,
 )
 
+TURNED = ("verdict_run", "verdict_commit")  # of a version that passed when it was judged again
 _RETRIES = {"retries": 3, "retry_delay_seconds": [1, 5, 15]}  # the database may be away for a moment
 
 
@@ -221,6 +222,7 @@ def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
     calibrations = json.loads((layout.package / "calibration.json").read_text(encoding="utf-8"))
     return {
         **{name: version.tags.get(name) for name in PROVENANCE},
+        **{name: version.tags[name] for name in TURNED if name in version.tags},
         "class_fingerprints": version.class_fingerprints,
         "decides_by": {name: _deciding(one) for name, one in calibrations.items()},
         "metrics": signed_metrics(client(), version.tags.get("results_run")),

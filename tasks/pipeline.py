@@ -12,9 +12,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,15 @@ def run_stage(
     if process.returncode:
         raise StageFailedError(f"stage {name} failed:\n" + "\n".join(tail))
     return StageRun(name, skipped=not ran, seconds=time.monotonic() - started)
+
+
+def merge_runs(runs: Sequence[StageRun], again: Sequence[StageRun]) -> list[StageRun]:
+    """Each stage of `runs`, with the time of its second run added."""
+    seconds = {run.name: run.seconds for run in again}
+    return [
+        replace(run, skipped=False, seconds=run.seconds + seconds[run.name]) if run.name in seconds else run
+        for run in runs
+    ]
 
 
 def _mend_lock_file(root: Path) -> None:

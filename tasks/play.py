@@ -117,15 +117,19 @@ def _with_patience(params: Params) -> Params:
 def apply_promises(params_file: Path, promises: Mapping[str, float]) -> None:
     """Write promised false-alarm rates into params.yaml."""
     with editing(params_file) as content:
-        content["calibration"]["class_target_fpr"].update(promises)
+        for class_name, promise in promises.items():
+            content["classes"][class_name]["target_fpr"] = promise
 
 
 def act_of(params: Params) -> Act:
     """Which act the promises in params.yaml belong to."""
-    held = params.calibration.class_target_fpr.items()
-    if params.demo.remedy.items() <= held:
+
+    def are_held(promises: Mapping[str, float]) -> bool:
+        return all(params.classes[class_name].target_fpr == promise for class_name, promise in promises.items())
+
+    if are_held(params.demo.remedy):
         return Act.REMEDY
-    return Act.SABOTAGE if params.demo.sabotage.items() <= held else Act.FIRST
+    return Act.SABOTAGE if are_held(params.demo.sabotage) else Act.FIRST
 
 
 def _curtain(state: RolloutState, morning: datetime, params: Params, act: Act) -> Curtain | None:

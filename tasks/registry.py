@@ -20,10 +20,12 @@ from prefect.runtime import task_run
 from sqlalchemy.exc import SQLAlchemyError
 
 import shadowline
+from shadowline.gates import Verdict
 from shadowline.inspector import class_fingerprints
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.settings import Settings, prepare_environment
+from tasks.judgement import PASSED, failed_since, judge_again, word_of
 from tasks.origin import put_origin
 from tasks.repository import Provenance
 
@@ -142,38 +144,49 @@ def register(
 ) -> ModelVersion:
     """Register the package as a new version with its provenance; alias `challenger` only when the verdict passed.
 
-    A package whose fingerprint is registered already gives that version back: registering twice is harmless, also
-    after a kill in between.
+    A package whose fingerprint is registered already gives that version back, with the tags that it has: they are
+    written once, and another judgement of it is a further record (tasks/judgement.py). Registering twice is harmless,
+    also after a kill in between.
     """
     tracking, name = client(), params.registry.model_name
     config = json.loads((layout.package / "config.json").read_text(encoding="utf-8"))
     version = find_version(tracking, name, config["fingerprint"]) or _log_version(
         tracking, run_id, name, layout.package, config
     )
-    classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
-    tags = {**_tags(config, params, summary, provenance), "class_fingerprints": classes, "results_run": run_id}
+    verdict = Verdict.from_dict(summary["verdict"])
+    known = describe(tracking, name, version)
     put_origin(tracking, name, version, params, layout.root)
-    for key, value in tags.items():
-        tracking.set_model_version_tag(name, version, key, value)
-    if summary["verdict"]["passed"]:
-        tracking.set_registered_model_alias(name, CHALLENGER, version)
-    elif CHALLENGER in describe(tracking, name, version).aliases:  # it passed once, under other gates
-        tracking.delete_registered_model_alias(name, CHALLENGER)
+    if "verdict" in known.tags and known.tags.get("results_run") != run_id:
+        judge_again(tracking, known, run_id, params, verdict, provenance)
+    else:
+        classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
+        tags = {**_provenance(config, params, summary, provenance), "class_fingerprints": classes}
+        tags |= {"results_run": run_id, "verdict": word_of(verdict)}  # the verdict last: it says that all is written
+        for key, value in tags.items():
+            tracking.set_model_version_tag(name, version, key, value)
+    _move_challenger(tracking, known, verdict)
     return describe(tracking, name, version)
 
 
-def _tags(
+def _provenance(
     config: Mapping[str, Any], params: Params, summary: Mapping[str, Any], provenance: Provenance
 ) -> dict[str, str]:
-    """All that an auditor needs to make the same model again, and what the gates said of it."""
+    """All that an auditor needs to make the same model again."""
     return {
         "git_commit": provenance.git_commit,
         "dvc_lock_sha256": provenance.dvc_lock_sha256,
         "params_hash": params.hash(),
         "encoder_fingerprint": config["encoder_fingerprint"],
         "num_images": json.dumps(summary["num_images"], sort_keys=True),
-        "verdict": "passed" if summary["verdict"]["passed"] else "not passed",
     }
+
+
+def _move_challenger(tracking: mlflow.MlflowClient, known: ModelVersion, verdict: Verdict) -> None:
+    """To a version that passed; away from one that fails now, unless only a latency speaks against one that passed."""
+    if verdict.passed:
+        tracking.set_registered_model_alias(known.name, CHALLENGER, known.version)
+    elif CHALLENGER in known.aliases and not verdict.failed_on_latency_only:  # it passed once, under other gates
+        tracking.delete_registered_model_alias(known.name, CHALLENGER)
 
 
 def _log_version(
@@ -236,21 +249,32 @@ def list_versions(model_name: str) -> list[ModelVersion]:
 def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion:
     """Make exactly `version` champion in the place of exactly `replaces` (None: there must be no champion yet).
 
-    Raises ValueError when the champion is another one, or the version's verdict is negative.
+    Raises ValueError when the champion is another one, the version's verdict is negative, or gates other than that of
+    latency have failed it since.
     """
     tracking = client()
     current = _aliased(tracking, model_name, CHAMPION)
     if current != replaces:
         raise ValueError(f"champion of {model_name} is version {current}, not {replaces}; name the version to replace")
     chosen = describe(tracking, model_name, version)
-    if chosen.tags.get("verdict") != "passed":
+    if chosen.tags.get("verdict") != PASSED:
         raise ValueError(
             f"{chosen.uri}: verdict {chosen.tags.get('verdict', 'missing')!r}; only a passed version can lead"
         )
+    failed = failed_since(tracking, chosen)
+    if failed:
+        raise ValueError(
+            f"{chosen.uri}: passed once, and fails {', '.join(failed)} by the gates of run "
+            f"{chosen.tags['last_judged_run']}; run `shadowline retrain`, or promote another version"
+        )
+    return _lead(tracking, chosen, current)
+
+
+def _lead(tracking: mlflow.MlflowClient, chosen: ModelVersion, current: str | None) -> ModelVersion:
     if current is not None:
-        tracking.set_registered_model_alias(model_name, PREVIOUS, current)
-    tracking.set_registered_model_alias(model_name, CHAMPION, version)
-    return describe(tracking, model_name, version)
+        tracking.set_registered_model_alias(chosen.name, PREVIOUS, current)
+    tracking.set_registered_model_alias(chosen.name, CHAMPION, chosen.version)
+    return describe(tracking, chosen.name, chosen.version)
 
 
 def challenger_version(model_name: str) -> ModelVersion | None:
@@ -282,11 +306,12 @@ def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
     Raises ValueError where no passed version holds them all. Again, for the version that leads already: no effect.
     """
     holding = [one for one in list_versions(model_name) if live.items() <= one.class_fingerprints.items()]
-    passed = [one for one in holding if one.tags.get("verdict") == "passed"]
+    passed = [one for one in holding if one.tags.get("verdict") == PASSED]
     if not passed:
         raise ValueError(f"{model_name}: no passed version holds the live models of {', '.join(sorted(live))}")
-    current = _aliased(client(), model_name, CHAMPION)
-    return passed[0] if passed[0].version == current else promote(model_name, passed[0].version, current)
+    tracking = client()
+    current = _aliased(tracking, model_name, CHAMPION)
+    return passed[0] if passed[0].version == current else _lead(tracking, passed[0], current)
 
 
 def _aliased(tracking: mlflow.MlflowClient, model_name: str, alias: str) -> str | None:

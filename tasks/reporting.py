@@ -26,6 +26,14 @@ def read_summary(layout: Layout) -> dict[str, Any]:
     return summary
 
 
+def failed_on_latency_only(layout: Layout) -> bool:
+    """Whether the last verdict, if there is one, may turn when the latency is measured again."""
+    if not layout.summary.is_file():
+        return False
+    summary = json.loads(layout.summary.read_text(encoding="utf-8"))
+    return Verdict.from_dict(summary["verdict"]).failed_on_latency_only
+
+
 @task
 def write_report(layout: Layout, params: Params, runs: list[StageRun]) -> Path:
     """The report, with the time of each stage that ran; skipped stages keep the time of when they last ran."""

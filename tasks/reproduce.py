@@ -217,7 +217,7 @@ def _without_source(place: Place) -> dict[str, str]:
 
 def _encoder_without_source(place: Place) -> dict[str, str]:
     """The encoder's weights are no dependency in dvc.yaml, since a hub has no file: their hash is a tag."""
-    names = [step.name for step in place.steps if not step.deps]
+    names = [step.name for step in place.steps if step.stage == "encoder"]
     location = yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["encoder"].get("location", "")
     wanted = place.registered.tags.get("encoder_source_sha256")
     if wanted is None:

@@ -22,14 +22,21 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
-def retrain(as_json: JsonOption = False) -> None:
+def retrain(
+    as_json: JsonOption = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Measure the latency again, although nothing has changed.")
+    ] = False,
+) -> None:
     """Bring the model up to date with its images and parameters, judge it, register it. Unchanged stages are skipped.
+
+    A latency that failed the last verdict alone is measured again by itself.
 
     Exit code 0: all gates passed, 1: not passed, 2: the input or the repository cannot be used.
 
     Example: `shadowline retrain`
     """
-    raise typer.Exit(0 if _run(as_json) else 1)
+    raise typer.Exit(0 if _run(as_json, remeasure) else 1)
 
 
 def demo(
@@ -109,7 +116,7 @@ def promote(
     typer.echo(f"{promoted.uri} is champion")
 
 
-def _run(as_json: bool) -> bool:
+def _run(as_json: bool, remeasure: bool = False) -> bool:
     """Whether all gates passed."""
     from flows.retrain import retrain as flow
     from tasks.pipeline import StageFailedError
@@ -117,7 +124,7 @@ def _run(as_json: bool) -> bool:
 
     started = time.monotonic()
     try:
-        result = flow()
+        result = flow(remeasure=remeasure)
     except (StageFailedError, RepositoryError) as error:
         raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
     seconds = time.monotonic() - started
@@ -157,4 +164,9 @@ def _print(result: RetrainResult, seconds: float) -> None:
     skipped = sum(one.skipped for one in result.stages)
     console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
     console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
+    if result.git_commit != result.version.tags["git_commit"]:
+        console.print(
+            f"        registered before, from commit {result.version.tags['git_commit'][:10]}; this run's is "
+            f"{result.git_commit[:10]}; the version's verdict is '{result.version.tags['verdict']}'"
+        )
     console.print(f"report: {result.report}")

@@ -105,6 +105,7 @@ def costs(summary: Summary) -> str:
     """What the model needs beside what today's models need; says so where neither was measured."""
     total, legacy_total = summary.memory.get("total_mb"), summary.memory.get("legacy_total_mb")
     p95, legacy_p95 = summary.latency_ms.get("p95"), summary.latency_ms.get("legacy_p95")
+    idle_p95 = summary.latency_ms.get("idle_p95")
     sentences = []
     if total is not None:
         beside = f"; today's models need {unit(legacy_total, 'MB')} together" if legacy_total is not None else ""
@@ -112,6 +113,8 @@ def costs(summary: Summary) -> str:
     if p95 is not None:
         beside = f"; today's models need {unit(legacy_p95, 'ms')}" if legacy_p95 is not None else ""
         sentences.append(f"It answers 95 of 100 images within {unit(p95, 'ms')}{beside}.")
+        if idle_p95 is not None:
+            sentences.append(f"On an idle machine it needs {unit(idle_p95, 'ms')}, and that is what the gate judges.")
     return " ".join(sentences) or "Neither memory nor latency was measured."
 
 

@@ -46,7 +46,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
         maps.of([Key(image_id) for image_id in selecting]),
         {kind: maps.of(keys) for kind, keys in defects.items()},
         maps.of([Key(image_id) for image_id in calibrating]),
-        params.calibration,
+        params.calibration_of(class_name),
     )
     write_json(layout.calibration(class_name), describe(result, tuple(defects)))
     return result

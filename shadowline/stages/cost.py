@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shadowline.atomic import write_json
 from shadowline.detectors.patchcore import PatchCore
+from shadowline.device import pick_device
 from shadowline.images import open_within
 from shadowline.inspector import Inspector
+from shadowline.latency import ReferenceWorkload, Timing, measure, time_image
 from shadowline.manifest import Split, read_manifest
-from shadowline.params import Params
+from shadowline.params import DataParams, Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 
@@ -24,38 +25,41 @@ _WARM_UP = 2
 def run(params: Params, layout: Layout, progress: Progress) -> dict[str, Any]:
     """Latency of single images from bytes on disk to a decision, and bytes of weights; writes data/cost.json."""
     inspector = Inspector.load(layout.package)
-    own: list[float] = []
-    legacy: list[float] = []
-    legacy_bytes = 0
-    for name in sorted(params.classes):
-        paths = test_paths(name, layout)
-        detector = PatchCore.load(layout.legacy(name))
-        legacy_bytes += detector.memory_bytes
-        for index, path in enumerate(paths[: _IMAGES_PER_CLASS + _WARM_UP]):
-            started = time.perf_counter()
-            inspector.inspect(path, name)
-            between = time.perf_counter()
-            detector.score([open_within(path, params.data)])
-            ended = time.perf_counter()
-            if index >= _WARM_UP:
-                own.append(1000 * (between - started))
-                legacy.append(1000 * (ended - between))
-    memory = {
-        **inspector.memory_mb,
-        "total_mb": sum(inspector.memory_mb.values()),
-        "legacy_total_mb": legacy_bytes / 1e6,
-    }
-    latency = {"p50": _percentile(own, 50), "p95": _percentile(own, 95)}
-    latency |= {"legacy_p50": _percentile(legacy, 50), "legacy_p95": _percentile(legacy, 95)}
-    cost = {"memory": memory, "latency_ms": latency, "num_images": len(own)}
+    take_round = partial(_take_round, inspector, ReferenceWorkload(pick_device()), params, layout)
+    latency = measure(take_round, params.latency)
+    cost = {"memory": _memory(inspector, params, layout), "latency": latency.to_dict()}
     write_json(layout.cost, cost)
+    progress.message(
+        f"latency: p95 {latency.idle_p95_ms:.1f} ms on an idle machine, {latency.p95_ms:.1f} ms on the clock"
+        f"{'' if latency.reliable else '; other work ran on this machine'}"
+    )
     return cost
+
+
+def _take_round(
+    inspector: Inspector, reference: Callable[[], object], params: Params, layout: Layout
+) -> Iterator[Timing]:
+    """Every class's images once, beside its legacy model; the first images of a class only warm up."""
+    for name in sorted(params.classes):
+        detector = PatchCore.load(layout.legacy(name))
+        for index, path in enumerate(test_paths(name, layout)[: _IMAGES_PER_CLASS + _WARM_UP]):
+            judge = partial(inspector.inspect, path, name)
+            timing = time_image(str(path), reference, judge, partial(_judge_legacy, detector, path, params.data))
+            if index >= _WARM_UP:
+                yield timing
+
+
+def _judge_legacy(detector: PatchCore, path: Path, limits: DataParams) -> object:
+    return detector.score([open_within(path, limits)])
+
+
+def _memory(inspector: Inspector, params: Params, layout: Layout) -> dict[str, float]:
+    """Bytes of weights, 10^6."""
+    legacy = sum(PatchCore.load(layout.legacy(name)).memory_bytes for name in params.classes)
+    parts = inspector.memory_mb
+    return {**parts, "total_mb": sum(parts.values()), "legacy_total_mb": legacy / 1e6}
 
 
 def test_paths(class_name: str, layout: Layout) -> list[Path]:
     manifest = read_manifest([layout.manifest(class_name)]).sort_values("image_id")
     return [layout.root / str(path) for path in manifest.loc[manifest["split"] == Split.TEST, "path"]]
-
-
-def _percentile(values: list[float], share: float) -> float:
-    return float(np.percentile(values, share))

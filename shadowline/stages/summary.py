@@ -26,7 +26,8 @@ def run(params: Params, layout: Layout, progress: Progress) -> Verdict:
         "classes": worst_first,
         "means": _means(list(measured.values())),
         "memory": cost.get("memory"),
-        "latency_ms": cost.get("latency_ms"),
+        "latency_ms": _milliseconds(cost),
+        "latency_measurement": _measurement(cost),
         "num_images": {name: _counts(layout.manifest(name)) for name in sorted(params.classes)},
     }
     write_json(layout.summary, summary)
@@ -46,8 +47,29 @@ def evidence_of(expected: tuple[str, ...], measured: dict[str, Any], cost: dict[
         )
         for name, metrics in measured.items()
     )
-    memory, latency = cost.get("memory") or {}, cost.get("latency_ms") or {}
-    return Evidence(expected, classes, memory_mb=memory.get("total_mb"), latency_ms=latency.get("p95"))
+    memory, latency = cost.get("memory") or {}, cost.get("latency") or {}
+    return Evidence(
+        expected,
+        classes,
+        memory_mb=memory.get("total_mb"),
+        latency_ms=latency.get("idle_p95_ms"),
+        raw_latency_ms=latency.get("p95_ms"),
+        latency_reliable=bool(latency.get("reliable")),
+    )
+
+
+def _milliseconds(cost: dict[str, Any]) -> dict[str, float]:
+    """p50, p95, idle_p95, legacy_p50, legacy_p95: times of single images."""
+    latency = cost.get("latency") or {}
+    names = ("p50", "p95", "idle_p95", "legacy_p50", "legacy_p95")
+    return {name: latency[f"{name}_ms"] for name in names if f"{name}_ms" in latency}
+
+
+def _measurement(cost: dict[str, Any]) -> dict[str, Any]:
+    """How the latency was measured, and whether other work ran in the meantime."""
+    names = ("ratio_p95", "reference_idle_ms", "reference_spread", "running_share", "num_timings", "num_attempts")
+    latency = cost.get("latency") or {}
+    return {name: latency[name] for name in (*names, "reliable") if name in latency}
 
 
 def _means(metrics: list[dict[str, Any]]) -> dict[str, float]:

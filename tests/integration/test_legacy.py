@@ -141,7 +141,6 @@ def plant(
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["classes"] = {name: {"source": "folder", "location": "nowhere"} for name in (CLASS, OTHER)}
     raw["train"]["classes"] = [CLASS]
-    raw["calibration"]["class_target_fpr"] = {}
     raw["evaluation"]["bootstrap"] = 5
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     layout = Layout(tmp_path)

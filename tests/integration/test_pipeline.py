@@ -35,6 +35,7 @@ def test_enrolling_a_class_skips_training_and_moves_no_other_bank(project: Proje
     ran = _stages_run(project.repro("train", "bank", "identity", "calibrate"))
     after = project.lock()
     assert ran == [
+        "classes",
         f"import@{EXTRA_CLASS}",
         "validate",
         f"features@{EXTRA_CLASS}",
@@ -50,6 +51,40 @@ def test_enrolling_a_class_skips_training_and_moves_no_other_bank(project: Proje
     ):
         assert after[name] == before[name]
     assert project.layout.calibration(EXTRA_CLASS).is_file()
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"target_fpr": 0.3}, {"calibrate@dots", "evaluate@dots", "package", "cost", "summary"}),
+        ({"target_fpr": 0.2}, set()),  # what it had in common with the others
+        ({"test_share": 0.3}, {"import@dots"}),  # it has a test split of its own: the same rows
+    ],
+)
+def test_what_is_one_class_s_own_in_params_runs_only_what_reads_it(
+    project: Project, own: dict[str, object], expected: set[str]
+) -> None:
+    _edit_class(project, "dots", own)
+    assert set(_stages_run(project.repro())) == {"classes"} | expected
+    assert _stale(project) == set()
+
+
+def test_the_common_promise_runs_every_class_but_those_with_one_of_their_own(project: Project) -> None:
+    _edit_class(project, "dots", {"target_fpr": 0.2})
+    project.edit_params(calibration={"target_fpr": 0.3})
+    ran = _stages_run(project.repro("calibrate"))
+    assert ran == ["classes", "calibrate@stripes"]
+
+
+def test_a_declared_view_of_one_class_makes_only_its_own_images_stale(project: Project) -> None:
+    _edit_class(project, "dots", {"augment": ["hflip"]})
+    assert _stages_run(project.repro("bank", "identity")) == ["classes", "features@dots", "bank@dots", "identity@dots"]
+
+
+def _edit_class(project: Project, name: str, own: dict[str, object]) -> None:
+    values = yaml.safe_load(project.layout.params.read_text(encoding="utf-8"))
+    values["classes"][name] |= own
+    project.layout.params.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
 
 def test_a_row_moved_to_another_split_makes_everything_that_reads_splits_stale(project: Project) -> None:

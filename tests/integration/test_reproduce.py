@@ -412,7 +412,8 @@ class TestThePush:
         blocked.unlink()
         result = in_project.retrain().result()
         assert [stage.name for stage in result.stages if not stage.skipped] == []
-        assert result.version.tags["git_commit"] == in_project.git("rev-parse", "HEAD") != before.tags["git_commit"]
+        assert result.git_commit == in_project.git("rev-parse", "HEAD") != before.tags["git_commit"]
+        assert result.version.tags["git_commit"] == before.tags["git_commit"]
         assert (in_project.root / "data/blocked/files/md5").is_dir()
 
     def test_a_store_that_comes_back_gets_everything(

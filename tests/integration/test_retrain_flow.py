@@ -115,21 +115,90 @@ def _written(project: Project) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in files if not {*others} & {*path.parts}}
 
 
-def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion(
-    prefect_server: str, in_project: Project
+def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion_and_its_tags(
+    prefect_server: str, in_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from tasks.registry import list_versions, promote
+    from tasks.registry import client, list_versions, promote
 
     promote(MODEL, "1", replaces=None)
+    (before,) = list_versions(MODEL)
     in_project.edit_params(gates={"min_mean_auroc": 1.0})  # strict: nothing passes
     result = in_project.retrain().result()
     (version,) = list_versions(MODEL)
-    assert not result.passed
+    head = in_project.git("rev-parse", "HEAD")
+    assert (result.passed, result.git_commit) == (False, head)
     assert [stage.name for stage in result.stages if not stage.skipped] == ["summary"]
-    assert version.tags["verdict"] == "not passed"
     assert version.aliases == ("champion",)
-    assert version.tags["git_commit"] == in_project.git("rev-parse", "HEAD")
     assert "params.yaml" in in_project.git("show", "--name-only", "--format=", "HEAD")
+    run = client().get_run(version.tags["last_judged_run"])
+    assert version.tags == {**before.tags, "last_judged_run": run.info.run_id}
+    told = {"judges": version.uri, "verdict": "not passed", "failed_gates": "mean_auroc", "git_commit": head}
+    assert told.items() <= run.data.tags.items()
+    assert f"commit {head} makes the package that was registered from commit {before.tags['git_commit']}" in caplog.text
+    with pytest.raises(ValueError, match="passed once, and fails mean_auroc by the gates of run"):
+        promote(MODEL, "1", replaces="1")
+
+
+def test_a_latency_that_fails_is_measured_again_and_takes_nothing_from_a_version_that_passed(
+    prefect_server: str, in_project: Project
+) -> None:
+    from tasks.registry import client, list_versions, promote
+
+    promote(MODEL, "1", replaces=None)
+    (before,) = list_versions(MODEL)
+    in_project.edit_params(gates={"max_latency_ms": 0.001})
+    first = in_project.retrain().result()
+    assert (first.passed, _ran(first)) == (False, ["cost", "summary"])  # measured again within the run
+    again = in_project.retrain().result()  # with nothing changed
+    assert (again.passed, _ran(again)) == (False, ["cost", "summary"])
+    (failed,) = list_versions(MODEL)
+    assert failed.aliases == before.aliases == ("challenger", "champion")
+    assert {**failed.tags, **before.tags} == failed.tags
+    judged = client().search_runs(["1"], f"tags.judges = '{before.uri}'")
+    assert {run.data.tags["failed_gates"] for run in judged} == {"latency_ms"} and len(judged) == 2
+    assert promote(MODEL, "1", replaces="1").version == "1"
+
+
+def test_a_version_that_failed_on_latency_passes_when_it_is_measured_again_and_never_turns_back(
+    prefect_server: str, in_project: Project
+) -> None:
+    from shadowline.audit.entry import Kind
+    from shadowline.records.stores import open_records
+    from tasks.registry import list_versions
+
+    (in_project.root / "mlflow.db").unlink()
+    in_project.edit_params(gates={"max_latency_ms": 0.001})
+    registered = in_project.retrain().result().version
+    assert (registered.aliases, registered.tags["verdict"]) == ((), "not passed")
+    in_project.edit_params(gates={"max_latency_ms": 60_000})
+    result = in_project.retrain().result()
+    turned = result.version
+    assert (turned.aliases, turned.tags["verdict"]) == (("challenger",), "passed")
+    assert turned.tags["verdict_commit"] == result.git_commit != registered.tags["git_commit"]
+    kept = ("git_commit", "dvc_lock_sha256", "params_hash", "results_run", "environment", "num_images")
+    assert {name: turned.tags[name] for name in kept} == {name: registered.tags[name] for name in kept}
+    bodies = [entry.facts for entry in open_records().chain.entries(kinds=[Kind.REGISTRATION], subject=turned.uri)]
+    assert [body["verdict"] for body in bodies[-2:]] == ["not passed", "passed"]
+    assert bodies[-1]["verdict_run"] == turned.tags["verdict_run"]
+    in_project.edit_params(gates={"min_mean_auroc": 1.0})
+    assert not in_project.retrain().result().passed
+    assert [version.tags["verdict"] for version in list_versions(MODEL)] == ["passed"]
+
+
+def test_remeasure_times_the_package_again_although_nothing_has_changed(
+    prefect_server: str, in_project: Project
+) -> None:
+    from flows.retrain import retrain
+
+    before = read_json(in_project.layout.cost)
+    assert _ran(retrain(remeasure=True)) == ["cost", "summary"]
+    after = read_json(in_project.layout.cost)
+    assert after["memory"] == before["memory"] and after["latency"] != before["latency"]
+    assert read_json(in_project.layout.summary)["latency_ms"]["p95"] == after["latency"]["p95_ms"]
+
+
+def _ran(result: RetrainResult) -> list[str]:
+    return [stage.name for stage in result.stages if not stage.skipped]
 
 
 def test_a_model_that_never_passed_is_registered_without_an_alias(prefect_server: str, in_project: Project) -> None:

@@ -369,7 +369,6 @@ def write_project(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = l
     raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     raw["classes"] = {"bolt": {"source": "folder", "location": "bolt"}}
     raw["train"]["classes"] = ["bolt"]
-    raw["calibration"]["class_target_fpr"] = {}
     raw["validation"]["min_normal"] = 10
     (root / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 

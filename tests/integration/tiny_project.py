@@ -62,7 +62,6 @@ _CHANGES: dict[str, dict[str, Any]] = {
     },
     "calibration": {
         "target_fpr": 0.2,
-        "class_target_fpr": {},
         "injected": ["cutpaste", "perlin"],
         "injected_images": 2,
     },

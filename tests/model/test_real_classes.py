@@ -53,7 +53,6 @@ SMALL = {
         "max_test_anomalous": 24,
     },
     "train": {"classes": list(CLASSES), "steps": 30, "warmup_steps": 5, "decoder_blocks": 4, "eval_every": 15},
-    "calibration": {"class_target_fpr": {}},
     "identification": {"unknown_share": 0.05},
     "evaluation": {"bootstrap": 100, "robustness_images": 8},
 }
@@ -79,7 +78,7 @@ class Trained:
 
 def small_params(folder: Path) -> Params:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    raw["classes"] = {name: raw["classes"][name] for name in CLASSES}
+    raw["classes"] = {name: {**raw["classes"][name], "target_fpr": None} for name in CLASSES}
     for section, values in SMALL.items():
         raw[section] |= values
     (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

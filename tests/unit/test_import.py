@@ -55,7 +55,6 @@ def params_for(source: str, select: str = "", **data: float) -> Params:
     location = "source" if not source.endswith("whl") else source
     raw["classes"] = {"bolt": {"source": source, "location": location, "select": select}}
     raw["train"]["classes"] = ["bolt"]
-    raw["calibration"]["class_target_fpr"] = {}
     raw["data"].update({"injected_test": 0, **data})
     return Params.model_validate(raw)
 

@@ -156,6 +156,22 @@ def test_values_that_do_not_fit_together_are_refused(changes, message, raw, load
     assert message in line
 
 
+def test_a_class_s_own_promise_stands_in_for_the_common_one_and_nothing_is_left_of_a_class_that_goes(raw, load):
+    params = load(raw)
+    assert (params.promise("solar_poly"), params.promise("textile"), params.promise("unheard")) == (0.07, 0.05, 0.05)
+    assert params.calibration_of("solar_poly") == params.calibration.model_copy(update={"target_fpr": 0.07})
+    raw["train"]["classes"].remove("solar_poly")
+    del raw["classes"]["solar_poly"]
+    assert load(raw).promise("solar_poly") == 0.05
+
+
+def test_the_old_place_of_the_promises_names_the_new_one(raw, load):
+    raw["calibration"]["class_target_fpr"] = {"solar_poly": 0.07}
+    assert error_of(load, raw) == [
+        "params.yaml: unknown key calibration.class_target_fpr; it is classes.<name>.target_fpr now"
+    ]
+
+
 @pytest.mark.parametrize("name", ["Solar", "../etc", "a/b", "", "-x", "a b", "x" * 65, "ä"])
 def test_a_class_name_is_safe_as_a_file_name(name, raw, load):
     raw["classes"][name] = dict(raw["classes"]["textile"])

@@ -1,0 +1,31 @@
+"""`shadowline stage classes`: what params.yaml says of each class, in a file for each thing that stages read of it.
+
+    data/classes/names.json            the names of all classes
+    data/classes/bolt/source.json      where its images come from and how they are split: `import`
+    data/classes/bolt/augment.json     its declared views: `features`, `bank`, `identity`
+    data/classes/bolt/promise.json     its promised false-alarm rate, own or common: `calibrate`
+
+The stages read params.yaml itself. The files are what DVC compares: it watches no parameter that may be absent, and a
+class watched as a whole would run all its stages again for its promise.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from shadowline.atomic import write_json
+from shadowline.params import Params
+from shadowline.paths import Layout
+from shadowline.progress import Progress
+
+_OF_SOURCE = {"source", "location", "select", "test_share", "val_share"}
+
+
+def run(params: Params, layout: Layout, progress: Progress) -> None:
+    shutil.rmtree(layout.classes, ignore_errors=True)
+    write_json(layout.classes / "names.json", sorted(params.classes))
+    for name, class_params in params.classes.items():
+        folder = layout.classes / name
+        write_json(folder / "source.json", class_params.model_dump(include=_OF_SOURCE))
+        write_json(folder / "augment.json", list(class_params.augment))
+        write_json(folder / "promise.json", {"target_fpr": params.promise(name)})
