@@ -16,4 +16,4 @@ GRANT INSERT, DELETE ON audit_notes TO shadowline_service;
 
 GRANT INSERT, UPDATE ON pairs, feedback, models, rollout_events, rollout_actions, rollout_orders, rollout_approvals,
     rollout_evidence TO shadowline_service;
-GRANT INSERT, UPDATE, DELETE ON rollout_classes TO shadowline_service;
+GRANT INSERT, UPDATE, DELETE ON champions, rollout_classes TO shadowline_service;

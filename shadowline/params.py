@@ -269,6 +269,9 @@ class ShadowParams(_Frozen):
     min_labelled_share: Share  # of the disagreements, and of the parts that were drawn for review
     review_days: Days  # newest production days whose labels may still be missing
     max_lost_share: Annotated[float, Field(gt=0, lt=1)]  # of known defects that it may find fewer than the legacy
+    near_identical_levels: float = Field(ge=0)  # mean grey-level difference up to which two frames count as one
+    near_identical_window: Positive  # newest frames of a class and two models that a frame is compared with
+    review_share: Share  # probability that an image is drawn for review, whatever the models decide
 
 
 class GuardParams(_Frozen):
@@ -340,6 +343,8 @@ class GatewayParams(_Frozen):
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
     keep_images: KeepImages  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
+    max_capture_age_hours: float = Field(gt=0)  # a claimed capture time that long before receipt is suspect
+    max_clock_skew_minutes: float = Field(ge=0)  # likewise after receipt
 
 
 class EffortParams(_Frozen):

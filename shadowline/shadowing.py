@@ -1,16 +1,17 @@
 """Shadow mode in batch: images from a folder through both models, one pair each.
 
-    shadow_images("bolt", paths, candidate, legacy, pairs, limits)
+    shadow_images("bolt", paths, candidate, legacy, pairs, params, progress)
 
-What is on record already is skipped, so that an interrupted run goes on where it stopped.
+What is on record already is skipped, so that an interrupted run goes on where it stopped. A pair is received when it is
+judged, whatever the time of its file: a folder of old files in one run is evidence of one day.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +19,20 @@ from PIL import Image
 
 from shadowline.detectors.load import load_detector
 from shadowline.detectors.protocol import Detector
-from shadowline.images import RefusedImage, open_rgb
-from shadowline.params import DataParams
+from shadowline.frames import FrameRule, frame_signature
+from shadowline.images import RefusedImage, open_within
+from shadowline.params import Params
 from shadowline.progress import Progress
-from shadowline.records.pairs import Judgement, Pair, PairStore, pair_key
+from shadowline.records.pairs import (
+    Judgement,
+    Pair,
+    PairSource,
+    PairStore,
+    is_capture_suspect,
+    is_drawn_for_review,
+    pair_key,
+    utc_now,
+)
 from shadowline.records.rollout import RolloutStore
 
 _BATCH = 8  # pairs per transaction: what a kill can cost
@@ -74,10 +85,11 @@ def shadow_images(
     candidate: Detector,
     legacy: Detector,
     pairs: PairStore,
-    limits: DataParams,
+    params: Params,
     progress: Progress,
+    clock: Callable[[], datetime] = utc_now,
 ) -> ShadowRun:
-    """Judge every image with both models and record the pairs."""
+    """Judge every image with both models and record the pairs; `clock` gives the time of receipt of each."""
     models = (candidate.fingerprint, legacy.fingerprint)
     known = pairs.known_keys(class_name, *models)
     captures = [Capture.of_file(path) for path in paths]
@@ -89,12 +101,13 @@ def shadow_images(
             batch = []
             for capture in new[start : start + _BATCH]:
                 try:
-                    image = open_rgb(capture.path, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
-                    batch.append(judge_both(class_name, capture, image, candidate, legacy))
+                    image = open_within(capture.path, params.data)
+                    pair = judge_both(class_name, capture, image, candidate, legacy)
+                    batch.append(as_received(pair, clock(), params))
                 except RefusedImage as error:
                     refused.append(f"{capture.path}: {error}")
                 task.advance()
-            num_new += pairs.record(batch)
+            num_new += pairs.record(batch, FrameRule.of(params.shadow))
     return ShadowRun(num_new, len(captures) - len(new), tuple(refused))
 
 
@@ -110,6 +123,20 @@ def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate:
         candidate_said=judge_one(candidate, image),
         legacy_said=judge_one(legacy, image),
         image_path=str(capture.path.resolve()),
+        source=PairSource.BATCH,
+        frame_signature=frame_signature(image),
+    )
+
+
+def as_received(pair: Pair, at: datetime, params: Params) -> Pair:
+    """The pair with its time of receipt and what follows from it."""
+    share = params.shadow.review_share
+    return replace(
+        pair,
+        received_at=at,
+        capture_suspect=is_capture_suspect(pair.captured_at, at, params.gateway),
+        review_share=share,
+        review_drawn=is_drawn_for_review(pair.class_name, pair.image_id, share),
     )
 
 

@@ -1,6 +1,6 @@
 """The model that decided on a part, whatever has become of it since, and what is known of it.
 
-    loaded = load_deciding(pair, open_records(), Path("/tmp/new"))
+    loaded = load_deciding(stored, open_records(), Path("/tmp/new"))
     loaded.detector, loaded.facts.source, loaded.facts.problem
 
 From the registry, or from its archive where its version was deleted. Only the fingerprint that the pair names counts.
@@ -22,9 +22,9 @@ from shadowline.detectors.few_shot import FewShot
 from shadowline.detectors.load import find_model, load_detector
 from shadowline.detectors.protocol import Detector
 from shadowline.manifest import content_id
-from shadowline.records.pairs import Pair
 from shadowline.records.rollout import LEGACY, ModelPlace
 from shadowline.records.stores import Records
+from shadowline.records.traces import StoredPair
 from tasks.legacy import restore_legacy
 from tasks.registry import ModelVersion, client, list_versions
 
@@ -41,13 +41,14 @@ class Loaded:
     detector: Detector | None
 
 
-def load_deciding(pair: Pair, records: Records, scratch: Path) -> Loaded:
+def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> Loaded:
     """The model of the side that answered; what hinders is said in `facts.problem`. `scratch` is not there yet."""
+    pair = stored.pair
     fingerprint = pair.candidate if pair.answered_by == "candidate" else pair.legacy
     facts, since = ModelFacts("", "", (), "", "", "", "", "", "", ""), _UNKNOWN
     try:
         place = records.rollout.model(fingerprint)
-        facts, since = _of_registry(facts, place, pair.captured_at)
+        facts, since = _of_registry(facts, place, stored.received_at)
         facts, detector, directory = _open(facts, place, pair.class_name, scratch)
     except _CANNOT_BE_LOADED as error:
         problem = f"the model that decided cannot be loaded: {error}"

@@ -101,7 +101,7 @@ def draw_decision(question: Question, layout: Layout, limits: DataParams, now: d
     stored, several = _choose(question, pairs_of_trace(records.pairs.engine, question.trace_id))
     data = _find_image(stored.pair, question, layout, limits)
     with tempfile.TemporaryDirectory() as scratch:
-        loaded = load_deciding(stored.pair, records, Path(scratch) / "restored")
+        loaded = load_deciding(stored, records, Path(scratch) / "restored")
         again = _score_again(stored, loaded, data, limits, asked=question.rerun)
     record = draw_up(_case(question, stored, loaded, records), again.rerun, now)
     entry = _put_on_chain(record, records, now)

@@ -25,7 +25,7 @@ def fetch_images(location: str, layout: Layout) -> list[Path]:
 def judge_images(class_name: str, paths: list[Path], records: Records, params: Params) -> ShadowRun:
     """Both models on every image; refused images are named in the log."""
     models = both_models(class_name, records.rollout)
-    done = shadow_images(class_name, paths, *models, records.pairs, params.data, default_progress())
+    done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress())
     for line in done.refused:
         get_run_logger().warning("refused %s", line)
     return done

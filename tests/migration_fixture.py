@@ -69,6 +69,7 @@ def pair_of(one: ClassState, image_id: str, at: datetime, candidate: bool, legac
         class_name=one.class_name,
         image_id=image_id,
         captured_at=at,
+        received_at=at,
         candidate=one.candidate,
         legacy=one.legacy,
         answered_by="candidate" if one.share else "legacy",

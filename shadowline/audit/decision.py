@@ -35,7 +35,7 @@ from shadowline.rollout.state import ClassState, Event
 
 ROUNDING = 1e-5  # of a score, or of 1 where that is more; see docs/decisions/0018
 NOT_ASKED = "not asked"  # a model that does not judge in the phase
-_CLOCKS = timedelta(seconds=60)  # between a camera's clock and the rollout's, upload and the gateway's look included
+_CLOCKS = timedelta(seconds=60)  # between the gateway's clock and the rollout's, the gateway's look included
 _MACHINE_MADE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")  # trace ids that no caller chose
 
 
@@ -60,10 +60,10 @@ def draw_up(case: Case, rerun: Rerun, now: datetime) -> InspectionRecord:
     if decided.decision is None:
         raise ValueError(f"trace '{pair.trace_id}': no model answered ({decided.error}); there is no decision to show")
     other = said_by(case.stored, "legacy" if pair.answered_by == "candidate" else "candidate")
-    around = _around(case.events, pair.captured_at)
+    around = _around(case.events, case.stored.received_at)
     event = _that_fits(around, case.stored)
     return InspectionRecord(
-        part=Part(_number(case), pair.trace_id, pair.class_name, pair.image_id, timestamp(pair.captured_at)),
+        part=_part(case),
         decision=decided,
         rule=_rule(decided, other, case, event),
         model=case.model,
@@ -107,6 +107,11 @@ def said_by(stored: StoredPair, side: Side) -> Said:
 def _judgement(pair: Pair, side: Side) -> Judgement:
     said = pair.candidate_said if side == "candidate" else pair.legacy_said
     return said or Judgement(error=NOT_ASKED)
+
+
+def _part(case: Case) -> Part:
+    pair, received_at = case.stored.pair, timestamp(case.stored.received_at)
+    return Part(_number(case), pair.trace_id, pair.class_name, pair.image_id, timestamp(pair.captured_at), received_at)
 
 
 def _number(case: Case) -> str:

@@ -35,7 +35,8 @@ class Part:
     trace_id: str
     class_name: str
     image_id: str  # sha256 of the file's bytes
-    captured_at: str  # UTC
+    captured_at: str  # UTC; what the caller claimed
+    received_at: str  # UTC, by the server's clock: what the record goes by
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def run(
     params, records = load_params(Layout().params), open_records()
     models = both_models(class_name, records.rollout)
     paths = fetch_images.fn(location, Layout())
-    done = shadow_images(class_name, paths, *models, records.pairs, params.data, default_progress())
+    done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress())
     for line in done.refused:
         typer.secho(f"refused {line}", fg="red", err=True)
     if as_json:

@@ -89,7 +89,7 @@ GatewayHere = Annotated[Gateway, Depends(_gateway)]
 
 @router.post(UPLOAD_PATH)
 async def inspect(request: Request, gateway: GatewayHere) -> dict[str, Any]:
-    sample = await read_sample(request, gateway.params.data)
+    sample = await read_sample(request, gateway.params, gateway.clock)
     reply = await gateway.answerer.inspect(sample)
     if isinstance(reply, UnknownReply):
         return _describe_unknown(reply, sample)

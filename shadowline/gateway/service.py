@@ -9,8 +9,11 @@ gateway.close()      # what is in the shadow queue and unwritten is finished, or
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from datetime import datetime
 
 from shadowline.detectors.load import load_detector
+from shadowline.frames import FrameRule
 from shadowline.gateway.access import keys_of
 from shadowline.gateway.answering import Answerer
 from shadowline.gateway.keeping import ImageKeeper
@@ -24,6 +27,7 @@ from shadowline.gateway.watching import Watcher
 from shadowline.gateway.writing import PairWriter
 from shadowline.params import Params
 from shadowline.paths import Layout
+from shadowline.records.pairs import utc_now
 from shadowline.records.stores import open_records
 from shadowline.settings import Settings
 
@@ -33,8 +37,15 @@ _LEAST_FLUSH_S = 1.0  # for the writer, and for the images, however long the sha
 class Gateway:
     """One process's models, threads and queues. Raises ValueError where the database cannot be reached."""
 
-    def __init__(self, settings: Settings, params: Params, layout: Layout, load: Load = load_detector) -> None:
-        self.params, self.keys = params, keys_of(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        params: Params,
+        layout: Layout,
+        load: Load = load_detector,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.params, self.keys, self.clock = params, keys_of(settings), clock
         self.metrics = Metrics()
         self.traffic = Traffic(self.metrics)
         self.records = open_records(settings.database_url)
@@ -42,7 +53,7 @@ class Gateway:
         self._pool = ModelPool(load, bounds)
         self.watcher = Watcher(self.records.rollout, self._pool, bounds, self.metrics)
         spool = Spool(settings.spool_dir, int(bounds.max_spool_mb * 1e6))
-        self.writer = PairWriter(self.records.pairs, spool, bounds, self.metrics)
+        self.writer = PairWriter(self.records.pairs, spool, bounds, FrameRule.of(params.shadow), self.metrics)
         self._shadow = Shadow(self.writer, self.traffic, bounds, self.metrics)
         self._keeper = ImageKeeper(layout.inspected, bounds, self.metrics)
         self.answerer = Answerer(lambda: self.table, self._shadow, self.writer, self._keeper, bounds, self.metrics)

@@ -20,7 +20,7 @@ from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.traffic import Traffic
 from shadowline.gateway.writing import PairWriter
 from shadowline.params import GatewayParams
-from shadowline.records.pairs import DROPPED, Judgement, Pair, Side
+from shadowline.records.pairs import DROPPED, Judgement, Pair, Side, is_drawn_for_review
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +30,12 @@ class Sample:
     image: Image.Image  # RGB
     data: bytes  # the file, as it came
     image_id: str  # sha256 of it
-    captured_at: datetime  # UTC
+    received_at: datetime  # UTC, by the server's clock, when the upload was complete
+    captured_at: datetime  # UTC; what the caller claims
+    capture_suspect: bool
     trace_id: str
+    frame_signature: bytes  # see `shadowline/frames.py`
+    review_share: float  # probability of a draw for review
     class_name: str | None = None
     wants_heat: bool = False
 
@@ -53,6 +57,11 @@ def pair_of(route: Route, sample: Sample, answered_by: Side, said: dict[Side, Ju
         candidate_said=said.get("candidate"),
         legacy_said=said.get("legacy"),
         trace_id=sample.trace_id,
+        received_at=sample.received_at,
+        capture_suspect=sample.capture_suspect,
+        frame_signature=sample.frame_signature,
+        review_share=sample.review_share,
+        review_drawn=is_drawn_for_review(state.class_name, sample.image_id, sample.review_share),
     )
 
 

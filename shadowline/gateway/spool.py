@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import uuid
@@ -21,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from shadowline.records.pairs import Judgement, Pair
+from shadowline.records.pairs import Judgement, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]
 
@@ -134,13 +135,25 @@ def _read_pairs(lines: Iterator[bytes], damaged: list[bytes]) -> Iterator[Pair]:
 
 def pair_to_line(pair: Pair) -> bytes:
     raw = {**asdict(pair), "captured_at": pair.captured_at.isoformat()}
+    if pair.received_at is not None:
+        raw["received_at"] = pair.received_at.isoformat()
+    if pair.frame_signature is not None:
+        raw["frame_signature"] = base64.b64encode(pair.frame_signature).decode()
     return json.dumps(raw, allow_nan=False).encode() + b"\n"
 
 
 def pair_from_line(line: bytes) -> Pair:
-    """Raises ValueError, KeyError or TypeError for a line that is not what `pair_to_line` wrote."""
+    """Raises ValueError, KeyError or TypeError for a line that is not what `pair_to_line` wrote.
+
+    A line of an earlier version has no time of receipt: it is that of its recording.
+    """
     raw: dict[str, Any] = json.loads(line)
     raw["captured_at"] = datetime.fromisoformat(raw["captured_at"])
+    if raw.get("received_at") is not None:
+        raw["received_at"] = datetime.fromisoformat(raw["received_at"])
+    if raw.get("frame_signature") is not None:
+        raw["frame_signature"] = base64.b64decode(raw["frame_signature"], validate=True)
+    raw["source"] = PairSource(raw.get("source", PairSource.LINE))
     for side in ("candidate_said", "legacy_said"):
         raw[side] = None if raw[side] is None else Judgement(**raw[side])
     return Pair(**raw)

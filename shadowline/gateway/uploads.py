@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from shadowline.frames import frame_signature
 from shadowline.gateway.refusal import RefusedRequestError
 from shadowline.gateway.shadowing import Sample
 from shadowline.images import Refusal, RefusedImage, open_rgb
-from shadowline.params import DataParams
+from shadowline.params import Params
+from shadowline.records.pairs import is_capture_suspect, utc_now
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MAX_FIELD = 1_024  # bytes
@@ -33,6 +35,16 @@ class InspectForm(BaseModel):
     class_name: str | None = Field(None, max_length=64)
     captured_at: AwareDatetime | None = None  # now, where the caller does not say
     heatmap: bool = False
+
+    @field_validator("captured_at")
+    @classmethod
+    def _is_a_time_in_utc(cls, at: datetime | None) -> datetime | None:
+        if at is None:
+            return None
+        try:
+            return at.astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"{at.isoformat()} is before year 1 or after year 9999 in UTC; leave it out") from None
 
 
 class _InMemoryParser(MultiPartParser):
@@ -50,13 +62,16 @@ class Upload(Generic[F]):
     form: F
 
 
-async def read_sample(request: Request, limits: DataParams) -> Sample:
-    """Raises RefusedRequestError for a request that is no upload and for an image that cannot be trusted."""
+async def read_sample(request: Request, params: Params, clock: Callable[[], datetime] = utc_now) -> Sample:
+    """Raises RefusedRequestError for a request that is no upload and for an image that cannot be trusted.
+
+    `clock` gives the time of receipt: the moment at which the upload is complete.
+    """
     trace_id = request.headers.get("x-trace-id") or uuid.uuid4().hex
     if not _TRACE_ID.fullmatch(trace_id):
         raise RefusedRequestError(422, "X-Trace-Id: 1 to 64 letters, digits and . _ : -")
     upload = await read_upload(request, InspectForm)
-    return await run_in_threadpool(_sample, upload, trace_id, limits)
+    return await run_in_threadpool(_sample, upload, clock(), trace_id, params)
 
 
 async def read_upload(request: Request, kind: type[F]) -> Upload[F]:
@@ -94,18 +109,24 @@ def refusal_of(refused: RefusedImage) -> RefusedRequestError:
     return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, str(refused))
 
 
-def _sample(upload: Upload[InspectForm], trace_id: str, limits: DataParams) -> Sample:
+def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> Sample:
+    limits = params.data
     try:
         image = open_rgb(upload.data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
     except RefusedImage as refused:
         raise refusal_of(refused) from None
     form = upload.form
+    captured_at = form.captured_at or received_at
     return Sample(
         image=image,
         data=upload.data,
         image_id=hashlib.sha256(upload.data).hexdigest(),
-        captured_at=(form.captured_at or datetime.now(UTC)).astimezone(UTC),
+        received_at=received_at,
+        captured_at=captured_at,
+        capture_suspect=is_capture_suspect(captured_at, received_at, params.gateway),
         trace_id=trace_id,
+        frame_signature=frame_signature(image),
+        review_share=params.shadow.review_share,
         class_name=form.class_name,
         wants_heat=form.heatmap,
     )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from shadowline.frames import FrameRule
 from shadowline.gateway.scoring import describe
 from shadowline.gateway.spool import Spool
 from shadowline.gateway.telemetry import Metrics
@@ -21,8 +22,11 @@ log = logging.getLogger(__name__)
 class PairWriter:
     """`offer` never waits. What neither the database nor the disk takes is lost, counted, and said by `disk_error`."""
 
-    def __init__(self, store: PairStore, spool: Spool, params: GatewayParams, metrics: Metrics) -> None:
+    def __init__(
+        self, store: PairStore, spool: Spool, params: GatewayParams, frames: FrameRule, metrics: Metrics
+    ) -> None:
         self._store, self.spool, self._params, self._metrics = store, spool, params, metrics
+        self._frames = frames
         self._queue: queue.Queue[Pair] = queue.Queue(params.pair_queue)
         self._in_hand: list[Pair] = []
         self._closing = threading.Event()
@@ -73,7 +77,7 @@ class PairWriter:
     def _write(self, pairs: list[Pair]) -> bool:
         """Into the database, or to the disk; whether the database took them."""
         try:
-            self._metrics.pairs.inc(self._store.record(pairs))
+            self._record(pairs)
         except SQLAlchemyError as error:
             log.warning("pairs: %s; %d go to the spool", describe(error), len(pairs))
             self._spool(pairs)
@@ -105,7 +109,7 @@ class PairWriter:
             self._lose(num_damaged, "lines of the spool are damaged")
 
     def _record(self, pairs: Sequence[Pair]) -> int:
-        num_new = self._store.record(pairs)
+        num_new = self._store.record(pairs, self._frames)
         self._metrics.pairs.inc(num_new)
         return num_new
 

@@ -13,7 +13,20 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Integer, and_, case, cast, extract, func, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    and_,
+    case,
+    cast,
+    extract,
+    func,
+    literal,
+    select,
+)
 
 from shadowline.evidence import ABSENT, ALARM, DROPPED, FAILED, NO_ALARM, Evidence, EvidenceTable, slot_of, start_of
 from shadowline.manifest import Label
@@ -54,8 +67,9 @@ def read_table(
 ) -> EvidenceTable:
     """What is known before `until` of the images received since then; `models`: class, candidate, legacy model."""
     same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
-    chosen = [column == value for column, value in zip(same, models, strict=True)]
-    chosen += [PairRow.received_at < until, PairRow.is_first, *([PairRow.received_at >= since] if since else [])]
+    chosen: list[ColumnElement[bool]] = [column == value for column, value in zip(same, models, strict=True)]
+    chosen += [PairRow.received_at < until, PairRow.is_first.is_(True)]
+    chosen += [PairRow.received_at >= since] if since else []
     with reading(engine) as connection:
         return _read(connection, and_(*chosen), until, slow_ms)
 
@@ -108,7 +122,8 @@ def _key_columns(dialect: str, slow_ms: float) -> tuple[ColumnElement[Any], ...]
     slow = case((PairRow.candidate_latency_ms > slow_ms, 1), else_=0)
     drawn = case((PairRow.review_drawn, 1), else_=0)
     reference = case((PairRow.source.in_([str(source) for source in _TEST_SOURCES]), 1), else_=0)
-    return (_slot(PairRow.received_at, dialect), candidate, legacy, slow, PairRow.review_share, drawn, reference)
+    review_share: ColumnElement[Any] = cast(PairRow.review_share, Float)
+    return (_slot(PairRow.received_at, dialect), candidate, legacy, slow, review_share, drawn, reference)
 
 
 def _slot(column: Any, dialect: str) -> ColumnElement[int]:

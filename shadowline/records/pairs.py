@@ -1,7 +1,7 @@
 """Pairs and feedback: written once, counted where they lie.
 
 pairs = open_records(url).pairs
-pairs.record([pair, …])                      # again with the same pairs: no effect
+pairs.record([pair, …], frame_rule)          # again with the same pairs: no effect
 pairs.counts("bolt", candidate, legacy)      # what agreement is made of
 """
 
@@ -9,29 +9,43 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from operator import itemgetter
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shadowline.audit.chain import Chain
 from shadowline.audit.entry import Kind, Record
+from shadowline.evidence import ANOMALOUS, NORMAL, UNLABELLED
+from shadowline.frames import FrameGroups, FrameRule
 from shadowline.manifest import Label
+from shadowline.params import GatewayParams
 from shadowline.records.database import reading
 from shadowline.records.tables import FeedbackRow, PairRow
-from shadowline.shadow import ANOMALOUS, NORMAL, UNLABELLED, PairCounts
+from shadowline.shadow import PairCounts
 
 DROPPED = "dropped"  # the candidate was never asked: the queue was full
 _CHUNK = 1_000  # rows per statement
 
 Side = Literal["candidate", "legacy"]
+Models = tuple[str, str, str]  # class, fingerprints of candidate and legacy
+
+
+class PairSource(StrEnum):
+    """How an image came to be judged."""
+
+    LINE = "line"  # through the gateway
+    BATCH = "batch"  # `shadowline shadow run`
+    REFERENCE = "reference"  # a part with a known label that somebody put on the line
+    REPLAY = "replay"  # a kept image with a known label, judged again
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ class Pair:
 
     class_name: str
     image_id: str  # sha256 of the file's bytes
-    captured_at: datetime  # UTC
+    captured_at: datetime  # UTC; what the caller claims
     candidate: str  # fingerprint; empty where it does not judge
     legacy: str  # fingerprint
     answered_by: Side
@@ -71,10 +85,17 @@ class Pair:
     legacy_said: Judgement | None
     trace_id: str = ""
     image_path: str = ""
+    received_at: datetime | None = None  # UTC, by the server's clock; None: when it is recorded
+    capture_suspect: bool = False  # see `is_capture_suspect`
+    source: PairSource = PairSource.LINE
+    frame_signature: bytes | None = None  # see `shadowline/frames.py`
+    review_share: float = 0.0  # probability of a draw that was in force at receipt
+    review_drawn: bool = False  # for review, by chance alone
 
     def __post_init__(self) -> None:
-        if self.captured_at.tzinfo is None:
-            raise ValueError(f"image {self.image_id[:12]}…: captured at {self.captured_at}, no time zone; give UTC")
+        for what, at in (("captured", self.captured_at), ("received", self.received_at)):
+            if at is not None and at.tzinfo is None:
+                raise ValueError(f"image {self.image_id[:12]}…: {what} at {at}, no time zone; give UTC")
         if (self.candidate_said is None) == bool(self.candidate):
             raise ValueError(
                 f"image {self.image_id[:12]}…: a pair names its candidate where it was asked, and only there"
@@ -84,9 +105,14 @@ class Pair:
     def key(self) -> str:
         return pair_key(self.class_name, self.image_id, self.captured_at, self.candidate, self.legacy)
 
-    def to_row(self) -> dict[str, Any]:
-        row = {name: getattr(self, name) for name in _PLAIN} | {"key": self.key}
-        row["trace_id"] = self.trace_id or self.key
+    @property
+    def models(self) -> Models:
+        return self.class_name, self.candidate, self.legacy
+
+    def to_row(self, now: datetime) -> dict[str, Any]:
+        """All columns but those of its frame group; `now` is when it was received, unless the pair knows."""
+        row = {name: getattr(self, name) for name in _PLAIN} | {"key": self.key, "source": str(self.source)}
+        row |= {"trace_id": self.trace_id or self.key, "received_at": self.received_at or now}
         for side, said in (("candidate", self.candidate_said), ("legacy", self.legacy_said)):
             row |= {f"{side}_{name}": getattr(said, name, None) for name in _SAID}
         return row
@@ -98,7 +124,33 @@ def pair_key(class_name: str, image_id: str, captured_at: datetime, candidate: s
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-_PLAIN = ("class_name", "image_id", "image_path", "captured_at", "candidate", "legacy", "answered_by")
+def is_capture_suspect(captured_at: datetime, received_at: datetime, params: GatewayParams) -> bool:
+    """Whether a claimed capture time is too far from the receipt to be believed."""
+    age = received_at - captured_at
+    oldest, newest = timedelta(hours=params.max_capture_age_hours), timedelta(minutes=params.max_clock_skew_minutes)
+    return not -newest <= age <= oldest
+
+
+def is_drawn_for_review(class_name: str, image_id: str, share: float) -> bool:
+    """Whether chance picks an image, with probability `share`: the same image always alike, whatever models decide."""
+    digest = hashlib.sha256("\n".join(("review", class_name, image_id)).encode()).digest()
+    position = int.from_bytes(digest[:6], "big") / (1 << 48)  # 0 ≤ position < 1; a double holds all 48 bits
+    return position < share
+
+
+_PLAIN = (
+    "class_name",
+    "image_id",
+    "image_path",
+    "captured_at",
+    "capture_suspect",
+    "candidate",
+    "legacy",
+    "answered_by",
+    "frame_signature",
+    "review_share",
+    "review_drawn",
+)
 _SAID = ("score", "threshold", "alarm", "latency_ms", "error")
 
 
@@ -114,23 +166,27 @@ class Window:
     misses: tuple[int, int]  # misses, of images labelled anomalous
 
 
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class PairStore:
-    """Pairs and feedback of all classes."""
+    """Pairs and feedback of all classes. Evidence is counted by the time of receipt, and a frame group counts once."""
 
-    def __init__(self, engine: Engine, chain: Chain) -> None:
-        self.engine, self._chain = engine, chain
+    def __init__(self, engine: Engine, chain: Chain, clock: Callable[[], datetime] = utc_now) -> None:
+        self.engine, self._chain, self._clock = engine, chain, clock
 
-    def record(self, pairs: Sequence[Pair]) -> int:
-        """Store pairs, all or none; returns how many were new. A pair that is there already is left as it is."""
-        insert_into = postgres_insert if self.engine.dialect.name == "postgresql" else sqlite_insert
-        statement = insert_into(PairRow).on_conflict_do_nothing(index_elements=["key"])
-        rows = sorted((pair.to_row() for pair in pairs), key=itemgetter("key"))  # in one order no two writers deadlock
-        counted = {"preserve_rowcount": True}
+    def record(self, pairs: Sequence[Pair], frames: FrameRule | None = None) -> int:
+        """Store pairs, all or none; returns how many were new. A pair that is there already is left as it is.
+
+        `frames` says which images are near-identical; it may be missing only where no pair has a frame signature.
+        """
+        if frames is None and any(pair.frame_signature for pair in pairs):
+            raise ValueError("pairs with frame signatures: give the rule that groups them, FrameRule.of(params.shadow)")
+        now = self._clock()
+        by_models = groupby(sorted(pairs, key=_models), key=_models)  # in one order no two writers deadlock
         with self.engine.begin() as connection:
-            return sum(
-                connection.execute(statement, rows[start : start + _CHUNK], execution_options=counted).rowcount
-                for start in range(0, len(rows), _CHUNK)
-            )
+            return sum(_record(connection, models, list(group), frames, now) for models, group in by_models)
 
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
         """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
@@ -174,7 +230,7 @@ class PairStore:
     def counts(
         self, class_name: str, candidate: str, legacy: str, since: datetime | None = None, until: datetime | None = None
     ) -> PairCounts:
-        """Pairs in which both answered, by label and decisions, captured after `since` and not after `until`."""
+        """Pairs in which both answered, by label and decisions, received after `since` and not after `until`."""
         chosen = (
             *_of(class_name, candidate, legacy, since, until),
             *_BOTH_ANSWERED,
@@ -188,9 +244,9 @@ class PairStore:
         return PairCounts(cells)
 
     def first_at(self, class_name: str, candidate: str, legacy: str, since: datetime | None = None) -> datetime | None:
-        """When the first pair in which both answered was captured."""
+        """When the first pair in which both answered was received."""
         chosen = (*_of(class_name, candidate, legacy, since, None), *_BOTH_ANSWERED)
-        query = select(func.min(PairRow.captured_at)).where(*chosen)
+        query = select(func.min(PairRow.received_at)).where(*chosen)
         with self._reading() as connection:
             first: datetime | None = connection.execute(query).scalar()
         return first
@@ -227,24 +283,24 @@ class PairStore:
 
     def known_keys(self, class_name: str, candidate: str, legacy: str) -> frozenset[str]:
         """The keys of all pairs of these two models."""
-        query = select(PairRow.key).where(*_of(class_name, candidate, legacy, None, None))
+        query = select(PairRow.key).where(*_by(class_name, candidate, legacy))
         with self._reading() as connection:
             return frozenset(connection.execute(query).scalars())
 
     def table(
         self, class_name: str, candidate: str, legacy: str, limit: int | None = None, *, disagreeing: bool = False
     ) -> pd.DataFrame:
-        """Pairs, or only those in which the decisions differ, with their label, one a row, the newest first."""
-        columns = [column for column in PairRow.__table__.columns if column.name != "id"]
-        chosen = _of(class_name, candidate, legacy, None, None)
+        """Pairs, or only the evidence in which the decisions differ, with their label, one a row, the newest first."""
+        columns = [column for column in PairRow.__table__.columns if column.name not in ("id", "frame_signature")]
+        chosen = _by(class_name, candidate, legacy)
         if disagreeing:
-            chosen += (PairRow.candidate_alarm != PairRow.legacy_alarm,)
+            chosen += (PairRow.candidate_alarm != PairRow.legacy_alarm, _IS_FIRST)
         query = _labelled(select(*columns, _label().label("label")).where(*chosen))
         with self._reading() as connection:
-            return pd.read_sql(query.order_by(PairRow.captured_at.desc()).limit(limit), connection)
+            return pd.read_sql(query.order_by(PairRow.received_at.desc()).limit(limit), connection)
 
     def scores(self, class_name: str, candidate: str, legacy: str) -> pd.DataFrame:
-        """Both models' scores of the images that both judged."""
+        """Both models' scores of the images that both judged, each once."""
         query = select(PairRow.candidate_score, PairRow.legacy_score).where(
             *_of(class_name, candidate, legacy, None, None),
             *_BOTH_ANSWERED,
@@ -259,6 +315,7 @@ class PairStore:
         return reading(self.engine)
 
 
+_IS_FIRST: ColumnElement[bool] = PairRow.__table__.c.is_first
 _BOTH_ANSWERED = (PairRow.candidate_alarm.is_not(None), PairRow.legacy_alarm.is_not(None))
 _AXIS: dict[str | None, int] = {None: UNLABELLED, Label.NORMAL: NORMAL, Label.ANOMALOUS: ANOMALOUS}
 
@@ -267,12 +324,17 @@ def _label() -> ColumnElement[str | None]:
     return FeedbackRow.__table__.c.label
 
 
+def _by(class_name: str, candidate: str, legacy: str) -> tuple[ColumnElement[bool], ...]:
+    return PairRow.class_name == class_name, PairRow.candidate == candidate, PairRow.legacy == legacy
+
+
 def _of(
     class_name: str, candidate: str, legacy: str, since: datetime | None, until: datetime | None
 ) -> tuple[ColumnElement[bool], ...]:
-    chosen = [PairRow.class_name == class_name, PairRow.candidate == candidate, PairRow.legacy == legacy]
-    chosen += [PairRow.captured_at > since] if since else []
-    chosen += [PairRow.captured_at <= until] if until else []
+    """The evidence that was received after `since` and not after `until`: the first frame of each group."""
+    chosen: list[ColumnElement[bool]] = [*_by(class_name, candidate, legacy), _IS_FIRST]
+    chosen += [PairRow.received_at > since] if since else []
+    chosen += [PairRow.received_at <= until] if until else []
     return tuple(chosen)
 
 
@@ -284,3 +346,66 @@ def _labelled(query: Select[Any]) -> Select[Any]:
         ~FeedbackRow.superseded,
     )
     return query.join_from(PairRow, FeedbackRow, same, isouter=True)
+
+
+# --- recording ------------------------------------------------------------------------------------------------------
+
+
+def _models(pair: Pair) -> Models:
+    return pair.models
+
+
+def _record(
+    connection: Connection, models: Models, pairs: Sequence[Pair], frames: FrameRule | None, now: datetime
+) -> int:
+    """Store the pairs of one class and two models, in their order; returns how many were new."""
+    _wait_for_other_recorders(connection, models)
+    by_key = {pair.key: pair for pair in reversed(pairs)}  # of pairs with the same key the first
+    on_record = {key for (key,) in _look_up(connection, select(PairRow.key), PairRow.key, list(by_key))}
+    new = [pair for pair in pairs if by_key[pair.key] is pair and pair.key not in on_record]
+    if not new:
+        return 0
+    groups = _frame_groups(connection, new, frames)
+    rows = []
+    for pair in new:
+        frame_group, is_first = groups.assign(pair.image_id, pair.frame_signature)
+        rows.append({**pair.to_row(now), "frame_group": frame_group, "is_first": is_first})
+    insert_into = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
+    statement = insert_into(PairRow).on_conflict_do_nothing(index_elements=["key"])
+    counted = {"preserve_rowcount": True}
+    return sum(
+        connection.execute(statement, rows[start : start + _CHUNK], execution_options=counted).rowcount
+        for start in range(0, len(rows), _CHUNK)
+    )
+
+
+def _wait_for_other_recorders(connection: Connection, models: Models) -> None:
+    """One process at a time decides which frames of these models are the first; SQLite has one writer anyhow."""
+    if connection.dialect.name == "postgresql":
+        digest = hashlib.sha256("\n".join(("pairs", *models)).encode()).digest()
+        number = int.from_bytes(digest[:8], "big", signed=True)
+        connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+
+
+def _look_up(
+    connection: Connection, query: Select[Any], column: ColumnElement[str] | Any, values: Sequence[str]
+) -> Iterator[Any]:
+    """The rows whose `column` holds one of the values."""
+    for start in range(0, len(values), _CHUNK):
+        yield from connection.execute(query.where(column.in_(values[start : start + _CHUNK])))
+
+
+def _frame_groups(connection: Connection, new: Sequence[Pair], frames: FrameRule | None) -> FrameGroups:
+    """What is on record that the new pairs of one class and two models may belong to."""
+    same = _by(*new[0].models)
+    images = list({pair.image_id for pair in new})
+    query = select(PairRow.image_id, PairRow.frame_group).where(*same).distinct()
+    known = dict(_look_up(connection, query, PairRow.image_id, images))
+    recent: list[tuple[str, bytes]] = []
+    if frames is not None and any(pair.frame_signature for pair in new):
+        newest = select(PairRow.image_id, PairRow.frame_signature).where(
+            *same, _IS_FIRST, PairRow.frame_signature.is_not(None)
+        )
+        rows = connection.execute(newest.order_by(PairRow.id.desc()).limit(frames.window)).all()
+        recent = [(image_id, signature) for image_id, signature in reversed(rows)]
+    return FrameGroups(frames, known, recent)

@@ -6,7 +6,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Boolean, DateTime, Dialect, Float, Index, Integer, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -52,8 +65,10 @@ class PairRow(Base):
     __table_args__ = (
         Index(
             "pairs_for_counting",  # which every tick does, over all pairs: the index alone answers
-            "class_name", "candidate", "legacy", "captured_at", "candidate_alarm", "legacy_alarm", "image_id",
+            "class_name", "candidate", "legacy", "received_at", "is_first", "source", "candidate_alarm", "legacy_alarm",
+            "image_id",
         ),
+        Index("pairs_first_frames", "class_name", "candidate", "legacy", "is_first", "id"),  # the newest of them
     )  # fmt: skip
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -62,7 +77,17 @@ class PairRow(Base):
     class_name: Mapped[str] = mapped_column(String(64))
     image_id: Mapped[str] = mapped_column(String(64), index=True)  # sha256 of the file's bytes
     image_path: Mapped[str] = mapped_column(Text, default="")  # where the image lies, or empty
-    captured_at: Mapped[datetime]
+    captured_at: Mapped[datetime]  # what the caller claims; counts in no verdict
+    capture_suspect: Mapped[bool] = mapped_column(
+        default=False
+    )  # far from received_at, see gateway.max_capture_age_hours
+    received_at: Mapped[datetime]  # by the server's clock; the only time that counts
+    source: Mapped[str] = mapped_column(String(16), default="line")  # line | batch | reference | replay
+    frame_group: Mapped[str] = mapped_column(String(64))  # image_id of the first near-identical frame
+    is_first: Mapped[bool]  # of its frame group, for this class and these two models; only such rows are evidence
+    frame_signature: Mapped[bytes | None] = mapped_column(LargeBinary)  # see `shadowline/frames.py`
+    review_share: Mapped[float] = mapped_column(default=0.0)  # probability of a draw in force at receipt
+    review_drawn: Mapped[bool] = mapped_column(default=False)  # for review, by chance alone
     candidate: Mapped[str] = mapped_column(String(64))  # empty where the legacy model judged alone
     legacy: Mapped[str] = mapped_column(String(64))
     answered_by: Mapped[str] = mapped_column(String(16))  # candidate | legacy
@@ -110,6 +135,16 @@ class ModelRow(Base):
     role: Mapped[str] = mapped_column(String(16))  # candidate | legacy
     location: Mapped[str] = mapped_column(Text)  # directory or models:/NAME/VERSION
     version: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime]
+
+
+class ChampionRow(Base):
+    """Which model of a class the registry's champion holds; written when a version is promoted."""
+
+    __tablename__ = "champions"
+
+    class_name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))  # of a model on record
     at: Mapped[datetime]
 
 

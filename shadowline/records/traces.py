@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, select
 
 from shadowline.records.database import reading
-from shadowline.records.pairs import Judgement, Pair, Side
+from shadowline.records.pairs import Judgement, Pair, PairSource, Side
 from shadowline.records.tables import FeedbackRow, PairRow
 
 _SAID = ("score", "threshold", "latency_ms", "error")
@@ -26,6 +26,11 @@ class StoredPair:
     pair: Pair
     key: str
     alarms: dict[Side, bool | None]
+
+    @property
+    def received_at(self) -> datetime:
+        assert self.pair.received_at is not None  # every row has one
+        return self.pair.received_at
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,15 @@ def _stored(row: Any) -> StoredPair:
         legacy_said=_said(row, "legacy"),
         trace_id=row.trace_id,
         image_path=row.image_path,
+        received_at=row.received_at,
+        capture_suspect=row.capture_suspect,
+        source=PairSource(row.source),
+        frame_signature=row.frame_signature,
+        review_share=row.review_share,
+        review_drawn=row.review_drawn,
     )
-    return StoredPair(pair, row.key, {"candidate": row.candidate_alarm, "legacy": row.legacy_alarm})
+    alarms: dict[Side, bool | None] = {"candidate": row.candidate_alarm, "legacy": row.legacy_alarm}
+    return StoredPair(pair, row.key, alarms)
 
 
 def _said(row: Any, side: Side) -> Judgement | None:

@@ -185,7 +185,7 @@ def _dispute(
         problem=look.problem,
         said={side: _said(row, side, look, models[side].coverage, ranges[side], max_bytes) for side in SIDES},
         label="" if right is Right.OPEN else str(row["label"]),
-        when=f"{pd.Timestamp(row['captured_at']):%Y-%m-%d %H:%M:%S} UTC",
+        when=f"{pd.Timestamp(row['received_at']):%Y-%m-%d %H:%M:%S} UTC",
         image_id=row["image_id"],
         path=row["image_path"],
     )

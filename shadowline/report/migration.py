@@ -157,7 +157,7 @@ def _undrawn(timeline: Timeline) -> str:
     if not timeline.num_undrawn:
         return ""
     return (
-        f"{plural(timeline.num_undrawn, 'pair')} not drawn: captured before the rollout began, "
+        f"{plural(timeline.num_undrawn, 'pair')} not drawn: received before the rollout began, "
         "or judged by models that were not at work at the time."
     )
 

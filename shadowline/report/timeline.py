@@ -129,7 +129,7 @@ def collect_timeline(records: Records, params: Params) -> Timeline:
     if not events:
         raise ValueError("timeline: 0 rollout events on record, need at least 1; begin with `shadowline rollout plan`")
     stories = _by_class(events)
-    end = max(events[-1].at, _last_capture(records, stories) or events[-1].at)
+    end = max(events[-1].at, _last_receipt(records, stories) or events[-1].at)
     classes = tuple(_class_timeline(story, end, records, params) for story in stories.values())
     drawn = sum(window.settled.num_total for one in classes for window in one.windows)
     return Timeline(
@@ -233,7 +233,7 @@ def _moves(story: Sequence[Event]) -> Iterator[Move]:
             yield Move(event.at, one.class_name, *place, event.by, one.reason)
 
 
-def _last_capture(records: Records, names: Iterable[str]) -> datetime | None:
+def _last_receipt(records: Records, names: Iterable[str]) -> datetime | None:
     query = select(func.max(PairRow.received_at)).where(PairRow.class_name.in_(list(names)))
     with reading(records.pairs.engine) as connection:
         last: datetime | None = connection.execute(query).scalar()
@@ -241,9 +241,12 @@ def _last_capture(records: Records, names: Iterable[str]) -> datetime | None:
 
 
 def _num_pairs(records: Records, names: Iterable[str]) -> int:
-    """Pairs of these classes in which both models answered."""
+    """Pairs of these classes in which both models answered, each frame group once."""
     query = select(func.count()).where(
-        PairRow.class_name.in_(list(names)), PairRow.candidate_alarm.is_not(None), PairRow.legacy_alarm.is_not(None)
+        PairRow.class_name.in_(list(names)),
+        PairRow.is_first,
+        PairRow.candidate_alarm.is_not(None),
+        PairRow.legacy_alarm.is_not(None),
     )
     with reading(records.pairs.engine) as connection:
         return int(connection.execute(query).scalar_one())

@@ -48,6 +48,7 @@ from shadowline.params import Params, load_params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 from shadowline.records.database import open_database
+from shadowline.records.pairs import utc_now
 from shadowline.records.rollout import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Step, begin
@@ -268,8 +269,13 @@ class Factory:
         return load
 
     @contextmanager
-    def serve(self, params: Params | None = None, settings: Settings | None = None) -> Iterator[Site]:
-        gateway = Gateway(settings or self.settings, params or self.params(), Layout(self.root), self.load)
+    def serve(
+        self,
+        params: Params | None = None,
+        settings: Settings | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> Iterator[Site]:
+        gateway = Gateway(settings or self.settings, params or self.params(), Layout(self.root), self.load, clock)
         port = free_port()
         config = uvicorn.Config(build_app(gateway), host="127.0.0.1", port=port, log_level="warning")
         server = uvicorn.Server(config)

@@ -50,11 +50,13 @@ def image_id(number: int) -> str:
 
 
 def made_pair(number: int, **changes: Any) -> Pair:
-    """A pair of the bolt, a minute after the one before."""
+    """A pair of the bolt, a minute after the one before, received when it was captured."""
+    at = changes.get("captured_at", START + timedelta(minutes=number))
     pair = Pair(
         class_name="bolt",
         image_id=image_id(number),
-        captured_at=START + timedelta(minutes=number),
+        captured_at=at,
+        received_at=at,
         candidate=CANDIDATE["bolt"],
         legacy=LEGACY["bolt"],
         answered_by="legacy",
@@ -72,18 +74,20 @@ def random_pairs(rng: np.random.Generator, number: int) -> list[Pair]:
             return Judgement(error=error)
         return Judgement(round(rng.random(), 1), 0.5, float(rng.gamma(4, 10)))
 
+    times = [START + timedelta(hours=int(rng.integers(240))) for _ in range(number)]
     return [
         Pair(
             class_name=str(rng.choice(["bolt", "nut"])),
             image_id=image_id(int(rng.integers(number // 2))),
-            captured_at=START + timedelta(hours=int(rng.integers(240))),
+            captured_at=at,
+            received_at=at,
             candidate=str(rng.choice(["v1", "v2"])),
             legacy="legacy",
             answered_by="legacy" if rng.random() < 0.7 else "candidate",
             candidate_said=said(0.2, str(rng.choice([DROPPED, "RuntimeError: out of memory"]))),
             legacy_said=said(0.1, "timeout") if rng.random() < 0.8 else None,
         )
-        for _ in range(number)
+        for at in times
     ]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -264,6 +265,31 @@ def test_a_retry_of_the_same_capture_is_one_pair(factory: Factory, site: Site) -
     assert len(factory.wait_for_pairs("dots", 3)) == 3
 
 
+@pytest.mark.parametrize(
+    ("claim", "suspect"),
+    [
+        ("0001-01-01T00:00:00Z", True),
+        ("1969-07-20T20:17:40Z", True),
+        ("2999-01-01T00:00:00Z", True),
+        (AT, False),
+        ("", False),
+    ],
+)
+def test_the_clock_of_the_server_counts_and_a_callers_claim_is_kept(
+    factory: Factory, claim: str, suspect: bool
+) -> None:
+    factory.move(dots=Phase.SHADOW)
+    now = datetime.fromisoformat(AT) + timedelta(hours=3)
+    with factory.serve(clock=lambda: now) as site:
+        site.inspect("dots", png("dots"), **({"captured_at": claim} if claim else {}))
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+    assert pair["received_at"] == now
+    assert pair["captured_at"] == (datetime.fromisoformat(claim) if claim else now)
+    assert pair["capture_suspect"] is suspect
+    one = factory.state("dots")
+    assert factory.records.pairs.first_at("dots", one.candidate, one.legacy) == now
+
+
 def test_a_full_shadow_queue_drops_and_records_and_keeps_nobody_waiting(factory: Factory) -> None:
     factory.move(dots=Phase.SHADOW)
     stuck = Gated(factory.detector("candidate", "dots"))
@@ -485,15 +511,16 @@ def test_pairs_outlive_the_database_on_disk_and_are_replayed_once(factory: Facto
     assert pairs["candidate_score"].notna().all()
 
 
-def test_what_a_dead_gateway_left_on_disk_the_next_one_replays(factory: Factory) -> None:
+def test_what_a_dead_gateway_left_on_disk_the_next_one_replays_as_received_then(factory: Factory) -> None:
     factory.move(dots=Phase.SHADOW)
-    with factory.serve() as site, Outage(factory, site):
+    then = datetime.fromisoformat(AT)
+    with factory.serve(clock=lambda: then) as site, Outage(factory, site):
         site.inspect("dots", png("dots"))
         wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)
         site.gateway.watcher.stop()  # type: ignore[union-attr]
         site.gateway.writer.close(5)  # type: ignore[union-attr]
     with factory.serve():
-        factory.wait_for_pairs("dots", 1)
+        assert factory.wait_for_pairs("dots", 1)["received_at"].tolist() == [then]
 
 
 def test_inspection_goes_on_without_database_and_without_disk_and_says_what_is_lost(factory: Factory) -> None:
@@ -624,6 +651,8 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(factory: Fa
     [
         ({"captured_at": "2026-02-03T04:05:06"}, "captured_at: Input should have timezone info"),
         ({"captured_at": "yesterday"}, "captured_at"),
+        ({"captured_at": "0001-01-01T00:00:00+14:00"}, "before year 1 or after year 9999 in UTC; leave it out"),
+        ({"captured_at": "9999-12-31T23:59:59-14:00"}, "before year 1 or after year 9999 in UTC; leave it out"),
         ({"heatmap": "perhaps"}, "heatmap"),
         ({"path": "/etc/passwd"}, "path: Extra inputs are not permitted"),
         ({"class_name": "x" * 65}, "class_name"),

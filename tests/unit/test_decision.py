@@ -37,6 +37,7 @@ def pair_of(**changes: Any) -> Pair:
         class_name="bolt",
         image_id="ab" * 32,
         captured_at=AT,
+        received_at=AT,
         candidate="new",
         legacy="old",
         answered_by="candidate",

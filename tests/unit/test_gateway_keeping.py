@@ -34,7 +34,17 @@ def id_of(data: bytes) -> str:
 
 
 def sample_of(data: bytes) -> Sample:
-    return Sample(Image.open(BytesIO(data)), data, id_of(data), datetime.now(UTC), "trace")
+    return Sample(
+        image=Image.open(BytesIO(data)),
+        data=data,
+        image_id=id_of(data),
+        received_at=datetime.now(UTC),
+        captured_at=datetime.now(UTC),
+        capture_suspect=False,
+        trace_id="trace",
+        frame_signature=b"",
+        review_share=0.0,
+    )
 
 
 def kept(folder: Path) -> set[str]:

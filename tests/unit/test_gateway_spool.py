@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,14 +12,16 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from shadowline.audit.keys import KeyFolder
+from shadowline.frames import FrameRule
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
 from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.writing import PairWriter
 from shadowline.params import Params
 from shadowline.records.database import open_database
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore
+from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, PairStore
 from shadowline.records.stores import records_on
 
+FRAMES = FrameRule(window=200, levels=0.5)
 AT = datetime(2026, 1, 5, 6, 0, 0, 123_456, tzinfo=UTC)
 
 
@@ -56,6 +59,8 @@ def taken(spool: Spool) -> tuple[list[Pair], int]:
         pair(candidate="", candidate_said=None, answered_by="legacy"),
         pair(candidate_said=Judgement(error=DROPPED)),
         pair(candidate_said=Judgement(error="a\nline, “quoted”, ü"), answered_by="candidate"),
+        pair(received_at=AT, capture_suspect=True, source=PairSource.REFERENCE, review_share=0.02, review_drawn=True),
+        pair(frame_signature=bytes(range(256)) * 4),
     ],
 )
 def test_a_pair_comes_back_as_it_was(one):
@@ -63,6 +68,13 @@ def test_a_pair_comes_back_as_it_was(one):
     assert pair_from_line(line) == one
     assert pair_from_line(line).key == one.key
     assert line.count(b"\n") == 1
+
+
+def test_a_line_of_an_earlier_version_is_still_read():
+    raw = json.loads(pair_to_line(pair()))
+    for name in ("received_at", "capture_suspect", "source", "frame_signature", "review_share", "review_drawn"):
+        del raw[name]
+    assert pair_from_line(json.dumps(raw).encode()) == pair()
 
 
 def test_what_was_put_away_comes_back_in_order_and_once(spool):
@@ -134,7 +146,7 @@ def store(tmp_path: Path) -> PairStore:
 
 def test_the_writer_writes_in_batches_and_once(store, spool, params: Params):
     metrics = Metrics()
-    writer = PairWriter(store, spool, params.gateway, metrics)
+    writer = PairWriter(store, spool, params.gateway, FRAMES, metrics)
     for number in range(250):
         writer.offer(pair(number % 200))
     writer.start()
@@ -147,7 +159,7 @@ def test_the_writer_writes_in_batches_and_once(store, spool, params: Params):
 def test_a_writer_whose_database_hangs_at_the_end_leaves_everything_on_disk(store, spool, params: Params):
     blocker = create_engine(store.engine.url, isolation_level="AUTOCOMMIT").connect()
     blocker.execute(text("BEGIN EXCLUSIVE"))
-    writer = PairWriter(store, spool, params.gateway.model_copy(update={"record_batch": 2}), Metrics())
+    writer = PairWriter(store, spool, params.gateway.model_copy(update={"record_batch": 2}), FRAMES, Metrics())
     for number in range(5):
         writer.offer(pair(number))
     writer.start()
@@ -159,7 +171,7 @@ def test_a_writer_whose_database_hangs_at_the_end_leaves_everything_on_disk(stor
 
 def test_a_full_queue_loses_the_pair_and_counts_it(store, spool, params: Params):
     metrics = Metrics()
-    writer = PairWriter(store, spool, params.gateway.model_copy(update={"pair_queue": 1}), metrics)
+    writer = PairWriter(store, spool, params.gateway.model_copy(update={"pair_queue": 1}), FRAMES, metrics)
     for number in range(3):
         writer.offer(pair(number))
     assert writer.num_lost == 2

@@ -1,0 +1,277 @@
+"""What counts as evidence, on real databases: the time of receipt, each frame once, and no word of the caller."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from alembic import command
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, MetaData, create_engine, select, text
+
+from integration.made_records import BOLT, START, image_id, made_pair, stores_on, together
+from shadowline.frames import FrameRule
+from shadowline.manifest import Label
+from shadowline.params import Params
+from shadowline.records.database import migrations, open_database, reading
+from shadowline.records.pairs import (
+    Judgement,
+    Pair,
+    PairSource,
+    PairStore,
+    is_capture_suspect,
+    is_drawn_for_review,
+)
+from shadowline.records.tables import PairRow
+
+pytest_plugins = ["integration.postgres"]
+
+RULE = FrameRule(window=5, levels=0.5)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+CLAIMS = (datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+def pairs(engine: Engine) -> PairStore:
+    return PairStore(engine, stores_on(engine).chain, clock=lambda: NOW)
+
+
+def grey(level: int) -> bytes:
+    return bytes([level]) * 1024
+
+
+def rows_of(store: PairStore, class_name: str = "bolt") -> list[tuple[str, str, bool]]:
+    """Image, frame group and whether it is the first, in the order of recording."""
+    query = select(PairRow.image_id, PairRow.frame_group, PairRow.is_first).where(PairRow.class_name == class_name)
+    with reading(store.engine) as connection:
+        return [tuple(row) for row in connection.execute(query.order_by(PairRow.id))]
+
+
+class TestTheTimeOfReceipt:
+    @pytest.mark.parametrize("claim", CLAIMS, ids=lambda at: str(at.year))
+    def test_a_claimed_time_is_kept_and_counts_for_nothing(self, pairs: PairStore, claim: datetime) -> None:
+        pairs.record([made_pair(1, captured_at=claim, received_at=None)])
+        assert pairs.first_at(*BOLT) == NOW
+        assert pairs.counts(*BOLT, since=NOW - timedelta(days=1), until=NOW).num_pairs == 1
+        assert pairs.window(*BOLT, NOW - timedelta(days=1), NOW).num_judged == 1
+        assert pairs.table(*BOLT)["captured_at"].tolist() == [claim]
+
+    def test_a_pair_that_waited_on_disk_keeps_its_time(self, pairs: PairStore) -> None:
+        pairs.record([made_pair(1, received_at=NOW - timedelta(hours=5))])
+        assert pairs.first_at(*BOLT) == NOW - timedelta(hours=5)
+
+    def test_a_naive_time_is_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"received at .* no time zone; give UTC"):
+            made_pair(1, received_at=datetime(2026, 1, 5))
+
+    @pytest.mark.parametrize(
+        ("age", "suspect"),
+        [
+            (timedelta(hours=24), False),
+            (timedelta(hours=24, seconds=1), True),
+            (timedelta(minutes=-10), False),
+            (timedelta(minutes=-10, seconds=-1), True),
+            (timedelta(0), False),
+        ],
+    )
+    def test_a_claim_far_from_the_receipt_is_suspect(self, params: Params, age: timedelta, suspect: bool) -> None:
+        assert is_capture_suspect(NOW - age, NOW, params.gateway) is suspect
+
+    def test_every_claim_that_a_time_can_express_is_judged(self, params: Params) -> None:
+        extremes = (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+        assert all(is_capture_suspect(at, NOW, params.gateway) for at in extremes)
+
+
+class TestAnImageCountsOnce:
+    def test_sent_220_times_it_is_one_pair_of_evidence(self, pairs: PairStore) -> None:
+        again = [made_pair(1, captured_at=START + timedelta(seconds=number)) for number in range(220)]
+        assert pairs.record(again[:100]) + pairs.record(again[100:]) == 220
+        assert pairs.counts(*BOLT).num_pairs == 1
+        assert pairs.window(*BOLT, START - timedelta(days=1), START + timedelta(days=1)).num_judged == 1
+        assert len(pairs.scores(*BOLT)) == 1
+
+    def test_near_identical_frames_are_one_too(self, pairs: PairStore) -> None:
+        levels = (10, 10, 11, 10, 30)
+        made = [made_pair(number, frame_signature=grey(level)) for number, level in enumerate(levels)]
+        pairs.record(made, RULE)
+        groups = [image_id(number) for number in (0, 0, 2, 0, 4)]
+        assert rows_of(pairs) == [
+            (image_id(number), group, image_id(number) == group) for number, group in enumerate(groups)
+        ]
+        assert pairs.counts(*BOLT).num_pairs == 3
+
+    def test_they_are_looked_for_among_the_newest_only_and_the_same_image_among_all(self, pairs: PairStore) -> None:
+        made = [made_pair(number, frame_signature=grey(10 * number)) for number in range(1, 9)]
+        pairs.record(made, RULE)
+        again = [made_pair(20, frame_signature=grey(10)), replace(made[0], captured_at=NOW)]
+        pairs.record(again, RULE)
+        assert rows_of(pairs)[-2:] == [(image_id(20), image_id(20), True), (image_id(1), image_id(1), False)]
+
+    def test_another_candidate_and_another_class_judge_it_anew(self, pairs: PairStore) -> None:
+        pairs.record([made_pair(1), made_pair(1, candidate="v2"), made_pair(1, class_name="nut")])
+        assert [first for *_, first in rows_of(pairs) + rows_of(pairs, "nut")] == [True, True, True]
+
+    def test_signatures_without_a_rule_are_refused(self, pairs: PairStore) -> None:
+        with pytest.raises(ValueError, match=r"give the rule that groups them, FrameRule\.of"):
+            pairs.record([made_pair(1, frame_signature=grey(1))])
+
+    def test_the_gallery_shows_a_disagreement_once(self, pairs: PairStore) -> None:
+        said = {"candidate_said": Judgement(1.0, 0.5), "legacy_said": Judgement(0.0, 0.5)}
+        pairs.record([made_pair(1, captured_at=START + timedelta(seconds=n), **said) for n in range(3)])
+        assert len(pairs.table(*BOLT, disagreeing=True)) == 1
+
+    def test_of_processes_that_record_one_image_at_once_one_has_the_first(self, database_url: str) -> None:
+        open_database(database_url).dispose()
+        together(_record_series, [(database_url, start) for start in range(3)])
+        rows = rows_of(stores_on(open_database(database_url)).pairs)
+        assert len(rows) == 90
+        assert sum(is_first for *_, is_first in rows) == 30
+
+
+def _record_series(url: str, start: int) -> None:
+    """30 images, each with a capture time of this process."""
+    store = stores_on(open_database(url)).pairs
+    for number in range(30):
+        store.record([made_pair(number, captured_at=START + timedelta(days=start))])
+
+
+# --- laws -----------------------------------------------------------------------------------------------------------
+
+_classes = (f"class_{number}" for number in itertools.count())
+law = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+frames = st.lists(st.tuples(st.integers(0, 15), st.one_of(st.none(), st.integers(0, 6))), min_size=1, max_size=12)
+moments = st.datetimes(timezones=st.just(UTC))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PairStore:
+    return stores_on(open_database(f"sqlite:///{tmp_path / 'records.db'}")).pairs
+
+
+def series(class_name: str, made: Sequence[tuple[int, int | None]]) -> list[Pair]:
+    """A pair a minute, by image number and grey level."""
+    return [
+        made_pair(
+            image,
+            class_name=class_name,
+            captured_at=START + timedelta(minutes=minute),
+            frame_signature=None if level is None else grey(level),
+        )
+        for minute, (image, level) in enumerate(made)
+    ]
+
+
+def evidence(store: PairStore, class_name: str) -> tuple[object, ...]:
+    models, since = (class_name, *BOLT[1:]), START - timedelta(days=1)
+    counts = [store.counts(*models, since, START + timedelta(minutes=n)).cells_LCG.tolist() for n in (3, 6, 60)]
+    return counts, store.first_at(*models), store.window(*models, since, START + timedelta(days=1))
+
+
+@law
+@given(made=frames, claims=st.lists(moments, min_size=12, max_size=12, unique=True))
+def test_what_a_caller_claims_changes_no_count(
+    store: PairStore, made: list[tuple[int, int | None]], claims: list[datetime]
+) -> None:
+    honest, lying = next(_classes), next(_classes)
+    claimed = [
+        replace(pair, captured_at=claim, capture_suspect=True)
+        for pair, claim in zip(series(lying, made), claims, strict=False)
+    ]
+    store.record(series(honest, made), RULE)
+    store.record(claimed, RULE)
+    assert evidence(store, honest) == evidence(store, lying)
+
+
+@law
+@given(made=frames, again=st.lists(st.tuples(st.integers(0, 11), moments), max_size=12))
+def test_what_is_sent_again_changes_no_count(
+    store: PairStore, made: list[tuple[int, int | None]], again: list[tuple[int, datetime]]
+) -> None:
+    name = next(_classes)
+    sent = series(name, made)
+    store.record(sent, RULE)
+    before = evidence(store, name)
+    resent = [replace(sent[number % len(sent)], captured_at=at) for number, at in again]
+    store.record([*resent, *sent], RULE)
+    assert evidence(store, name) == before
+
+
+@law
+@given(made=frames, cuts=st.sets(st.integers(1, 11)))
+def test_the_groups_are_the_same_however_pairs_come_in_batches(
+    store: PairStore, made: list[tuple[int, int | None]], cuts: set[int]
+) -> None:
+    whole, split = next(_classes), next(_classes)
+    store.record(series(whole, made), RULE)
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(made)), len(made)]
+    sent = series(split, made)
+    for start, stop in itertools.pairwise(bounds):
+        store.record(sent[start:stop], RULE)
+    assert rows_of(store, whole) == rows_of(store, split)
+
+
+# --- drawn for review -----------------------------------------------------------------------------------------------
+
+
+def test_a_draw_hits_its_share_and_a_larger_share_draws_the_same_images_and_more() -> None:
+    ids = [image_id(number) for number in range(20_000)]
+    few, many = ({one for one in ids if is_drawn_for_review("bolt", one, share)} for share in (0.02, 0.1))
+    assert few < many
+    assert len(few) == pytest.approx(400, abs=80)  # four standard deviations
+    assert not any(is_drawn_for_review("bolt", one, 0.0) for one in ids)
+    assert all(is_drawn_for_review("bolt", one, 1.0) for one in ids)
+
+
+# --- the schema -----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_recorded_before_counts_by_its_capture_time_and_once(database_url: str) -> None:
+    engine = create_engine(database_url)
+    old = [made_pair(1), made_pair(1, captured_at=START), made_pair(2), made_pair(1, candidate="v2")]
+    with engine.begin() as connection:
+        command.upgrade(migrations(connection), "0002")
+        before = MetaData()
+        before.reflect(connection, only=["pairs"])
+        table = before.tables["pairs"]
+        for pair in old:
+            row = {name: value for name, value in pair.to_row(NOW).items() if name in table.columns}
+            connection.execute(table.insert(), row)
+    engine.dispose()
+    store = stores_on(open_database(database_url)).pairs
+    assert rows_of(store) == [
+        (image_id(1), image_id(1), True),
+        (image_id(1), image_id(1), False),
+        (image_id(2), image_id(2), True),
+        (image_id(1), image_id(1), True),
+    ]
+    assert store.first_at(*BOLT) == old[0].captured_at
+    assert store.record(old) == 0  # the key is still unique
+    assert (
+        store.table(*BOLT)[["source", "review_share", "review_drawn", "capture_suspect"]].to_numpy().tolist()
+        == [["line", 0.0, False, False]] * 3
+    )
+
+
+def test_counting_reads_the_index_alone(tmp_path: Path) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'records.db'}")
+    query = (
+        "EXPLAIN QUERY PLAN SELECT candidate_alarm, legacy_alarm, image_id, count(*) FROM pairs WHERE class_name = 'a' "
+        "AND candidate = 'b' AND legacy = 'c' AND is_first = 1 AND received_at > '2026' "
+        "AND source IN ('line', 'batch') GROUP BY candidate_alarm, legacy_alarm"
+    )
+    with reading(engine) as connection:
+        plan = " ".join(str(row) for row in connection.execute(text(query)))
+    assert "COVERING INDEX pairs_for_counting" in plan
+
+
+def test_a_reference_part_keeps_its_source_and_its_label(pairs: PairStore) -> None:
+    pairs.record([made_pair(1, source=PairSource.REFERENCE)])
+    pairs.label("bolt", image_id(1), Label.ANOMALOUS, "reference part", NOW)
+    assert pairs.table(*BOLT)[["source", "label"]].to_numpy().tolist() == [["reference", "anomalous"]]
