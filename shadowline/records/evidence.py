@@ -36,6 +36,7 @@ from shadowline.records.pairs import DROPPED as NEVER_ASKED
 from shadowline.records.pairs import PairSource
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.rollout.state import ClassState
+from shadowline.rollout.weighing import evidence_of
 
 _NEVER = 4  # the candidate was not asked, and should not have been
 _SECONDS_A_SLOT = 900
@@ -45,21 +46,14 @@ _TEST_SOURCES = (PairSource.REFERENCE, PairSource.REPLAY)
 
 
 def read_evidence(engine: Engine, one: ClassState, now: datetime, policy: RolloutParams) -> Evidence:
-    """Of the present candidate and legacy model of a class, since they began to be compared, up to the last whole slot.
-
-    A class without a legacy model is compared with what its first production days show.
-    """
+    """Of the present candidate and legacy model of a class, since they began to be compared, up to the last slot."""
     closed_until = slot_of(now)
     since = one.evidence_since
     if since is None:
         return Evidence(EvidenceTable.empty(), closed_until)
     models = (one.class_name, one.candidate, one.legacy)
     table = read_table(engine, models, since, start_of(closed_until), policy.guards.latency.bound)
-    answering = slot_of(one.answering_since) if one.answering_since else None
-    evidence = Evidence(table, closed_until, answering)
-    if not one.legacy and len(evidence.days) > policy.window_days:
-        return Evidence(table, closed_until, evidence.days[policy.window_days].first)
-    return evidence if one.legacy else Evidence(table, closed_until, None)
+    return evidence_of(one, table, closed_until, policy.window_days)
 
 
 def read_table(
