@@ -91,6 +91,8 @@ def begin(
     names = [name for wave in waves for name in wave]
     if len(set(names)) < len(names):
         raise ValueError(f"rollout: a class occurs twice in {sorted(names)}")
+    if unplanned := sorted(set(without_legacy) - set(names)):
+        raise ValueError(f"rollout: {', '.join(unplanned)}: in no wave; add to the plan, or leave out --without-legacy")
     last = max((one.wave for one in before.classes), default=0)
     states = [
         _planned(name, number, (legacy, candidate), now, before, without_legacy)
