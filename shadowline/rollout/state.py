@@ -76,6 +76,8 @@ class ClassState:
         """From `to_dict`, of this version or an earlier one."""
         renamed = {_FORMER.get(name, name): value for name, value in raw.items()}
         fields = {name: value for name, value in renamed.items() if name in cls.__dataclass_fields__}
+        if raw["share"] > 0.0:  # earlier versions did not say since when the candidate answers: at least since then
+            fields.setdefault("answering_since", raw["since"])
         fields["phase"] = Phase(raw["phase"])
         fields["held_from"] = Phase(raw["held_from"]) if raw["held_from"] else None
         for name in _TIMES:

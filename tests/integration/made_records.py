@@ -25,7 +25,7 @@ from shadowline.records.rollout import RolloutStore, StoredOrder
 from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Step, begin, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
-from shadowline.rollout.phases import FORWARD
+from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import ClassState, Event
 from shadowline.shadow import PairCounts, agree
 from shadowline.verdict import Outcome, ShadowVerdict
@@ -108,7 +108,7 @@ def tick(
     approvals = (
         Approval(one.class_name, target, one.legacy, one.candidate, "Ada")
         for one in state.classes
-        for target in FORWARD
+        for target in (*FORWARD, Phase.ALONE)
     )
     seen = Observation(
         now=now,
