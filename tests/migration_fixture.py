@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent / "unit"))
 
-from test_rollout_engine import FIRES, Factory
+from test_rollout_engine import Factory, trips
 
 from shadowline.manifest import Label
 from shadowline.params import Params
@@ -86,13 +86,13 @@ def tell(records: Records, params: Params) -> None:
     teller.day()
     teller.agreement["nut"] = 0.7
     teller.day()
-    teller.day(nut=FIRES["drift"])
+    teller.day(nut=trips("drift"))
     teller.agreement["nut"] = 0.99
     for _ in range(4):
         teller.day()
     teller.factory.challenger = {**teller.factory.challenger, "nut": "v2-nut"}
     teller.until("nut", Phase.CANARY)
-    teller.day(bolt=FIRES["latency"])
+    teller.day(bolt=trips("latency"))
     teller.until("gear", Phase.LIVE)
     teller.day(Order(OrderKind.HOLD, ("gear",), "Ada", "line is being rebuilt"))
     for _ in range(6):

@@ -31,7 +31,7 @@ from sqlalchemy.orm import aliased
 from shadowline.audit.entry import Kind, Record
 from shadowline.evidence import slot_of, start_of
 from shadowline.params import Params
-from shadowline.records.evidence import evidence_of, read_chosen
+from shadowline.records.evidence import read_chosen
 from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource
 from shadowline.records.recording import wait_for_other_recorders
 from shadowline.records.stores import Records
@@ -40,7 +40,7 @@ from shadowline.rollout import engine
 from shadowline.rollout.engine import Step
 from shadowline.rollout.phases import TAKEN_OVER, Phase
 from shadowline.rollout.state import ClassState, Event, replay
-from shadowline.rollout.weighing import weigh
+from shadowline.rollout.weighing import evidence_of, weigh
 from shadowline.tuning import Deciding
 from shadowline.verdict import Outcome, ShadowVerdict
 
@@ -212,7 +212,9 @@ def _weigh(
         connection, and_(evidence, PairRow.received_at < until), until, policy.guards.latency.bound, scope.alarm
     )
     on_record = records.rollout.evidence(one.class_name, one.legacy)
-    verdict = weigh(one, evidence_of(one, table, closed_until, policy), on_record, params.shadow, policy).verdict
+    verdict = weigh(
+        one, evidence_of(one, table, closed_until, policy.window_days), on_record, params.shadow, policy
+    ).verdict
     counts = select(func.count(), func.count(case((scope.alarm != _alarm_at_receipt(), 1))))
     judged = and_(evidence, PairRow.candidate_alarm.is_not(None))
     num_decided, num_flipped = connection.execute(counts.where(judged)).one()

@@ -31,6 +31,7 @@ class ClassState:
     share: float  # of the images that the candidate answers, 0…1
     held_from: Phase | None = None  # the phase that HELD interrupts
     held_at: datetime | None = None  # when it did
+    num_successions: int = 0  # how often what was the candidate became the legacy model of its successor
     days_before: int = 0  # production days of this phase, or of its present share, before it was held
     evidence_since: datetime | None = None  # since when this candidate is compared; what came before counts for nothing
     answering_since: datetime | None = None  # since when it has answered, be it a share
@@ -75,6 +76,8 @@ class ClassState:
         """From `to_dict`, of this version or an earlier one."""
         renamed = {_FORMER.get(name, name): value for name, value in raw.items()}
         fields = {name: value for name, value in renamed.items() if name in cls.__dataclass_fields__}
+        if raw["share"] > 0.0:  # earlier versions did not say since when the candidate answers: at least since then
+            fields.setdefault("answering_since", raw["since"])
         fields["phase"] = Phase(raw["phase"])
         fields["held_from"] = Phase(raw["held_from"]) if raw["held_from"] else None
         for name in _TIMES:

@@ -25,15 +25,17 @@ from shadowline.records.rollout import RolloutStore, StoredOrder
 from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Step, begin, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
-from shadowline.rollout.phases import FORWARD
+from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import ClassState, Event
-from shadowline.shadow import PairCounts, Rate, agree
+from shadowline.shadow import PairCounts, agree
 from shadowline.verdict import Outcome, ShadowVerdict
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 LEGACY = {"bolt": "legacy-bolt", "nut": "legacy-nut", "gear": "legacy-gear"}
 CANDIDATE = {"bolt": "v1-bolt", "nut": "v1-nut", "gear": "v1-gear"}
 BOLT = ("bolt", CANDIDATE["bolt"], LEGACY["bolt"])
+
+HEALTHY = PairCounts(np.array([[[290, 3], [3, 4]], [[0, 0], [0, 0]], [[0, 0], [0, 0]]]))
 
 _KEYS = Path(tempfile.gettempdir()) / f"shadowline-audit-keys-{os.getpid()}"  # the same in processes forked from here
 atexit.register(shutil.rmtree, _KEYS, ignore_errors=True)
@@ -106,30 +108,31 @@ def tick(
     approvals = (
         Approval(one.class_name, target, one.legacy, one.candidate, "Ada")
         for one in state.classes
-        for target in FORWARD
+        for target in (*FORWARD, Phase.ALONE)
     )
     seen = Observation(
         now=now,
         challenger=challenger,
-        classes=tuple(_healthy(one, now) for one in state.classes),
+        classes=tuple(_healthy(one, now, params) for one in state.classes),
         orders=(order.order,) if order else (),
         approvals=tuple(approvals),
     )
     return step(state, seen, params.rollout)
 
 
-def _healthy(one: ClassState, now: datetime) -> ClassObservation:
-    """Everything proven, and a production day for every day that has passed."""
-    rate = Rate.of(290, 300, 0.95)
-    agreement = agree(PairCounts.empty(), 0.95)
+def _healthy(one: ClassState, now: datetime, params: Params) -> ClassObservation:
+    """Every 24 hours are a production day."""
+    begun = one.evidence_since or one.since
+    has_days = now - begun >= timedelta(days=params.shadow.min_days)
+    outcome = Outcome.PASS if has_days else Outcome.INCONCLUSIVE
     return ClassObservation(
         class_name=one.class_name,
         legacy=one.legacy,
         candidate=one.candidate,
-        verdict=ShadowVerdict(Outcome.PASS, (f"settled agreement {rate}",), agreement),
+        verdict=ShadowVerdict(outcome, ("the evidence says so",), agree(HEALTHY, params.shadow.confidence)),
         guards=(),
         phase_days=(now - one.since).days,
-        parallel_days=(now - (one.evidence_since or now)).days,
+        parallel_days=(now - begun).days,
         last_received=now,
         longest_pause=timedelta(0),
         evidence=frozenset(ChecklistItem),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine, func, select, update
 
@@ -13,19 +14,25 @@ from integration.made_records import (
     LEGACY,
     START,
     first_events,
+    image_id,
+    made_pair,
     stores_on,
     tick,
     together,
     wait_for_the_others,
 )
+from shadowline.evidence import slot_of
+from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.records.database import open_database, reading
+from shadowline.records.evidence import read_evidence
 from shadowline.records.rollout import ModelPlace, MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
-from shadowline.rollout.engine import ActionKind, Step
+from shadowline.rollout.engine import ActionKind, Step, begin, leave
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
-from shadowline.rollout.state import RolloutState, replay
+from shadowline.rollout.state import STAYS, ClassState, RolloutState, replay
+from shadowline.rollout.weighing import weigh
 
 pytest_plugins = ["integration.postgres"]
 
@@ -83,6 +90,79 @@ class TestBegin:
         store = stores_on(engine).rollout
         assert (store.state(), store.revision(), store.events()) == (RolloutState(()), 0, ())
         assert store.rebuild() == RolloutState(())
+
+
+class TestAPlanThatGrows:
+    MORE = ({**LEGACY, "washer": "legacy-washer"}, {**CANDIDATE, "washer": "v1-washer"})
+
+    def plan(self, store: RolloutStore, *waves: list[str], without_legacy: tuple[str, ...] = ()) -> None:
+        legacy = {name: model for name, model in self.MORE[0].items() if name not in without_legacy}
+        store.begin(begin(waves, legacy, self.MORE[1], START + DAY, "Bob", store.state(), without_legacy)[1])
+
+    def test_further_classes_come_after_those_that_are_under_way(self, store: RolloutStore, params: Params) -> None:
+        advance(store, params, 40)
+        before = store.state()
+        self.plan(store, ["washer"])
+        after = store.state()
+        assert after.classes[:3] == before.classes
+        assert (after.of("washer").wave, after.revision) == (3, before.revision + 1)
+        assert after == replay(store.events()) == store.rebuild()
+
+    def test_a_plan_made_on_what_has_changed_since_is_refused(self, store: RolloutStore, params: Params) -> None:
+        events = begin([["washer"]], *self.MORE, START, "Bob", store.state())[1]
+        advance(store, params, 1)
+        before = written(store)
+        with pytest.raises(MovedMeanwhileError, match="at revision 5; look at it and plan again"):
+            store.begin(events)
+        assert written(store) == before
+
+    def test_the_order_changes_by_planning_again(self, store: RolloutStore) -> None:
+        self.plan(store, ["gear"], ["bolt", "nut"])
+        assert [(one.class_name, one.wave) for one in store.state().classes] == [("gear", 3), ("bolt", 4), ("nut", 4)]
+        assert store.state() == replay(store.events())
+
+    def test_a_class_without_a_legacy_model_ends_alone(self, store: RolloutStore, params: Params) -> None:
+        self.plan(store, ["washer"], without_legacy=("washer",))
+        start = store.events()[-1].at
+        for day in range(1, 150):
+            store.commit(tick(store, start + day * DAY, params, challenger=self.MORE[1]))
+        assert (store.state().of("washer").phase, store.state().of("washer").legacy) == (Phase.ALONE, "")
+        assert store.state() == replay(store.events()) == store.rebuild()
+
+    def test_the_last_that_leaves_lets_the_others_be_promoted(self, store: RolloutStore, params: Params) -> None:
+        advance(store, params, 36)
+        assert store.state().of("bolt").phase is Phase.LIVE
+        store.commit(leave(store.state(), "gear", START + 40 * DAY, "Ada"))
+        assert store.state().of("gear").wave == STAYS
+        assert store.pending_actions()[-1].action.kind is ActionKind.PROMOTE
+        assert store.state() == replay(store.events())
+
+
+class TestEventsOfEarlierVersions:
+    NEW = ("num_successions", "days_before", "evidence_since", "answering_since", "alarmed_at", "silent_since", "alarm")
+
+    def test_they_are_read_and_gone_on_from(self, store: RolloutStore, params: Params) -> None:
+        """As version 0.9 wrote them: with a budget of soft failures, and another word for `evidence_since`."""
+        advance(store, params, 32)
+        before = store.state()
+        with store.engine.begin() as connection:
+            for table in (EventRow, ClassRow):
+                column = "after" if table is EventRow else "state"
+                for row in connection.execute(select(table)).all():
+                    raw = dict(getattr(row, column))
+                    former = {name: value for name, value in raw.items() if name not in self.NEW}
+                    former |= {"parallel_since": raw["evidence_since"], "soft_failures": 1, "last_failure": "silence"}
+                    key = next(iter(table.__mapper__.primary_key))
+                    own = key == getattr(row, key.name)
+                    connection.execute(update(table).where(own).values({column: former}))
+        read = store.state()
+        assert read == replay(store.events())
+        assert [(one.phase, one.share, one.since, one.evidence_since) for one in read.classes] == [
+            (one.phase, one.share, one.since, one.evidence_since) for one in before.classes
+        ]
+        advance(store, params, 70)
+        assert store.state().of("bolt").phase is Phase.LEGACY_OFF
+        assert store.state() == replay(store.events()) == store.rebuild()
 
 
 def _begin(url: str) -> str:
@@ -316,3 +396,30 @@ class TestModels:
     def test_one_that_nobody_noted_is_refused(self, store: RolloutStore) -> None:
         with pytest.raises(ValueError, match="not on record; register it again"):
             store.model("unknown")
+
+
+class TestEvidenceOfAClass:
+    def test_it_is_read_by_the_time_of_receipt_and_by_no_other(self, engine: Engine, params: Params) -> None:
+        """Whatever callers claim: the same table, on both databases."""
+        records = stores_on(engine)
+        one = ClassState("bolt", 1, Phase.SHADOW, START, LEGACY["bolt"], CANDIDATE["bolt"], 0.0, evidence_since=START)
+        rng = np.random.default_rng(1)
+        claims = [datetime(1969, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC), START]
+        records.pairs.record(
+            [
+                made_pair(number, captured_at=claims[number % 3], received_at=START + timedelta(minutes=20 * number))
+                for number in range(300)
+            ]
+        )
+        for number in rng.choice(300, size=60, replace=False):
+            at = START + timedelta(minutes=20 * int(number), hours=5)
+            records.pairs.label("bolt", image_id(int(number)), Label.ANOMALOUS, "Ada", at)
+        now = START + timedelta(days=3)
+        evidence = read_evidence(engine, one, now, params.rollout)
+        expected = {slot_of(START + timedelta(minutes=20 * number)) for number in range(216)}  # the others come later
+        assert set(evidence.table.received.tolist()) == expected
+        assert int(evidence.table.count.sum()) == 216
+        assert int(evidence.table.slot.max()) < slot_of(now)
+        assert evidence.num_days(START, 10) == 3
+        seen = weigh(one, evidence, (), params.shadow, params.rollout)
+        assert (seen.phase_days, seen.parallel_days, seen.last_received) == (3, 3, now - timedelta(minutes=15))

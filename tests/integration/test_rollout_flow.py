@@ -22,11 +22,12 @@ Command = Callable[..., tuple[int, str, str]]
 _QUICK = {  # what is tried here is the plumbing: a dozen pairs, no weeks
     "shadow": {
         "min_pairs": 10,
-        "min_days": 0,
+        "min_days": 1,
         "min_agreement": 0.01,
         "min_alarms": 1,
         "min_labelled_alarms": 1,
         "min_labelled_share": 0.0,
+        "review_days": 0,
         "max_lost_share": 0.99,
     },
     "rollout": {
@@ -40,6 +41,7 @@ _QUICK = {  # what is tried here is the plumbing: a dozen pairs, no weeks
             "false_alarms": {"bound": 1.0, "severity": "hard"},
             "misses": {"bound": 1.0, "severity": "hard"},
             "lost_defects": {"bound": 1.0, "severity": "hard"},
+            "alarm_rate": {"bound": 1.0, "severity": "soft"},
             "latency": {"bound": 60_000, "severity": "soft"},
             "errors": {"bound": 0.01, "severity": "hard"},
             "dropped": {"bound": 0.05, "severity": "soft"},
@@ -71,7 +73,6 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
     from flows.rollout import tick
 
     records = open_records()
-    later = datetime.now(UTC) + timedelta(days=2)  # when the production day of the images has ended
     assert command("rollout", "advance")[0] == 0
     assert set(phases(records).values()) == {Phase.SHADOW}
     for name in CLASSES:
@@ -79,14 +80,17 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
         assert code == 0, err
         assert json.loads(out)["num_new"] == 20
         assert json.loads(command("shadow", "run", name, f"factory/{name}/test", "--json")[1])["num_known"] == 20
-        for image in Path(f"factory/{name}/test").rglob("*.png"):
-            label = "normal" if image.parent.name == "good" else "anomalous"
-            assert command("feedback", name, str(image), label, "--by", "Grace")[0] == 0
-    tick(now=later)
+        for image in sorted(Path(f"factory/{name}/test/hole").iterdir()):
+            assert command("feedback", name, str(image), "anomalous", "--by", "Grace")[0] == 0
+    assert command("rollout", "advance")[0] == 0
+    waiting = json.loads(command("rollout", "status", "--json")[1])["waiting"]
+    assert f"{CLASSES[0]}: verdict inconclusive: no production day has ended yet" in waiting
+    tomorrow = datetime.now(UTC) + timedelta(days=1, minutes=30)
+    tick(now=tomorrow)
     assert set(phases(records).values()) == {Phase.SHADOW}, "nobody has approved the canary"
     assert command("rollout", "approve", "canary", *CLASSES, "--by", "Ada")[0] == 0
-    for expected in (Phase.CANARY, Phase.CANARY, Phase.LIVE):
-        tick(now=later)
+    for minutes, expected in enumerate((Phase.CANARY, Phase.CANARY, Phase.LIVE), start=1):
+        tick(now=tomorrow + timedelta(minutes=minutes))
         assert set(phases(records).values()) == {expected}
     models = json.loads(command("models", "--json")[1])
     assert models[0]["aliases"] == ["challenger", "champion"]
@@ -94,6 +98,23 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
     moves = json.loads(command("rollout", "history", "--json")[1])
     assert [move["to"] for move in moves if move["class_name"] == "dots"] == ["legacy", "shadow", "canary", "live"]
     assert records.rollout.rebuild() == records.rollout.state()
+
+
+def test_a_plan_changes_while_it_is_under_way(planned: Project, command: Command) -> None:
+    """A class leaves and comes back in a later wave; one that has begun to move does neither."""
+    records, (first, second) = open_records(), CLASSES
+    assert command("rollout", "leave", second, "--by", "Ada")[0] == 0
+    assert command("rollout", "advance")[0] == 0
+    assert phases(records) == {first: Phase.SHADOW, second: Phase.LEGACY}
+    Path("data/more.json").write_text(json.dumps({"waves": [[second]]}), encoding="utf-8")
+    assert command("rollout", "plan", "data/more.json", "--by", "Bob")[0] == 0
+    assert {one.class_name: one.wave for one in records.rollout.state().classes} == {first: 1, second: 2}
+    found = json.loads(command("rollout", "status", "--json")[1])
+    assert f"{second}: {first} of wave 1, which is shadow, to be live and stable" in found["waiting"]
+    assert f"waits for {second}: {first} of wave 1" in command("rollout", "status")[1]
+    for arguments in (("plan", "data/plan.json"), ("leave", first)):
+        code, _, err = command("rollout", *arguments, "--by", "Ada")
+        assert (code, "is in shadow" in err) == (2, True)
 
 
 def test_a_person_takes_a_class_back_at_once(planned: Project, command: Command) -> None:
@@ -105,7 +126,8 @@ def test_a_person_takes_a_class_back_at_once(planned: Project, command: Command)
 
 def test_what_cannot_be_is_refused_with_one_line(planned: Project, command: Command) -> None:
     for arguments, words in (
-        (("rollout", "plan", "data/plan.json", "--by", "Ada"), "on record already"),
+        (("rollout", "plan", "data/plan.json", "--by", "Ada", "--without-legacy", "dots"), "has a legacy model"),
+        (("rollout", "leave", "nuts", "--by", "Ada"), "'nuts' is not in the rollout"),
         (("rollout", "hold", "nuts", "--by", "Ada", "--why", "?"), "'nuts' is not in the rollout"),
         (("rollout", "evidence", "archived", "dots", "--by", "Ada", "--link", "x"), "the rollout does that itself"),
         (("feedback", "dots", "0" * 64, "normal", "--by", "Ada"), "was never inspected"),
