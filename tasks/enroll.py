@@ -112,8 +112,7 @@ def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) 
         phase, trial = _make_of_images(class_name, stock, params, layout, directory)
     advice = advise(phase, trial, params.enrolment)
     stated = Stated(auroc=trial.auroc)
-    may_answer = advice is Advice.DEPLOY
-    model = examine(class_name, str(directory), params, layout, stated) if may_answer else None
+    model = examine(class_name, str(directory), params, layout, stated) if advice.may_answer else None
     return Starter(phase, trial, advice, model)
 
 

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.enrolment import Advice
+
 if TYPE_CHECKING:
     from flows.enroll import Enrolled
     from tasks.enroll import Enrolment
@@ -83,7 +85,13 @@ def _say(done: Enrolled) -> str:
         return f"{where}; {done.num_normal} normal images\n{times}"
     assert done.starter is not None
     trial = f"{done.class_name}: {done.phase}, {done.num_normal} normal images; {done.starter.trial}"
-    return f"{trial}; advice: {done.starter.advice}"
+    return f"{trial}; {_advice(done.starter.advice)}"
+
+
+def _advice(advice: Advice) -> str:
+    if advice is Advice.UNMEASURED:
+        return "advice: none, since nothing was measured; it answers for now, let a person look at every part"
+    return f"advice: {advice}"
 
 
 def _as_dict(done: Enrolled) -> dict[str, object]:

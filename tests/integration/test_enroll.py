@@ -88,7 +88,8 @@ class TestStarters:
         """With weights of the true kind, small and random: the path is real, the score means nothing."""
         plant.edit_params(zero_shot=tiny_clip(tmp_path / "clip").model_dump(mode="json"))
         plant.commit("Words")
-        assert command("enroll", EXTRA_CLASS)[0] == 0
+        code, out, _ = command("enroll", EXTRA_CLASS)
+        assert code == 0 and "not measured" in out and "advice: none" in out and "deploy" not in out
         store = open_records().rollout
         words = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
         assert isinstance(words, WinClip)
