@@ -42,6 +42,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class AdditionParams(_Frozen):
+    """Images of a class that came after its source; see `shadowline/additions.py`."""
+
+    index: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # sha256 of the list of them, which is named by it
+    trained: bool = False  # a full retraining has taken them in; until then they are in bank and calibration alone
+
+
 class ClassParams(_Frozen):
     """Where the images of one product class come from."""
 
@@ -51,6 +58,7 @@ class ClassParams(_Frozen):
     augment: tuple[str, ...] = ()  # declared views of the training images, e.g. rot90, hflip
     test_share: Share | None = None  # in the place of data.test_share
     val_share: Share | None = None  # in the place of data.val_share
+    additions: tuple[AdditionParams, ...] = ()  # in the order in which they came; written by program
 
 
 class DataParams(_Frozen):
