@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -152,3 +154,24 @@ def test_images_of_a_bank_update_train_from_now_on(plant: Plant) -> None:
     assert plant.imported().loc[content_id(png(300)), "bank_only"]
     plant.take_in()
     assert not plant.imported()["bank_only"].any()
+
+
+def test_a_version_is_made_again_with_exactly_the_images_that_its_parameters_name(plant: Plant) -> None:
+    from tasks.registered import Registered
+    from tasks.reproduce import Place, additions_gone
+
+    image_id = plant.inspected(100, ("Ada", Label.NORMAL))
+    plant.take_in()
+    registered = cast(Registered, None)  # the additions are found by the parameters alone
+    places = []
+    for name in ("again", "later"):
+        clone = plant.layout.root / name
+        clone.mkdir()
+        shutil.copy(plant.layout.params, clone)
+        places.append(Place(clone, plant.layout.root, registered, clone, ()))
+    again, later = places
+    assert additions_gone(again) == {}
+    assert (again.layout.additions / f"bolt/images/{image_id}.png").read_bytes() == png(100)
+    (plant.layout.additions / f"bolt/images/{image_id}.png").unlink()
+    ((step, reason),) = additions_gone(later).items()
+    assert step == "import@bolt" and reason.startswith("source not at hand: class 'bolt'")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from clip_fixture import tiny_clip
 from PIL import Image
+from prefect.logging import disable_run_logger
 
 from integration.s3 import s3_server
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
@@ -27,6 +28,7 @@ from shadowline.params import load_params
 from shadowline.records.stores import open_records
 from shadowline.rollout.phases import Phase
 from shadowline.starter import try_few_shot, try_zero_shot
+from tasks.collect import take_in
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -227,7 +229,7 @@ class TestUpdate:
         assert all(was != now for was, now in zip(own_before, own_after, strict=True))
         self.images_of_the_source_stay_where_they_were(old, read_manifest([layout.manifest(name)]))
         self.the_same_images_again_are_refused(plant, name, command)
-        self.a_retraining_takes_them_in(plant, name, command)
+        self.from_the_next_retraining_on_the_decoder_learns_from_them(plant, name)
 
     def images_of_the_source_stay_where_they_were(self, old: pd.DataFrame, new: pd.DataFrame) -> None:
         assert not new["image_id"].duplicated().any()
@@ -241,14 +243,14 @@ class TestUpdate:
         code, _, err = command("bank", "update", name, str(offered(plant, name, 20)))
         assert code == 2 and "none of the images is new, 20 are in it already" in err
 
-    def a_retraining_takes_them_in(self, plant: Project, name: str, command: Command) -> None:
-        decoder = plant.layout.decoder_weights.read_bytes()
-        before = read_manifest([plant.layout.manifest(name)])
-        code, _, err = command("retrain", "--json")
-        assert code == 0, err
-        assert plant.layout.decoder_weights.read_bytes() != decoder
-        after = read_manifest([plant.layout.manifest(name)])
-        pd.testing.assert_frame_equal(after, before.assign(bank_only=False))
+    def from_the_next_retraining_on_the_decoder_learns_from_them(self, plant: Project, name: str) -> None:
+        """Up to the index on which its training depends."""
+        index, before = plant.layout.training_set.read_bytes(), read_manifest([plant.layout.manifest(name)])
+        with disable_run_logger():
+            take_in.fn(plant.root, open_records().pairs.engine)
+        plant.repro("training_set")
+        pd.testing.assert_frame_equal(read_manifest([plant.layout.manifest(name)]), before.assign(bank_only=False))
+        assert plant.layout.training_set.read_bytes() != index
 
     def test_images_of_another_class_leave_everything_as_it_was(self, plant: Project, command: Command) -> None:
         name, other = CLASSES
