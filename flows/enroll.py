@@ -16,6 +16,7 @@ from prefect import flow
 from flows.legacy import take_on_record
 from flows.retrain import RetrainResult, make_version
 from shadowline.enrolment import EnrolmentPhase, choose_phase
+from shadowline.inbox import Inbox
 from shadowline.legacy import Stated, examine
 from shadowline.params import Params, load_params
 from shadowline.paths import Layout
@@ -25,9 +26,12 @@ from tasks.enroll import (
     Starter,
     accept,
     collect_due,
+    count_normals,
+    entry_with,
     look_before,
     make_starter,
     refuse_known,
+    take_additions,
     take_images,
 )
 from tasks.entering import class_entered, mend
@@ -51,8 +55,9 @@ class Enrolled:
 def enroll(class_name: str, location: str = "", root: Path = Path(), update: bool = False) -> Enrolled:
     """Bring a class as far as its images allow; one enrolment at a time, others wait.
 
-    `location`: a folder or an s3:// prefix with new images; without it, what lies in the inbox. Raises ValueError for
-    images that cannot be used, and RefusedEnrolmentError where the evidence speaks against the class.
+    `location`: a folder or an s3:// prefix with new images; without it, what lies in the inbox. `update`: the class is
+    in the model, and the images are for its bank and calibration. Raises ValueError for images that cannot be used, and
+    RefusedEnrolmentError where the evidence speaks against the class.
     """
     with hold_project(root, wait=True):
         layout = Layout(root)
@@ -60,10 +65,12 @@ def enroll(class_name: str, location: str = "", root: Path = Path(), update: boo
         resumed = mend(root) == class_name
         params = load_params(layout.params)
         refuse_known(class_name, params, update=update, resumed=resumed)
+        if update:
+            return _update(class_name, location, params, root, resumed=resumed)
         stock = take_images(class_name, location, layout, params)
         phase = choose_phase(len(stock.normals), params.enrolment)
         if phase is EnrolmentPhase.BANK:
-            made = _into_the_model(class_name, root)
+            made = _into_the_model(class_name, params, root, resumed=resumed)
             note_enrolment(class_name, phase, len(stock.normals), made.version.uri)
             return Enrolled(class_name, phase, len(stock.normals), None, made)
         starter = make_starter(class_name, stock, params, layout)
@@ -92,10 +99,11 @@ def _let_answer(starter: Starter, params: Params) -> None:
     open_records().rollout.join(starter.model.class_name, starter.model.fingerprint, now, "enrolment")
 
 
-def _into_the_model(class_name: str, root: Path) -> RetrainResult:
+def _into_the_model(class_name: str, params: Params, root: Path, *, resumed: bool) -> RetrainResult:
     """A version with the class as challenger; compared with its starter, or with a PatchCore where it never had one."""
-    before = look_before(class_name, root)
-    with class_entered(class_name, root):
+    before = look_before(class_name, root, resumed=resumed)
+    source = Inbox(Layout(root).inbox, class_name).as_source(root, params.enrolment)
+    with class_entered(class_name, source.model_dump(mode="json", exclude_defaults=True), root):
         made = make_version(root, f"Enrol {class_name}", partial(accept, class_name, before, root))
     rollout, now, layout = open_records().rollout, datetime.now(UTC), Layout(root)
     params = load_params(layout.params)
@@ -104,3 +112,20 @@ def _into_the_model(class_name: str, root: Path) -> RetrainResult:
         take_on_record([baseline], params.registry.experiment, now)
     rollout.join(class_name, rollout.newest_legacy()[class_name], now, "enrolment")
     return made
+
+
+def _update(class_name: str, location: str, params: Params, root: Path, *, resumed: bool) -> Enrolled:
+    """A version with a new bank, identity and calibration of the class as challenger; the decoder stays as it is."""
+    before = look_before(class_name, root, resumed=resumed)
+    taken = take_additions(class_name, location, Layout(root), params)
+    if not taken.new and not resumed:
+        raise ValueError(
+            f"class '{class_name}': none of the images is new, {taken.num_known} are in it already; name others"
+        )
+    new = frozenset(addition.image_id for addition in taken.new)
+    with class_entered(class_name, entry_with(class_name, taken.new, params, Layout(root)), root):
+        judge = partial(accept, class_name, before, root, new=new)
+        made = make_version(root, f"Update the bank of {class_name}", judge)
+    num_normal = count_normals(class_name, Layout(root))
+    note_enrolment(class_name, EnrolmentPhase.BANK, num_normal, made.version.uri)
+    return Enrolled(class_name, EnrolmentPhase.BANK, num_normal, None, made)

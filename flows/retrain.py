@@ -18,7 +18,9 @@ from prefect import flow
 
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from shadowline.records.stores import open_records
 from tasks.audit import note_configuration, note_registration, note_training
+from tasks.collect import take_in
 from tasks.curves import live_metrics
 from tasks.entering import mend
 from tasks.pipeline import StageRun, find_stale, merge_runs, run_stage
@@ -61,7 +63,8 @@ class RetrainResult:
 
 @flow(name="retrain")
 def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
-    """Bring every stage up to date, judge the result, commit what made it, register it; one run at a time.
+    """Take in what came since the last time, bring every stage up to date, judge the result, commit what made it,
+    register it; one run at a time.
 
     `remeasure`: time the packaged model again although nothing has changed, as happens by itself where the last
     verdict failed on latency alone.
@@ -70,6 +73,7 @@ def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
         load_params(Layout(root).params)  # outside of a project, this is what says so
         check_repository(root)
         mend(root)
+        take_in(root, open_records().pairs.engine)
         return make_version(root, "Retrain", remeasure=remeasure)
 
 

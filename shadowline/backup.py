@@ -10,7 +10,7 @@ check_files(folder, manifest, progress)         # ValueError for a byte that is 
 <time>/artifacts/<experiment>/…                 what MLflow keeps beside its database
 <time>/models/<fingerprint>/…                   models that the records name by their folder
 <time>/objects/<xx>/<…>                         what DVC keeps, by md5
-<time>/folders/<name>/…                         archive, inspected images, inbox, decisions, reproductions, evidence
+<time>/folders/<name>/…                         archive, inspected images, inbox, additions, decisions, reproductions, …
 <time>/project/…                                files of the project that neither git nor DVC keeps
 """
 

@@ -28,6 +28,12 @@ class Advice(StrEnum):
     DEPLOY = "deploy"  # it may answer
     FEW_SHOT = "few_shot"  # words alone do not suffice; a handful of normal images may
     COLLECT = "collect"  # it may not answer; collect images for a bank
+    UNMEASURED = "unmeasured"  # nothing speaks for it or against it: it answers, because a product without any image
+    # has nothing else, and a person has to look at every part
+
+    @property
+    def may_answer(self) -> bool:
+        return self in (Advice.DEPLOY, Advice.UNMEASURED)
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,12 @@ def choose_phase(num_normal: int, params: EnrolmentParams) -> EnrolmentPhase:
 def advise(phase: EnrolmentPhase, trial: Trial, params: EnrolmentParams) -> Advice:
     """The deployment rule: ≥ `min_deploy` deploy, from `min_few_shot` on few-shot, below that collect.
 
-    1. words alone, nothing measured   deploy: a product must be inspected on its first day, and nothing else can
+    1. words alone, nothing measured   unmeasured: what was not measured is not advised, and nothing else can answer
     2. images, but not enough to tell  collect: nothing speaks for the model yet
     3. measured                        the rule; a few-shot model below `min_deploy` has no next thing to try
     """
     if trial.auroc is None:
-        return Advice.DEPLOY if phase is EnrolmentPhase.ZERO_SHOT else Advice.COLLECT
+        return Advice.UNMEASURED if phase is EnrolmentPhase.ZERO_SHOT else Advice.COLLECT
     if trial.auroc >= params.min_deploy:
         return Advice.DEPLOY
     tries_next = phase is EnrolmentPhase.ZERO_SHOT and trial.auroc >= params.min_few_shot

@@ -40,6 +40,8 @@ from shadowline.params import IdentificationParams
 Floats = npt.NDArray[np.float32]
 
 _ROUNDING = 1e-12  # of a p-value, which is a fraction of two counts
+_SUPPORT_OF_UNKNOWN = 1.0  # in units of the p-value up to which a class rejects
+_TAIL = 4  # beyond the farthest val image, support falls with this power of the distance; see docs/decisions/0013
 
 
 def embed(fused_BGTD: Tensor, num_prefix: int) -> Tensor:
@@ -139,16 +141,20 @@ def _distance(mean_CD: Floats, directions_CRD: Floats, precision_C: Floats, embe
 class Identification:
     """What an image is of.
 
-    The confidence is 1 minus the largest p-value among the classes that are not the answer. What it promises: of any
-    class's normal images at most a share of 1 − q is answered wrongly with a confidence of q or more. It says nothing
-    about products that no class knows, and with one class alone, and nothing to confuse it with, an accepted image
-    has a confidence of 1.
+    The confidence is the answer's share of all support. A class's support is its p-value in units of the p-value up to
+    which it rejects, and "unknown" has a support of 1: on the edge of what a class alone accepts, both answers have
+    0.5. The farther an image lies inside a class, and from all others, the surer is its name; the farther it lies
+    beyond every class, the surer is "unknown". All answers together have 1.
+
+    What it promises, where all classes reject the same share: of any class's normal images at most a share of
+    (1 − q) / q is answered wrongly with a confidence of q or more, as far as n val images can tell (down to
+    1 / (n + 1)). About products that no class knows nothing can be promised.
     """
 
     class_name: str | None  # None: an unknown product
     nearest_class: str
     p_value: float  # of the nearest class
-    confidence: float  # 0…1, that the answer is not one of the others
+    confidence: float  # 0…1, the answer's share of all support
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +168,7 @@ class Identities:
     distances_CN: Floats  # padded with −∞, which is never as far out as an image
     num_val_C: npt.NDArray[np.int64]
     typical_C: Floats  # median distance of the class's val images
+    farthest_C: Floats  # largest distance of the class's val images
     unknown_share_C: npt.NDArray[np.float64]
 
     @classmethod
@@ -179,6 +186,7 @@ class Identities:
             distances_CN=_stack([one.distances_N for one in each], -np.inf),
             num_val_C=np.array([len(one.distances_N) for one in each]),
             typical_C=np.array([np.median(one.distances_N) for one in each], dtype=np.float32),
+            farthest_C=np.array([one.distances_N.max() for one in each], dtype=np.float32),
             unknown_share_C=np.array([one.unknown_share for one in each]),
         )
 
@@ -194,9 +202,10 @@ class Identities:
         relative_C = distance_C / self.typical_C
         is_known = bool(accepts_C.any())
         nearest = int(np.argmin(np.where(accepts_C, relative_C, np.inf) if is_known else relative_C))
-        others_C = np.delete(p_C, nearest) if is_known else p_C
+        support_C = self._extended(p_C, distance_C) / self.unknown_share_C
+        support = float(support_C[nearest]) if is_known else _SUPPORT_OF_UNKNOWN
+        confidence = support / (_SUPPORT_OF_UNKNOWN + float(support_C.sum()))
         name = self.names[nearest]
-        confidence = 1.0 - float(others_C.max(initial=0.0))
         return Identification(name if is_known else None, name, float(p_C[nearest]), confidence)
 
     def distance(self, embedding_D: Floats) -> Floats:
@@ -207,6 +216,11 @@ class Identities:
         """Conformal p-value for each class, (C,): P(p ≤ α) ≤ α for normal images exchangeable with its val."""
         as_far_C = (self.distances_CN >= distance_C[:, None]).sum(axis=1)
         return np.asarray((1 + as_far_C) / (1 + self.num_val_C), dtype=np.float64)
+
+    def _extended(self, p_C: npt.NDArray[np.float64], distance_C: Floats) -> npt.NDArray[np.float64]:
+        """P-values that go on falling beyond a class's farthest val image, where a count of val images cannot."""
+        beyond_C = np.maximum(distance_C / self.farthest_C, 1.0)
+        return np.asarray(p_C * beyond_C**-_TAIL, dtype=np.float64)
 
 
 def _stack(arrays: list[Floats], padding: float) -> Floats:

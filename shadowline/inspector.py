@@ -46,7 +46,7 @@ class Inspection:
     threshold: float  # the same unit
     decision: Label  # normal or anomalous
     class_name: str
-    class_confidence: float | None  # that it is no other class (`Identification`); None when the class was given
+    class_confidence: float | None  # support for the class found (`Identification`); None when the class was given
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change the decision
     latency_ms: float
@@ -62,7 +62,7 @@ class UnknownProduct:
     """One image, sent without a class, that no class accepts: an answer, and no decision."""
 
     nearest_class: str
-    class_confidence: float  # that it is no normal image of any class (`Identification`)
+    class_confidence: float  # support for the answer that no class knows it (`Identification`)
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change this answer
     latency_ms: float

@@ -48,9 +48,11 @@ SCHEMA = pa.schema(
         ("sharpness", pa.float64()),  # standard deviation of the Laplacian of the grey values
         ("captured_at", pa.timestamp("us", tz="UTC")),
         ("source", pa.string()),  # importer and original name, e.g. elpv:images/cell0001.png
+        ("bank_only", pa.bool_()),  # came after the last full retraining: the decoder does not learn from it
     ]
 )
 COLUMNS = tuple(SCHEMA.names)
+ADDED = "addition"  # in the place of the importer, for images that came after the class's source
 
 
 def content_id(data: bytes) -> str:
@@ -59,7 +61,11 @@ def content_id(data: bytes) -> str:
 
 
 def write_manifest(rows: pd.DataFrame, path: Path) -> None:
-    """Write one slice, sorted by image_id, columns in order; raises ValueError on missing or extra columns."""
+    """Write one slice, sorted by image_id, columns in order; raises ValueError on missing or extra columns.
+
+    Rows without the column `bank_only` are all of the class's source.
+    """
+    rows = _with_bank_only(rows)
     if set(rows.columns) != set(COLUMNS):
         wrong = sorted(set(rows.columns) ^ set(COLUMNS))
         raise ValueError(f"{path}: manifest columns differ from the contract in {wrong}")
@@ -83,8 +89,11 @@ def read_manifest(paths: Iterable[Path]) -> pd.DataFrame:
 def _read_slice(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no manifest slice; run `dvc repro import@{path.stem}`")
-    table = pq.read_table(path)
-    if tuple(table.column_names) != COLUMNS:
+    frame = _with_bank_only(pq.read_table(path).to_pandas())  # slices of earlier versions have no such images
+    if tuple(frame.columns) != COLUMNS:
         raise ValueError(f"{path}: manifest columns differ from the contract; run `dvc repro import@{path.stem}`")
-    frame: pd.DataFrame = table.to_pandas()
     return frame
+
+
+def _with_bank_only(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows if "bank_only" in rows else rows.assign(bank_only=False)

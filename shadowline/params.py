@@ -43,6 +43,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class AdditionParams(_Frozen):
+    """Images of a class that came after its source; see `shadowline/additions.py`."""
+
+    index: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # sha256 of the list of them, which is named by it
+    trained: bool = False  # a full retraining has taken them in; until then they are in bank and calibration alone
+
+
 class ClassParams(_Frozen):
     """What is one product class's own: where its images come from, and what is promised for it.
 
@@ -56,6 +63,7 @@ class ClassParams(_Frozen):
     test_share: Share | None = None  # in the place of data.test_share
     val_share: Share | None = None  # in the place of data.val_share
     target_fpr: Annotated[float, Field(gt=0, lt=1)] | None = None  # promise, in the place of calibration.target_fpr
+    additions: tuple[AdditionParams, ...] = ()  # in the order in which they came; written by program
 
 
 class DataParams(_Frozen):

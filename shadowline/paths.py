@@ -23,6 +23,11 @@ class Layout:
         return self.root / "data/inbox"
 
     @property
+    def additions(self) -> Path:
+        """Images that came to a class after its source, a folder per class; see `shadowline/additions.py`."""
+        return self.root / "data/additions"
+
+    @property
     def inspected(self) -> Path:
         """Images that the gateway kept, a folder per class; see `shadowline/gateway/keeping.py`."""
         return self.root / "data/inspected"

@@ -200,6 +200,7 @@ def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
     found = {
         "inspected": layout.inspected,
         "inbox": layout.inbox,
+        "additions": layout.additions,
         "decisions": layout.decisions,
         "reproductions": layout.reproductions,
         "evidence": layout.evidence,

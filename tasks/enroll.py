@@ -8,27 +8,33 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from PIL import Image
 from prefect import get_run_logger, task
+from sklearn.metrics import roc_auc_score
 
+from shadowline.additions import Addition, Additions, Intake, Offer, known_images
 from shadowline.atomic import write_json
 from shadowline.detectors.load import Kind
 from shadowline.device import pick_device
 from shadowline.encoder import load_encoder
 from shadowline.enrolment import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
 from shadowline.features import FeatureFile, Key
+from shadowline.hashing import file_sha256
 from shadowline.identification import ClassIdentity, Identities
 from shadowline.images import open_within
 from shadowline.inbox import Inbox, Stock, classes_waiting, named_images
 from shadowline.inspector import class_fingerprints
 from shadowline.legacy import LegacyModel, Stated, examine
-from shadowline.manifest import Split, read_manifest
+from shadowline.manifest import Label, Split, read_manifest
 from shadowline.params import Params, load_params
 from shadowline.paths import Layout
 from shadowline.shadowing import SUFFIXES
+from shadowline.sources.source_image import reader
 from shadowline.stages.features import ids_of
 from shadowline.stages.identity import embed_all
 from shadowline.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
@@ -50,7 +56,8 @@ class Before:
     """What an enrolment must leave as it is, and what it is compared with."""
 
     class_fingerprints: dict[str, str]
-    auroc: float | None  # of the class, where the model knows it already
+    decoder_sha256: str
+    scores: pd.DataFrame | None  # of the class's test images, where the model knows it already
 
 
 # --- images ---------------------------------------------------------------------------------------------------------
@@ -83,6 +90,47 @@ def _name_all(subject: str, lines: Sequence[str]) -> str:
     return f"{subject}:\n  " + "\n  ".join(lines[:_NUM_NAMED]) + more
 
 
+@task
+def take_additions(class_name: str, location: str, layout: Layout, params: Params) -> Intake:
+    """New images of a class of the model, from a folder or an s3:// prefix, or else from its inbox.
+
+    Raises ValueError that names the images where too many cannot be trusted.
+    """
+    offers = _offers(class_name, location, layout, params)
+    known = known_images(params.classes, layout)
+    taken = Additions(layout.additions, class_name).keep(offers, known, params.data, datetime.now(UTC))
+    if len(taken.refused) > params.data.max_refused_share * len(offers):
+        raise ValueError(_name_all(f"class '{class_name}': {len(taken.refused)} images refused", taken.refused))
+    for line in taken.refused:
+        get_run_logger().warning("refused %s", line)
+    return taken
+
+
+def entry_with(class_name: str, new: Sequence[Addition], params: Params, layout: Layout) -> dict[str, Any]:
+    """The part of the class's entry in params.yaml that the images change."""
+    additions = [one.model_dump(mode="json", exclude_defaults=True) for one in params.classes[class_name].additions]
+    if new:
+        additions.append({"index": Additions(layout.additions, class_name).write(new)})
+    return {"additions": additions} if additions else {}
+
+
+def count_normals(class_name: str, layout: Layout) -> int:
+    """Normal images of a class of the model, in all splits."""
+    return int((read_manifest([layout.manifest(class_name)])["label"] == Label.NORMAL).sum())
+
+
+def _offers(class_name: str, location: str, layout: Layout, params: Params) -> list[Offer]:
+    inbox = Inbox(layout.inbox, class_name)
+    if location:
+        folder = local_copy(location, layout.scratch / "additions", SUFFIXES, drop_gone=True)
+        return [Offer(one.name, one.kind, one.read, one.name) for one in named_images(folder)]
+    is_source = Path(params.classes[class_name].location) == Inbox(Layout().inbox, class_name).folder
+    paths = [] if is_source else [*inbox.stock.normals, *inbox.stock.defects]
+    if not paths:
+        raise ValueError(f"class '{class_name}': no new images named; name the folder or s3:// prefix that holds them")
+    return [Offer(path.as_posix(), path.parent.name, reader(inbox.folder, path), path.as_posix()) for path in paths]
+
+
 # --- the first days -------------------------------------------------------------------------------------------------
 
 
@@ -112,8 +160,7 @@ def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) 
         phase, trial = _make_of_images(class_name, stock, params, layout, directory)
     advice = advise(phase, trial, params.enrolment)
     stated = Stated(auroc=trial.auroc)
-    may_answer = advice is Advice.DEPLOY
-    model = examine(class_name, str(directory), params, layout, stated) if may_answer else None
+    model = examine(class_name, str(directory), params, layout, stated) if advice.may_answer else None
     return Starter(phase, trial, advice, model)
 
 
@@ -144,52 +191,46 @@ def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
 
 
 def refuse_known(class_name: str, params: Params, *, update: bool, resumed: bool) -> None:
-    """A class that exists is updated on demand only, and only one that came in through the inbox."""
-    known = params.classes.get(class_name)
+    """A class that exists is updated on demand only."""
     if resumed:  # killed when all was done but the registration
         return
-    if known is None and update:
+    if update and class_name not in params.classes:
         raise ValueError(f"class '{class_name}' is not in the model; enrol it with `shadowline enroll`")
-    if known is not None and not update:
+    if not update and class_name in params.classes:
         raise ValueError(f"class '{class_name}' is in the model already; `shadowline bank update` adds images to it")
-    if update and class_name in params.train.classes:
-        raise ValueError(
-            f"class '{class_name}': the decoder learns from it, so that more images of it change every class; add them "
-            f"to {known.location if known else 'its location'} and run `shadowline retrain`"
-        )
-    if known is not None and Path(known.location) != Inbox(Layout().inbox, class_name).folder:
-        raise ValueError(
-            f"class '{class_name}' is imported from {known.location}; add the images there and run `shadowline retrain`"
-        )
 
 
 @task
-def look_before(class_name: str, root: Path) -> Before:
-    """What is in the model now. Raises ValueError where a stage is stale: an enrolment would run it as well."""
+def look_before(class_name: str, root: Path, *, resumed: bool) -> Before:
+    """What is in the model now. Raises ValueError where a stage is stale: it would run as well.
+
+    `resumed`: after a kill, the import of the class itself may have to run.
+    """
     layout = Layout(root)
-    others = sorted(one for one in stale_targets(root) if one != f"import@{class_name}")
-    if others or not layout.package.is_dir():
-        stale = ", ".join(others) or "package"
-        raise ValueError(f"stages {stale} are not up to date; run `shadowline retrain` first, so that only "
+    stale = stale_targets(root) - ({f"import@{class_name}"} if resumed else set())
+    if stale or not layout.package.is_dir():
+        named = ", ".join(sorted(stale)) or "package"
+        raise ValueError(f"stages {named} are not up to date; run `shadowline retrain` first, so that only "
                          f"'{class_name}' changes now")  # fmt: skip
-    return Before(class_fingerprints(layout.package), _auroc_of(class_name, layout))
+    decoder = file_sha256(layout.decoder_weights)
+    return Before(class_fingerprints(layout.package), decoder, _scores_of(class_name, layout))
 
 
-def _auroc_of(class_name: str, layout: Layout) -> float | None:
-    """What the evaluation measured last; None of a class that it does not know."""
-    metrics = layout.evaluation(class_name) / "metrics.json"
-    if not metrics.is_file():
-        return None
-    return float(json.loads(metrics.read_text(encoding="utf-8"))["image"]["auroc"]["value"])
+def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
+    """What the evaluation gave its test images last; None for a class that it does not know."""
+    path = layout.evaluation(class_name) / "scores.parquet"
+    return pd.read_parquet(path, columns=["image_id", "label", "score"]) if path.is_file() else None
 
 
-def accept(class_name: str, before: Before, root: Path, summary: dict[str, Any]) -> None:
+def accept(
+    class_name: str, before: Before, root: Path, summary: dict[str, Any], new: frozenset[str] | None = None
+) -> None:
     """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, touches another class, or got
-    worse by the new images."""
+    worse on the test images that it had before. `new`: the images to look at; without it, all of the class."""
     layout = Layout(root)
     params = load_params(layout.params)
-    alike = look_alikes(class_name, params, layout)
-    num_images = sum(summary["num_images"][class_name].values())
+    num_images = sum(summary["num_images"][class_name].values()) if new is None else len(new)
+    alike = look_alikes(class_name, params, layout, new)
     if len(alike) > params.enrolment.max_lookalikes * num_images:
         raise RefusedEnrolmentError(_name_all(f"class '{class_name}': {len(alike)} images look like another", alike))
     _refuse_touched(class_name, before, layout)
@@ -200,10 +241,14 @@ def accept(class_name: str, before: Before, root: Path, summary: dict[str, Any])
     _refuse_loss(class_name, before, params, layout)
 
 
-def look_alikes(class_name: str, params: Params, layout: Layout) -> list[str]:
+def look_alikes(class_name: str, params: Params, layout: Layout, among: frozenset[str] | None = None) -> list[str]:
     """The class's own normal images that another class of the model would rather call its own, with its name."""
     manifest = read_manifest([layout.manifest(class_name)])
-    normal = [*ids_of(manifest, Split.TRAIN), *ids_of(manifest, Split.VAL)]
+    if among is None:
+        normal = [*ids_of(manifest, Split.TRAIN), *ids_of(manifest, Split.VAL)]
+    else:
+        has_features = (manifest["split"] != Split.STREAM) & (manifest["label"] == Label.NORMAL)
+        normal = sorted(among & set(manifest.loc[has_features, "image_id"]))
     names = dict(zip(manifest["image_id"], manifest["source"], strict=True))
     classes = {name: ClassIdentity.load(layout.identity(name)) for name in params.classes}
     identities = Identities.of(classes)
@@ -217,6 +262,8 @@ def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
     touched = sorted(
         name for name, old in before.class_fingerprints.items() if name != class_name and after[name] != old
     )
+    if file_sha256(layout.decoder_weights) != before.decoder_sha256:
+        touched.append("the decoder")
     if touched:
         raise RefusedEnrolmentError(
             f"class '{class_name}': {', '.join(touched)} would change as well; nothing was changed"
@@ -224,15 +271,22 @@ def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
 
 
 def _refuse_loss(class_name: str, before: Before, params: Params, layout: Layout) -> None:
-    after = _auroc_of(class_name, layout)
-    if before.auroc is None or after is None:
+    """On the same test images; new ones are judged by the gates."""
+    scores = _scores_of(class_name, layout)
+    if before.scores is None or scores is None:
         return
-    get_run_logger().info("class %s: AUROC %.3f before, %.3f now", class_name, before.auroc, after)
-    if after < before.auroc - params.enrolment.max_loss:
+    was = _auroc_of(before.scores)
+    now = _auroc_of(scores[scores["image_id"].isin(before.scores["image_id"])])
+    get_run_logger().info("class %s: AUROC %.3f before, %.3f now", class_name, was, now)
+    if now < was - params.enrolment.max_loss:
         raise RefusedEnrolmentError(
-            f"class '{class_name}': AUROC {after:.3f} with the new images, {before.auroc:.3f} without, may lose "
+            f"class '{class_name}': AUROC {now:.3f} with the new images, {was:.3f} without, may lose "
             f"{params.enrolment.max_loss:g}; look at the new images"
         )
+
+
+def _auroc_of(scores: pd.DataFrame) -> float:
+    return float(roc_auc_score(scores["label"] == Label.ANOMALOUS, scores["score"]))
 
 
 # --- how things stand -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from shadowline.images import RefusedImage, read_mask
-from shadowline.manifest import Label, Split
+from shadowline.manifest import ADDED, Label, Split
 from shadowline.params import DataParams, ValidationParams
 
 MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation in units of its median absolute deviation
@@ -137,10 +137,12 @@ def robust_limits(values: pd.Series, robust_range: float) -> Limits | None:
 def mask_problems(rows: pd.DataFrame, root: Path, bounds: DataParams) -> list[str | None]:
     """What is wrong with each row's mask; None where it is right, or where there is none and none is due.
 
-    A mask is due for the anomalous test images of a class that has masks at all.
+    A mask is due for the anomalous test images of a class that has masks at all, but for those that came after the
+    class's source: production draws none.
     """
     masks = rows["mask_path"].fillna("")
     due = (rows["label"] == Label.ANOMALOUS) & (rows["split"] == Split.TEST) & bool((masks != "").any())
+    due &= ~rows["source"].str.startswith(f"{ADDED}:")
     columns = zip(masks, due, rows["width"], rows["height"], strict=True)
     return [
         _mask_problem(root, mask, _size(width, height), bounds) if mask else ("no mask" if is_due else None)

@@ -25,6 +25,7 @@ import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from shadowline.additions import Additions
 from shadowline.audit.comparison import (
     Finding,
     Item,
@@ -212,7 +213,22 @@ def _without_source(place: Place) -> dict[str, str]:
             if dep.def_path in sources and dep.status()
         }
     missing = {name: f"source not at hand: {path}" for name, path in moved.items()}
-    return {**missing, **_encoder_without_source(place)}
+    return {**missing, **additions_gone(place), **_encoder_without_source(place)}
+
+
+def additions_gone(place: Place) -> dict[str, str]:
+    """Links images that came after the classes' sources; the imports for which some are gone, and why.
+
+    They are no dependency in dvc.yaml: params.yaml names them by hash.
+    """
+    _bring(place, place.layout.additions.relative_to(place.root).as_posix())
+    gone = {}
+    for name, entry in yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["classes"].items():
+        try:
+            Additions(place.layout.additions, name).check(one["index"] for one in entry.get("additions", ()))
+        except (FileNotFoundError, ValueError) as error:
+            gone[f"import@{name}"] = f"source not at hand: {error}"
+    return gone
 
 
 def _encoder_without_source(place: Place) -> dict[str, str]:

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.enrolment import Advice
+
 if TYPE_CHECKING:
     from flows.enroll import Enrolled
     from tasks.enroll import Enrolment
@@ -43,15 +45,17 @@ def enroll(
 
 @bank.command("update")
 def update(
-    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="A class that was enrolled.")],
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="A class of the model.")],
     location: Location = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Add images to a class that is in the model: new bank and calibration of this class, no other is touched.
+    """Add images to a class that is in the model: new bank, identity and calibration of this class, nothing else.
 
-    Refused, with everything as it was, where the class would lose more than enrolment.max_loss of its AUROC.
+    The decoder learns from the images at the next `shadowline retrain`. Without a LOCATION, images are taken that lie
+    in the class's inbox. Refused, with everything as it was, where the class would lose more than enrolment.max_loss
+    of its AUROC on the test images that it had before, or where the images look like another class.
 
-    Example: `shadowline bank update bolt /srv/more/bolt`
+    Example: `shadowline bank update solar_mono /srv/more/solar_mono`
     """
     _enroll(class_name, location, as_json, update=True)
 
@@ -83,7 +87,13 @@ def _say(done: Enrolled) -> str:
         return f"{where}; {done.num_normal} normal images\n{times}"
     assert done.starter is not None
     trial = f"{done.class_name}: {done.phase}, {done.num_normal} normal images; {done.starter.trial}"
-    return f"{trial}; advice: {done.starter.advice}"
+    return f"{trial}; {_advice(done.starter.advice)}"
+
+
+def _advice(advice: Advice) -> str:
+    if advice is Advice.UNMEASURED:
+        return "advice: none, since nothing was measured; it answers for now, let a person look at every part"
+    return f"advice: {advice}"
 
 
 def _as_dict(done: Enrolled) -> dict[str, object]:

@@ -6,11 +6,12 @@ words_on(engine, "bolt", found[0].pair.image_id)
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from shadowline.records.database import reading
 from shadowline.records.pairs import REDECIDED, Judgement, Pair, PairSource, Side
@@ -61,6 +62,25 @@ def words_on(engine: Engine, class_name: str, image_id: str) -> tuple[Word, ...]
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(FeedbackRow.id)).all()
     return tuple(Word(row.label, row.by, row.at, row.note, row.superseded) for row in rows)
+
+
+def words_by_image(engine: Engine, class_name: str) -> dict[str, tuple[Word, ...]]:
+    """The words on every image of a class that has any; on each, the latest last."""
+    query = select(FeedbackRow.__table__).where(FeedbackRow.class_name == class_name).order_by(FeedbackRow.id)
+    words: dict[str, tuple[Word, ...]] = {}
+    with reading(engine) as connection:
+        for row in connection.execute(query):
+            word = Word(row.label, row.by, row.at, row.note, row.superseded)
+            words[row.image_id] = (*words.get(row.image_id, ()), word)
+    return words
+
+
+def first_captured(engine: Engine, class_name: str, image_ids: Collection[str]) -> dict[str, datetime]:
+    """When each image was captured, by the first of its pairs."""
+    query = select(PairRow.image_id, func.min(PairRow.captured_at)).where(PairRow.class_name == class_name)
+    with reading(engine) as connection:
+        rows = connection.execute(query.group_by(PairRow.image_id)).all()
+    return {image_id: captured_at for image_id, captured_at in rows if image_id in image_ids}
 
 
 def _stored(row: Any) -> StoredPair:

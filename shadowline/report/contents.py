@@ -208,6 +208,7 @@ class RefusedFile(_Record):
 class ImportReport(_Record):
     refused: tuple[RefusedFile, ...] = ()
     duplicates: tuple[Any, ...] = ()  # files with the same content as one that was kept
+    training_images: str = ""  # in words: how many of those that could train were used
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ class SourceImage:
     read: Read
     read_masks: tuple[Read, ...] = ()  # several files are one mask: their union
     captured_at: datetime | None = None  # with a time zone
+    received_at: datetime | None = None  # likewise; of images that came after the class's source, None for others
+    bank_only: bool = False  # the decoder does not learn from it before the next full retraining
+    image_id: str = ""  # what its content must be, where that is on record
 
 
 Importer = Callable[[str, ClassParams, Path], list[SourceImage]]

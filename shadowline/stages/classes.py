@@ -1,7 +1,7 @@
 """`shadowline stage classes`: what params.yaml says of each class, in a file for each thing that stages read of it.
 
     data/classes/names.json            the names of all classes
-    data/classes/bolt/source.json      where its images come from and how they are split: `import`
+    data/classes/bolt/source.json      where its images come from and how they are split, and what came later: `import`
     data/classes/bolt/augment.json     its declared views: `features`, `bank`, `identity`
     data/classes/bolt/promise.json     its promised false-alarm rate, own or common: `calibrate`
 
@@ -18,7 +18,7 @@ from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 
-_OF_SOURCE = {"source", "location", "select", "test_share", "val_share"}
+_OF_SOURCE = {"source", "location", "select", "test_share", "val_share", "additions"}
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> None:

@@ -5,6 +5,9 @@
     <manifest>/<class>.parquet        one row per file
     <import>/<class>.json             what was refused, dropped and kept
 
+Images that came after the source (`shadowline/additions.py`) are listed before it: of equal content the addition stays,
+so that an image keeps its split where it is put into the source as well.
+
 A run that is killed leaves whole files only; the next one reuses them, removes what is stale, and ends in the same
 bytes as a run that nobody disturbed.
 """
@@ -15,6 +18,7 @@ import difflib
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -23,14 +27,15 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from shadowline.additions import list_additions
 from shadowline.atomic import replace_file, write_json
 from shadowline.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure, read_mask
-from shadowline.manifest import COLUMNS, Label, Split, content_id, write_manifest
+from shadowline.manifest import ADDED, COLUMNS, Label, Split, content_id, write_manifest
 from shadowline.params import DataParams, Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 from shadowline.sources import SourceImage, list_images
-from shadowline.splits import assign_splits
+from shadowline.splits import assign_pools, assign_splits
 from shadowline.stages.injected import PREFIX, injected_defects
 
 _NUM_NAMED = 5  # refused files that an error names; the report names all
@@ -56,6 +61,7 @@ class ImportReport:
     reasons: dict[str, int]  # refused files per reason
     splits: dict[str, int]  # imported images per split
     labels: dict[str, int]  # imported images per label
+    training_images: str  # in words: how many of those that could train were used, and how they were chosen
 
 
 @dataclass(frozen=True)
@@ -76,15 +82,19 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     if class_name not in params.classes:
         nearest = difflib.get_close_matches(class_name, params.classes, n=1, cutoff=0.0)
         raise ValueError(f"unknown class '{class_name}'; did you mean {', '.join(nearest)}? see params.yaml, classes")
-    listed = list_images(class_name, params.classes[class_name], layout.root)
+    class_params = params.classes[class_name]
+    listed = list_additions(class_name, class_params, layout.additions)
+    listed += list_images(class_name, class_params, layout.root)
     read, refused = _read_all(listed, params.data, layout.images(class_name), progress, f"import {class_name}")
     kept, duplicates, contradictory = _settle_equal_content(read)
     rows = _rows(class_name, kept, params, layout)
-    if injected := injected_defects(rows, params, layout):
+    if injected := injected_defects(rows[~rows["bank_only"]], params, layout):
         made, _ = _read_all(injected, params.data, layout.images(class_name), progress, f"inject {class_name}")
         kept += made
         rows = _rows(class_name, kept, params, layout)
-    report = _report(class_name, len(listed), rows, (*refused, *contradictory), duplicates)
+    training_images = _training_images(rows, params.of_class(class_name), params.seed)
+    rows = rows.drop(columns=["split_hint", "received_at"])
+    report = _report(class_name, len(listed), rows, (*refused, *contradictory), duplicates, training_images)
     if _too_many_refused(report, params.data):
         write_json(layout.import_report(class_name), asdict(report))
         raise ValueError(_explain(report, params.data, layout))
@@ -119,6 +129,8 @@ def _import_one(source: SourceImage, params: DataParams, folder: Path, written: 
     properties = measure(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=source.name)
     mask = _merged_mask(source, params)
     image_id = content_id(data)
+    if source.image_id not in ("", image_id):
+        raise ValueError(f"{source.name}: the file's content is not {source.image_id[:12]}… any more; restore a backup")
     path = folder / f"{image_id}{SUFFIX_OF[properties.format]}"
     mask_path = None if mask is None else folder / "masks" / f"{image_id}.png"
     if image_id not in written:
@@ -182,8 +194,8 @@ def _contradiction(image: _Imported, group: Iterable[_Imported]) -> RefusedFile:
 
 
 def _rows(class_name: str, kept: list[_Imported], params: Params, layout: Layout) -> pd.DataFrame:
-    """The manifest's rows; `captured_at` is NaT where the source does not know."""
-    source = params.classes[class_name].source
+    """The manifest's rows, with split_hint and received_at; `captured_at` is NaT where the source does not know."""
+    importer = params.classes[class_name].source
     rows = pd.DataFrame(
         [
             {
@@ -195,15 +207,35 @@ def _rows(class_name: str, kept: list[_Imported], params: Params, layout: Layout
                 "split_hint": image.source.split_hint.value if image.source.split_hint else "",
                 "mask_path": image.mask_path.relative_to(layout.root).as_posix() if image.mask_path else "",
                 **asdict(image.properties),
-                "source": f"{source}:{image.source.name}",
+                "source": f"{ADDED if image.source.received_at else importer}:{image.source.name}",
+                "bank_only": image.source.bank_only,
             }
             for image in kept
         ],
         columns=[*(name for name in COLUMNS if name not in ("split", "captured_at")), "split_hint"],
     )
-    captured_at = pd.to_datetime(pd.Series([image.source.captured_at for image in kept], dtype=object), utc=True)
-    rows = rows.assign(captured_at=captured_at)
-    return assign_splits(rows, params.of_class(class_name), params.seed).drop(columns="split_hint")
+    captured, received = ([getattr(image.source, name) for image in kept] for name in ("captured_at", "received_at"))
+    rows = rows.assign(captured_at=_times(captured), received_at=_times(received)).astype({"bank_only": bool})
+    return assign_splits(rows, params.of_class(class_name), params.seed)
+
+
+def _times(values: list[datetime | None]) -> pd.Series:
+    return pd.to_datetime(pd.Series(values, dtype=object), utc=True)
+
+
+def _training_images(rows: pd.DataFrame, params: DataParams, seed: int) -> str:
+    """What a person should know of the choice: `200 of 588 training images used: …`."""
+    candidates = rows[assign_pools(rows, params, seed) == Split.TRAIN]
+    settled, later = (candidates[candidates["bank_only"] == bank_only] for bank_only in (False, True))
+    used = int((settled["split"] == Split.TRAIN).sum())
+    text = f"{used} of {len(settled)} training images used"
+    if used < len(settled):
+        is_dated = settled[["captured_at", "received_at"]].notna().any(axis=None)
+        text += ": the newest half, and those that differ most" if is_dated else ": chosen by content hash, no dates"
+    if len(later):
+        in_bank = int((later["split"] == Split.TRAIN).sum())
+        text += f"; {in_bank} of {len(later)} that came later are in the bank alone until the next retraining"
+    return text
 
 
 def _report(
@@ -212,6 +244,7 @@ def _report(
     rows: pd.DataFrame,
     refused: tuple[RefusedFile, ...],
     duplicates: tuple[tuple[str, str], ...],
+    training_images: str,
 ) -> ImportReport:
     splits, labels = Counter(rows["split"]), Counter(rows["label"])
     return ImportReport(
@@ -224,6 +257,7 @@ def _report(
         reasons=dict(sorted(Counter(file.reason.value for file in refused).items())),
         splits={split.value: splits[split] for split in Split},
         labels={label.value: labels[label] for label in Label},
+        training_images=training_images,
     )
 
 

@@ -1,8 +1,8 @@
 """`shadowline stage training_set`: an index of what the decoder learns from, so that enrolling a class skips training.
 
 The index holds, for each class of params.train.classes alone, a hash of its training and validation features. `train`
-depends on this file and not on the features folder: a class that is only enrolled leaves the file as it was, byte
-for byte, and DVC skips `train`.
+depends on this file and not on the features folder: a class that is only enrolled, or whose bank alone is updated,
+leaves the file as it was, byte for byte, and DVC skips `train`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ def run(params: Params, layout: Layout, progress: Progress) -> None:
 
 
 def class_data(class_name: str, params: Params, layout: Layout) -> ClassData:
-    """What training may see of a class: its train rows with their declared views, and val to stop on."""
+    """What training may see of a class: its train rows with their declared views, and val to stop on.
+
+    Images that came after the last full retraining (`bank_only`) are not among them.
+    """
     manifest = read_manifest([layout.manifest(class_name)])
+    manifest = manifest[~manifest["bank_only"]]
     return ClassData(
         source=FeatureFile(layout.features(class_name)),
         train=tuple(train_keys(class_name, manifest, params)),

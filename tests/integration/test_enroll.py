@@ -9,22 +9,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
+import pandas as pd
 import pytest
 import yaml
 from clip_fixture import tiny_clip
 from PIL import Image
+from prefect.logging import disable_run_logger
 
 from integration.s3 import s3_server
-from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, wait_until
+from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
 from shadowline.detectors.few_shot import FewShot
 from shadowline.detectors.load import load_detector
 from shadowline.detectors.winclip import WinClip
 from shadowline.encoder import load_encoder
 from shadowline.inbox import Inbox, classes_waiting
+from shadowline.manifest import read_manifest
 from shadowline.params import load_params
 from shadowline.records.stores import open_records
 from shadowline.rollout.phases import Phase
 from shadowline.starter import try_few_shot, try_zero_shot
+from tasks.collect import take_in
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -88,7 +92,8 @@ class TestStarters:
         """With weights of the true kind, small and random: the path is real, the score means nothing."""
         plant.edit_params(zero_shot=tiny_clip(tmp_path / "clip").model_dump(mode="json"))
         plant.commit("Words")
-        assert command("enroll", EXTRA_CLASS)[0] == 0
+        code, out, _ = command("enroll", EXTRA_CLASS)
+        assert code == 0 and "not measured" in out and "advice: none" in out and "deploy" not in out
         store = open_records().rollout
         words = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
         assert isinstance(words, WinClip)
@@ -165,8 +170,6 @@ class TestIntoTheModel:
         lock = (plant.root / "dvc.lock").read_bytes()
         folder = plant.root.parent / "wrong"
         folder.mkdir()
-        from integration.tiny_project import picture, save
-
         for number in range(NUM_BANK):
             save(picture("dots", "other", number), folder / f"{number:03d}.png")
         code, _, err = command("enroll", "gear", str(folder))
@@ -182,11 +185,92 @@ class TestIntoTheModel:
         code, _, err = command("enroll", EXTRA_CLASS, str(images(plant, NUM_BANK)))
         assert code == 2 and "stages validate are not up to date; run `shadowline retrain` first" in err
 
-    def test_a_class_that_the_decoder_learns_from_is_retrained_not_updated(
+
+def offered(project: Project, name: str, count: int, *, pattern: str = "") -> Path:
+    """A folder with normal images that no source holds."""
+    folder = project.root.parent / f"later-{name}-{pattern}"
+    for number in range(count):
+        save(picture(pattern or name, "later", number), folder / f"{number:03d}.png")
+    return folder
+
+
+def snapshot_of_all_but(name: str, project: Project) -> dict[str, str]:
+    """Hash of every output that is not of the class or of all classes together."""
+    together = ("data/validation/checks", "data/validation/docs", "models/inspector")
+    return {
+        path: md5
+        for path, md5 in project.outputs().items()
+        if path not in together and name not in (Path(path).stem, Path(path).name)
+    }
+
+
+class TestUpdate:
+    @pytest.fixture(autouse=True)
+    def any_loss_will_do(self, plant: Project) -> None:
+        """Random weights promise nothing."""
+        plant.edit_params(enrolment={"max_loss": 1.0})
+        plant.commit("Any loss will do")
+
+    def test_a_class_that_the_decoder_learns_from_gets_a_new_bank_and_nothing_else_changes(
         self, plant: Project, command: Command
     ) -> None:
-        code, _, err = command("bank", "update", "dots", str(images(plant, 6, "more-dots", "dots")))
-        assert code == 2 and "the decoder learns from it" in err
+        layout, name = plant.layout, CLASSES[0]
+        before, old = snapshot_of_all_but(name, plant), read_manifest([layout.manifest(name)])
+        own = [layout.bank(name), layout.identity(name), layout.calibration(name), layout.evaluation(name)]
+        own_before = [plant.outputs()[path.relative_to(plant.root).as_posix()] for path in own]
+        code, out, err = command("bank", "update", name, str(offered(plant, name, 20)), "--json")
+        assert code == 0, err
+        done = json.loads(out.strip().splitlines()[-1])
+        assert (done["version"], done["num_normal"]) == (f"models:/{MODEL}/2", 52 + 20)
+        assert "train" not in done["seconds"]
+        assert snapshot_of_all_but(name, plant) == before  # the decoder and its index are among them
+        assert "models/decoder" in before and "data/training_set.json" in before
+        own_after = [plant.outputs()[path.relative_to(plant.root).as_posix()] for path in own]
+        assert all(was != now for was, now in zip(own_before, own_after, strict=True))
+        self.images_of_the_source_stay_where_they_were(old, read_manifest([layout.manifest(name)]))
+        self.the_same_images_again_are_refused(plant, name, command)
+        self.from_the_next_retraining_on_the_decoder_learns_from_them(plant, name)
+
+    def images_of_the_source_stay_where_they_were(self, old: pd.DataFrame, new: pd.DataFrame) -> None:
+        assert not new["image_id"].duplicated().any()
+        again = new[new["image_id"].isin(old["image_id"])].reset_index(drop=True)
+        pd.testing.assert_frame_equal(again, old)
+        later = new[~new["image_id"].isin(old["image_id"])]
+        assert later["bank_only"].all() and later["source"].str.startswith("addition:").all()
+        assert set(later["split"]) == {"train", "val", "test"}
+
+    def the_same_images_again_are_refused(self, plant: Project, name: str, command: Command) -> None:
+        code, _, err = command("bank", "update", name, str(offered(plant, name, 20)))
+        assert code == 2 and "none of the images is new, 20 are in it already" in err
+
+    def from_the_next_retraining_on_the_decoder_learns_from_them(self, plant: Project, name: str) -> None:
+        """Up to the index on which its training depends."""
+        index, before = plant.layout.training_set.read_bytes(), read_manifest([plant.layout.manifest(name)])
+        with disable_run_logger():
+            take_in.fn(plant.root, open_records().pairs.engine)
+        plant.repro("training_set")
+        pd.testing.assert_frame_equal(read_manifest([plant.layout.manifest(name)]), before.assign(bank_only=False))
+        assert plant.layout.training_set.read_bytes() != index
+
+    def test_images_of_another_class_leave_everything_as_it_was(self, plant: Project, command: Command) -> None:
+        name, other = CLASSES
+        state, params = plant.git("status", "--porcelain"), plant.layout.params.read_bytes()
+        lock = (plant.root / "dvc.lock").read_bytes()
+        code, _, err = command("bank", "update", name, str(offered(plant, name, 20, pattern=other)))
+        assert code == 1 and f"looks like {other}" in err
+        assert plant.git("status", "--porcelain") == state
+        assert (plant.layout.params.read_bytes(), (plant.root / "dvc.lock").read_bytes()) == (params, lock)
+        assert "up to date" in plant.run("dvc", "status", check=True).stdout
+
+    def test_an_image_of_another_class_or_label_is_named_and_not_taken(self, plant: Project, command: Command) -> None:
+        name, other = CLASSES
+        folder = offered(plant, name, 2)
+        shutil.copy(plant.root / f"factory/{other}/train/good/000.png", folder / "of-another-class.png")
+        shutil.copy(plant.root / f"factory/{name}/test/hole/000.png", folder / "known-as-defect.png")
+        code, _, err = command("bank", "update", name, str(folder))
+        assert code == 2 and "2 images refused" in err
+        assert f"of-another-class.png: the same image is in class '{other}'" in err
+        assert "known-as-defect.png: comes as normal, and is in the class as anomalous" in err
 
 
 class TestKillsAndRaces:

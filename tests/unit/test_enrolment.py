@@ -66,7 +66,7 @@ class TestTheDeploymentRule:
     @pytest.mark.parametrize(
         ("phase", "auroc", "advice"),
         [
-            ("zero_shot", None, Advice.DEPLOY),  # the first day
+            ("zero_shot", None, Advice.UNMEASURED),  # the first day
             ("zero_shot", 0.90, Advice.DEPLOY),
             ("zero_shot", 0.899, Advice.FEW_SHOT),
             ("zero_shot", 0.85, Advice.FEW_SHOT),
@@ -80,6 +80,12 @@ class TestTheDeploymentRule:
         self, params: Params, phase: str, auroc: float | None, advice: Advice
     ) -> None:
         assert advise(EnrolmentPhase(phase), Trial(auroc, 8, 8, injected=True), params.enrolment) is advice
+
+    def test_what_was_not_measured_is_never_advised(self, params: Params) -> None:
+        for phase in EnrolmentPhase:
+            advice = advise(phase, Trial(None, 0, 0, injected=False), params.enrolment)
+            assert advice is not Advice.DEPLOY
+            assert advice.may_answer == (phase is EnrolmentPhase.ZERO_SHOT)  # a product without images has nothing else
 
     def test_a_trial_says_whether_its_defects_are_real(self) -> None:
         assert "8 injected defects" in str(Trial(0.9, 4, 8, injected=True))

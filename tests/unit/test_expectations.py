@@ -41,6 +41,7 @@ def rows(**columns: Sequence[object]) -> pd.DataFrame:
         "split": ["train"] * num_rows,
         "label": ["normal"] * num_rows,
         "mask_path": [""] * num_rows,
+        "source": [f"folder:{number}.png" for number in numbers],
         "width": [MAX_SIDE] * num_rows,
         "height": [MAX_SIDE] * num_rows,
         "mode": ["L"] * num_rows,
@@ -134,6 +135,13 @@ def test_a_mask_is_due_for_anomalous_test_images_only(tmp_path: Path, label: str
     masks = [draw_mask(tmp_path / "sound.png"), ""]
     table = rows(mask_path=masks, label=["anomalous", label], split=["test", split])
     assert mask_problems(table, tmp_path, PARAMS.data) == [None, "no mask" if due else None]
+
+
+def test_no_mask_is_due_for_a_defect_that_came_after_the_source(tmp_path: Path) -> None:
+    sources = ["folder:0.png", "addition:13ba33f5da75/1.png", "folder:2.png"]
+    masks = [draw_mask(tmp_path / "sound.png"), "", ""]
+    table = rows(mask_path=masks, label=["anomalous"] * 3, split=["test"] * 3, source=sources)
+    assert mask_problems(table, tmp_path, PARAMS.data) == [None, None, "no mask"]
 
 
 def test_no_mask_is_due_in_a_class_without_masks() -> None:
