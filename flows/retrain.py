@@ -17,6 +17,7 @@ from prefect import flow
 
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from tasks.announce import announce_version
 from tasks.audit import note_configuration, note_registration, note_training
 from tasks.curves import live_metrics
 from tasks.entering import mend
@@ -63,7 +64,10 @@ def retrain(root: Path = Path()) -> RetrainResult:
         load_params(Layout(root).params)  # outside of a project, this is what says so
         check_repository(root)
         mend(root)
-        return make_version(root, "Retrain")
+        made = make_version(root, "Retrain")
+    if made.passed:
+        announce_version(made.version)
+    return made
 
 
 def make_version(

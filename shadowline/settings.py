@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     audit_keys: Path = Path("data/audit/keys")  # the keys that sign the audit chain, and what it ended with last
     audit_passphrase: SecretStr | None = None  # of new and existing keys
     inbox_url: str = ""  # s3:// prefix with a folder per class, polled for images of new products
+    shadow_url: str = ""  # folder or s3:// prefix with a folder per class, whose images both models judge at night
     gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub

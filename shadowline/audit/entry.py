@@ -36,6 +36,7 @@ class Kind(StrEnum):
     PROMOTION = "promotion"  # a version became champion
     ENROLMENT = "enrolment"  # a new product came in, or further
     APPROVAL = "approval"  # a person opened a phase
+    REFUSAL = "refusal"  # a person refused to open it
     ORDER = "order"  # a person told the engine: roll back, hold, resume
     PHASE = "phase"  # a class moved in its rollout, or its share, candidate or soft budget changed
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record

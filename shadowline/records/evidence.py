@@ -55,7 +55,11 @@ def read_table(
     """What is known before `until` of the images received since then; `models`: class, candidate, legacy model."""
     same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
     chosen = [column == value for column, value in zip(same, models, strict=True)]
-    chosen += [PairRow.received_at < until, PairRow.is_first.is_(True), *([PairRow.received_at >= since] if since else [])]
+    chosen += [
+        PairRow.received_at < until,
+        PairRow.is_first.is_(True),
+        *([PairRow.received_at >= since] if since else []),
+    ]
     with reading(engine) as connection:
         return _read(connection, and_(*chosen), until, slow_ms)
 

@@ -23,7 +23,14 @@ from functools import partial
 
 from shadowline.params import RolloutParams
 from shadowline.rollout.guards import GuardResult
-from shadowline.rollout.observation import ChecklistItem, ClassObservation, Observation, Order, OrderKind
+from shadowline.rollout.observation import (
+    ApprovalRequest,
+    ChecklistItem,
+    ClassObservation,
+    Observation,
+    Order,
+    OrderKind,
+)
 from shadowline.rollout.phases import (
     BOTH_JUDGE,
     CANDIDATE_JUDGES,
@@ -70,6 +77,7 @@ class Step:
     reason: str  # one line for people
     waiting: tuple[str, ...]  # per class that did not move: what it waits for
     guards: dict[str, tuple[GuardResult, ...]]  # per class that was checked
+    asks: tuple[ApprovalRequest, ...] = ()  # of groups of classes that lack nothing but approvals
 
 
 def begin(
@@ -177,7 +185,8 @@ def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
     after = replace(state.with_classes((*changed, *told)), revision=state.revision + len(events))
     reason = changed[0].reason if changed else (waiting[0] if waiting else "nothing to do")
     actions = (*_actions(state, after, changed), *_notifications(state, told))
-    return Step(after, events, actions, reason, waiting, guards)
+    asks = () if changed else tuple(_asks(state, seen, policy, guards))
+    return Step(after, events, actions, reason, waiting, guards, asks)
 
 
 def _evidence_of(one: ClassState, seen: Observation) -> ClassObservation | None:
@@ -325,6 +334,38 @@ def _obstacles(
     guards: dict[str, tuple[GuardResult, ...]],
 ) -> list[str]:
     """Everything that keeps a class where it stands."""
+    found = _unfulfilled(one, state, seen, policy, guards)
+    if (request := _missing_approval(one, seen, policy)) is not None:
+        found.append(f"{one.class_name}: a person's approval of {request.target} with exactly these models")
+    return found
+
+
+def _missing_approval(one: ClassState, seen: Observation, policy: RolloutParams) -> ApprovalRequest | None:
+    target, _ = _next(one, policy)
+    needed = target is not one.phase and target in policy.approvals
+    if not needed or seen.approval(one.class_name, target, one.legacy, one.candidate):
+        return None
+    return ApprovalRequest(one.class_name, target, one.legacy, one.candidate)
+
+
+def _asks(
+    state: RolloutState, seen: Observation, policy: RolloutParams, guards: dict[str, tuple[GuardResult, ...]]
+) -> Iterator[ApprovalRequest]:
+    """The missing approvals of every group of classes that lacks nothing else."""
+    for group in _groups(state):
+        if not any(_unfulfilled(one, state, seen, policy, guards) for one in group):
+            requests = (_missing_approval(one, seen, policy) for one in group)
+            yield from (request for request in requests if request is not None)
+
+
+def _unfulfilled(
+    one: ClassState,
+    state: RolloutState,
+    seen: Observation,
+    policy: RolloutParams,
+    guards: dict[str, tuple[GuardResult, ...]],
+) -> list[str]:
+    """What keeps a class where it stands, but for a person's approval."""
     target, _ = _next(one, policy)
     found = [guard.reason for guard in guards.get(one.class_name, ()) if guard.active]
     if one.phase is Phase.LEGACY:
@@ -334,9 +375,6 @@ def _obstacles(
     else:
         found += _calendar(one, seen, policy)
         found += _missing_evidence(one, _evidence_of(one, seen), state, seen, target, policy)
-    moves = target is not one.phase
-    if moves and target in policy.approvals and not seen.approval(one.class_name, target, one.legacy, one.candidate):
-        found.append(f"a person's approval of {target} with exactly these models")
     return [f"{one.class_name}: {line}" for line in found]
 
 
