@@ -20,6 +20,7 @@ from shadowline.commands import (
     legacy,
     prompts,
     retrain,
+    review,
     rollout,
     serve,
     shadow,
@@ -41,6 +42,7 @@ app.add_typer(prompts.app, name="prompts")
 app.command("assess")(assess.assess)
 app.add_typer(shadow.app, name="shadow")
 app.add_typer(rollout.app, name="rollout")
+app.add_typer(review.app, name="review")
 app.command("feedback")(shadow.feedback)
 app.command("enroll")(enroll.enroll)
 app.add_typer(enroll.bank, name="bank")

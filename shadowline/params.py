@@ -35,7 +35,7 @@ class Severity(StrEnum):
 
 class KeepImages(StrEnum):
     NONE = "none"
-    ALARMS = "alarms"  # those of flagged parts
+    ALARMS = "alarms"  # those that wait for review: of an alarm, a disagreement, a draw
     ALL = "all"
 
 
@@ -321,13 +321,20 @@ class RolloutParams(_Frozen):
         return self
 
 
+class Unplanned(StrEnum):
+    """Which model answers for a class that is in no rollout."""
+
+    LEGACY = "legacy"  # the newest legacy model on record
+    CHAMPION = "champion"  # the registry's champion, as it was last promoted
+
+
 class GatewayParams(_Frozen):
     """How the gateway serves; every bound is per process."""
 
     max_in_flight: Positive  # requests in work at once; more are refused
     batch_size: Positive  # images that one model scores together, at most
     batch_window_ms: float = Field(ge=0)  # how long the first image of a batch waits for others
-    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, where it still judges
+    candidate_timeout_ms: float = Field(gt=0)  # of one batch; then the legacy model answers, if one still judges
     answer_timeout_ms: float = Field(gt=0)  # then there is no answer; also of work in the shadow
     upload_timeout_ms: float = Field(gt=0)  # from the first to the last byte of a request
     shadow_queue: Positive  # images that wait for the other model; more are dropped, counted and recorded
@@ -343,6 +350,7 @@ class GatewayParams(_Frozen):
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
     keep_images: KeepImages  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
+    unplanned: Unplanned  # which model answers for a class outside the rollout; the other one where it is missing
     max_capture_age_hours: float = Field(gt=0)  # a claimed capture time that long before receipt is suspect
     max_clock_skew_minutes: float = Field(ge=0)  # likewise after receipt
 

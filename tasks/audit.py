@@ -29,6 +29,7 @@ from shadowline.records.stores import open_records
 from shadowline.rollout.engine import ENGINE
 from shadowline.settings import Settings
 from tasks.pipeline import StageRun
+from tasks.records import note_champion
 from tasks.registry import ModelVersion, client
 
 WITNESS_TAG = "audit_entry"  # of a version: NUMBER:HASH of the entry of its registration
@@ -99,6 +100,7 @@ def note_legacy_model(class_name: str, version: ModelVersion, about: Mapping[str
 
 def note_promotion(champion: ModelVersion, by: str, replaces: str | None = None) -> None:
     """That a version leads now; `replaces`: the version before, where the caller knows better than the chain."""
+    note_champion(champion, datetime.now(UTC))
     chain = open_records().chain
     before = _last_said(chain, Kind.PROMOTION, champion.name).get("version")
     if before != champion.version:

@@ -16,6 +16,7 @@ from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import NEW_PRODUCT, STAYS
 
 if TYPE_CHECKING:
     from shadowline.rollout.engine import Step
@@ -33,31 +34,60 @@ Why = Annotated[str, typer.Option(help="Why; it goes on record.")]
 def plan(
     waves: Annotated[Path, typer.Argument(help="The plan of `shadowline assess`, or any JSON with `waves`.")],
     by: By,
+    without_legacy: Annotated[
+        list[str] | None, typer.Option(help="A class that has no legacy model: its first model answers alone.")
+    ] = None,
 ) -> None:
-    """Begin a rollout of the challenger in the waves of a plan; every class starts with its legacy model.
+    """Roll the challenger out in the waves of a plan; every class starts with its legacy model.
+
+    Waves come after those that are planned already. A class that has not begun to move may be named again: it changes
+    its turn.
 
     Example: `shadowline rollout plan data/plan.json --by Ada`
     """
     from tasks.records import begin_rollout
 
     named = json.loads(waves.read_text(encoding="utf-8"))["waves"]
-    _print_state(begin_rollout(open_records(), named, load_params(Layout().params), datetime.now(UTC), by))
+    params, now = load_params(Layout().params), datetime.now(UTC)
+    _print_state(begin_rollout(open_records(), named, params, now, by, without_legacy or ()))
+
+
+@app.command("leave")
+def leave(classes: Classes, by: By) -> None:
+    """Take classes out of the plan: they stay with their legacy models, and no wave waits for them.
+
+    Example: `shadowline rollout leave solar_mono --by Ada`
+    """
+    from shadowline.rollout.engine import leave as leave_plan
+
+    store = open_records().rollout
+    for name in classes:
+        store.commit(leave_plan(store.state(), name, datetime.now(UTC), by))
+    _print_state(store.state())
 
 
 @app.command("status")
 def status(as_json: JsonOption = False) -> None:
-    """Phase, share and models of every class, and what is still to be done outside.
+    """Phase, share and models of every class, what it waits for, and what is still to be done outside.
 
     Example: `shadowline rollout status`
     """
-    store = open_records().rollout
-    state, pending = store.state(), store.pending_actions()
+    from tasks.records import look_ahead
+    from tasks.registry import challenger_if_known
+
+    params, records = load_params(Layout().params), open_records()
+    state, pending = records.rollout.state(), records.rollout.pending_actions()
+    ahead = look_ahead(records, challenger_if_known(params.registry.model_name), datetime.now(UTC), params)
     if as_json:
         classes = [one.to_dict() for one in state.classes]
         todo = [{**one.action.__dict__, "last_error": one.last_error} for one in pending]
-        typer.echo(json.dumps({"revision": state.revision, "classes": classes, "pending": todo}))
+        found = {"revision": state.revision, "classes": classes, "waiting": ahead.waiting, "pending": todo}
+        typer.echo(json.dumps(found))
         return
     _print_state(state)
+    _print_alarms(state)
+    for line in ahead.waiting:
+        typer.secho(f"waits for {line}", fg="yellow")
     for one in pending:
         error = f": {one.last_error}" if one.last_error else ""
         typer.secho(f"to be done: {one.action.kind} {one.action.class_name}{error}", fg="yellow")
@@ -204,9 +234,15 @@ def _print_state(state: RolloutState) -> None:
     for one in state.classes:
         phase = f"{one.phase} ({one.held_from})" if one.held_from else one.phase
         models = (one.candidate[:12], one.legacy[:12])
-        why = f"{one.reason}; {one.alarm}" if one.alarm else one.reason
-        table.add_row(str(one.wave), one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, why)
+        wave = {NEW_PRODUCT: "new", STAYS: "stays"}.get(one.wave, str(one.wave))
+        table.add_row(wave, one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, one.reason)
     Console().print(table)
+
+
+def _print_alarms(state: RolloutState) -> None:
+    for one in state.classes:
+        if one.alarm:
+            typer.secho(f"{one.class_name}: {one.alarm}", fg="red")
 
 
 def _print_step(result: Step) -> None:

@@ -64,7 +64,7 @@ class Gatekeeper:
             self._check_caller(scope)
         except RefusedRequestError as refusal:
             self._metrics.refusals.labels(refusal.status_code).inc()
-            await JSONResponse({"error": refusal.detail}, refusal.status_code)(scope, receive, send)
+            await JSONResponse({"error": refusal.detail}, refusal.status_code, refusal.headers)(scope, receive, send)
             return
         takes_image = scope["path"] == UPLOAD_PATH or scope["path"].startswith(INTAKE_PATH)
         limit = self._max_upload if takes_image else _SMALL_BODY

@@ -33,6 +33,7 @@ class Reply:
     place: ModelPlace  # of the model that answered
     answered_by: Side
     latency_ms: float  # from the whole upload to the answer
+    review: bool  # chance has drawn the part for an inspector, whatever the decision
     identified: Identification | None = None  # None: the caller said which class
 
     @property
@@ -88,17 +89,19 @@ class Answerer:
         side, said = await self._answer(route, sample)
         if said.answer is None:
             raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
-        seconds = time.perf_counter() - started
-        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, identified)
-        self._keeper.offer(sample, route.state.class_name, alarm=said.answer.alarm)
-        self._metrics.latency.labels(route.state.class_name, side).observe(seconds)
-        self._metrics.answers.labels(route.state.class_name, side, reply.decision).inc()
+        seconds, name = time.perf_counter() - started, route.state.class_name
+        drawn = sample.is_drawn_for(name)
+        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, drawn, identified)
+        self._keeper.offer(sample, name, flagged=said.answer.alarm or drawn)
+        self._metrics.latency.labels(name, side).observe(seconds)
+        self._metrics.answers.labels(name, side, reply.decision).inc()
         return reply
 
     async def _identify(self, model: Model, sample: Sample) -> Identification:
         """Which class the image is of; the caller pays for one more pass of the encoder."""
         try:
-            found = await ask(model.engine.callers, Question(sample.image, None), self._params.answer_timeout_ms)
+            longest_ms = self._params.answer_timeout_ms  # no other model can tell
+            found = await ask(model.engine.callers, Question(sample.image, None), longest_ms, longest_ms)
         except ScoringError:
             raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
         assert isinstance(found, Identification)  # the question had no class
@@ -130,13 +133,19 @@ class Answerer:
             return _Said(Judgement(error=route.problems[side]))
         started, question = time.perf_counter(), Question(sample.image, name, sample.wants_heat)
         try:
-            answer = await ask(model.engine.callers, question, self._params.answer_timeout_ms)
+            answer = await ask(
+                model.engine.callers, question, self._params.answer_timeout_ms, self._patience_ms(route, side)
+            )
         except ScoringError as error:
             self._metrics.errors.labels(name, side, error.kind).inc()
             return _Said(Judgement(error=str(error)))
         assert isinstance(answer, Answer)  # the question had a class
         latency_ms = 1000 * (time.perf_counter() - started)
         return _Said(Judgement(answer.score, answer.threshold, latency_ms), answer)
+
+    def _patience_ms(self, route: Route, side: Side) -> float:
+        """What one batch of a model may take: less where another one stands behind it."""
+        return self._params.candidate_timeout_ms if route.can_fall_back(side) else self._params.answer_timeout_ms
 
 
 def _identifier(table: RoutingTable) -> Model:
@@ -149,5 +158,5 @@ def _route(table: RoutingTable, class_name: str) -> Route:
     route = table.routes.get(class_name)
     if route is None:
         known = ", ".join(sorted(table.routes)) or "none yet"
-        raise RefusedRequestError(404, f"class {class_name!r} is not in the rollout; it has {known}")
+        raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {known}")
     return route

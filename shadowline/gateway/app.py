@@ -1,8 +1,10 @@
 """The endpoints. `create_app` is what uvicorn's workers call; see `shadowline serve`.
 
-POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap? → score, threshold, decision, …
+POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap?, known_label? → score, threshold, decision, …
                     without class_name also class_confidence; of an unknown product no score and no decision
+                    known_label: normal | anomalous, of a reference part that somebody put on the line
 POST /v1/feedback   an inspector's word on an image
+GET  /v1/review     parts that wait for a label, the oldest first: class_name?, limit?
 POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
 GET  /healthz · /readyz · /metrics
@@ -13,13 +15,13 @@ from __future__ import annotations
 import base64
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -30,11 +32,12 @@ from starlette.exceptions import HTTPException
 from shadowline.gateway.access import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
 from shadowline.gateway.answering import Reply, UnknownReply
 from shadowline.gateway.intake import IntakeForm, take_image
-from shadowline.gateway.refusal import RefusedRequestError
+from shadowline.gateway.refusal import RETRY_LATER, RefusedRequestError
 from shadowline.gateway.scoring import Heat
 from shadowline.gateway.service import Gateway
 from shadowline.gateway.shadowing import Sample
 from shadowline.gateway.uploads import explain, read_sample, read_upload
+from shadowline.kept import waiting_to_dict
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
@@ -108,6 +111,7 @@ def _describe(reply: Reply, sample: Sample, picture: str | None) -> dict[str, An
         "model_fingerprint": reply.place.fingerprint,
         "model_version": reply.place.version,
         "answered_by": reply.answered_by,
+        "review": reply.review,
         "image_id": sample.image_id,
         "trace_id": sample.trace_id,
         "latency_ms": reply.latency_ms,
@@ -124,6 +128,7 @@ def _describe_unknown(reply: UnknownReply, sample: Sample) -> dict[str, Any]:
         "class_confidence": reply.identified.confidence,
         "nearest_class": reply.identified.nearest_class,
         "model_version": reply.place.version,
+        "review": False,  # nobody judged it: there is no pair
         "image_id": sample.image_id,
         "trace_id": sample.trace_id,
         "latency_ms": reply.latency_ms,
@@ -170,6 +175,16 @@ def feedback(word: Feedback, gateway: GatewayHere) -> dict[str, Any]:
     return {"feedback": number, "class_name": word.class_name, "image_id": image_id, "label": word.label}
 
 
+@router.get("/v1/review")
+def review(
+    gateway: GatewayHere,
+    class_name: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> dict[str, Any]:
+    parts = gateway.records.pairs.waiting_for_review(class_name, limit)
+    return {"parts": [waiting_to_dict(part, gateway.layout) for part in parts]}
+
+
 # --- enrolment ------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +200,8 @@ async def take(class_name: str, request: Request, gateway: GatewayHere) -> dict[
 @router.get("/v1/rollout")
 def rollout(gateway: GatewayHere) -> dict[str, Any]:
     state = gateway.table.state
-    return {"revision": state.revision, "classes": [one.to_dict() for one in state.classes]}
+    classes = [one.to_dict() for one in state.classes]
+    return {"revision": state.revision, "classes": classes, "unplanned": gateway.table.unplanned}
 
 
 @router.get("/healthz")
@@ -214,14 +230,14 @@ def metrics(gateway: GatewayHere) -> Response:
 # --- errors, all of one shape ---------------------------------------------------------------------------------------
 
 
-def _refuse(request: Request, status: int, message: str) -> JSONResponse:
+def _refuse(request: Request, status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     _gateway(request).metrics.refusals.labels(status).inc()
-    return JSONResponse({"error": message}, status)
+    return JSONResponse({"error": message}, status, headers)
 
 
 def _on_refusal(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _refuse(request, error.status_code, str(error.detail))
+    return _refuse(request, error.status_code, str(error.detail), error.headers)
 
 
 def _on_bad_body(request: Request, error: Exception) -> JSONResponse:
@@ -231,7 +247,7 @@ def _on_bad_body(request: Request, error: Exception) -> JSONResponse:
 
 def _on_database_error(request: Request, error: Exception) -> JSONResponse:
     log.warning("database: %s", type(error).__name__)  # its text may hold what a caller sent
-    return _refuse(request, 503, "the database does not answer; try again")
+    return _refuse(request, 503, "the database does not answer; try again", RETRY_LATER)
 
 
 def _on_failure(request: Request, error: Exception) -> JSONResponse:

@@ -26,40 +26,34 @@ class _Waiting:
 class Batcher:
     """One thread in front of one model.
 
-    A thread cannot be ended from outside: while one batch takes longer than `patience_ms`, `submit` refuses at once,
-    and serves again when the model comes back. A `background` thread leaves the processor to all others (Linux).
+    A thread cannot be ended from outside: while one batch takes longer than a caller's patience, `submit` refuses that
+    caller at once, and serves again when the model comes back. Callers differ: who has another model to turn to is less
+    patient. A `background` thread leaves the processor to all others (Linux).
     """
 
-    def __init__(
-        self, scorer: Scorer, *, batch_size: int, window_ms: float, patience_ms: float, background: bool = False
-    ) -> None:
+    def __init__(self, scorer: Scorer, *, batch_size: int, window_ms: float, background: bool = False) -> None:
         self.scorer = scorer
         self._batch_size, self._window_s = batch_size, window_ms / 1000
-        self.patience_ms = patience_ms  # what one batch may take
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._busy_since: float | None = None
         self._closed = False
         self._background = background
         threading.Thread(target=self._run, daemon=True, name="batcher").start()
 
-    @property
-    def hangs(self) -> bool:
-        """The batch in work takes longer than a batch may."""
+    def hangs(self, patience_ms: float) -> bool:
+        """The batch in work has taken longer than `patience_ms`."""
         since = self._busy_since
-        return since is not None and 1000 * (time.monotonic() - since) > self.patience_ms
+        return since is not None and 1000 * (time.monotonic() - since) > patience_ms
 
-    def submit(self, question: Question) -> Future[Result]:
+    def submit(self, question: Question, patience_ms: float) -> Future[Result]:
         """The future raises ScoringError where the model fails. Raises it at once where the model hangs."""
         if self._closed:
             raise ScoringError("the model was put away")
-        if self.hangs:
-            raise self.too_late()
+        if self.hangs(patience_ms):
+            raise _batch_too_slow(patience_ms)
         waiting = _Waiting(question)
         self._queue.put(waiting)
         return waiting.future
-
-    def too_late(self) -> TooLateError:
-        return TooLateError(f"timeout: one batch took longer than {self.patience_ms:g} ms")
 
     def close(self) -> None:
         """Take nothing more; what waits is still scored."""
@@ -101,23 +95,31 @@ class Batcher:
                 waiting.future.set_result(result)
 
 
-async def ask(batcher: Batcher, question: Question, limit_ms: float) -> Result:
+def _batch_too_slow(patience_ms: float) -> TooLateError:
+    return TooLateError(f"timeout: one batch took longer than {patience_ms:g} ms")
+
+
+async def ask(batcher: Batcher, question: Question, limit_ms: float, patience_ms: float) -> Result:
     """The model's answer; raises ScoringError where it fails or hangs, and after `limit_ms` at the latest.
 
-    Time in the queue of a model that works is no failure of the model: only a batch that hangs ends the wait early.
+    Time in the queue of a model that works is no failure of the model: only a batch that takes longer than
+    `patience_ms` ends the wait early.
     """
-    future = asyncio.wrap_future(batcher.submit(question))
+    future = asyncio.wrap_future(batcher.submit(question, patience_ms))
     end = time.monotonic() + limit_ms / 1000
     while not (await asyncio.wait({future}, timeout=_LOOK_S))[0]:
-        if batcher.hangs or time.monotonic() > end:
+        if batcher.hangs(patience_ms):
             future.cancel()
-            raise batcher.too_late() if batcher.hangs else TooLateError(f"timeout: no answer within {limit_ms:g} ms")
+            raise _batch_too_slow(patience_ms)
+        if time.monotonic() > end:
+            future.cancel()
+            raise TooLateError(f"timeout: no answer within {limit_ms:g} ms")
     return future.result()
 
 
 def ask_and_wait(batcher: Batcher, question: Question, limit_ms: float) -> Result:
-    """`ask` for a thread; raises ScoringError."""
-    future = batcher.submit(question)
+    """`ask` for a thread, with patience to the end; raises ScoringError."""
+    future = batcher.submit(question, patience_ms=limit_ms)
     try:
         return future.result(limit_ms / 1000)
     except TimeoutError:

@@ -1,6 +1,6 @@
-"""Images of flagged parts on disk, byte for byte as they came, so that a decision can be shown again.
+"""Images on disk, byte for byte as they came, so that a decision can be shown again and an inspector can look.
 
-    keeper.offer(sample, "bolt", alarm=True)      # never waits, never fails
+    keeper.offer(sample, "bolt", flagged=True)    # never waits, never fails
     <folder>/<class>/<image_id>.<suffix>          # mode 0600; what exceeds gateway.max_kept_mb goes, the oldest first
 
 All workers share one folder: a lock lets one of them write at a time, and `.num_bytes` tells it how full the folder is.
@@ -113,10 +113,10 @@ class ImageKeeper:
     def start(self) -> None:
         self._thread.start()
 
-    def offer(self, sample: Sample, class_name: str, *, alarm: bool) -> None:
-        """Never waits; an image that does not fit is counted."""
+    def offer(self, sample: Sample, class_name: str, flagged: bool = True) -> None:
+        """Never waits; an image that does not fit is counted. `flagged`: it waits for review."""
         which = self._params.keep_images
-        if which is KeepImages.ALL or (which is KeepImages.ALARMS and alarm):
+        if which is KeepImages.ALL or (which is KeepImages.ALARMS and flagged):
             if self._reserve(len(sample.data)):
                 self._queue.put(_Kept(class_name, sample.image_id, sample.data))
             else:

@@ -25,14 +25,9 @@ class Engine:
     shadow: Batcher
 
     @classmethod
-    def of(cls, scorer: Scorer, role: str, params: GatewayParams) -> Engine:
-        """`role`: candidate | legacy; behind a candidate stands another model, so that its patience is shorter."""
-        longest_ms = params.answer_timeout_ms
-        patience_ms = params.candidate_timeout_ms if role == "candidate" else longest_ms
-        window_ms = params.batch_window_ms
-        callers = Batcher(scorer, batch_size=params.batch_size, window_ms=window_ms, patience_ms=patience_ms)
-        shadow = Batcher(scorer, batch_size=1, window_ms=0.0, patience_ms=longest_ms, background=True)
-        return cls(callers, shadow)
+    def of(cls, scorer: Scorer, params: GatewayParams) -> Engine:
+        callers = Batcher(scorer, batch_size=params.batch_size, window_ms=params.batch_window_ms)
+        return cls(callers, shadow=Batcher(scorer, batch_size=1, window_ms=0.0, background=True))
 
     @property
     def scorer(self) -> Scorer:
@@ -76,7 +71,7 @@ class ModelPool:
         if detector.fingerprint != place.fingerprint:
             found, named = detector.fingerprint[:12], place.fingerprint[:12]
             raise ValueError(f"{place.location} holds model {found}…, the rollout names {named}…; restore it")
-        engine = engine or Engine.of(scorer_of(detector), place.role, self._params)
+        engine = engine or Engine.of(scorer_of(detector), self._params)
         with self._lock:
             self._models[place.fingerprint] = Model(place, engine)
 

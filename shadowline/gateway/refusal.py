@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from fastapi import HTTPException
 
+RETRY_LATER = {"Retry-After": "1"}  # seconds; of all that passes by itself
+
 
 class RefusedRequestError(HTTPException):
     """An HTTPException, so that it passes through FastAPI's own error handling wherever it is raised."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(status, message)
+        super().__init__(status, message, headers=RETRY_LATER if status == 503 else None)

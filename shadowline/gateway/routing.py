@@ -6,18 +6,22 @@ table.of("bolt").side_of(image_id)      # candidate | legacy
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from shadowline.gateway.models import Model
 from shadowline.gateway.scoring import InspectorScorer
+from shadowline.params import Unplanned
 from shadowline.records.pairs import Side
+from shadowline.records.rollout import KnownModels
 from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 
 CANDIDATE: Side = "candidate"
 LEGACY: Side = "legacy"
 
+_NEVER_MOVED = datetime(1970, 1, 1, tzinfo=UTC)
 _HASH_DIGITS = 13  # hexadecimal; as many bits as a double holds
 
 
@@ -43,6 +47,21 @@ def needed(state: ClassState) -> dict[str, Side]:
     return found
 
 
+def unplanned_options(known: KnownModels, preferred: Unplanned) -> tuple[tuple[Side, str], ...]:
+    """The models that can answer for a class outside the rollout, the preferred one first."""
+    options = ((LEGACY, known.legacy), (CANDIDATE, known.champion))
+    there = tuple((side, fingerprint) for side, fingerprint in options if fingerprint)
+    return there if preferred is Unplanned.LEGACY else there[::-1]
+
+
+def unplanned_state(class_name: str, options: Sequence[tuple[Side, str]], broken: Collection[str]) -> ClassState:
+    """A class outside the rollout, as if it stood where the first model that is not broken answers alone."""
+    side, fingerprint = next((one for one in options if one[1] not in broken), options[0])
+    if side == LEGACY:
+        return ClassState(class_name, 0, Phase.LEGACY, _NEVER_MOVED, fingerprint, "", share=0.0)
+    return ClassState(class_name, 0, Phase.LEGACY_DELETED, _NEVER_MOVED, "", fingerprint, share=1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Route:
     """One class: where it stands, and its models in memory; a model that is missing says why."""
@@ -65,6 +84,10 @@ class Route:
             return CANDIDATE
         return CANDIDATE if self.candidate_judges and position(image_id) < self.state.share else LEGACY
 
+    def can_fall_back(self, side: Side) -> bool:
+        """Whether the legacy model answers where this one does not."""
+        return side == CANDIDATE and self.legacy_judges and LEGACY in self.models
+
     def shadow_of(self, side: Side) -> Side | None:
         """Who judges beside the one that answers."""
         return other_side(side) if self.state.standing in BOTH_JUDGE else None
@@ -78,7 +101,13 @@ class RoutingTable:
     """All classes at one revision of the rollout; never changed, only replaced."""
 
     state: RolloutState
-    routes: Mapping[str, Route]
+    routes: Mapping[str, Route]  # also of classes that are known and in no rollout
+
+    @property
+    def unplanned(self) -> dict[str, Side]:
+        """Class outside the rollout → whose answer the caller gets."""
+        planned = {one.class_name for one in self.state.classes}
+        return {name: route.side_of("0") for name, route in sorted(self.routes.items()) if name not in planned}
 
     @property
     def identifier(self) -> Model | None:

@@ -45,6 +45,7 @@ class Gateway:
         load: Load = load_detector,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        self.layout = layout
         self.params, self.keys, self.clock = params, keys_of(settings), clock
         self.metrics = Metrics()
         self.traffic = Traffic(self.metrics)
@@ -54,8 +55,8 @@ class Gateway:
         self.watcher = Watcher(self.records.rollout, self._pool, bounds, self.metrics)
         spool = Spool(settings.spool_dir, int(bounds.max_spool_mb * 1e6))
         self.writer = PairWriter(self.records.pairs, spool, bounds, FrameRule.of(params.shadow), self.metrics)
-        self._shadow = Shadow(self.writer, self.traffic, bounds, self.metrics)
         self._keeper = ImageKeeper(layout.inspected, bounds, self.metrics)
+        self._shadow = Shadow(self.writer, self.traffic, self._keeper.offer, bounds, self.metrics)
         self.answerer = Answerer(lambda: self.table, self._shadow, self.writer, self._keeper, bounds, self.metrics)
 
     @property
@@ -86,7 +87,7 @@ class Gateway:
         """Why the gateway is not ready; nothing where it is."""
         found = list(self.table.problems)
         if not self.table.routes:
-            found.append("no rollout is on record; begin one")
+            found.append("no model is on record; promote a version, register a legacy model or begin a rollout")
         if not self.watcher.database_answers:
             found.append("the database does not answer; the last rollout stays in force")
         if waiting := self.writer.spool.num_bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -19,8 +20,9 @@ from shadowline.gateway.scoring import Answer, Question, ScoringError
 from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.traffic import Traffic
 from shadowline.gateway.writing import PairWriter
+from shadowline.manifest import Label
 from shadowline.params import GatewayParams
-from shadowline.records.pairs import DROPPED, Judgement, Pair, Side, is_drawn_for_review
+from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, Side, is_drawn_for_review
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,11 @@ class Sample:
     review_share: float  # probability of a draw for review
     class_name: str | None = None
     wants_heat: bool = False
+    known_label: Label | None = None  # of a reference part
+
+    def is_drawn_for(self, class_name: str) -> bool:
+        """Whether chance has drawn it for review, as an image of this class."""
+        return is_drawn_for_review(class_name, self.image_id, self.review_share)
 
     @property
     def num_bytes(self) -> int:
@@ -61,7 +68,9 @@ def pair_of(route: Route, sample: Sample, answered_by: Side, said: dict[Side, Ju
         capture_suspect=sample.capture_suspect,
         frame_signature=sample.frame_signature,
         review_share=sample.review_share,
-        review_drawn=is_drawn_for_review(state.class_name, sample.image_id, sample.review_share),
+        review_drawn=sample.is_drawn_for(state.class_name),
+        source=PairSource.LINE if sample.known_label is None else PairSource.REFERENCE,
+        known_label=sample.known_label,
     )
 
 
@@ -111,10 +120,21 @@ class ShadowQueue:
 
 
 class Shadow:
-    """One thread that works the queue off and hands pairs to the writer; it prefers moments without callers."""
+    """One thread that works the queue off and hands pairs to the writer; it prefers moments without callers.
 
-    def __init__(self, writer: PairWriter, traffic: Traffic, params: GatewayParams, metrics: Metrics) -> None:
+    `keep` takes the image of a part on which the model in the shadow alone raised an alarm: an inspector will look.
+    """
+
+    def __init__(
+        self,
+        writer: PairWriter,
+        traffic: Traffic,
+        keep: Callable[[Sample, str], None],
+        params: GatewayParams,
+        metrics: Metrics,
+    ) -> None:
         self._writer, self._traffic, self._params, self._metrics = writer, traffic, params, metrics
+        self._keep = keep
         self._queue = ShadowQueue(params.shadow_queue, params.shadow_queue_mb * 1e6)
         self._in_hand: ShadowJob | None = None
         self._draining, self._stopped = threading.Event(), threading.Event()
@@ -144,8 +164,11 @@ class Shadow:
             job = self._in_hand = self._queue.take(self._params.poll_interval_ms / 1000)
             if job is not None:
                 self._traffic.wait_for_quiet(self._params.shadow_patience_ms / 1000)
-                self._writer.offer(job.pair(self._judge(job)))
+                judgement = self._judge(job)
+                self._writer.offer(job.pair(judgement))
                 self._in_hand = None
+                if judgement.alarm:
+                    self._keep(job.sample, job.route.state.class_name)
                 self._metrics.shadow_queue.set(len(self._queue))
             elif self._draining.is_set():
                 return

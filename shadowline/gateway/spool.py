@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from shadowline.manifest import Label
 from shadowline.records.pairs import Judgement, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]
@@ -154,6 +155,7 @@ def pair_from_line(line: bytes) -> Pair:
     if raw.get("frame_signature") is not None:
         raw["frame_signature"] = base64.b64decode(raw["frame_signature"], validate=True)
     raw["source"] = PairSource(raw.get("source", PairSource.LINE))
+    raw["known_label"] = Label(raw["known_label"]) if raw.get("known_label") else None
     for side in ("candidate_said", "legacy_said"):
         raw[side] = None if raw[side] is None else Judgement(**raw[side])
     return Pair(**raw)

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,6 +20,7 @@ from shadowline.frames import frame_signature
 from shadowline.gateway.refusal import RefusedRequestError
 from shadowline.gateway.shadowing import Sample
 from shadowline.images import Refusal, RefusedImage, open_rgb
+from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.records.pairs import is_capture_suspect, utc_now
 
@@ -35,6 +36,7 @@ class InspectForm(BaseModel):
     class_name: str | None = Field(None, max_length=64)
     captured_at: AwareDatetime | None = None  # now, where the caller does not say
     heatmap: bool = False
+    known_label: Literal["normal", "anomalous"] | None = None  # of a reference part
 
     @field_validator("captured_at")
     @classmethod
@@ -129,4 +131,5 @@ def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, p
         review_share=params.shadow.review_share,
         class_name=form.class_name,
         wants_heat=form.heatmap,
+        known_label=Label(form.known_label) if form.known_label else None,
     )

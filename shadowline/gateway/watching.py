@@ -10,16 +10,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from shadowline.gateway.models import ModelPool
-from shadowline.gateway.routing import EMPTY, LEGACY, RoutingTable, needed, route_of
+from shadowline.gateway.routing import (
+    EMPTY,
+    LEGACY,
+    RoutingTable,
+    needed,
+    route_of,
+    unplanned_options,
+    unplanned_state,
+)
 from shadowline.gateway.scoring import describe
 from shadowline.gateway.telemetry import Metrics
 from shadowline.params import GatewayParams
-from shadowline.records.rollout import RolloutStore
+from shadowline.records.pairs import Side
+from shadowline.records.rollout import KnownModels, RolloutStore
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +41,7 @@ class Watcher:
         self._store, self._pool, self._params, self._metrics = store, pool, params, metrics
         self.table: RoutingTable = EMPTY
         self._state = EMPTY.state
+        self._known: dict[str, KnownModels] = {}
         self._problems: dict[str, str] = {}  # fingerprint → why it would not load
         self._answered_at = -float("inf")  # monotonic; when the database last answered
         self._swapping = threading.Lock()
@@ -62,23 +73,43 @@ class Watcher:
             self._metrics.database_up.set(self.database_answers)
 
     def _look(self) -> None:
-        revision = self._store.revision()
+        revision, known = self._store.revision(), self._store.known_models()
         self._answered_at = time.monotonic()
-        if revision != self._state.revision:
+        if revision != self._state.revision or known != self._known:
             # The number read before the rows: rows may be newer than it, never older, and then the next look sees it.
             self._state = replace(self._store.state(), revision=revision)
+            self._known = known
             self._swap()
             self._wake.set()
 
     def _swap(self) -> None:
         with self._swapping:
             models, before = self._pool.models, self.table.routes
+            unplanned = [unplanned_state(name, options, self._problems) for name, options in self._unplanned().items()]
             routes = {
                 one.class_name: route_of(one, models, self._problems, before.get(one.class_name))
-                for one in self._state.classes
+                for one in (*self._state.classes, *unplanned)
             }
             self.table = RoutingTable(self._state, routes)
         self._metrics.revision.set(self._state.revision)
+
+    def _unplanned(self) -> dict[str, tuple[tuple[Side, str], ...]]:
+        """Class outside the rollout → the models that can answer for it, the preferred one first."""
+        planned = {one.class_name for one in self._state.classes}
+        return {
+            name: unplanned_options(known, self._params.unplanned)
+            for name, known in self._known.items()
+            if name not in planned
+        }
+
+    def _wanted(self) -> dict[str, Side]:
+        """Fingerprint → side of the models to be loaded: a preferred one that is broken is tried again and again."""
+        wanted: dict[str, Side] = {}
+        for name, options in self._unplanned().items():
+            wanted |= {options[0][1]: options[0][0], **needed(unplanned_state(name, options, self._problems))}
+        for one in self._state.classes:
+            wanted |= needed(one)
+        return wanted
 
     # --- loading ---
 
@@ -90,13 +121,20 @@ class Watcher:
 
     def _load_missing(self) -> None:
         """Bring what the rollout needs, legacy models first, and put away what it no longer does."""
-        wanted = {name: side for one in self._state.classes for name, side in needed(one).items()}
-        for name in sorted(wanted, key=lambda name: wanted[name] != LEGACY):
-            if name not in self._pool.models and not self._stopped.is_set():
-                self._bring(name)
-                self._swap()
+        tried: set[str] = set()
+        while missing := self._missing(tried):
+            if self._stopped.is_set():
+                return
+            name = min(missing, key=lambda name: missing[name] != LEGACY)
+            tried.add(name)
+            self._bring(name)
+            self._swap()
         in_force = {m.place.fingerprint for route in self.table.routes.values() for m in route.models.values()}
-        self._pool.keep(wanted.keys() | in_force)
+        self._pool.keep(self._wanted().keys() | in_force)
+
+    def _missing(self, tried: Collection[str]) -> dict[str, Side]:
+        there = {*tried, *self._pool.models}
+        return {name: side for name, side in self._wanted().items() if name not in there}
 
     def _bring(self, fingerprint: str) -> None:
         try:

@@ -13,7 +13,20 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, Connection, Engine, Integer, and_, case, cast, extract, func, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    and_,
+    case,
+    cast,
+    extract,
+    func,
+    literal,
+    select,
+)
 
 from shadowline.evidence import ABSENT, ALARM, DROPPED, FAILED, NO_ALARM, Evidence, EvidenceTable, slot_of, start_of
 from shadowline.manifest import Label
@@ -23,6 +36,7 @@ from shadowline.records.pairs import DROPPED as NEVER_ASKED
 from shadowline.records.pairs import PairSource
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.rollout.state import ClassState
+from shadowline.rollout.weighing import evidence_of
 
 _NEVER = 4  # the candidate was not asked, and should not have been
 _SECONDS_A_SLOT = 900
@@ -32,21 +46,14 @@ _TEST_SOURCES = (PairSource.REFERENCE, PairSource.REPLAY)
 
 
 def read_evidence(engine: Engine, one: ClassState, now: datetime, policy: RolloutParams) -> Evidence:
-    """Of the present candidate and legacy model of a class, since they began to be compared, up to the last whole slot.
-
-    A class without a legacy model is compared with what its first production days show.
-    """
+    """Of the present candidate and legacy model of a class, since they began to be compared, up to the last slot."""
     closed_until = slot_of(now)
     since = one.evidence_since
     if since is None:
         return Evidence(EvidenceTable.empty(), closed_until)
     models = (one.class_name, one.candidate, one.legacy)
     table = read_table(engine, models, since, start_of(closed_until), policy.guards.latency.bound)
-    answering = slot_of(one.answering_since) if one.answering_since else None
-    evidence = Evidence(table, closed_until, answering)
-    if not one.legacy and len(evidence.days) > policy.window_days:
-        return Evidence(table, closed_until, evidence.days[policy.window_days].first)
-    return evidence if one.legacy else Evidence(table, closed_until, None)
+    return evidence_of(one, table, closed_until, policy.window_days)
 
 
 def read_table(
@@ -54,12 +61,9 @@ def read_table(
 ) -> EvidenceTable:
     """What is known before `until` of the images received since then; `models`: class, candidate, legacy model."""
     same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
-    chosen = [column == value for column, value in zip(same, models, strict=True)]
-    chosen += [
-        PairRow.received_at < until,
-        PairRow.is_first.is_(True),
-        *([PairRow.received_at >= since] if since else []),
-    ]
+    chosen: list[ColumnElement[bool]] = [column == value for column, value in zip(same, models, strict=True)]
+    chosen += [PairRow.received_at < until, PairRow.is_first.is_(True)]
+    chosen += [PairRow.received_at >= since] if since else []
     with reading(engine) as connection:
         return _read(connection, and_(*chosen), until, slow_ms)
 
@@ -112,7 +116,8 @@ def _key_columns(dialect: str, slow_ms: float) -> tuple[Any, ...]:
     slow = case((PairRow.candidate_latency_ms > slow_ms, 1), else_=0)
     drawn = case((PairRow.review_drawn, 1), else_=0)
     reference = case((PairRow.source.in_([str(source) for source in _TEST_SOURCES]), 1), else_=0)
-    return (_slot(PairRow.received_at, dialect), candidate, legacy, slow, PairRow.review_share, drawn, reference)
+    review_share: ColumnElement[Any] = cast(PairRow.review_share, Float)
+    return (_slot(PairRow.received_at, dialect), candidate, legacy, slow, review_share, drawn, reference)
 
 
 def _slot(column: Any, dialect: str) -> ColumnElement[int]:

@@ -29,10 +29,12 @@ from shadowline.frames import FrameGroups, FrameRule
 from shadowline.manifest import Label
 from shadowline.params import GatewayParams
 from shadowline.records.database import reading
+from shadowline.records.review import WaitingPart, waiting_parts
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.shadow import PairCounts
 
 DROPPED = "dropped"  # the candidate was never asked: the queue was full
+REFERENCE_PART = "reference part"  # who says the label that a part came with
 _CHUNK = 1_000  # rows per statement
 
 Side = Literal["candidate", "legacy"]
@@ -91,6 +93,7 @@ class Pair:
     frame_signature: bytes | None = None  # see `shadowline/frames.py`
     review_share: float = 0.0  # probability of a draw that was in force at receipt
     review_drawn: bool = False  # for review, by chance alone
+    known_label: Label | None = None  # of a reference part; put on record as feedback with the pair
 
     def __post_init__(self) -> None:
         for what, at in (("captured", self.captured_at), ("received", self.received_at)):
@@ -99,6 +102,11 @@ class Pair:
         if (self.candidate_said is None) == bool(self.candidate):
             raise ValueError(
                 f"image {self.image_id[:12]}…: a pair names its candidate where it was asked, and only there"
+            )
+        if self.known_label is not None and self.source is not PairSource.REFERENCE:
+            raise ValueError(
+                f"image {self.image_id[:12]}…: label {self.known_label} of source {self.source}; only a "
+                "reference part has a known label"
             )
 
     @property
@@ -186,7 +194,26 @@ class PairStore:
         now = self._clock()
         by_models = groupby(sorted(pairs, key=_models), key=_models)  # in one order no two writers deadlock
         with self.engine.begin() as connection:
-            return sum(_record(connection, models, list(group), frames, now) for models, group in by_models)
+            return sum(self._record(connection, models, list(group), frames, now) for models, group in by_models)
+
+    def _record(
+        self, connection: Connection, models: Models, pairs: Sequence[Pair], frames: FrameRule | None, now: datetime
+    ) -> int:
+        """Store the pairs of one class and two models, in their order; returns how many were new."""
+        _wait_for_other_recorders(connection, models)
+        new = _new_among(pairs, connection)
+        if not new:
+            return 0
+        groups = _frame_groups(connection, new, frames)
+        rows = []
+        for pair in new:
+            frame_group, is_first = groups.assign(pair.image_id, pair.frame_signature)
+            rows.append({**pair.to_row(now), "frame_group": frame_group, "is_first": is_first})
+        num_new = _insert(connection, rows)
+        for pair in new:
+            if pair.known_label is not None:
+                self._put_label(connection, pair.class_name, pair.image_id, pair.known_label, REFERENCE_PART, now, "")
+        return num_new
 
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
         """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
@@ -196,27 +223,30 @@ class PairStore:
         """
         if label is Label.UNKNOWN:
             raise ValueError("feedback: label unknown says nothing; give normal or anomalous")
-        same = and_(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
         with self.engine.begin() as connection:
-            known = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id)
-            one_at_a_time = known.order_by(PairRow.id).limit(1).with_for_update()
-            if connection.execute(one_at_a_time).first() is None:
-                raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
-            former = connection.execute(select(FeedbackRow.label).where(same, ~FeedbackRow.superseded)).scalar()
-            if former != label:
-                said = {"image": image_id, "from": former, "to": str(label), "note": note}
-                self._chain.note(connection, [Record(Kind.FEEDBACK, class_name, said, by, at)])
-            connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
-            row = {
-                "class_name": class_name,
-                "image_id": image_id,
-                "label": str(label),
-                "by": by,
-                "at": at,
-                "note": note,
-            }
-            statement = insert(FeedbackRow).values(**row, superseded=False).returning(FeedbackRow.id)
-            return int(connection.execute(statement).scalar_one())
+            return self._put_label(connection, class_name, image_id, label, by, at, note)
+
+    def _put_label(
+        self, connection: Connection, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str
+    ) -> int:
+        same = and_(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
+        known = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id)
+        one_at_a_time = known.order_by(PairRow.id).limit(1).with_for_update()
+        if connection.execute(one_at_a_time).first() is None:
+            raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
+        former = connection.execute(select(FeedbackRow.label).where(same, ~FeedbackRow.superseded)).scalar()
+        if former != label:
+            said = {"image": image_id, "from": former, "to": str(label), "note": note}
+            self._chain.note(connection, [Record(Kind.FEEDBACK, class_name, said, by, at)])
+        connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
+        row = {"class_name": class_name, "image_id": image_id, "label": str(label), "by": by, "at": at, "note": note}
+        statement = insert(FeedbackRow).values(**row, superseded=False).returning(FeedbackRow.id)
+        return int(connection.execute(statement).scalar_one())
+
+    def waiting_for_review(self, class_name: str | None = None, limit: int = 100) -> list[WaitingPart]:
+        """Parts that wait for a label, each once, the oldest first: of one class or of all."""
+        with self._reading() as connection:
+            return waiting_parts(connection, class_name, limit)
 
     def image_of(self, class_name: str, trace_id: str) -> str:
         """The image that a caller's trace id stands for. Raises ValueError for one that no pair knows."""
@@ -355,21 +385,14 @@ def _models(pair: Pair) -> Models:
     return pair.models
 
 
-def _record(
-    connection: Connection, models: Models, pairs: Sequence[Pair], frames: FrameRule | None, now: datetime
-) -> int:
-    """Store the pairs of one class and two models, in their order; returns how many were new."""
-    _wait_for_other_recorders(connection, models)
-    by_key = {pair.key: pair for pair in reversed(pairs)}  # of pairs with the same key the first
+def _new_among(pairs: Sequence[Pair], connection: Connection) -> list[Pair]:
+    """Those that are not on record; of several that are the same pair the first."""
+    by_key = {pair.key: pair for pair in reversed(pairs)}
     on_record = {key for (key,) in _look_up(connection, select(PairRow.key), PairRow.key, list(by_key))}
-    new = [pair for pair in pairs if by_key[pair.key] is pair and pair.key not in on_record]
-    if not new:
-        return 0
-    groups = _frame_groups(connection, new, frames)
-    rows = []
-    for pair in new:
-        frame_group, is_first = groups.assign(pair.image_id, pair.frame_signature)
-        rows.append({**pair.to_row(now), "frame_group": frame_group, "is_first": is_first})
+    return [pair for pair in pairs if by_key[pair.key] is pair and pair.key not in on_record]
+
+
+def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> int:
     insert_into = postgres_insert if connection.dialect.name == "postgresql" else sqlite_insert
     statement = insert_into(PairRow).on_conflict_do_nothing(index_elements=["key"])
     counted = {"preserve_rowcount": True}

@@ -23,6 +23,7 @@ from shadowline.records.database import reading
 from shadowline.records.tables import (
     ActionRow,
     ApprovalRow,
+    ChampionRow,
     ClassRow,
     EventRow,
     EvidenceRow,
@@ -65,6 +66,14 @@ class ModelPlace:
     role: str  # CANDIDATE: a version of the multi-class model, LEGACY: a model of one class
     location: str
     version: str
+
+
+@dataclass(frozen=True)
+class KnownModels:
+    """Fingerprints of a class's models on record, whether or not the class is in the rollout."""
+
+    legacy: str | None  # the newest
+    champion: str | None
 
 
 class RolloutStore:
@@ -280,6 +289,21 @@ class RolloutStore:
         if row is None:
             raise ValueError(f"model {fingerprint[:12]}…: not on record; register it again")
         return ModelPlace(row.fingerprint, row.class_name, row.role, row.location, row.version)
+
+    def know_champion(self, fingerprints: Mapping[str, str], at: datetime) -> None:
+        """Note which model of each class the registry's champion holds; classes that it does not hold have none."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(ChampionRow))
+            rows = [{"class_name": name, "fingerprint": one, "at": at} for name, one in sorted(fingerprints.items())]
+            if rows:
+                connection.execute(insert(ChampionRow), rows)
+
+    def known_models(self) -> dict[str, KnownModels]:
+        """Class → the models that can answer for it outside the rollout."""
+        with self._reading() as connection:
+            champion = dict(connection.execute(select(ChampionRow.class_name, ChampionRow.fingerprint)).tuples().all())
+        legacy = self.newest_legacy()
+        return {name: KnownModels(legacy.get(name), champion.get(name)) for name in sorted({*legacy, *champion})}
 
     def newest_legacy(self) -> dict[str, str]:
         """Class → fingerprint of the legacy model that was taken on record last."""

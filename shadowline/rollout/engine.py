@@ -1,25 +1,26 @@
 """One tick of a rollout: `step(state, observation, policy) → (state, events, actions, reason)`. Pure.
 
-At a tick at most one of these happens, the first that applies:
+At a tick everything happens that is due, to each class at most one of these, the first that applies:
 
-    1. a person's order: roll back, hold, resume
-    2. classes are taken back: a hard guard tripped
-    3. a new challenger is tried: by classes that rolled back, and by those without a legacy model, where what was the
+    1. a person's order: roll back, hold, resume; one order a tick
+    2. it is taken back: a hard guard tripped
+    3. a new challenger is tried: by a class that rolled back, and by one without a legacy model, where what was the
        candidate becomes the legacy model of its successor
-    4. one group of classes, those of one wave that stand in one phase, moves on; the worst of them decides
+    4. its group, the classes of one wave that stand in one phase, moves on; the worst of them decides
+    5. while it waits in LEGACY, it follows the newest challenger, so that people approve what would really enter
+    6. people are told of a guard that tripped and took nothing back, and of a line that fell silent
 
-Beside it, people are told of guards that tripped and took nothing back, and of lines that fell silent. What failed
-stays failed until the fingerprint of the candidate changes. Nothing here counts ticks: evidence is as of the ends of
-quarters of an hour and of production days, so that it does not matter how often the engine looks.
+What failed stays failed until the fingerprint of the candidate changes. Nothing here counts ticks, and no class waits
+for a tick of its own: evidence is as of the ends of quarters of an hour and of production days, and whatever the
+evidence allows or demands happens at the first tick after it. See `tests/unit/test_rollout_time.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import partial
 
 from shadowline.params import RolloutParams
 from shadowline.rollout.guards import GuardResult
@@ -98,6 +99,8 @@ def begin(
     names = [name for wave in waves for name in wave]
     if len(set(names)) < len(names):
         raise ValueError(f"rollout: a class occurs twice in {sorted(names)}")
+    if unplanned := sorted(set(without_legacy) - set(names)):
+        raise ValueError(f"rollout: {', '.join(unplanned)}: in no wave; add to the plan, or leave out --without-legacy")
     last = max((one.wave for one in before.classes), default=0)
     states = [
         _planned(name, number, (legacy, candidate), now, before, without_legacy)
@@ -132,15 +135,18 @@ def _planned(
     return ClassState(name, wave, Phase.LEGACY, now, legacy.get(name, ""), candidate[name], 0.0, reason="planned")
 
 
-def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> tuple[RolloutState, tuple[Event, ...]]:
-    """The class stays with its legacy model, and no wave waits for it; it can be planned again.
+def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> Step:
+    """The class stays with its legacy model, if it has one, and no wave waits for it; it can be planned again.
 
-    Raises ValueError for a class that has begun to move: a person's rollback comes first.
+    Where it was the last that had not been taken over, the others are promoted. Raises ValueError for a class that has
+    begun to move: a person's rollback comes first.
     """
     one = state.of(class_name)
     if one.phase not in {Phase.LEGACY, Phase.ROLLED_BACK}:
         raise ValueError(f"class {class_name!r}: is in {one.phase}; `shadowline rollout rollback` comes first")
-    return _changed(state, [replace(one, wave=STAYS, reason="left the plan")], now, by)
+    reason = "left the plan"
+    after, events = _changed(state, [replace(one, wave=STAYS, reason=reason)], now, by)
+    return Step(after, events, _promotion(state, after), reason, (), {})
 
 
 def _changed(
@@ -176,17 +182,42 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
 
 def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
     """One tick; raises ValueError for an order that names an unknown class."""
+    seen = replace(seen, now=seen.now.astimezone(UTC))
     guards = {one.class_name: known.guards for one in state.classes if (known := _evidence_of(one, seen)) is not None}
-    changed, by, waiting = _decide(state, seen, policy, guards)
-    moved = {one.class_name for one in changed}
-    told = tuple(one for one in map(partial(_notice, seen=seen, policy=policy), state.classes) if one is not None)
-    told = tuple(one for one in told if one.class_name not in moved)
-    events = _events(state, (*changed, *told), by, seen.now)
-    after = replace(state.with_classes((*changed, *told)), revision=state.revision + len(events))
-    reason = changed[0].reason if changed else (waiting[0] if waiting else "nothing to do")
-    actions = (*_actions(state, after, changed), *_notifications(state, told))
-    asks = () if changed else tuple(_asks(state, seen, policy, guards))
+    tick = _Tick(state, seen, policy, guards)
+    changes: dict[str, _Change] = {}
+    for decide in (_obey, _take_back, _try_again):
+        changes |= decide(tick, changes)
+    tick = replace(tick, state=state.with_classes(change.after for change in changes.values()))
+    changes |= _move_on(tick, changes)
+    waiting, asks = tuple(_waiting(tick, changes)), tuple(_asks(tick, changes))
+    moved = [change.after for change in changes.values()]
+    for note in (_follow, _notice):
+        changes |= note(tick, changes)
+    events = _events(state, changes.values(), seen.now)
+    after = replace(state.with_classes(event.after for event in events), revision=state.revision + len(events))
+    reason = moved[0].reason if moved else (waiting[0] if waiting else "nothing to do")
+    actions = (*_actions(state, moved), *_promotion(state, after), *_notifications(state, after))
     return Step(after, events, actions, reason, waiting, guards, asks)
+
+
+@dataclass(frozen=True)
+class _Tick:
+    """What a tick decides from."""
+
+    state: RolloutState  # before it; for moves forward, with what orders, guards and challengers have changed already
+    seen: Observation
+    policy: RolloutParams
+    guards: Mapping[str, tuple[GuardResult, ...]]  # class → guards, where there is evidence of its models
+
+
+@dataclass(frozen=True)
+class _Change:
+    after: ClassState
+    by: str = ENGINE
+
+
+_Changes = Mapping[str, _Change]  # class → what happens to it at this tick
 
 
 def _evidence_of(one: ClassState, seen: Observation) -> ClassObservation | None:
@@ -197,37 +228,22 @@ def _evidence_of(one: ClassState, seen: Observation) -> ClassObservation | None:
     return known if one.standing in CANDIDATE_JUDGES else None
 
 
-Decision = tuple[tuple[ClassState, ...], str, tuple[str, ...]]  # changed classes, by whom, what the others wait for
-
-
-def _decide(
-    state: RolloutState, seen: Observation, policy: RolloutParams, guards: dict[str, tuple[GuardResult, ...]]
-) -> Decision:
-    for decide in (_obey, _take_back, _try_again):
-        changed, by = decide(state, seen, policy, guards)
-        if changed:
-            return changed, by, ()
-    return _move_on(state, seen, policy, guards)
-
-
 # --- 1. orders of people ----------------------------------------------------------------------------------------
 
 
-def _obey(
-    state: RolloutState, seen: Observation, policy: RolloutParams, guards: object
-) -> tuple[tuple[ClassState, ...], str]:
-    for order in seen.orders:
-        asked = [state.of(name) for name in order.classes]
-        changed = tuple(one for one in (_apply(order, before, seen) for before in asked) if one is not None)
+def _obey(tick: _Tick, _: _Changes) -> dict[str, _Change]:
+    for order in tick.seen.orders:
+        asked = [tick.state.of(name) for name in order.classes]
+        changed = [one for one in (_apply(order, before, tick.seen) for before in asked) if one is not None]
         if changed:
-            return changed, order.by
-    return (), ENGINE
+            return {one.class_name: _Change(one, order.by) for one in changed}
+    return {}
 
 
 def _apply(order: Order, one: ClassState, seen: Observation) -> ClassState | None:
     """The class after the order, or None where the order means nothing: it is there already, or it is the end."""
     reason = f"{order.by}: {order.why}"
-    if order.kind is OrderKind.ROLL_BACK and Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]:
+    if order.kind is OrderKind.ROLL_BACK and _can_go_back(one):
         return None if one.standing is Phase.LEGACY else _rolled_back(one, seen.now, reason)
     if order.kind is OrderKind.HOLD and Phase.HELD in LEGAL_MOVES[one.phase]:
         days = _phase_days(one, seen)
@@ -248,17 +264,24 @@ def _phase_days(one: ClassState, seen: Observation) -> int:
 # --- 2. guards --------------------------------------------------------------------------------------------------
 
 
-def _take_back(
-    state: RolloutState, seen: Observation, policy: RolloutParams, guards: dict[str, tuple[GuardResult, ...]]
-) -> tuple[tuple[ClassState, ...], str]:
+def _take_back(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
     causes: dict[str, str] = {}
-    for one in state.classes:
-        if Phase.ROLLED_BACK in LEGAL_MOVES[one.phase] and one.standing is not Phase.LEGACY:
-            tripped = [guard.reason for guard in guards.get(one.class_name, ()) if guard.active and guard.hard]
+    for one in tick.state.classes:
+        if _can_go_back(one) and one.standing is not Phase.LEGACY:
+            tripped = [guard.reason for guard in tick.guards.get(one.class_name, ()) if guard.active and guard.hard]
             causes |= {one.class_name: "; ".join(tripped)} if tripped else {}
-    if policy.rollback_scope == "wave":
-        causes = _spread(state, causes)
-    return tuple(_rolled_back(state.of(name), seen.now, cause) for name, cause in causes.items()), ENGINE
+    if tick.policy.rollback_scope == "wave":
+        causes = _spread(tick.state, causes)
+    now = tick.seen.now
+    return {
+        name: _Change(_rolled_back(tick.state.of(name), now, cause))
+        for name, cause in causes.items()
+        if name not in changes or changes[name].after.phase is not Phase.ROLLED_BACK  # by a person already
+    }
+
+
+def _can_go_back(one: ClassState) -> bool:
+    return Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]
 
 
 def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
@@ -267,7 +290,7 @@ def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
     mates = {
         one.class_name: f"wave {one.wave} goes back with {by_wave[one.wave]}"
         for one in state.classes
-        if one.wave in by_wave and one.standing in BOTH_JUDGE and Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]
+        if one.wave in by_wave and one.standing in BOTH_JUDGE and _can_go_back(one)
     }
     return {**mates, **causes}
 
@@ -282,38 +305,40 @@ def _rolled_back(one: ClassState, now: datetime, reason: str) -> ClassState:
 # --- 3. recovery ------------------------------------------------------------------------------------------------
 
 
-def _try_again(
-    state: RolloutState, seen: Observation, policy: RolloutParams, guards: object
-) -> tuple[tuple[ClassState, ...], str]:
-    changed = []
-    for one in state.classes:
-        new = seen.challenger.get(one.class_name, one.candidate)
-        if new == one.candidate or one.wave == STAYS:
+def _try_again(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
+    now, tried = tick.seen.now, []
+    for one in tick.state.classes:
+        new = tick.seen.challenger.get(one.class_name, one.candidate)
+        if new == one.candidate or one.wave == STAYS or one.class_name in changes:
             continue
         if one.phase is Phase.ROLLED_BACK:
             reason = f"a new candidate, {new[:12]}, tries again"
-            changed.append(_enter(replace(one, candidate=new), Phase.SHADOW, seen.now, 0.0, reason))
+            tried.append(_enter(replace(one, candidate=new), Phase.SHADOW, now, 0.0, reason))
         elif one.phase in WITHOUT_LEGACY:
             reason = f"{new[:12]} wants to succeed {one.candidate[:12]}"
-            heir = replace(one, legacy=one.candidate, candidate=new)
-            changed.append(_enter(heir, Phase.SHADOW, seen.now, 0.0, reason))
-    return tuple(changed), ENGINE
+            successions = one.num_successions + 1
+            heir = replace(one, legacy=one.candidate, candidate=new, num_successions=successions)
+            tried.append(_enter(heir, Phase.SHADOW, now, 0.0, reason))
+    return {one.class_name: _Change(one) for one in tried}
 
 
 # --- 4. forward -------------------------------------------------------------------------------------------------
 
 
-def _move_on(
-    state: RolloutState, seen: Observation, policy: RolloutParams, guards: dict[str, tuple[GuardResult, ...]]
-) -> Decision:
-    """The first group, new products before waves, early waves and late phases first, whose classes are all ready."""
-    waiting: list[str] = []
-    for group in _groups(state):
-        obstacles = [line for one in group for line in _obstacles(one, state, seen, policy, guards)]
-        if not obstacles:
-            return tuple(_advance(one, seen, policy) for one in group), ENGINE, ()
-        waiting += obstacles
-    return (), ENGINE, tuple(waiting)
+def _move_on(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
+    """Every group whose classes are all ready, new products before waves, early waves and late phases first."""
+    return {
+        one.class_name: _Change(_advance(one, tick.seen, tick.policy))
+        for group in _groups(tick.state)
+        if not any(one.class_name in changes or _obstacles(one, tick) for one in group)
+        for one in group
+    }
+
+
+def _waiting(tick: _Tick, changes: _Changes) -> Iterator[str]:
+    """What the groups wait for that do not move at this tick."""
+    for group in _groups(tick.state):
+        yield from (line for one in group if one.class_name not in changes for line in _obstacles(one, tick))
 
 
 def _groups(state: RolloutState) -> Iterator[tuple[ClassState, ...]]:
@@ -326,49 +351,38 @@ def _groups(state: RolloutState) -> Iterator[tuple[ClassState, ...]]:
                 yield group
 
 
-def _obstacles(
-    one: ClassState,
-    state: RolloutState,
-    seen: Observation,
-    policy: RolloutParams,
-    guards: dict[str, tuple[GuardResult, ...]],
-) -> list[str]:
+def _obstacles(one: ClassState, tick: _Tick) -> list[str]:
     """Everything that keeps a class where it stands."""
-    found = _unfulfilled(one, state, seen, policy, guards)
-    if (request := _missing_approval(one, seen, policy)) is not None:
+    found = _unfulfilled(one, tick)
+    if (request := _missing_approval(one, tick)) is not None:
         found.append(f"{one.class_name}: a person's approval of {request.target} with exactly these models")
     return found
 
 
-def _missing_approval(one: ClassState, seen: Observation, policy: RolloutParams) -> ApprovalRequest | None:
-    target, _ = _next(one, policy)
-    needed = target is not one.phase and target in policy.approvals
-    if not needed or seen.approval(one.class_name, target, one.legacy, one.candidate):
+def _missing_approval(one: ClassState, tick: _Tick) -> ApprovalRequest | None:
+    target, _ = _next(one, tick.policy)
+    one = _with_newest(one, tick.seen) if one.phase is Phase.LEGACY else one
+    needed = target is not one.phase and target in tick.policy.approvals
+    if not needed or tick.seen.approval(one.class_name, target, one.legacy, one.candidate):
         return None
     return ApprovalRequest(one.class_name, target, one.legacy, one.candidate)
 
 
-def _asks(
-    state: RolloutState, seen: Observation, policy: RolloutParams, guards: dict[str, tuple[GuardResult, ...]]
-) -> Iterator[ApprovalRequest]:
+def _asks(tick: _Tick, changes: _Changes) -> Iterator[ApprovalRequest]:
     """The missing approvals of every group of classes that lacks nothing else."""
-    for group in _groups(state):
-        if not any(_unfulfilled(one, state, seen, policy, guards) for one in group):
-            requests = (_missing_approval(one, seen, policy) for one in group)
+    for group in _groups(tick.state):
+        if not any(one.class_name in changes or _unfulfilled(one, tick) for one in group):
+            requests = (_missing_approval(one, tick) for one in group)
             yield from (request for request in requests if request is not None)
 
 
-def _unfulfilled(
-    one: ClassState,
-    state: RolloutState,
-    seen: Observation,
-    policy: RolloutParams,
-    guards: dict[str, tuple[GuardResult, ...]],
-) -> list[str]:
+def _unfulfilled(one: ClassState, tick: _Tick) -> list[str]:
     """What keeps a class where it stands, but for a person's approval."""
+    state, seen, policy = tick.state, tick.seen, tick.policy
     target, _ = _next(one, policy)
-    found = [guard.reason for guard in guards.get(one.class_name, ()) if guard.active]
+    found = [guard.reason for guard in tick.guards.get(one.class_name, ()) if guard.active]
     if one.phase is Phase.LEGACY:
+        one = _with_newest(one, seen)
         found += _earlier_waves(one, state, seen, policy)
         if target is Phase.SHADOW and one.class_name not in seen.challenger:
             found.append("a challenger that knows the class")
@@ -403,17 +417,18 @@ def _calendar(one: ClassState, seen: Observation, policy: RolloutParams) -> list
 
 
 def _earlier_waves(one: ClassState, state: RolloutState, seen: Observation, policy: RolloutParams) -> list[str]:
-    """Classes of earlier waves that are not live and stable."""
+    """Classes of earlier waves that are not live and stable; successors keep nobody waiting."""
     return [
         f"{other.class_name} of wave {other.wave}, which is {other.phase}, to be live and stable"
         for other in state.classes
-        if one.planned and other.planned and other.wave < one.wave and not _is_stable(other, seen, policy)
+        if one.planned and other.planned and other.wave < one.wave and not _has_migrated(other, seen, policy)
     ]
 
 
-def _is_stable(one: ClassState, seen: Observation, policy: RolloutParams) -> bool:
-    """The candidate has taken over, and its weeks of stabilisation are behind it."""
-    return one.phase in TAKEN_OVER and not (one.phase is Phase.LIVE and _calendar(one, seen, policy))
+def _has_migrated(one: ClassState, seen: Observation, policy: RolloutParams) -> bool:
+    """A candidate has taken over, and its weeks of stabilisation are behind it; be it one before the present one."""
+    is_stable = one.phase in TAKEN_OVER and not (one.phase is Phase.LIVE and _calendar(one, seen, policy))
+    return is_stable or one.num_successions > 0
 
 
 def _missing_evidence(
@@ -434,7 +449,7 @@ def _missing_evidence(
         found += [f"{policy.parallel_days - known.parallel_days} more production days of parallel operation"]
     if target is Phase.LEGACY_DELETED:
         on_record = known.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
-        if all(_is_stable(other, seen, policy) for other in state.classes if other.planned):
+        if all(_has_migrated(other, seen, policy) for other in state.classes if other.planned):
             on_record |= {ChecklistItem.ALL_MIGRATED}  # no record of a person can stand for this
         lacking = sorted(set(ChecklistItem) - on_record)
         found += [f"checklist: {', '.join(lacking)}"] if lacking else []
@@ -445,11 +460,10 @@ def _advance(one: ClassState, seen: Observation, policy: RolloutParams) -> Class
     target, share = _next(one, policy)
     if target is one.phase:
         return replace(one, share=share, since=seen.now, days_before=0, reason=f"canary rises to {share:.0%}")
-    if target is Phase.ALONE:
-        return _enter(one, target, seen.now, share, "the first model of the class answers, and no other")
     if one.phase is Phase.LEGACY:
-        one = replace(one, candidate=seen.challenger[one.class_name])
-        return _enter(one, target, seen.now, share, f"wave {one.wave} begins")
+        alone = "the first model of the class answers, and no other"
+        reason = alone if target is Phase.ALONE else f"wave {one.wave} begins" if one.planned else "its turn has come"
+        return _enter(_with_newest(one, seen), target, seen.now, share, reason)
     known = seen.of(one.class_name)
     proof = "; ".join(known.verdict.reasons) if known and one.phase is Phase.SHADOW else "time and checks"
     return _enter(one, target, seen.now, share, f"{one.phase} is fulfilled: {proof}")
@@ -472,23 +486,44 @@ def _enter(one: ClassState, target: Phase, now: datetime, share: float, reason: 
     )
 
 
-# --- what a tick leaves behind ----------------------------------------------------------------------------------
+def _with_newest(one: ClassState, seen: Observation) -> ClassState:
+    """The class with the candidate that would enter now."""
+    return replace(one, candidate=seen.challenger.get(one.class_name, one.candidate))
 
 
-def _notice(one: ClassState, seen: Observation, policy: RolloutParams) -> ClassState | None:
-    """The class with what people are to be told noted in it, or None where there is nothing new."""
-    known = _evidence_of(one, seen)
-    if known is None or one.evidence_since is None:
-        return None
-    noted = replace(one, silent_since=_silent_since(one, known, seen.now, policy))
-    if noted.silent_since is not None and one.silent_since is None:
-        noted = replace(noted, alarm=f"no image since {noted.silent_since:%Y-%m-%d %H:%M} UTC; does the line run?")
+# --- 5. what waits, and 6. what people are told ------------------------------------------------------------------
+
+
+def _follow(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
+    waiting = [one for one in tick.state.classes if one.phase is Phase.LEGACY and one.wave != STAYS]
+    newest = [_with_newest(one, tick.seen) for one in waiting if one.class_name not in changes]
+    return {
+        one.class_name: _Change(replace(one, reason=f"waits with {one.candidate[:12]}"))
+        for one in newest
+        if one.candidate != tick.state.of(one.class_name).candidate
+    }
+
+
+def _notice(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
+    told = [_told(one, tick) for one in tick.state.classes if one.class_name not in changes]
+    return {one.class_name: _Change(one) for one in told if one != tick.state.of(one.class_name)}
+
+
+def _told(one: ClassState, tick: _Tick) -> ClassState:
+    """The class with what people are to be told noted in it."""
+    known = _evidence_of(one, tick.seen)
+    if known is None:
+        return one
+    silent_since = _silent_since(one, known, tick.seen.now, tick.policy)
+    lines = []
+    if silent_since is not None and silent_since != one.silent_since:
+        lines.append(f"no image since {silent_since:%Y-%m-%d %H:%M} UTC; does the line run?")
     telling = [guard for guard in known.guards if guard.crossed_at and _only_tells(guard, one)]
     newest = max((guard.crossed_at[-1] for guard in telling), default=None)
     if newest is not None and (one.alarmed_at is None or newest > one.alarmed_at):
-        reasons = [guard.reason for guard in telling if guard.crossed_at[-1] == newest]
-        noted = replace(noted, alarmed_at=newest, alarm="; ".join(reasons))
-    return noted if noted != one else None
+        lines += [guard.reason for guard in telling if one.alarmed_at is None or guard.crossed_at[-1] > one.alarmed_at]
+        one = replace(one, alarmed_at=newest)
+    return replace(one, silent_since=silent_since, alarm="; ".join(lines) or one.alarm)
 
 
 def _only_tells(guard: GuardResult, one: ClassState) -> bool:
@@ -503,23 +538,26 @@ def _silent_since(one: ClassState, known: ClassObservation, now: datetime, polic
     return last if now - last > patience else None
 
 
-def _notifications(before: RolloutState, told: Iterable[ClassState]) -> Iterator[Action]:
-    for one in told:
-        if one.alarm != before.of(one.class_name).alarm:
+def _notifications(before: RolloutState, after: RolloutState) -> Iterator[Action]:
+    for one in after.classes:
+        if one.alarm and one.alarm != before.of(one.class_name).alarm:
             yield Action(ActionKind.NOTIFY, one.class_name, one.candidate, f"alarm: {one.alarm}")
 
 
-def _events(state: RolloutState, changed: Iterable[ClassState], by: str, now: datetime) -> tuple[Event, ...]:
+# --- what a tick leaves behind ----------------------------------------------------------------------------------
+
+
+def _events(state: RolloutState, changes: Iterable[_Change], now: datetime) -> tuple[Event, ...]:
     events = []
-    for number, after in enumerate(changed, start=state.revision + 1):
-        source = state.of(after.class_name).phase
+    for number, change in enumerate(changes, start=state.revision + 1):
+        after, source = change.after, state.of(change.after.class_name).phase
         if source is not after.phase:
             check_move(after.class_name, source, after.phase)
-        events.append(Event(number, now, by, source, after))
+        events.append(Event(number, now, change.by, source, after))
     return tuple(events)
 
 
-def _actions(before: RolloutState, after: RolloutState, changed: Iterable[ClassState]) -> tuple[Action, ...]:
+def _actions(before: RolloutState, changed: Iterable[ClassState]) -> tuple[Action, ...]:
     actions: list[Action] = []
     on_entry = {
         Phase.LEGACY_READ_ONLY: ActionKind.ARCHIVE_LEGACY,
@@ -532,6 +570,10 @@ def _actions(before: RolloutState, after: RolloutState, changed: Iterable[ClassS
             actions.append(Action(on_entry[one.phase], one.class_name, one.legacy, one.reason))
         if moved:
             actions.append(Action(ActionKind.NOTIFY, one.class_name, one.candidate, f"{one.phase}: {one.reason}"))
-    if after.all_taken_over and not before.all_taken_over:
-        actions += [Action(ActionKind.PROMOTE, "", "", "every class is live")]
     return tuple(actions)
+
+
+def _promotion(before: RolloutState, after: RolloutState) -> tuple[Action, ...]:
+    if after.all_taken_over and not before.all_taken_over:
+        return (Action(ActionKind.PROMOTE, "", "", "every class is live"),)
+    return ()

@@ -91,6 +91,10 @@ class Observation:
     orders: tuple[Order, ...] = ()
     approvals: tuple[Approval, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise ValueError(f"observation: now {self.now} has no time zone; give UTC")
+
     def of(self, class_name: str) -> ClassObservation | None:
         return next((one for one in self.classes if one.class_name == class_name), None)
 

@@ -4,11 +4,16 @@
     evidence = rehearse(line, Candidate(missed=0.3), Reviews(), num_days=60, seed=1)
 
 For `shadowline bench rollout` and for tests: what do the rules of evidence do with a candidate that is known to be bad?
+
+    source = since_entry({"v1-bolt": evidence})
+    for now, step in play(state, source, {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout): …
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -23,10 +28,18 @@ from shadowline.evidence import (
     NORMAL,
     SLOTS_A_DAY,
     UNLABELLED,
+    Evidence,
     EvidenceTable,
+    slot_of,
 )
+from shadowline.params import RolloutParams, ShadowParams
+from shadowline.rollout.engine import Step, step
+from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
+from shadowline.rollout.phases import CANDIDATE_JUDGES, LEGACY_JUDGES, Phase
+from shadowline.rollout.state import ClassState, RolloutState
+from shadowline.rollout.weighing import evidence_of, weigh
 
-_FIRST_SLOT = 20_457 * SLOTS_A_DAY + 24  # 6:00 UTC on a Monday, 2026-01-05
+_FIRST_SLOT = 20_458 * SLOTS_A_DAY + 24  # 6:00 UTC on a Monday, 2026-01-05
 
 Flags = npt.NDArray[np.bool_]
 
@@ -142,3 +155,109 @@ def _table(
     taken = {**looked, "slot": known, "label": none[looked_at], "count": -ones[looked_at]}
     given = {**looked, "slot": known, "label": label[looked_at], "count": ones[looked_at]}
     return EvidenceTable.of({name: np.concatenate([rows[name] for rows in (first, taken, given)]) for name in first})
+
+
+# --- a rollout on such evidence ----------------------------------------------------------------------------------
+
+Source = Callable[[ClassState], EvidenceTable]  # all that will ever be known of the present candidate of a class
+
+
+def since_entry(tables: Mapping[str, EvidenceTable]) -> Source:
+    """One calendar for all: of the table of a candidate (by fingerprint) counts what is received from its entry on."""
+
+    def source(one: ClassState) -> EvidenceTable:
+        table = tables[one.candidate]
+        return table.where(table.received >= _entry(one))
+
+    return source
+
+
+def from_entry(tables: Mapping[str, EvidenceTable]) -> Source:
+    """The table of a candidate begins when it begins to be compared, whenever that is."""
+
+    def source(one: ClassState) -> EvidenceTable:
+        table = tables[one.candidate]
+        shift = _entry(one) - int(table.received.min(initial=_entry(one)))
+        return replace(table, slot=table.slot + shift, received=table.received + shift)
+
+    return source
+
+
+def _entry(one: ClassState) -> int:
+    return slot_of(one.evidence_since or one.since)
+
+
+def play(
+    state: RolloutState,
+    source: Source,
+    challenger: Mapping[str, str],
+    ticks: Iterable[datetime],
+    shadow: ShadowParams,
+    policy: RolloutParams,
+) -> Iterator[tuple[datetime, Step]]:
+    """The engine on rehearsed evidence, with every approval and every item of the checklist on record.
+
+    A class is weighed again only where something has become known, a production day has ended, or the class has moved:
+    otherwise the same would come out. Where the legacy model judges no more, it is absent from the evidence.
+    """
+    lines: dict[str, _Line] = {}
+    for now in ticks:
+        at_work = [one for one in state.classes if one.standing in CANDIDATE_JUDGES]
+        for one in at_work:
+            former = lines.get(one.class_name)
+            if former is None or former.key != _key(one):
+                lines[one.class_name] = _Line(one, source(one), former)
+        observed = tuple(lines[one.class_name].observe(now, shadow, policy) for one in at_work)
+        result = step(state, Observation(now, challenger, observed, (), _every_approval(state, challenger)), policy)
+        yield now, result
+        state = result.state
+
+
+def _every_approval(state: RolloutState, challenger: Mapping[str, str]) -> tuple[Approval, ...]:
+    return tuple(
+        Approval(one.class_name, target, one.legacy, candidate, "rehearsal")
+        for one in state.classes
+        for candidate in {one.candidate, challenger.get(one.class_name, one.candidate)}
+        for target in Phase
+    )
+
+
+def _key(one: ClassState) -> tuple[object, ...]:
+    """All of the state of a class on which its weighing depends."""
+    return one.standing, one.since, one.candidate, one.legacy, one.evidence_since, one.answering_since
+
+
+class _Line:
+    """The evidence of a class in one phase, weighed when it has changed."""
+
+    def __init__(self, one: ClassState, table: EvidenceTable, former: _Line | None) -> None:
+        self.one, self.key = one, _key(one)
+        self.seen: ClassObservation | None = None
+        self.alone_since = _alone_since(one, former)
+        if self.alone_since is not None:
+            table = replace(table, legacy=np.where(table.received >= self.alone_since, ABSENT, table.legacy))
+        order = np.argsort(table.slot, kind="stable")
+        self.table = EvidenceTable(**{name: column[order] for name, column in vars(table).items()})
+        self.day_ends = np.array([day.end for day in Evidence(self.table, 0).days], dtype=np.int64)
+        self.weighed = (-1, -1)
+
+    def observe(self, now: datetime, shadow: ShadowParams, policy: RolloutParams) -> ClassObservation:
+        until = slot_of(now)
+        num_known = int(np.searchsorted(self.table.slot, until))
+        num_closed = int(np.searchsorted(self.day_ends, until, side="right"))
+        if self.seen is None or self.weighed != (num_known, num_closed):
+            known = self.table.where(np.arange(len(self.table)) < num_known)
+            evidence = evidence_of(self.one, known, until, policy.window_days)
+            self.seen = weigh(self.one, evidence, ChecklistItem, shadow, policy)
+            self.weighed = num_known, num_closed
+        return self.seen
+
+
+def _alone_since(one: ClassState, former: _Line | None) -> int | None:
+    """Slot from which on the legacy model has not judged; None where it does."""
+    if one.standing in LEGACY_JUDGES:
+        return None
+    is_later = former is not None and (former.one.candidate, former.one.legacy) == (one.candidate, one.legacy)
+    if is_later and former is not None and former.alone_since is not None:
+        return former.alone_since
+    return slot_of(one.since)

@@ -31,6 +31,7 @@ class ClassState:
     share: float  # of the images that the candidate answers, 0…1
     held_from: Phase | None = None  # the phase that HELD interrupts
     held_at: datetime | None = None  # when it did
+    num_successions: int = 0  # how often what was the candidate became the legacy model of its successor
     days_before: int = 0  # production days of this phase, or of its present share, before it was held
     evidence_since: datetime | None = None  # since when this candidate is compared; what came before counts for nothing
     answering_since: datetime | None = None  # since when it has answered, be it a share

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shadowline.evidence import Evidence
+from shadowline.evidence import Evidence, EvidenceTable, slot_of
 from shadowline.params import RolloutParams, ShadowParams
 from shadowline.rollout.guards import GuardResult, check_guards
 from shadowline.rollout.observation import ChecklistItem, ClassObservation
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 from shadowline.verdict import ShadowVerdict, judge
+
+
+def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, window_days: int) -> Evidence:
+    """What is known of a class whose candidate is at work; `table` holds nothing from `closed_until` on.
+
+    A candidate without a legacy model is compared with what its own first production days show.
+    """
+    if one.legacy:
+        return Evidence(table, closed_until, slot_of(one.answering_since) if one.answering_since else None)
+    days = Evidence(table, closed_until).days
+    return Evidence(table, closed_until, days[window_days].first if len(days) > window_days else None)
 
 
 def weigh(

@@ -13,7 +13,7 @@ import importlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -164,15 +164,19 @@ class Factory:
     overrides: dict[tuple[str, str], Callable[[Detector], Detector]] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, models: Project, root: Path, url: str | None = None) -> Factory:
+    def begin(
+        cls, models: Project, root: Path, url: str | None = None, planned: Sequence[str] = tuple(CLASSES)
+    ) -> Factory:
+        """All models on record, and a rollout of the `planned` classes."""
         root.mkdir(parents=True, exist_ok=True)
         url = url or f"sqlite:///{root / 'database' / 'records.db'}"
         factory = cls(models, root, url, records_on(open_database(url), KeyFolder(root / "audit-keys")))
         places = {role: {name: factory._place(role, name) for name in CLASSES} for role in ("legacy", "candidate")}
         factory.records.rollout.know_model([one for role in places.values() for one in role.values()], START)
         fingerprints = {role: {n: p.fingerprint for n, p in one.items()} for role, one in places.items()}
-        _, events = begin([CLASSES], fingerprints["legacy"], fingerprints["candidate"], START, "Ada")
-        factory.records.rollout.begin(events)
+        if planned:
+            _, events = begin([planned], fingerprints["legacy"], fingerprints["candidate"], START, "Ada")
+            factory.records.rollout.begin(events)
         return factory
 
     def _place(self, role: str, name: str) -> ModelPlace:
@@ -346,6 +350,21 @@ class Gated(Wrapped):
     def score(self, images: Any) -> Any:
         self.batches.append(len(images))
         assert self.gate.wait(60)
+        return self.inner.score(images)
+
+
+class Alarming(Wrapped):
+    """Takes every part for a bad one."""
+
+    def score(self, images: Any) -> Any:
+        return np.full(len(images), self.threshold + 1.0)
+
+
+class Slow(Wrapped):
+    """A machine with other work to do."""
+
+    def score(self, images: Any) -> Any:
+        time.sleep(0.3)
         return self.inner.score(images)
 
 

@@ -23,11 +23,12 @@ from shadowline.params import Params
 from shadowline.records.pairs import DROPPED, Judgement, Pair
 from shadowline.records.rollout import RolloutStore, StoredOrder
 from shadowline.records.stores import Records, records_on
-from shadowline.rollout.engine import Policy, Step, begin, step
+from shadowline.rollout.engine import Step, begin, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
 from shadowline.rollout.phases import FORWARD
 from shadowline.rollout.state import ClassState, Event
-from shadowline.shadow import PairCounts, judge
+from shadowline.shadow import PairCounts, agree
+from shadowline.verdict import Outcome, ShadowVerdict
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 LEGACY = {"bolt": "legacy-bolt", "nut": "legacy-nut", "gear": "legacy-gear"}
@@ -116,23 +117,24 @@ def tick(
         orders=(order.order,) if order else (),
         approvals=tuple(approvals),
     )
-    return step(state, seen, Policy(params.rollout, params.shadow.confidence))
+    return step(state, seen, params.rollout)
 
 
 def _healthy(one: ClassState, now: datetime, params: Params) -> ClassObservation:
+    """Every 24 hours are a production day."""
+    begun = one.evidence_since or one.since
+    has_days = now - begun >= timedelta(days=params.shadow.min_days)
+    outcome = Outcome.PASS if has_days else Outcome.INCONCLUSIVE
     return ClassObservation(
         class_name=one.class_name,
-        observed_at=now,
         legacy=one.legacy,
         candidate=one.candidate,
-        verdict=judge(HEALTHY, one.since, now, params.shadow),
-        window=HEALTHY,
-        num_judged=HEALTHY.num_pairs,
-        num_failed=0,
-        num_dropped=0,
-        p95_latency_ms=80.0,
-        num_false_alarms=0,
-        num_misses=0,
+        verdict=ShadowVerdict(outcome, ("the evidence says so",), agree(HEALTHY, params.shadow.confidence)),
+        guards=(),
+        phase_days=(now - one.since).days,
+        parallel_days=(now - begun).days,
+        last_received=now,
+        longest_pause=timedelta(0),
         evidence=frozenset(ChecklistItem),
     )
 

@@ -41,8 +41,8 @@ from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout import MovedMeanwhileError
-from shadowline.records.stores import Records, records_on
+from shadowline.records.rollout import KnownModels, MovedMeanwhileError
+from shadowline.records.stores import Records, open_records, records_on
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
@@ -684,6 +684,20 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
     _forget_the_end(chain_here())
     code, out, _ = command("audit", "verify", "--json")
     assert code == 1 and "as models:/inspector/2 knows" in json.loads(out)["reason"]
+
+
+def test_who_promotes_a_version_tells_the_gateway_which_models_lead(registry: Callable[..., ModelVersion]) -> None:
+    from tasks.audit import note_promotion
+    from tasks.registry import ModelVersion
+
+    def promoted(version: str, **models: str) -> dict[str, KnownModels]:
+        tags = {"fingerprint": version, "class_fingerprints": json.dumps(models)}
+        note_promotion(ModelVersion("inspector", version, (), tags), "Ada")
+        return open_records().rollout.known_models()
+
+    assert promoted("3", bolt="b3", nut="n3") == {"bolt": KnownModels(None, "b3"), "nut": KnownModels(None, "n3")}
+    assert promoted("4", bolt="b4") == {"bolt": KnownModels(None, "b4")}
+    assert open_records().rollout.model("b4").location == "models:/inspector/4"
 
 
 def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,13 +14,16 @@ from alembic import command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, MetaData, create_engine, select, text
+from sqlalchemy.exc import DBAPIError
 
 from integration.made_records import BOLT, START, image_id, made_pair, stores_on, together
 from shadowline.frames import FrameRule
 from shadowline.manifest import Label
 from shadowline.params import Params
+from shadowline.paths import Layout
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.pairs import (
+    DROPPED,
     Judgement,
     Pair,
     PairSource,
@@ -27,7 +31,9 @@ from shadowline.records.pairs import (
     is_capture_suspect,
     is_drawn_for_review,
 )
+from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
+from shadowline.records.traces import words_on
 
 pytest_plugins = ["integration.postgres"]
 
@@ -271,7 +277,95 @@ def test_counting_reads_the_index_alone(tmp_path: Path) -> None:
     assert "COVERING INDEX pairs_for_counting" in plan
 
 
-def test_a_reference_part_keeps_its_source_and_its_label(pairs: PairStore) -> None:
-    pairs.record([made_pair(1, source=PairSource.REFERENCE)])
-    pairs.label("bolt", image_id(1), Label.ANOMALOUS, "reference part", NOW)
+# --- reference parts ------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_part_comes_with_its_label_once(pairs: PairStore) -> None:
+    part = made_pair(1, source=PairSource.REFERENCE, known_label=Label.ANOMALOUS)
+    assert [pairs.record([part]), pairs.record([part])] == [1, 0]
     assert pairs.table(*BOLT)[["source", "label"]].to_numpy().tolist() == [["reference", "anomalous"]]
+    (word,) = words_on(pairs.engine, "bolt", image_id(1))
+    assert (word.by, word.at, word.superseded) == ("reference part", NOW, False)
+
+
+def test_a_part_of_the_line_has_no_known_label() -> None:
+    with pytest.raises(ValueError, match="only a reference part has a known label"):
+        made_pair(1, known_label=Label.NORMAL)
+
+
+def test_a_label_that_cannot_be_stored_takes_its_pair_back(pairs: PairStore) -> None:
+    with pairs.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE feedback RENAME TO away"))
+    with pytest.raises(DBAPIError):
+        pairs.record([made_pair(1, source=PairSource.REFERENCE, known_label=Label.NORMAL)])
+    assert rows_of(pairs) == []
+
+
+# --- what waits for review ------------------------------------------------------------------------------------------
+
+QUIET, LOUD = Judgement(0.1, 0.5), Judgement(0.9, 0.5)
+
+
+def judged(number: int, candidate: Judgement | None, legacy: Judgement | None, /, **changes: object) -> Pair:
+    named = {} if candidate else {"candidate": ""}
+    return made_pair(number, candidate_said=candidate, legacy_said=legacy, **named, **changes)
+
+
+class TestWhatWaitsForReview:
+    def waiting(self, pairs: PairStore, *arguments: object) -> list[tuple[str, list[str]]]:
+        numbers = {image_id(number): str(number) for number in range(30)}
+        return [(numbers[one.image_id], list(one.reasons)) for one in pairs.waiting_for_review(*arguments)]
+
+    def test_disagreements_alarms_and_draws_wait_the_oldest_first_and_each_says_why(self, pairs: PairStore) -> None:
+        pairs.record([
+            judged(1, QUIET, QUIET),
+            judged(6, LOUD, LOUD),
+            judged(5, QUIET, LOUD),
+            judged(4, QUIET, QUIET, review_drawn=True),
+            judged(3, LOUD, None, review_drawn=True),
+            judged(2, None, LOUD),
+            judged(7, Judgement(error=DROPPED), QUIET),
+            judged(8, LOUD, LOUD, source=PairSource.REFERENCE),
+            judged(9, LOUD, LOUD, source=PairSource.REPLAY),
+            judged(10, LOUD, QUIET, source=PairSource.BATCH),
+            judged(11, LOUD, LOUD, class_name="nut"),
+        ])  # fmt: skip
+        assert self.waiting(pairs, "bolt") == [
+            ("2", ["alarm"]),
+            ("3", ["drawn", "alarm"]),
+            ("4", ["drawn"]),
+            ("5", ["disagreement", "alarm"]),
+            ("6", ["alarm"]),
+            ("10", ["disagreement", "alarm"]),
+        ]
+        assert [number for number, _ in self.waiting(pairs, None, 3)] == ["2", "3", "4"]
+        assert self.waiting(pairs)[-1] == ("11", ["alarm"])
+
+    def test_a_part_waits_once_until_it_is_labelled(self, pairs: PairStore) -> None:
+        again = [judged(1, LOUD, QUIET, captured_at=START + timedelta(hours=n)) for n in range(3)]
+        pairs.record([*again, judged(1, LOUD, QUIET, candidate="v2")])
+        assert self.waiting(pairs) == [("1", ["disagreement", "alarm"])]
+        pairs.label("bolt", image_id(1), Label.NORMAL, "Ada", NOW)
+        assert self.waiting(pairs) == []
+        pairs.record([judged(1, LOUD, QUIET, candidate="v3")])
+        assert self.waiting(pairs) == []
+
+    def test_the_command_lists_them_and_takes_a_label(
+        self, command: Callable[..., tuple[int, str, str]], tmp_path: Path
+    ) -> None:
+        assert command("review", "list", "--json")[:2] == (0, "[]\n")
+        open_records().pairs.record([judged(1, LOUD, QUIET, trace_id="line-7")])
+        kept = Layout().inspected / "bolt" / f"{image_id(1)}.png"
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(b"an image")
+        (part,) = json.loads(command("review", "list", "bolt", "--json")[1])
+        assert (part["image_id"], part["trace_id"], part["reasons"]) == (
+            image_id(1),
+            "line-7",
+            ["disagreement", "alarm"],
+        )
+        assert Path(part["image_path"]).read_bytes() == b"an image"
+        assert "line-7" in command("review", "list")[1]
+        assert json.loads(command("review", "list", "nut", "--json")[1]) == []
+        assert command("review", "label", "bolt", image_id(1), "normal", "--by", "Ada")[0] == 0
+        assert json.loads(command("review", "list", "--json")[1]) == []

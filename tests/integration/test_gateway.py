@@ -20,15 +20,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydantic import SecretStr
+from sqlalchemy import delete
 
 from integration.gateway_factory import (
     KEY,
+    START,
+    Alarming,
     Crashing,
     Factory,
     Gated,
     Nameless,
     RefusingHoles,
     Site,
+    Slow,
     build_models,
     decoded,
     image_id,
@@ -38,10 +42,14 @@ from integration.gateway_factory import (
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
 from shadowline.atomic import write_json
 from shadowline.detectors.load import load_detector
+from shadowline.detectors.protocol import Detector
 from shadowline.gateway.routing import position
 from shadowline.inspector import model_fingerprint
 from shadowline.manifest import Label
+from shadowline.params import Params, Unplanned
+from shadowline.paths import Layout
 from shadowline.records.pairs import DROPPED
+from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase
 
 pytest_plugins = ["integration.postgres"]
@@ -233,7 +241,62 @@ def test_without_a_class_and_without_an_inspector_the_caller_is_told(factory: Fa
 def test_an_unknown_class_is_refused_with_the_known_ones(door: Site) -> None:
     answer = door.post(png("dots"), class_name="bolts")
     assert answer.status_code == 404
-    assert answer.json() == {"error": "class 'bolts' is not in the rollout; it has dots, stripes"}
+    assert answer.json() == {"error": "class 'bolts': no model of it is known here; known are dots, stripes"}
+
+
+# --- classes outside the rollout ------------------------------------------------------------------------------------
+
+
+def test_a_class_outside_the_plan_is_answered_by_its_legacy_model_or_by_the_champion(
+    models: Project, tmp_path: Path
+) -> None:
+    factory = Factory.begin(models, tmp_path / "site", planned=["dots"])
+    champion, legacy = (factory.detector(role, "stripes").fingerprint for role in ("candidate", "legacy"))
+    with factory.serve() as site:
+        assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == legacy
+        assert site.client.get("/v1/rollout").json()["unplanned"] == {"stripes": "legacy"}
+        wait_for(lambda: len(factory.records.pairs.table("stripes", "", legacy)) == 1)
+    factory.records.rollout.know_champion({"stripes": champion}, START)
+    with factory.serve(factory.params(unplanned=Unplanned.CHAMPION)) as site:
+        assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == champion
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"  # as the rollout says
+        assert site.ready()[0] == 200
+        wait_for(lambda: len(factory.records.pairs.table("stripes", champion, "")) == 1)
+
+
+def test_a_champion_goes_live_without_any_legacy_model_and_while_the_gateway_runs(
+    models: Project, tmp_path: Path
+) -> None:
+    factory = Factory.begin(models, tmp_path / "site", planned=[])
+    with factory.records.rollout.engine.begin() as connection:
+        connection.execute(delete(ModelRow).where(ModelRow.role == "legacy"))
+    with factory.serve() as site:
+        answer = site.post(png("dots"), class_name="dots")
+        assert (answer.status_code, answer.json()["error"][-9:]) == (404, " none yet")
+        factory.records.rollout.know_champion({"dots": factory.detector("candidate", "dots").fingerprint}, START)
+        wait_for(lambda: site.post(png("dots"), class_name="dots").status_code == 200)
+        found = site.post(png("dots")).json()  # it tells the class, too
+        assert (found["class_name"] or found["nearest_class"]) == "dots"
+        assert site.post(png("stripes"), class_name="stripes").status_code == 404
+
+
+def test_where_the_preferred_model_cannot_be_loaded_the_other_one_answers_until_it_can(
+    models: Project, tmp_path: Path
+) -> None:
+    factory = Factory.begin(models, tmp_path / "site", planned=["dots"])
+    factory.records.rollout.know_champion({"stripes": factory.detector("candidate", "stripes").fingerprint}, START)
+    mended = threading.Event()
+
+    def broken_at_first(detector: Detector) -> Detector:
+        if not mended.is_set():
+            raise OSError("share is away")
+        return detector
+
+    factory.overrides["legacy", "stripes"] = broken_at_first
+    with factory.serve() as site:
+        assert site.inspect("stripes", png("stripes"))["answered_by"] == "candidate"
+        mended.set()
+        wait_for(lambda: site.inspect("stripes", png("stripes"))["answered_by"] == "legacy")
 
 
 # --- heat maps ------------------------------------------------------------------------------------------------------
@@ -366,8 +429,36 @@ def test_where_no_legacy_model_stands_behind_it_a_failure_is_said(factory: Facto
         answer = site.post(png("dots"), class_name="dots")
         assert answer.status_code == 503
         assert answer.json() == {"error": "class 'dots': no model answered; try again"}
+        assert answer.headers["Retry-After"] == "1"
         (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
     assert (pair["answered_by"], pair["candidate_error"]) == ("candidate", "MemoryError: noroom")
+
+
+def test_a_slow_batch_refuses_nobody_where_no_legacy_model_judges(factory: Factory) -> None:
+    """Each batch takes six times what a candidate may take while a legacy model stands behind it."""
+    factory.move(dots=Phase.LEGACY_DELETED)
+    factory.overrides["candidate", "dots"] = Slow
+    images = [png("dots", number) for number in range(12)]
+    with factory.serve(factory.params(candidate_timeout_ms=50, batch_size=4)) as site, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda data: site.post(data, class_name="dots"), images))
+        pairs = factory.wait_for_pairs("dots", 12)
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert pairs["candidate_error"].isna().all()
+
+
+def test_the_same_slow_batch_is_left_to_the_legacy_model_while_it_judges(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    factory.overrides["candidate", "dots"] = Slow
+    with factory.serve(factory.params(candidate_timeout_ms=50)) as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"
+
+
+def test_a_candidate_whose_legacy_model_cannot_be_loaded_has_all_the_time(factory: Factory) -> None:
+    factory.move(dots=Phase.LIVE)
+    factory.overrides["candidate", "dots"] = Slow
+    factory.overrides["legacy", "dots"] = lambda _: factory.detector("legacy", "stripes")
+    with factory.serve(factory.params(candidate_timeout_ms=50)) as site:
+        assert site.inspect("dots", png("dots"))["answered_by"] == "candidate"
 
 
 def test_a_model_that_is_not_what_the_rollout_names_never_answers(factory: Factory) -> None:
@@ -462,6 +553,7 @@ def test_more_requests_than_allowed_are_refused_at_once(factory: Factory) -> Non
         gated.gate.set()
         assert first.result()["answered_by"] == "legacy"
     assert (answer.status_code, answer.json()) == (503, {"error": "1 requests in work already; try again"})
+    assert answer.headers["Retry-After"] == "1"
 
 
 # --- the database goes away -----------------------------------------------------------------------------------------
@@ -540,6 +632,70 @@ def test_inspection_goes_on_without_database_and_without_disk_and_says_what_is_l
         site.inspect("dots", png("dots", 3))
         factory.wait_for_pairs("dots", 1)
         wait_for(lambda: site.ready()[0] == 200)
+
+
+# --- what inspectors look at ----------------------------------------------------------------------------------------
+
+
+def reviewing(factory: Factory, share: float) -> Params:
+    params = factory.params()
+    return params.model_copy(update={"shadow": params.shadow.model_copy(update={"review_share": share})})
+
+
+def kept_images(factory: Factory) -> set[str]:
+    return {path.stem for path in Layout(factory.root).inspected.glob("*/*.png")}
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.0, False), (1.0, True)])
+def test_chance_alone_draws_a_part_for_review_and_its_image_is_kept(
+    factory: Factory, share: float, drawn: bool
+) -> None:
+    factory.move(dots=Phase.SHADOW)
+    data = png("dots")
+    with factory.serve(reviewing(factory, share)) as site:
+        found = site.inspect("dots", data)
+        assert (found["decision"], found["review"]) == ("normal", drawn)
+        (pair,) = factory.wait_for_pairs("dots", 1).to_dict("records")
+        assert (pair["review_share"], pair["review_drawn"]) == (share, drawn)
+        parts = site.client.get("/v1/review").json()["parts"]
+    assert [(part["image_id"], part["reasons"]) for part in parts] == [(image_id(data), ["drawn"])] * drawn
+    assert kept_images(factory) == ({image_id(data)} if drawn else set())
+    assert [Path(part["image_path"]).read_bytes() for part in parts] == [data] * drawn
+
+
+def test_a_disagreement_waits_with_its_image_until_it_is_labelled(factory: Factory) -> None:
+    """The model in the shadow alone raises the alarm, long after the caller has the answer."""
+    factory.move(dots=Phase.SHADOW)
+    factory.overrides["candidate", "dots"] = Alarming
+    data = png("dots")
+    with factory.serve(reviewing(factory, 0.0)) as site:
+        assert site.inspect("dots", data)["decision"] == "normal"
+        factory.wait_for_pairs("dots", 1)
+        (part,) = site.client.get("/v1/review", params={"class_name": "dots"}).json()["parts"]
+        assert part["reasons"] == ["disagreement", "alarm"]
+        wait_for(lambda: kept_images(factory) == {image_id(data)})
+        assert site.client.get("/v1/review", params={"class_name": "stripes"}).json() == {"parts": []}
+        word = {"class_name": "dots", "trace_id": part["trace_id"], "label": "normal", "by": "Ada"}
+        assert site.client.post("/v1/feedback", json=word).status_code == 200
+        assert site.client.get("/v1/review").json() == {"parts": []}
+        assert site.client.get("/v1/review", params={"limit": "0"}).status_code == 422
+        assert httpx.get(f"http://127.0.0.1:{site.port}/v1/review").status_code == 401
+
+
+def test_a_reference_part_brings_its_label_also_through_the_spool(factory: Factory) -> None:
+    factory.move(dots=Phase.SHADOW)
+    with factory.serve() as site:
+        site.inspect("dots", png("dots", hole=True), known_label="anomalous")
+        with Outage(factory, site):
+            site.inspect("dots", png("dots", 1), known_label="normal")
+            wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)
+        pairs = factory.wait_for_pairs("dots", 2)
+        assert site.client.get("/v1/review").json() == {"parts": []}
+    assert set(pairs["source"]) == {"reference"}
+    assert dict(zip(pairs["image_id"], pairs["label"], strict=True)) == {
+        image_id(png("dots", hole=True)): "anomalous",
+        image_id(png("dots", 1)): "normal",
+    }
 
 
 # --- feedback -------------------------------------------------------------------------------------------------------
@@ -654,6 +810,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(factory: Fa
         ({"captured_at": "0001-01-01T00:00:00+14:00"}, "before year 1 or after year 9999 in UTC; leave it out"),
         ({"captured_at": "9999-12-31T23:59:59-14:00"}, "before year 1 or after year 9999 in UTC; leave it out"),
         ({"heatmap": "perhaps"}, "heatmap"),
+        ({"known_label": "unknown"}, "known_label: Input should be 'normal' or 'anomalous'"),
         ({"path": "/etc/passwd"}, "path: Extra inputs are not permitted"),
         ({"class_name": "x" * 65}, "class_name"),
         ({"class_name": "x" * 2_000}, "exceeded maximum size"),
@@ -725,8 +882,10 @@ def test_without_a_rollout_the_gateway_waits_for_one(models: Project, tmp_path: 
     url = f"sqlite:///{tmp_path / 'empty.db'}"
     with planned.serve(settings=planned.settings.model_copy(update={"database_url": url})) as site:
         assert site.ready() == (503, site.ready()[1])
-        assert site.ready()[1]["reasons"] == ["no rollout is on record; begin one"]
-        assert site.post(png("dots"), class_name="dots").json()["error"].endswith("it has none yet")
+        assert site.ready()[1]["reasons"] == [
+            "no model is on record; promote a version, register a legacy model or begin a rollout"
+        ]
+        assert site.post(png("dots"), class_name="dots").json()["error"].endswith("known are none yet")
         Factory.begin(models, tmp_path, url)
         wait_for(lambda: site.ready()[0] == 200)
         assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"

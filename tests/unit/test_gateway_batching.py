@@ -34,7 +34,7 @@ def question(number: object) -> Question:
 
 
 def batcher(model: Model, **changes: object) -> Batcher:
-    options = {"batch_size": 4, "window_ms": 0.0, "patience_ms": 60_000.0, **changes}
+    options = {"batch_size": 4, "window_ms": 0.0, **changes}
     return Batcher(model, **options)  # type: ignore[arg-type]
 
 
@@ -42,10 +42,10 @@ def test_what_waits_is_scored_in_bounded_batches_in_order():
     gate = threading.Event()
     model = Model(lambda _: gate.wait(30))
     batches = batcher(model)
-    futures = [batches.submit(question(0))]
+    futures = [batches.submit(question(0), 60_000)]
     while not model.batches:
         pass
-    futures += [batches.submit(question(number)) for number in range(1, 8)]
+    futures += [batches.submit(question(number), 60_000) for number in range(1, 8)]
     gate.set()
     assert [one.result(30).score for one in futures] == list(range(8))
     assert [len(one) for one in model.batches] == [1, 4, 3]
@@ -54,7 +54,7 @@ def test_what_waits_is_scored_in_bounded_batches_in_order():
 def test_the_window_waits_for_company():
     model = Model()
     batches = batcher(model, batch_size=2, window_ms=30_000)
-    futures = [batches.submit(question(number)) for number in range(2)]
+    futures = [batches.submit(question(number), 60_000) for number in range(2)]
     assert [one.result(30).score for one in futures] == [0, 1]
     assert model.batches == [["0", "1"]]
 
@@ -86,17 +86,19 @@ def test_a_model_that_answers_too_few_fails_as_a_whole():
 
 def test_while_one_batch_hangs_all_are_told_at_once_and_service_resumes():
     gate = threading.Event()
-    batches = batcher(Model(lambda _: gate.wait(30)), patience_ms=20)
+    batches = batcher(Model(lambda _: gate.wait(30)))
 
     async def story() -> None:
         with pytest.raises(TooLateError, match="one batch took longer than 20 ms"):
-            await ask(batches, question(0), 60_000)
+            await ask(batches, question(0), 60_000, patience_ms=20)
         with pytest.raises(TooLateError, match="one batch took longer than 20 ms"):
-            batches.submit(question(1))
+            batches.submit(question(1), patience_ms=20)
+        patient = batches.submit(question(3), patience_ms=60_000)  # nobody else could answer it
+        gate.set()
+        assert (await asyncio.wrap_future(patient)).score == 3
 
     asyncio.run(story())
-    gate.set()
-    while batches.hangs:
+    while batches.hangs(20):
         pass
     assert ask_and_wait(batches, question(2), 30_000).score == 2
 
@@ -106,8 +108,8 @@ def test_waiting_in_the_queue_of_a_model_that_works_is_no_failure_of_the_model()
     batches = batcher(Model(lambda _: (began.set(), gate.wait(30))), batch_size=1)
 
     async def story() -> float:
-        first = asyncio.create_task(ask(batches, question(0), 60_000))
-        second = asyncio.create_task(ask(batches, question(1), 60_000))
+        first = asyncio.create_task(ask(batches, question(0), 60_000, 60_000))
+        second = asyncio.create_task(ask(batches, question(1), 60_000, 60_000))
         await asyncio.sleep(0.3)  # several looks long
         assert not second.done()
         gate.set()
@@ -121,7 +123,7 @@ def test_who_gave_up_is_not_scored():
     gate = threading.Event()
     model = Model(lambda _: gate.wait(30))
     batches = batcher(model)
-    first = batches.submit(question(0))
+    first = batches.submit(question(0), 60_000)
     while not model.batches:
         pass
     with pytest.raises(TooLateError, match="no answer within 10 ms"):
@@ -135,12 +137,12 @@ def test_who_gave_up_is_not_scored():
 def test_a_model_put_away_finishes_and_then_refuses():
     gate = threading.Event()
     batches = batcher(Model(lambda _: gate.wait(30)))
-    waiting = batches.submit(question(7))
+    waiting = batches.submit(question(7), 60_000)
     batches.close()
     gate.set()
     assert waiting.result(30).score == 7
     with pytest.raises(ScoringError, match="put away"):
-        batches.submit(question(8))
+        batches.submit(question(8), 60_000)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")

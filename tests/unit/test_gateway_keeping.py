@@ -121,7 +121,7 @@ def test_what_is_kept_is_what_the_parameter_says(
     keeper = ImageKeeper(tmp_path, params.gateway.model_copy(update={"keep_images": which}), Metrics())
     keeper.start()
     for number in (0, 1):
-        keeper.offer(sample_of(file_of(number)), "bolt", alarm=bool(number))
+        keeper.offer(sample_of(file_of(number)), "bolt", flagged=bool(number))
     keeper.close(30)
     assert kept(tmp_path) == {id_of(file_of(number)) for number in expected}
 
@@ -131,8 +131,8 @@ def test_a_disk_that_takes_nothing_is_counted_and_harms_nobody(tmp_path: Path, p
     metrics = Metrics()
     keeper = ImageKeeper(tmp_path / "inspected", params.gateway, metrics)
     keeper.start()
-    keeper.offer(sample_of(file_of(0)), "bolt", alarm=True)
-    keeper.offer(sample_of(file_of(1)), "bolt", alarm=True)
+    keeper.offer(sample_of(file_of(0)), "bolt", flagged=True)
+    keeper.offer(sample_of(file_of(1)), "bolt", flagged=True)
     keeper.close(30)
     assert value(metrics, "images_not_kept", why="disk") == 2
     assert value(metrics, "images_kept") == 0
@@ -143,7 +143,7 @@ def test_what_waits_is_bounded_in_images_and_in_bytes(tmp_path: Path, params: Pa
     metrics = Metrics()
     keeper = ImageKeeper(tmp_path, params.gateway.model_copy(update=bound), metrics)  # not started: nothing leaves
     for number in range(5):
-        keeper.offer(sample_of(file_of(number)), "bolt", alarm=True)
+        keeper.offer(sample_of(file_of(number)), "bolt", flagged=True)
     assert value(metrics, "images_not_kept", why="queue") == 2
     keeper.start()
     keeper.close(30)
@@ -156,7 +156,7 @@ def test_what_a_hanging_disk_leaves_behind_is_counted_at_the_end(tmp_path: Path,
     with FileLock(tmp_path / ".lock"):
         keeper = ImageKeeper(tmp_path, params.gateway, metrics)
         keeper.start()
-        keeper.offer(sample_of(file_of(0)), "bolt", alarm=True)
+        keeper.offer(sample_of(file_of(0)), "bolt", flagged=True)
         keeper.close(0.05)
     assert value(metrics, "images_not_kept", why="end") == 1
 

@@ -16,6 +16,7 @@ from shadowline.frames import FrameRule
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
 from shadowline.gateway.telemetry import Metrics
 from shadowline.gateway.writing import PairWriter
+from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.records.database import open_database
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, PairStore
@@ -61,6 +62,7 @@ def taken(spool: Spool) -> tuple[list[Pair], int]:
         pair(candidate_said=Judgement(error="a\nline, “quoted”, ü"), answered_by="candidate"),
         pair(received_at=AT, capture_suspect=True, source=PairSource.REFERENCE, review_share=0.02, review_drawn=True),
         pair(frame_signature=bytes(range(256)) * 4),
+        pair(source=PairSource.REFERENCE, known_label=Label.ANOMALOUS),
     ],
 )
 def test_a_pair_comes_back_as_it_was(one):
@@ -72,7 +74,15 @@ def test_a_pair_comes_back_as_it_was(one):
 
 def test_a_line_of_an_earlier_version_is_still_read():
     raw = json.loads(pair_to_line(pair()))
-    for name in ("received_at", "capture_suspect", "source", "frame_signature", "review_share", "review_drawn"):
+    for name in (
+        "received_at",
+        "capture_suspect",
+        "source",
+        "frame_signature",
+        "review_share",
+        "review_drawn",
+        "known_label",
+    ):
         del raw[name]
     assert pair_from_line(json.dumps(raw).encode()) == pair()
 
