@@ -15,5 +15,5 @@ GRANT INSERT ON audit_entries TO shadowline_service;
 GRANT INSERT, DELETE ON audit_notes TO shadowline_service;
 
 GRANT INSERT, UPDATE ON pairs, feedback, models, rollout_events, rollout_actions, rollout_orders, rollout_approvals,
-    rollout_evidence TO shadowline_service;
+    rollout_refusals, rollout_evidence TO shadowline_service;
 GRANT INSERT, UPDATE, DELETE ON champions, rollout_classes TO shadowline_service;

@@ -19,10 +19,14 @@ from flows.decommission import decommission
 from flows.enroll import IMAGES_ARRIVED, enroll, enroll_waiting
 from flows.retrain import retrain
 from flows.rollout import tick
-from flows.shadow import shadow
+from flows.shadow import shadow, shadow_waiting
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from shadowline.rollout.observation import ApprovalRequest
 from shadowline.settings import Settings
+from tasks.announce import APPROVAL_GIVEN, APPROVAL_WANTED, VERSION_REGISTERED
+
+_REQUEST = tuple(ApprovalRequest.__dataclass_fields__)  # the payload of APPROVAL_WANTED
 
 
 def serve_deployments(root: Path) -> None:
@@ -45,8 +49,11 @@ def serve_deployments(root: Path) -> None:
         ),
         tick.to_deployment(
             name="tick",
-            description="One tick of the rollout: at most one step, or a rollback.",
+            description="One tick of the rollout.",
             schedule=due(schedule.rollout),
+            triggers=[
+                DeploymentEventTrigger(name="a version or an approval", expect={VERSION_REGISTERED, APPROVAL_GIVEN})
+            ],
             concurrency_limit=1,
         ),
         decommission.to_deployment(
@@ -78,7 +85,24 @@ def serve_deployments(root: Path) -> None:
             concurrency_limit=1,
         ),
         shadow.to_deployment(name="batch", description="Both models on the images of a folder or an S3 prefix."),
+        shadow_waiting.to_deployment(
+            name="nightly",
+            description="Both models on what lies below SHADOWLINE_SHADOW_URL, for every class that both judge.",
+            parameters={"location": Settings().shadow_url},
+            schedule=due(schedule.shadow),
+            concurrency_limit=1,
+        ),
         backup.to_deployment(name="nightly", description="Keep everything; give it a target and a schedule."),
         audit.to_deployment(name="on-demand", description="Make a version again and compare it with its record."),
-        approve.to_deployment(name="ask", description="Ask a person whether a class may enter a phase."),
+        approve.to_deployment(
+            name="ask",
+            description="Ask a person whether a class may enter a phase.",
+            triggers=[
+                DeploymentEventTrigger(
+                    name="approval wanted",
+                    expect={APPROVAL_WANTED},
+                    parameters={name: f"{{{{ event.payload['{name}'] }}}}" for name in _REQUEST},
+                )
+            ],
+        ),
     )

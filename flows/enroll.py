@@ -21,6 +21,7 @@ from shadowline.legacy import Stated, examine
 from shadowline.params import Params, load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
+from tasks.announce import announce_version
 from tasks.audit import note_enrolment
 from tasks.enroll import (
     Starter,
@@ -111,6 +112,7 @@ def _into_the_model(class_name: str, params: Params, root: Path, *, resumed: boo
         baseline = examine(class_name, str(layout.legacy(class_name)), params, layout, Stated())
         take_on_record([baseline], params.registry.experiment, now)
     rollout.join(class_name, rollout.newest_legacy()[class_name], now, "enrolment")
+    announce_version(made.version)
     return made
 
 

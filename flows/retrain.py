@@ -19,6 +19,7 @@ from prefect import flow
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.records.stores import open_records
+from tasks.announce import announce_version
 from tasks.audit import note_configuration, note_registration, note_training
 from tasks.collect import take_in
 from tasks.curves import live_metrics
@@ -74,7 +75,10 @@ def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
         check_repository(root)
         mend(root)
         take_in(root, open_records().pairs.engine)
-        return make_version(root, "Retrain", remeasure=remeasure)
+        made = make_version(root, "Retrain", remeasure=remeasure)
+    if made.passed:
+        announce_version(made.version)
+    return made
 
 
 def make_version(

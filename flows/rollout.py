@@ -16,6 +16,7 @@ from shadowline.paths import Layout
 from shadowline.records.stores import open_records
 from shadowline.rollout.engine import Step
 from tasks.actions import AT_ONCE, settle
+from tasks.questions import ask_for_approvals
 from tasks.records import tick_once
 from tasks.registry import challenger_if_known
 
@@ -28,4 +29,5 @@ def tick(root: Path = Path(), now: datetime | None = None) -> Step:
     at = now or datetime.now(UTC)
     result = tick_once(records, challenger_if_known(params.registry.model_name), at, params)
     settle(records, params, root, at, AT_ONCE)
+    ask_for_approvals(result.asks, records.rollout)
     return result

@@ -435,6 +435,7 @@ class ScheduleParams(_Frozen):
     rollout: str  # likewise: the ticks of the rollout
     enroll: str  # likewise: a look at the images of new products
     decommission: str  # likewise
+    shadow: str  # likewise: both models on the images below SHADOWLINE_SHADOW_URL
     timezone: str
 
 

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     audit_passphrase: SecretStr | None = None  # of new and existing keys
     audit_witness: str = ""  # a share's folder or s3://bucket/prefix that is told every head of the audit chain
     inbox_url: str = ""  # s3:// prefix with a folder per class, polled for images of new products
+    shadow_url: str = ""  # folder or s3:// prefix with a folder per class, whose images both models judge at night
     gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub

@@ -41,7 +41,7 @@ from shadowline.starter import build_few_shot, build_zero_shot, try_few_shot, tr
 from shadowline.winclip.weights import MissingWeightsError
 from tasks.legacy import list_legacy
 from tasks.pipeline import stale_targets
-from tasks.storage import local_copy, open_storage
+from tasks.storage import folders_of, local_copy
 
 _NUM_NAMED = 5  # images that an error names
 _STARTERS = {str(Kind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(Kind.FEW_SHOT): EnrolmentPhase.FEW_SHOT}
@@ -341,7 +341,7 @@ def collect_due(location: str, root: Path) -> list[str]:
     """
     layout = Layout(root)
     params = load_params(layout.params)
-    for class_name in _offered_classes(location):
+    for class_name in folders_of(location) if location else ():
         try:
             take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
         except (FileNotFoundError, ValueError) as error:
@@ -350,8 +350,3 @@ def collect_due(location: str, root: Path) -> list[str]:
     tried = json.loads(layout.enrolments_tried.read_text()) if layout.enrolments_tried.is_file() else {}
     write_json(layout.enrolments_tried, {**tried, **due})
     return sorted(name for name, num_images in due.items() if tried.get(name) != num_images)
-
-
-def _offered_classes(location: str) -> list[str]:
-    keys = open_storage(location).list() if location else []
-    return sorted({key.lstrip("/").partition("/")[0] for key in keys if "/" in key.lstrip("/")})

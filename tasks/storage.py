@@ -272,6 +272,19 @@ def local_copy(location: str, scratch: Path, suffixes: frozenset[str], *, drop_g
     return folder
 
 
+def folders_of(location: str) -> list[str]:
+    """Names of the folders right below a folder or an s3:// prefix, sorted.
+
+    Raises ValueError where the folder is not there.
+    """
+    if not location.startswith("s3://"):
+        if not Path(location).is_dir():
+            raise ValueError(f"{location}: no such folder; need a folder with a folder per class, or an s3:// prefix")
+        return sorted(path.name for path in Path(location).iterdir() if path.is_dir())
+    keys = (key.lstrip("/") for key in open_storage(location).list())
+    return sorted({key.partition("/")[0] for key in keys if "/" in key})
+
+
 def _checked(key: str) -> str:
     if not is_inside(key):
         raise ValueError(f"key {key!r}: need a relative path without '..', e.g. legacy/bolt/model.zip")

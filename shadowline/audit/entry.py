@@ -36,10 +36,9 @@ class Kind(StrEnum):
     PROMOTION = "promotion"  # a version became champion
     ENROLMENT = "enrolment"  # a new product came in, or further
     APPROVAL = "approval"  # a person opened a phase
+    REFUSAL = "refusal"  # a person refused to open it
     ORDER = "order"  # a person told the engine: roll back, hold, resume; or the engine obeyed
-    PHASE = (
-        "phase"  # a class moved in its rollout, or its share, wave or candidate changed, or people were told something
-    )
+    PHASE = "phase"  # a class moved in its rollout, or changed in another way, or people were told something
     RETUNE = "retune"  # a class got another threshold, by which its stored pairs were decided again
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record
     FEEDBACK = "feedback"  # an inspector gave an image a label

@@ -34,12 +34,22 @@ from shadowline.records.tables import (
     FeedbackRow,
     ModelRow,
     OrderRow,
+    RefusalRow,
 )
 
 Row = Mapping[str, Any]
 NO_ROW, NO_ENTRY = "no such row", "no entry"
 _STATED = ("share", "candidate", "legacy", "reason")  # of a class's state, in plain words in every entry of a phase
-_KINDS = (Kind.PHASE, Kind.APPROVAL, Kind.ORDER, Kind.EVIDENCE, Kind.FEEDBACK, Kind.LOCATION, Kind.CHAMPION)
+_KINDS = (
+    Kind.PHASE,
+    Kind.APPROVAL,
+    Kind.REFUSAL,
+    Kind.ORDER,
+    Kind.EVIDENCE,
+    Kind.FEEDBACK,
+    Kind.LOCATION,
+    Kind.CHAMPION,
+)
 _SHOWN = 120  # letters of a value
 
 
@@ -218,6 +228,10 @@ def _action_differences(claim: Claim, rows: Sequence[Row]) -> Iterator[Differenc
 
 def _compare_approvals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
     return _compare_numbered(connection, ApprovalRow, [_approval_claim(one) for one in said[Kind.APPROVAL]])
+
+
+def _compare_refusals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(connection, RefusalRow, [_approval_claim(one) for one in said[Kind.REFUSAL]])
 
 
 def _approval_claim(said: Statement) -> Claim:
@@ -449,6 +463,7 @@ _COMPARISONS = (
     _compare_events,
     _compare_actions,
     _compare_approvals,
+    _compare_refusals,
     _compare_orders,
     _compare_evidence,
     _compare_feedback,

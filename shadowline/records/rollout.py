@@ -29,9 +29,10 @@ from shadowline.records.tables import (
     EvidenceRow,
     ModelRow,
     OrderRow,
+    RefusalRow,
 )
 from shadowline.rollout.engine import ENGINE, Action, ActionKind, Step, join
-from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
+from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, Event, RolloutState, replay
 
@@ -244,14 +245,29 @@ class RolloutStore:
                 f"class {approval.class_name!r} is now about {one.candidate[:12]} against {one.legacy[:12]}; "
                 "look at `shadowline rollout status` and approve again"
             )
-        row = {**asdict(approval), "target": str(approval.target)}
-        statement = self._insert(ApprovalRow).values(**row, at=at).on_conflict_do_nothing().returning(ApprovalRow.id)
-        said = {"target": str(approval.target), "candidate": approval.candidate, "legacy": approval.legacy}
+        self._put_answer(ApprovalRow, Kind.APPROVAL, approval, at)
+
+    def refuse(self, refused: Approval, at: datetime) -> None:
+        """Put on record that a person did not approve; an approval that is given later counts all the same."""
+        self._put_answer(RefusalRow, Kind.REFUSAL, refused, at)
+
+    def _put_answer(
+        self, table: type[ApprovalRow] | type[RefusalRow], kind: Kind, answer: Approval, at: datetime
+    ) -> None:
+        row = {**asdict(answer), "target": str(answer.target)}
+        statement = self._insert(table).values(**row, at=at).on_conflict_do_nothing().returning(table.id)
+        said = {"target": str(answer.target), "candidate": answer.candidate, "legacy": answer.legacy}
         with self._on_record() as connection:
             number = connection.execute(statement).scalar()
             if number is not None:
-                record = Record(Kind.APPROVAL, approval.class_name, {"id": number, **said}, approval.by, at)
-                self._chain.note(connection, [record])
+                self._chain.note(connection, [Record(kind, answer.class_name, {"id": number, **said}, answer.by, at)])
+
+    def is_refused(self, request: ApprovalRequest) -> bool:
+        """Whether a person has said no to exactly this."""
+        wanted = {**asdict(request), "target": str(request.target)}
+        query = select(RefusalRow.id).filter_by(**wanted)
+        with self._reading() as connection:
+            return connection.execute(query).first() is not None
 
     def approvals(self) -> tuple[Approval, ...]:
         with self._reading() as connection:

@@ -216,6 +216,21 @@ class ApprovalRow(Base):
     at: Mapped[datetime]
 
 
+class RefusalRow(Base):
+    """A person's no to one phase of one class with exactly two models; nobody is asked again."""
+
+    __tablename__ = "rollout_refusals"
+    __table_args__ = (UniqueConstraint("class_name", "target", "legacy", "candidate"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    class_name: Mapped[str] = mapped_column(String(64))
+    target: Mapped[str] = mapped_column(String(32))
+    legacy: Mapped[str] = mapped_column(String(64))
+    candidate: Mapped[str] = mapped_column(String(64))
+    by: Mapped[str] = mapped_column(String(128))
+    at: Mapped[datetime]
+
+
 class EvidenceRow(Base):
     """One item of the decommissioning checklist, put on record for one class."""
 

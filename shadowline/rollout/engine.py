@@ -24,7 +24,14 @@ from enum import StrEnum
 
 from shadowline.params import RolloutParams
 from shadowline.rollout.guards import GuardResult
-from shadowline.rollout.observation import ChecklistItem, ClassObservation, Observation, Order, OrderKind
+from shadowline.rollout.observation import (
+    ApprovalRequest,
+    ChecklistItem,
+    ClassObservation,
+    Observation,
+    Order,
+    OrderKind,
+)
 from shadowline.rollout.phases import (
     BOTH_JUDGE,
     CANDIDATE_JUDGES,
@@ -71,6 +78,7 @@ class Step:
     reason: str  # one line for people
     waiting: tuple[str, ...]  # per class that did not move: what it waits for
     guards: dict[str, tuple[GuardResult, ...]]  # per class that was checked
+    asks: tuple[ApprovalRequest, ...] = ()  # of groups of classes that lack nothing but approvals
 
 
 def begin(
@@ -202,7 +210,7 @@ def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
         changes |= decide(tick, changes)
     tick = replace(tick, state=state.with_classes(change.after for change in changes.values()))
     changes |= _move_on(tick, changes)
-    waiting = tuple(_waiting(tick, changes))
+    waiting, asks = tuple(_waiting(tick, changes)), tuple(_asks(tick, changes))
     moved = [change.after for change in changes.values()]
     for note in (_follow, _notice):
         changes |= note(tick, changes)
@@ -210,7 +218,7 @@ def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
     after = replace(state.with_classes(event.after for event in events), revision=state.revision + len(events))
     reason = moved[0].reason if moved else (waiting[0] if waiting else "nothing to do")
     actions = (*_actions(state, moved), *_promotion(state, after), *_notifications(state, after))
-    return Step(after, events, actions, reason, waiting, guards)
+    return Step(after, events, actions, reason, waiting, guards, asks)
 
 
 @dataclass(frozen=True)
@@ -365,6 +373,31 @@ def _groups(state: RolloutState) -> Iterator[tuple[ClassState, ...]]:
 
 def _obstacles(one: ClassState, tick: _Tick) -> list[str]:
     """Everything that keeps a class where it stands."""
+    found = _unfulfilled(one, tick)
+    if (request := _missing_approval(one, tick)) is not None:
+        found.append(f"{one.class_name}: a person's approval of {request.target} with exactly these models")
+    return found
+
+
+def _missing_approval(one: ClassState, tick: _Tick) -> ApprovalRequest | None:
+    target, _ = _next(one, tick.policy)
+    one = _with_newest(one, tick.seen) if one.phase is Phase.LEGACY else one
+    needed = target is not one.phase and target in tick.policy.approvals
+    if not needed or tick.seen.approval(one.class_name, target, one.legacy, one.candidate):
+        return None
+    return ApprovalRequest(one.class_name, target, one.legacy, one.candidate)
+
+
+def _asks(tick: _Tick, changes: _Changes) -> Iterator[ApprovalRequest]:
+    """The missing approvals of every group of classes that lacks nothing else."""
+    for group in _groups(tick.state):
+        if not any(one.class_name in changes or _unfulfilled(one, tick) for one in group):
+            requests = (_missing_approval(one, tick) for one in group)
+            yield from (request for request in requests if request is not None)
+
+
+def _unfulfilled(one: ClassState, tick: _Tick) -> list[str]:
+    """What keeps a class where it stands, but for a person's approval."""
     state, seen, policy = tick.state, tick.seen, tick.policy
     target, _ = _next(one, policy)
     found = [guard.reason for guard in tick.guards.get(one.class_name, ()) if guard.active]
@@ -376,9 +409,6 @@ def _obstacles(one: ClassState, tick: _Tick) -> list[str]:
     else:
         found += _calendar(one, seen, policy)
         found += _missing_evidence(one, _evidence_of(one, seen), state, seen, target, policy)
-    moves = target is not one.phase
-    if moves and target in policy.approvals and not seen.approval(one.class_name, target, one.legacy, one.candidate):
-        found.append(f"a person's approval of {target} with exactly these models")
     return [f"{one.class_name}: {line}" for line in found]
 
 

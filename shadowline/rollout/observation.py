@@ -72,6 +72,16 @@ class Approval:
 
 
 @dataclass(frozen=True)
+class ApprovalRequest:
+    """An approval that nobody has given yet, and that is all that a move waits for."""
+
+    class_name: str
+    target: Phase
+    legacy: str  # fingerprint
+    candidate: str  # fingerprint
+
+
+@dataclass(frozen=True)
 class Observation:
     """Everything that one tick looks at."""
 

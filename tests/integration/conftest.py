@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.tiny_project import CLASSES, Project, build_project
+from integration.plant import Server, connected
+from integration.tiny_project import CLASSES, Project, build_project, free_port, kill, wait_until
 from shadowline.settings import prepare_environment
 
 if TYPE_CHECKING:
@@ -32,6 +33,25 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert address is not None
             patch.setenv("PREFECT_API_URL", address)
             yield address
+
+
+@pytest.fixture(scope="session")
+def real_server(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server as a person starts it, which also acts on events; known to nobody: see `plant.serving`."""
+    from prefect.client.orchestration import get_client
+
+    home, port = tmp_path_factory.mktemp("server"), str(free_port())
+    address = f"http://127.0.0.1:{port}/api"
+    with connected(home, address):
+        process = finished.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", port)
+        try:
+            with get_client(sync_client=True) as client:
+                wait_until(lambda: client.api_healthcheck() is None, process)
+        except BaseException:
+            kill(process)
+            raise
+    yield Server(address, process)
+    kill(process)
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,8 @@ pytest_plugins = ["integration.postgres"]
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 HELD = (
-    "rollout_classes", "rollout_events", "rollout_actions", "rollout_approvals", "rollout_orders", "rollout_evidence",
+    "rollout_classes", "rollout_events", "rollout_actions", "rollout_approvals", "rollout_refusals",
+    "rollout_orders", "rollout_evidence",
     "feedback", "models", "champions", "pairs",
 )  # fmt: skip
 THE_CHAIN = {"audit_notes", "audit_entries"}
@@ -57,6 +58,7 @@ def history(records: Records, params: Params) -> None:
     store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START + 2 * DAY)
     for name in ("bolt", "nut"):
         store.approve(Approval(name, Phase.CANARY, LEGACY[name], CANDIDATE[name], "Ada"), START)
+        store.refuse(Approval(name, Phase.LEGACY_OFF, LEGACY[name], CANDIDATE[name], "Ada"), START)
         store.put_evidence(name, LEGACY[name], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
     records.pairs.record([made_pair(number) for number in range(150)])
     for number in range(3):
@@ -193,6 +195,7 @@ def inserted(table: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "rollout_classes": {"class_name": "screw"},
         "rollout_events": {"revision": 900},
         "rollout_approvals": {"id": 900, "target": "live"},
+        "rollout_refusals": {"id": 900, "target": "live"},
         "models": {"fingerprint": "evil"},
         "champions": {"class_name": "screw"},
         "pairs": {"id": 0, "key": "k"},

@@ -6,78 +6,20 @@ test_deployment.py tries the retraining.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, free_port, kill, wait_until
-from shadowline.records.stores import Records, open_records
+from integration.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
+from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project
 from shadowline.rollout.engine import Action, ActionKind, Step
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase
 
 if TYPE_CHECKING:
-    import subprocess
-
-    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
-
-SCHEDULE = {  # not the project's own, so that nothing falls due by itself meanwhile
-    "retrain": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=1;BYMINUTE=0;BYSECOND=0",
-    "rollout": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=4;BYMINUTE=30;BYSECOND=0",
-    "enroll": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=6;BYMINUTE=0;BYSECOND=0",
-    "decommission": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29;BYHOUR=5;BYMINUTE=0;BYSECOND=0",
-    "timezone": "Europe/Berlin",
-}
-_PATIENCE_S = 240
-
-
-@dataclass(frozen=True)
-class Plant:
-    """A planned rollout, a server, and the process that serves the deployments."""
-
-    project: Project
-    client: SyncPrefectClient
-    serving: subprocess.Popen[str]
-
-    @property
-    def records(self) -> Records:
-        return open_records(f"sqlite:///{self.project.root}/data/records.db")
-
-    def start(self, deployment: str, **parameters: str) -> FlowRun:
-        """As a person does with `prefect deployment run`."""
-        found = self.client.read_deployment_by_name(deployment)
-        return self.client.create_flow_run_from_deployment(found.id, parameters=parameters)
-
-    def wait_for(self, run: FlowRun, reached: Callable[[FlowRun], bool]) -> FlowRun:
-        """The run when it is `reached`; fails with the reason where it ends before."""
-
-        def looked() -> bool:
-            time.sleep(0.2)
-            found.append(self.client.read_flow_run(run.id))
-            state = found[-1].state
-            assert state is not None
-            assert reached(found[-1]) or not state.is_final(), f"{found[-1].name}: {state.name}, {state.message}"
-            return reached(found[-1])
-
-        found: list[FlowRun] = []
-        wait_until(looked, self.serving, seconds=_PATIENCE_S)
-        return found[-1]
-
-    def run(self, deployment: str, **parameters: str) -> FlowRun:
-        return self.wait_for(self.start(deployment, **parameters), is_completed)
-
-
-def is_completed(run: FlowRun) -> bool:
-    return run.state is not None and run.state.is_completed()
-
-
-def is_paused(run: FlowRun) -> bool:
-    return run.state is not None and run.state.is_paused()
 
 
 @pytest.fixture(scope="module")
@@ -94,30 +36,9 @@ def planned(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Proj
 
 
 @pytest.fixture(scope="module")
-def plant(planned: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
-    """Server and `shadowline deploy`, each a process of its own."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    home, port = tmp_path_factory.mktemp("prefect"), str(free_port())
-    address = f"http://127.0.0.1:{port}/api"
-    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: address}):
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("PREFECT_HOME", str(home))
-        patch.setenv("PREFECT_API_URL", address)
-        patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home}/prefect.db")
-        server = planned.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", port)
-        try:
-            with get_client(sync_client=True) as client:
-                wait_until(lambda: client.api_healthcheck() is None, server)
-                serving = planned.start("shadowline", "deploy", "--work-dir", str(planned.root))
-                try:
-                    wait_until(lambda: len(client.read_deployments()) == 9, serving)
-                    yield Plant(planned, client, serving)
-                finally:
-                    kill(serving)
-        finally:
-            kill(server)
+def plant(planned: Project, real_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    with serving(planned, real_server, tmp_path_factory.mktemp("serving") / "log") as plant:
+        yield plant
 
 
 def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant: Plant) -> None:
@@ -132,6 +53,7 @@ def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant:
         "enroll/on-images": [],
         "enroll-waiting/poll": [(SCHEDULE["enroll"], SCHEDULE["timezone"])],
         "shadow/batch": [],
+        "shadow-waiting/nightly": [(SCHEDULE["shadow"], SCHEDULE["timezone"])],
         "backup/nightly": [],
         "audit/on-demand": [],
         "approve/ask": [],
@@ -154,7 +76,7 @@ def test_a_batch_records_a_pair_for_every_image(plant: Plant) -> None:
 def test_a_question_waits_for_a_whole_answer_and_the_approval_is_of_exactly_its_models(plant: Plant) -> None:
     one = plant.records.rollout.state().of("stripes")
     asked = plant.wait_for(plant.start("approve/ask", class_name="stripes", target="canary"), is_paused)
-    wait_until(lambda: bool(read_question(plant, asked)), plant.serving)  # the run pauses first, then it writes
+    plant.wait_until(lambda: bool(read_question(plant, asked)))  # the run pauses first, then it writes
     assert all(words in read_question(plant, asked) for words in ("stripes", "canary", one.candidate, one.legacy))
     models = {"candidate": one.candidate, "legacy": one.legacy}
     refused = plant.client.resume_flow_run(asked.id, run_input={"approved": True, **models})
@@ -187,22 +109,13 @@ def test_the_night_archives_what_the_rollout_retired_and_proves_it(plant: Plant)
 def test_an_event_enrols_a_class_from_its_images_to_the_challenger(plant: Plant) -> None:
     folder = plant.project.root / f"factory/{EXTRA_CLASS}/train/good"
     payload = {"class_name": EXTRA_CLASS, "location": str(folder)}
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-
     from flows.enroll import IMAGES_ARRIVED
     from tasks.registry import list_versions
 
     emit = ("prefect", "event", "emit", IMAGES_ARRIVED, "--resource-id", "camera.7", "--payload", json.dumps(payload))
     plant.project.run(*emit, check=True)
-    found: list[FlowRun] = []
-    wanted = FlowFilter(name=FlowFilterName(any_=["enroll"]))
-    wait_until(
-        lambda: bool(time.sleep(0.2) or found.extend(plant.client.read_flow_runs(flow_filter=wanted)) or found),
-        plant.serving,
-        seconds=_PATIENCE_S,
-    )
-    plant.wait_for(found[0], is_completed)
-    assert found[0].parameters == payload
+    run = plant.wait_for(plant.next_run("enroll", []), is_completed)
+    assert run.parameters == payload
     with plant.project.inside():
         newest = list_versions(MODEL)[0]
     assert newest.aliases == ("challenger",) and EXTRA_CLASS in newest.class_fingerprints
