@@ -24,8 +24,8 @@ from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
 from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records
-from shadowline.rollout.engine import ActionKind
-from shadowline.rollout.observation import Approval, ChecklistItem
+from shadowline.rollout.engine import ActionKind, leave
+from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import CANDIDATE_JUDGES, FORWARD, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 from shadowline.simulation import (
@@ -48,6 +48,7 @@ FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the play's own c
 _TICK = timedelta(minutes=5)  # the shipped interval of `schedule.rollout`
 _REVIEW, _OFFICE = timedelta(hours=4), timedelta(hours=9)  # after a working day's first image
 _NIGHT = timedelta(hours=15)  # a tick that sees silence
+_ENOUGH = timedelta(days=50)  # in which the first class has its production days without the legacy model
 _DAYS_AHEAD = 14  # whose parts are judged together
 _PEOPLE = frozenset(
     {
@@ -179,6 +180,7 @@ class _Theatre:
         while waiting:
             at = waiting.pop(0)
             if at == morning + _OFFICE:
+                self._settle_laggards(at)
                 for one in self.records.rollout.state().classes:
                     self._paperwork(one, at)
             result = tick_once.fn(self.records, self.challenger, at, self.params)
@@ -230,6 +232,23 @@ class _Theatre:
             times.append(at + number * timedelta(minutes=1))
             self.records.pairs.label(pair.class_name, pair.image_id, labels[pair.image_id], "Grace", times[-1])
         return times
+
+    def _settle_laggards(self, at: datetime) -> None:
+        """When the first class has only the others to wait for, Ada lets those stay with their legacy models."""
+        rollout, first = self.records.rollout, self.params.demo.fault_class
+        state = rollout.state()
+        others = [one for one in state.classes if one.class_name != first and one.planned]
+        arrived = state.of(first)
+        if arrived.phase is not Phase.LEGACY_OFF or at - arrived.since < _ENOUGH:
+            return
+        unproven = [one.class_name for one in others if one.phase is Phase.SHADOW]
+        if unproven:
+            why = "not proven by now; stays with its legacy model until a better candidate comes"
+            rollout.order(Order(OrderKind.ROLL_BACK, tuple(unproven), "Ada", why), at)
+        for one in others:
+            if one.phase is Phase.ROLLED_BACK:
+                rollout.commit(leave(state, one.class_name, at, "Ada"))
+                state = rollout.state()
 
     def _paperwork(self, one: ClassState, at: datetime) -> None:
         """Ada says yes to the next phase; whether it is entered is for the evidence to say."""

@@ -40,6 +40,7 @@ HELD = (
 )  # fmt: skip
 THE_CHAIN = {"audit_notes", "audit_entries"}
 OPERATIONAL = {("rollout_actions", name) for name in ("id", "done_at", "last_error")}  # of work to be done: not signed
+OPERATIONAL |= {("pairs", "frame_signature")}  # what it was for, the frame group, is signed
 
 
 def history(records: Records, params: Params) -> None:
@@ -340,8 +341,8 @@ def test_older_entries_are_compared_by_what_they_say_and_counted(
     assert [one for report in found.values() for one in report.differences if report.table != "models"] == []
     older = {name: one.num_older for name, one in found.items() if one.num_older}
     assert older == {
-        "rollout_classes": 3, "rollout_events": 7, "rollout_actions": 4, "rollout_approvals": 2, "rollout_orders": 2,
-        "rollout_evidence": 2, "feedback": 7,
+        "rollout_classes": 3, "rollout_events": 7, "rollout_actions": 4, "rollout_approvals": 2,
+        "rollout_refusals": 2, "rollout_orders": 2, "rollout_evidence": 2, "feedback": 7,
     }  # fmt: skip
     assert {one.signed for one in found["models"].differences} == {"no entry"}
     for table, column, value in (("rollout_events", "after", "share"), ("rollout_classes", "state", "candidate")):
@@ -446,7 +447,7 @@ class TestSealingPairs:
         records.pairs.record([made_pair(number) for number in range(5)])
         seal_pairs(records.chain, START + 2 * HOUR)
         with records.chain.engine.begin() as connection:
-            row = {**made_pair(900, class_name="nut").to_row(), "id": 0}
+            row = {**made_pair(900, class_name="nut").to_row(START), "id": 0, "frame_group": "f", "is_first": True}
             connection.execute(insert(PairRow), [row])
         (found,) = compare_pairs(records.chain.engine, Progress()).table.differences
         assert "'nut' in hour '2026-01-05T" in found.key and found.signed == "no entry"

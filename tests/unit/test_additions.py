@@ -185,7 +185,6 @@ def imported(root: Path, *additions: AdditionParams, **maxima: int) -> tuple[Imp
     raw = load_params(Path(__file__).parents[2] / "params.yaml").model_dump()
     entry = {"source": "folder", "location": "source", "additions": [one.model_dump() for one in additions]}
     raw["classes"], raw["train"]["classes"] = {"bolt": entry}, ["bolt"]
-    raw["calibration"]["class_target_fpr"] = {}
     raw["data"].update({"injected_test": 0, **maxima})
     params = Params.model_validate(raw)
     report = run("bolt", params, Layout(root), Progress())
