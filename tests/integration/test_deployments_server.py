@@ -17,6 +17,7 @@ from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project
 from shadowline.rollout.engine import Action, ActionKind, Step
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import NEW_PRODUCT
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -90,7 +91,8 @@ def test_a_question_waits_for_a_whole_answer_and_the_approval_is_of_exactly_its_
 
 def read_question(plant: Plant, run: FlowRun) -> str:
     """What the person reads above the form; empty as long as it is not there."""
-    found = plant.client.filter_flow_run_input(run.id, key_prefix="paused-1-description", limit=1, exclude_keys=set())
+    key = "suspended-1-description"
+    found = plant.client.filter_flow_run_input(run.id, key_prefix=key, limit=1, exclude_keys=set())
     return "".join(one.value for one in found)
 
 
@@ -106,9 +108,10 @@ def test_the_night_archives_what_the_rollout_retired_and_proves_it(plant: Plant)
     assert Path(proof["link"].removeprefix("file://").partition("#")[0]).is_file()
 
 
-def test_an_event_enrols_a_class_from_its_images_to_the_challenger(plant: Plant) -> None:
+def test_an_event_enrols_a_class_from_its_images_to_shadow_mode(plant: Plant) -> None:
     folder = plant.project.root / f"factory/{EXTRA_CLASS}/train/good"
     payload = {"class_name": EXTRA_CLASS, "location": str(folder)}
+    known = plant.runs("rollout")
     from flows.enroll import IMAGES_ARRIVED
     from tasks.registry import list_versions
 
@@ -119,7 +122,6 @@ def test_an_event_enrols_a_class_from_its_images_to_the_challenger(plant: Plant)
     with plant.project.inside():
         newest = list_versions(MODEL)[0]
     assert newest.aliases == ("challenger",) and EXTRA_CLASS in newest.class_fingerprints
-    one = plant.records.rollout.state().of(EXTRA_CLASS)
-    assert (one.phase, one.wave) == (Phase.LEGACY, 0)
-    plant.run("rollout/tick")
+    assert plant.records.rollout.state().of(EXTRA_CLASS).wave == NEW_PRODUCT
+    plant.wait_for(plant.next_run("rollout", known), is_completed)
     assert plant.records.rollout.state().of(EXTRA_CLASS).phase is Phase.SHADOW
