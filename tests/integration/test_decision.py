@@ -23,6 +23,7 @@ from integration.gateway_factory import Factory, Site, build_models, decoded, im
 from integration.tiny_project import CLASSES, Project
 from shadowline.audit.entry import Entry, Kind, Record, digest_of, is_signed
 from shadowline.detectors.load import find_model, load_detector
+from shadowline.gates import Verdict, check_at_least
 from shadowline.legacy import Stated, examine
 from shadowline.manifest import Label
 from shadowline.params import load_params
@@ -128,7 +129,7 @@ def _register(project: Project) -> None:
     for name in CLASSES:
         model = examine(name, str(project.layout.legacy(name)), params, project.layout, Stated())
         note_legacy.fn(register_legacy.fn(model, "tiny"), model, now)
-    summary = {"num_images": {}, "verdict": {"passed": True}}
+    summary = {"num_images": {}, "verdict": Verdict.of([check_at_least("classes", len(CLASSES), 1)]).to_dict()}
     register.fn(start_run.fn("tiny", {}), params, project.layout, summary, Provenance(COMMIT, "0" * 64))
 
 
