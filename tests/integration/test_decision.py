@@ -92,13 +92,18 @@ class Plant:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registered, Site]]:
     """Both models of each class registered; dots in CANARY, stripes in SHADOW, before one gateway."""
+    from tasks.audit import WITNESS_TAG
+    from tasks.registry import client
+
     project = build_models(tmp_path_factory.mktemp("decision") / "project")
     with project.inside(), pytest.MonkeyPatch.context() as patch:
         for name, value in _environment(project).items():
             patch.setenv(name, value)
         _register(project)
         factory = Registered.begin(project, project.root)
-        factory.records.chain.append(Record(Kind.REGISTRATION, "models:/inspector/1", {}, "Ada", datetime.now(UTC)))
+        record = Record(Kind.REGISTRATION, "models:/inspector/1", {}, "Ada", datetime.now(UTC))
+        entry = factory.records.chain.append(record)[-1]
+        client().set_model_version_tag("inspector", "1", WITNESS_TAG, f"{entry.number}:{entry.hash}")
         factory.move(dots=Phase.CANARY)
         with factory.serve() as site:
             site.post(ALONE, {"X-Trace-Id": "line-7.0001"}, class_name="stripes")
