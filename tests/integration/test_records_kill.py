@@ -143,7 +143,7 @@ def run_engine(url: str, params: Params, beaten: Acknowledged, done: Acknowledge
     while True:
         revision = store.revision()
         now = START + timedelta(hours=revision)
-        if store.next_order() is None and revision % 3 == 0:
+        if store.next_order() is None and revision % 7 == 0:
             store.order(Order(OrderKind.ROLL_BACK, ("bolt", "nut"), "Ada", uuid4().hex), now)
         order = store.next_order()
         result = tick(store, now, params, order, challenger={name: f"v{revision}-{name}" for name in LEGACY})

@@ -161,7 +161,7 @@ def test_without_a_class_the_right_one_is_found(trained: Trained) -> None:
         for image in trained.images(name, Split.TEST, Label.NORMAL, 4):
             (found,) = trained.inspector.identify_many([image])
             assert found.nearest_class == name
-            assert found.confidence > 0.9
+            assert found.class_name == name and found.confidence > 0.5  # the edge of a class
 
 
 def test_scores_are_separated_and_not_saturated(trained: Trained) -> None:
