@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +21,7 @@ from shadowline.progress import default_progress
 
 if TYPE_CHECKING:
     from shadowline.records.stores import Records
+    from shadowline.review_rates import ReviewRates
     from shadowline.rollout.state import ClassState
     from shadowline.verdict import ShadowVerdict
 
@@ -59,9 +62,13 @@ def run(
 def status(as_json: JsonOption = False) -> None:
     """Agreement and verdict of every class whose candidate is at work; exit code 1 when one of them has failed.
 
+    Below the table: how often both models err on all parts, estimated from those that an inspector has looked at.
+
     Example: `shadowline shadow status`
     """
+    from shadowline.records.evidence import read_evidence
     from shadowline.records.observe import observe_class
+    from shadowline.review_rates import estimate_rates
     from shadowline.rollout.phases import CANDIDATE_JUDGES
     from shadowline.verdict import Outcome
 
@@ -72,10 +79,18 @@ def status(as_json: JsonOption = False) -> None:
         for one in records.rollout.state().classes
         if one.standing in CANDIDATE_JUDGES
     ]
+    rates = [
+        estimate_rates(read_evidence(records.pairs.engine, one, now, params.rollout).table, params.shadow.confidence)
+        for one, _, _ in rows
+    ]
     if as_json:
-        typer.echo(json.dumps([_as_dict(*row) for row in rows]))
+        typer.echo(json.dumps([_as_dict(*row, rate) for row, rate in zip(rows, rates, strict=True)]))
     else:
         _print(rows)
+        for (one, _, _), rate in zip(rows, rates, strict=True):
+            for model, errors in (("candidate", rate.candidate), ("legacy model", rate.legacy)):
+                typer.echo(f"{one.class_name}, {model}: missed defects {errors.missed_defects}")
+                typer.echo(f"    false alarms on good parts {errors.false_alarms}")
     raise typer.Exit(1 if any(verdict.outcome is Outcome.FAIL for _, verdict, _ in rows) else 0)
 
 
@@ -124,15 +139,25 @@ def _correlation(records: Records, one: ClassState) -> float | None:
     return score_correlation(scores["candidate_score"], scores["legacy_score"])
 
 
-def _as_dict(one: ClassState, verdict: ShadowVerdict, correlation: float | None) -> dict[str, object]:
+def _as_dict(
+    one: ClassState, verdict: ShadowVerdict, correlation: float | None, rates: ReviewRates
+) -> dict[str, object]:
     return {
         "class_name": one.class_name,
         "phase": one.phase,
         "outcome": verdict.outcome,
         "reasons": verdict.reasons,
         "score_correlation": correlation,
+        "estimated_errors": _without_nan(asdict(rates)),
         **verdict.agreement.to_dict(),
     }
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON values, with null for what was not measured."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _print(rows: list[tuple[ClassState, ShadowVerdict, float | None]]) -> None:
