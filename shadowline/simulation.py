@@ -167,17 +167,18 @@ def _answers(one: ClassState, part: Part, morning: datetime) -> Side:
 
 
 def reviewed(pairs: Iterable[Pair], labelled_share: float) -> list[Pair]:
-    """What inspectors label: disagreements, alarms and what was drawn, but for some that they never get round to."""
-    return [
-        pair
-        for pair in pairs
-        if _waits_for_review(pair) and int.from_bytes(_digest(pair.key, "review")[:4], "big") / 2**32 < labelled_share
-    ]
+    """What inspectors label: all that was drawn; of disagreements and alarms some they never get round to."""
+
+    def is_labelled(pair: Pair) -> bool:
+        draw = int.from_bytes(_digest(pair.key, "review")[:4], "big") / 2**32
+        return pair.review_drawn or (_is_flagged(pair) and draw < labelled_share)
+
+    return [pair for pair in pairs if is_labelled(pair)]
 
 
-def _waits_for_review(pair: Pair) -> bool:
-    alarms = {said.alarm for said in (pair.candidate_said, pair.legacy_said) if said is not None}
-    return pair.review_drawn or True in alarms or len(alarms) > 1
+def _is_flagged(pair: Pair) -> bool:
+    """By one of the models at least."""
+    return any(said.alarm for said in (pair.candidate_said, pair.legacy_said) if said is not None)
 
 
 def _digest(*parts: str) -> bytes:
