@@ -1,6 +1,6 @@
 """How fast pairs are written and read, on made-up pairs of four weeks: `shadowline bench pairs`.
 
-bench_pairs(open_database(url), 1_000_000, params.shadow.confidence, default_progress())
+bench_pairs(open_database(url), 1_000_000, params, default_progress())
 """
 
 from __future__ import annotations
@@ -16,17 +16,21 @@ from sqlalchemy import Engine, select, text
 
 from shadowline.audit.keys import open_keys
 from shadowline.manifest import Label
+from shadowline.params import Params
 from shadowline.progress import Progress
 from shadowline.records.database import reading
+from shadowline.records.observe import observe_class
 from shadowline.records.pairs import Judgement, Pair, PairStore
 from shadowline.records.stores import records_on
 from shadowline.records.tables import PairRow
+from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import ClassState
 from shadowline.shadow import agree, score_correlation
 
 CLASSES = tuple(f"class_{number:02d}" for number in range(1, 16))
 _BATCH = 10_000  # pairs per transaction
 _LABEL_EVERY = 2_000  # one image in so many has feedback
-_START, _SPAN, _WINDOW = datetime(2026, 1, 5, tzinfo=UTC), timedelta(days=28), timedelta(days=7)
+_START, _SPAN = datetime(2026, 1, 5, tzinfo=UTC), timedelta(days=28)
 
 
 @dataclass(frozen=True)
@@ -39,27 +43,29 @@ class PairSpeed:
     insert_s: float
     label_s: float  # one image in 2000, each in a transaction of its own
     agree_s: float  # all pairs, counted by label and decisions, and their statistics
-    window_s: float  # the last of the four weeks, as the guards ask for it
+    tick_s: float  # all guards and the verdict on the evidence, as a tick asks for them
     correlation_s: float  # of all scores
 
 
-def bench_pairs(engine: Engine, num_pairs: int, confidence: float, progress: Progress) -> PairSpeed:
-    """Fill the database with pairs and time the questions that a tick asks; the pairs stay where they are.
+def bench_pairs(engine: Engine, num_pairs: int, params: Params, progress: Progress) -> PairSpeed:
+    """Fill the database with pairs and time what a tick and a page ask for; the pairs stay where they are.
 
     Raises ValueError for a database that holds pairs already.
     """
-    store, end = records_on(engine, open_keys()).pairs, _START + _SPAN
+    records = records_on(engine, open_keys())
+    store = records.pairs
     _refuse_pairs(engine)
     insert_s = _timed(lambda: _fill(store, num_pairs, progress))
     label_s = _timed(lambda: _label(store, num_pairs))
     _analyse(engine)
 
     def agreement(name: str) -> object:
-        return agree(store.counts(name, *_models(name)), confidence)
+        return agree(store.counts(name, *_models(name)), params.shadow.confidence)
 
-    def window(name: str) -> object:
-        span = (*_models(name), end - _WINDOW, end)
-        return store.counts(name, *span), store.window(name, *span)
+    def tick(name: str) -> object:
+        candidate, legacy = _models(name)
+        one = ClassState(name, 1, Phase.SHADOW, _START, legacy, candidate, 0.0, evidence_since=_START)
+        return observe_class(one, records, _START + _SPAN, params)
 
     def correlation(name: str) -> object:
         scores = store.scores(name, *_models(name))
@@ -72,7 +78,7 @@ def bench_pairs(engine: Engine, num_pairs: int, confidence: float, progress: Pro
         insert_s=insert_s,
         label_s=label_s,
         agree_s=_timed(lambda: [agreement(name) for name in CLASSES]),
-        window_s=_timed(lambda: [window(name) for name in CLASSES]),
+        tick_s=_timed(lambda: [tick(name) for name in CLASSES]),
         correlation_s=_timed(lambda: [correlation(name) for name in CLASSES]),
     )
 

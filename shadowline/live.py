@@ -15,7 +15,7 @@ from typing import Any
 from shadowline.detectors.candidate import CandidateDetector
 from shadowline.detectors.load import load_detector
 from shadowline.detectors.protocol import Detector
-from shadowline.gateway.routing import Route, unplanned_options, unplanned_state
+from shadowline.gateway.routing import Route, unplanned_classes, unplanned_state
 from shadowline.gateway.scoring import Answer, Heat, Question, scorer_of
 from shadowline.images import open_rgb
 from shadowline.inspector import Inspector, UnknownProduct
@@ -55,13 +55,9 @@ class LiveModels:
         self._rollout, self.limits, self._load = rollout, params.data, load
         self._detectors: dict[str, Detector] = {}  # by fingerprint
         self._inspectors: dict[str, Inspector] = {}  # by location
-        state, known = rollout.state(), rollout.known_models()
-        planned = {one.class_name for one in state.classes}
-        others = [
-            unplanned_state(name, unplanned_options(one, params.gateway.unplanned), ())
-            for name, one in known.items()
-            if name not in planned
-        ]
+        state = rollout.state()
+        outside = unplanned_classes(state, rollout.known_models(), params.gateway.unplanned)
+        others = [unplanned_state(name, options, ()) for name, options in outside.items()]
         self.routes = {one.class_name: Route(one, {}) for one in (*state.classes, *others)}
 
     def inspect(

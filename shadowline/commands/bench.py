@@ -86,7 +86,7 @@ def pairs(
     database_url: Annotated[str, typer.Option(help="An empty database; a temporary SQLite file by default.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Write pairs of shadow mode, then count them, look at the last week, and correlate the scores.
+    """Write pairs of shadow mode, then count them, weigh them as a tick does, and correlate the scores.
 
     Example: `shadowline bench pairs --pairs 100000 --database-url postgresql+psycopg://me@localhost/scratch`
     """
@@ -96,7 +96,7 @@ def pairs(
     with tempfile.TemporaryDirectory() as scratch:
         url = database_url or f"sqlite:///{Path(scratch) / 'pairs.db'}"
         engine = open_database(url)
-        speed = bench_pairs(engine, num_pairs, load_params(Layout().params).shadow.confidence, default_progress())
+        speed = bench_pairs(engine, num_pairs, load_params(Layout().params), default_progress())
         engine.dispose()
     if as_json:
         typer.echo(json.dumps(asdict(speed)))
@@ -109,7 +109,7 @@ def _pairs_table(speed: PairSpeed) -> Table:
     rows = {
         "insert": speed.insert_s,
         "count and agree": speed.agree_s,
-        "window of a week": speed.window_s,
+        "guards and verdict of a tick": speed.tick_s,
         "score correlation": speed.correlation_s,
     }
     for name, seconds in rows.items():

@@ -67,22 +67,20 @@ def status(as_json: JsonOption = False) -> None:
     Example: `shadowline shadow status`
     """
     from shadowline.records.evidence import read_evidence
-    from shadowline.records.observe import observe_class
     from shadowline.review_rates import estimate_rates
     from shadowline.rollout.phases import CANDIDATE_JUDGES
+    from shadowline.rollout.weighing import weigh
     from shadowline.verdict import Outcome
 
     params, records = load_params(Layout().params), open_records()
     now = datetime.now(UTC)
+    at_work = [one for one in records.rollout.state().classes if one.standing in CANDIDATE_JUDGES]
+    known = [read_evidence(records.pairs.engine, one, now, params.rollout) for one in at_work]
     rows = [
-        (one, observe_class(one, records, now, params).verdict, _correlation(records, one))
-        for one in records.rollout.state().classes
-        if one.standing in CANDIDATE_JUDGES
+        (one, weigh(one, evidence, (), params.shadow, params.rollout).verdict, _correlation(records, one))
+        for one, evidence in zip(at_work, known, strict=True)
     ]
-    rates = [
-        estimate_rates(read_evidence(records.pairs.engine, one, now, params.rollout).table, params.shadow.confidence)
-        for one, _, _ in rows
-    ]
+    rates = [estimate_rates(evidence.table, params.shadow.confidence) for evidence in known]
     if as_json:
         typer.echo(json.dumps([_as_dict(*row, rate) for row, rate in zip(rows, rates, strict=True)]))
     else:

@@ -6,7 +6,7 @@ table.of("bolt").side_of(image_id)      # candidate | legacy
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -47,14 +47,25 @@ def needed(state: ClassState) -> dict[str, Side]:
     return found
 
 
-def unplanned_options(known: KnownModels, preferred: Unplanned) -> tuple[tuple[Side, str], ...]:
+Options = tuple[tuple[Side, str], ...]  # side and fingerprint of the models that can answer, the preferred one first
+
+
+def unplanned_classes(
+    state: RolloutState, known: Mapping[str, KnownModels], preferred: Unplanned
+) -> dict[str, Options]:
+    """Class outside the rollout → the models that can answer for it."""
+    planned = {one.class_name for one in state.classes}
+    return {name: unplanned_options(models, preferred) for name, models in known.items() if name not in planned}
+
+
+def unplanned_options(known: KnownModels, preferred: Unplanned) -> Options:
     """The models that can answer for a class outside the rollout, the preferred one first."""
     options = ((LEGACY, known.legacy), (CANDIDATE, known.champion))
     there = tuple((side, fingerprint) for side, fingerprint in options if fingerprint)
     return there if preferred is Unplanned.LEGACY else there[::-1]
 
 
-def unplanned_state(class_name: str, options: Sequence[tuple[Side, str]], broken: Collection[str]) -> ClassState:
+def unplanned_state(class_name: str, options: Options, broken: Collection[str]) -> ClassState:
     """A class outside the rollout, as if it stood where the first model that is not broken answers alone."""
     side, fingerprint = next((one for one in options if one[1] not in broken), options[0])
     if side == LEGACY:

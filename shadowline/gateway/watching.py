@@ -19,10 +19,11 @@ from shadowline.gateway.models import ModelPool
 from shadowline.gateway.routing import (
     EMPTY,
     LEGACY,
+    Options,
     RoutingTable,
     needed,
     route_of,
-    unplanned_options,
+    unplanned_classes,
     unplanned_state,
 )
 from shadowline.gateway.scoring import describe
@@ -93,14 +94,8 @@ class Watcher:
             self.table = RoutingTable(self._state, routes)
         self._metrics.revision.set(self._state.revision)
 
-    def _unplanned(self) -> dict[str, tuple[tuple[Side, str], ...]]:
-        """Class outside the rollout → the models that can answer for it, the preferred one first."""
-        planned = {one.class_name for one in self._state.classes}
-        return {
-            name: unplanned_options(known, self._params.unplanned)
-            for name, known in self._known.items()
-            if name not in planned
-        }
+    def _unplanned(self) -> dict[str, Options]:
+        return unplanned_classes(self._state, self._known, self._params.unplanned)
 
     def _wanted(self) -> dict[str, Side]:
         """Fingerprint → side of the models to be loaded: a preferred one that is broken is tried again and again."""

@@ -24,6 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from integration.made_records import BOLT, START, image_id, made_pair, random_pairs, stores_on, together
 from shadowline.benchmarks_records import bench_pairs
 from shadowline.manifest import Label
+from shadowline.params import Params
 from shadowline.progress import Progress
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore, Window
@@ -422,8 +423,8 @@ def _open_and_count(url: str) -> int:
 
 
 class TestTheBenchmark:
-    def test_it_fills_and_asks_an_empty_database_and_refuses_a_full_one(self, engine: Engine) -> None:
-        found = bench_pairs(engine, 4_001, 0.95, Progress())
+    def test_it_fills_and_asks_an_empty_database_and_refuses_a_full_one(self, engine: Engine, params: Params) -> None:
+        found = bench_pairs(engine, 4_001, params, Progress())
         assert (found.database, found.num_pairs) == (engine.dialect.name, 4_001)
         pairs = stores_on(engine).pairs
         with reading(engine) as connection:
@@ -432,7 +433,7 @@ class TestTheBenchmark:
         assert (len(counts), sum(one.num_pairs for one in counts)) == (found.num_classes, 4_001)
         assert sum(int(one.cells_LCG[NORMAL:].sum()) for one in counts) == 3
         with pytest.raises(ValueError, match="holds pairs already; give an empty one"):
-            bench_pairs(engine, 1, 0.95, Progress())
+            bench_pairs(engine, 1, params, Progress())
 
     def test_its_command_says_what_it_measured(self, command: Callable[..., tuple[int, str, str]]) -> None:
         code, out, _ = command("bench", "pairs", "--pairs", "300", "--json")
