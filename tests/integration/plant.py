@@ -117,13 +117,14 @@ class Plant:
         return self.client.create_flow_run_from_deployment(self.deployment_id(deployment), parameters=parameters)
 
     def wait_for(self, run: FlowRun, reached: Callable[[FlowRun], bool]) -> FlowRun:
-        """The run when it is `reached`; fails with the reason where it ends before."""
+        """The run when it is `reached`; fails with the reason where it fails. What an event tells comes after it."""
 
         def looked() -> bool:
             found.append(self.client.read_flow_run(run.id))
             state = found[-1].state
             assert state is not None
-            assert reached(found[-1]) or not state.is_final(), f"{found[-1].name}: {state.name}, {state.message}"
+            failed = state.is_final() and not state.is_completed()
+            assert not failed, f"{found[-1].name}: {state.name}, {state.message}"
             return reached(found[-1])
 
         found: list[FlowRun] = []

@@ -198,7 +198,7 @@ def legacy_models(plant: Plant) -> set[str]:
 
 
 def test_a_new_experiment_goes_where_the_settings_say_and_an_old_one_stays_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, plant: Plant
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_log: pytest.LogCaptureFixture, plant: Plant
 ) -> None:
     from tasks.registry import client, start_run
 
@@ -209,12 +209,10 @@ def test_a_new_experiment_goes_where_the_settings_say_and_an_old_one_stays_and_s
     with monkeypatch.context() as before:
         before.delenv("SHADOWLINE_ARTIFACTS_URL")
         assert not place("old").startswith("s3://")
-    with caplog.at_level(logging.WARNING):
-        logging.getLogger("prefect").addHandler(caplog.handler)
+    with prefect_log.at_level(logging.WARNING):
         assert not place("old").startswith("s3://")
         assert place("new").startswith(f"s3://{BUCKET}/artifacts/new/")
-        logging.getLogger("prefect").removeHandler(caplog.handler)
-    (line,) = {one.getMessage() for one in caplog.records if "keeps its files" in one.getMessage()}
+    (line,) = {one.getMessage() for one in prefect_log.records if "keeps its files" in one.getMessage()}
     assert line.startswith("experiment old keeps its files in ")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -334,7 +333,7 @@ def test_the_poll_takes_images_from_an_s3_prefix(
 
 
 def test_a_class_that_cannot_be_taken_in_is_named_and_keeps_no_other_from_its_turn(
-    plant: Project, prefect_server: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    plant: Project, prefect_server: str, monkeypatch: pytest.MonkeyPatch, prefect_log: pytest.LogCaptureFixture
 ) -> None:
     from flows.enroll import enroll_waiting
 
@@ -349,10 +348,10 @@ def test_a_class_that_cannot_be_taken_in_is_named_and_keeps_no_other_from_its_tu
                 )
         for key in ("new/Not a class/1.png", "new/empty/notes.txt", *broken):
             bucket.put_object(Bucket="plant", Key=key, Body=b"no image")
-        logging.getLogger("prefect").addHandler(caplog.handler)
         assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
-        logging.getLogger("prefect").removeHandler(caplog.handler)
-        refused = {one.getMessage().partition("\n")[0] for one in caplog.records if "not taken in" in one.getMessage()}
+        refused = {
+            one.getMessage().partition("\n")[0] for one in prefect_log.records if "not taken in" in one.getMessage()
+        }
         assert {line.partition(":")[0] for line in refused} == {
             f"class '{name}' not taken in" for name in ("Not a class", "empty", "gear")
         }

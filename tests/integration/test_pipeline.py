@@ -106,7 +106,7 @@ def test_a_changed_mask_makes_the_evaluation_stale_and_no_bank(project: Project)
 
 
 def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_date(
-    prefect_server: str, in_project: Project, caplog: pytest.LogCaptureFixture
+    prefect_server: str, in_project: Project, prefect_log: pytest.LogCaptureFixture
 ) -> None:
     """A parameter is tried and put back: the bank's first files come out of DVC's memory, and no command runs."""
     from prefect import flow
@@ -122,7 +122,7 @@ def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_dat
     assert find_stale.fn(in_project.root) & {"bank", "calibrate"} == {"bank"}, "calibrate is asked because bank was"
     runs = flow(run_stages)(in_project.root, run_id="none")
     assert {"bank", "calibrate"} <= {one.name for one in runs if not one.skipped}
-    assert "Running stage" not in caplog.text
+    assert "Running stage" not in prefect_log.text
     assert in_project.outputs() == before
     assert _stale(in_project) == set()
 

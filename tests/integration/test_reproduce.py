@@ -224,7 +224,7 @@ class TestADivergence:
 
 class TestEveryByte:
     KINDS = (
-        "data/images/dots", "data/manifest/dots.parquet", "data/validation/checks", "models/encoder",
+        "data/classes", "data/images/dots", "data/manifest/dots.parquet", "data/validation/checks", "models/encoder",
         "data/features/dots.safetensors", "data/training_set.json", "models/decoder", "models/banks/dots.safetensors",
         "models/moments/dots.safetensors", "models/identity/dots.safetensors", "models/calibration/dots.json",
         "models/legacy/dots", "data/evaluation/dots", "models/inspector",
@@ -250,7 +250,7 @@ class TestEveryByte:
                         }
                     assert name in found[stage], (name, found)
                     tried += 1
-        assert tried == len(self.KINDS) + 7  # seven are folders, whose list of files is an object as well
+        assert tried == len(self.KINDS) + 8  # eight are folders, whose list of files is an object as well
 
     def test_an_object_that_is_gone_is_missing_and_not_different(self, audited: Any) -> None:
         from tasks.remote import open_remote

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import threading
 import time
@@ -82,19 +81,17 @@ def test_points_made_while_the_database_is_away_are_all_in_the_run_once(postgres
 
 
 def test_points_that_no_database_takes_do_not_stop_the_training_that_makes_them(
-    postgres: Postgres, tracked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    postgres: Postgres, tracked: str, monkeypatch: pytest.MonkeyPatch, prefect_log: pytest.LogCaptureFixture
 ) -> None:
     from tasks import curves
     from tasks.registry import start_run
 
     run_id = start_run.fn("curves", {"seed": 7})
     monkeypatch.setattr(curves, "_PATIENCE_S", 0.0)
-    logging.getLogger("prefect").addHandler(caplog.handler)
     with postgres.stopped(), curves.live_metrics(run_id) as add:
         for step in range(5):
             add("train/loss", 0.5, step)
-    logging.getLogger("prefect").removeHandler(caplog.handler)
-    assert any("5 points of its curves are lost" in one.getMessage() for one in caplog.records)
+    assert any("5 points of its curves are lost" in one.getMessage() for one in prefect_log.records)
 
 
 def test_a_registry_that_is_away_is_not_one_without_a_challenger(postgres: Postgres, tracked: str) -> None:

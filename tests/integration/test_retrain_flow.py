@@ -116,7 +116,7 @@ def _written(project: Project) -> dict[str, int]:
 
 
 def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion_and_its_tags(
-    prefect_server: str, in_project: Project, caplog: pytest.LogCaptureFixture
+    prefect_server: str, in_project: Project, prefect_log: pytest.LogCaptureFixture
 ) -> None:
     from tasks.registry import client, list_versions, promote
 
@@ -134,7 +134,10 @@ def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion_an
     assert version.tags == {**before.tags, "last_judged_run": run.info.run_id}
     told = {"judges": version.uri, "verdict": "not passed", "failed_gates": "mean_auroc", "git_commit": head}
     assert told.items() <= run.data.tags.items()
-    assert f"commit {head} makes the package that was registered from commit {before.tags['git_commit']}" in caplog.text
+    assert (
+        f"commit {head} makes the package that was registered from commit {before.tags['git_commit']}"
+        in prefect_log.text
+    )
     with pytest.raises(ValueError, match="passed once, and fails mean_auroc by the gates of run"):
         promote(MODEL, "1", replaces="1")
 
