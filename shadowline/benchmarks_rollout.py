@@ -8,7 +8,6 @@ Times are production days, counted from the day on which the candidate becomes b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import product
@@ -52,7 +51,6 @@ class ErrorRate:
     """How often a candidate met a fate that it did not deserve, with a Wilson interval."""
 
     name: str
-    schedule: str  # of the ticks
     num_wrong: int
     num_rollouts: int
     low: float
@@ -61,15 +59,28 @@ class ErrorRate:
 
 
 def power(params: Params, progress: Progress, num_seeds: int) -> list[Power]:
-    """All cells, both models judging and then the candidate alone. All disagreements and all alarms are labelled."""
+    """All cells, both models judging and then the candidate alone. All disagreements and all alarms are labelled.
+
+    Each cell is told when it is finished.
+    """
     cells = list(product((True, False), PARTS_PER_DAY, DEFECT_RATES, LOST_SHARES, REVIEW_SHARES))
     results = []
     with progress.task("power", total=len(cells)) as task:
         for beside, parts, defects, lost, share in cells:
             line = Line(parts_per_day=parts, defect_rate=defects)
-            results.append(_power_cell(line, lost, share, params, num_seeds, beside=beside))
+            cell = _power_cell(line, lost, share, params, num_seeds, beside=beside)
+            results.append(cell)
             task.advance(note=f"{parts} parts a day, {defects:.1%} defects")
+            progress.message(_in_words(cell))
     return results
+
+
+def _in_words(cell: Power) -> str:
+    models = "beside the legacy model" if cell.beside_legacy else "without a legacy model"
+    days = "inconclusive" if cell.median_days is None else f"median {cell.median_days:.1f} days"
+    parts = f"{cell.parts_per_day} parts a day, {cell.defect_rate:.1%} defects, {cell.lost_share:.0%} of them lost"
+    fate = f"{cell.num_stopped} of {cell.num_rollouts} stopped, {cell.num_passed} passed"
+    return f"{models}, {parts}, {cell.review_share:.0%} reviewed: {fate}, {days}"
 
 
 def _power_cell(
@@ -132,23 +143,21 @@ def _whole(table: EvidenceTable, answering_day: int | None) -> Evidence:
 
 
 def error_rates(params: Params, progress: Progress, num_rollouts: int, num_days: int = 60) -> list[ErrorRate]:
-    """Equal candidates that are stopped within `num_days` under three schedules of ticks, worse ones that pass.
+    """Equal candidates that are stopped in `num_days`, and worse ones that pass.
 
-    The worse one loses more known defects than `shadow.max_lost_share` allows, by a hundredth.
+    A stop has its time in the evidence, so that every schedule of ticks sees the same stops; the law is in
+    tests/unit/test_rollout_time.py.
+
+    The worse candidate loses more known defects than `shadow.max_lost_share` allows, by a hundredth.
     """
     line = Line()
     equal = Candidate(missed=line.legacy_missed, false_alarms=line.legacy_false_alarms)
     worse = replace(equal, missed=line.legacy_missed + params.shadow.max_lost_share + 0.01)
-    stops: list[datetime | None] = []
+    stops = 0
     with progress.task("equal candidates", total=num_rollouts) as task:
         for seed in range(num_rollouts):
-            stops.append(first_stop(rehearse(line, equal, Reviews(), num_days, seed), params))
+            stops += first_stop(rehearse(line, equal, Reviews(), num_days, seed), params) is not None
             task.advance()
-    start = start_of(int(rehearse(line, equal, Reviews(), 1, 0).received.min()))
-    rates = [
-        _rate("an equal candidate is stopped", name, _seen(stops, ticks), num_rollouts, params.rollout.stop_error)
-        for name, ticks in schedules(start, num_days + 1)
-    ]
     few = max(num_rollouts // 5, 1)
     passes = 0
     with progress.task("worse candidates", total=few) as task:
@@ -157,25 +166,12 @@ def error_rates(params: Params, progress: Progress, num_rollouts: int, num_days:
             passed, stopped = first_pass(table, params), first_stop(table, params)
             passes += passed is not None and (stopped is None or passed < stopped)
             task.advance()
-    return [*rates, _rate("a worse candidate passes", "any", passes, few, 1.0 - params.shadow.confidence)]
+    return [
+        _rate("an equal candidate is stopped", stops, num_rollouts, params.rollout.stop_error),
+        _rate("a worse candidate passes", passes, few, 1.0 - params.shadow.confidence),
+    ]
 
 
-def schedules(start: datetime, num_days: int) -> Iterator[tuple[str, tuple[datetime, ...]]]:
-    """Ticks every 5 minutes, daily, and irregular ones up to three days apart."""
-    end = start + timedelta(days=num_days)
-    rng = np.random.default_rng(0)
-    yield "every 5 minutes", tuple(start + timedelta(minutes=5 * k) for k in range(num_days * 288))
-    yield "daily", tuple(start + timedelta(days=k) for k in range(1, num_days + 1))
-    gaps = np.cumsum(rng.uniform(0.0, 72.0, size=num_days))
-    irregular = [start + timedelta(hours=float(hours)) for hours in gaps]
-    yield "irregular", (*[at for at in irregular if at < end], end)
-
-
-def _seen(stops: Sequence[datetime | None], ticks: Sequence[datetime]) -> int:
-    """Stops that some tick sees."""
-    return sum(stop is not None and any(tick >= stop for tick in ticks[-1:]) for stop in stops)
-
-
-def _rate(name: str, schedule: str, num_wrong: int, total: int, promised: float) -> ErrorRate:
+def _rate(name: str, num_wrong: int, total: int, promised: float) -> ErrorRate:
     low, high = proportion_confint(num_wrong, total, method="wilson")
-    return ErrorRate(name, schedule, num_wrong, total, float(low), float(high), promised)
+    return ErrorRate(name, num_wrong, total, float(low), float(high), promised)

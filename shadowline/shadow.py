@@ -21,7 +21,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
-from shadowline.evidence import ALARM, ANOMALOUS, NO_ALARM, NORMAL, UNLABELLED
+from shadowline.evidence import ALARM, ANOMALOUS, NO_ALARM, NORMAL
 
 Cells = npt.NDArray[np.int64]
 
@@ -97,13 +97,6 @@ class PairCounts:
         return self.num_agreeing + int(proven)
 
     @property
-    def unsettled(self) -> tuple[int, int]:
-        """Alarms of the candidate alone, and of the legacy alone, without those that prove the candidate right."""
-        only_candidate = self.cells_LCG[[UNLABELLED, NORMAL], ALARM, NO_ALARM].sum()
-        only_legacy = self.cells_LCG[[UNLABELLED, ANOMALOUS], NO_ALARM, ALARM].sum()
-        return int(only_candidate), int(only_legacy)
-
-    @property
     def lost_and_gained(self) -> tuple[int, int]:
         """Labelled defects that the legacy model alone finds, and that the candidate alone finds."""
         return int(self.cells_LCG[ANOMALOUS, NO_ALARM, ALARM]), int(self.cells_LCG[ANOMALOUS, ALARM, NO_ALARM])
@@ -125,8 +118,6 @@ class Agreement:
     kappa: float | None  # Cohen, "A coefficient of agreement for nominal scales" (1960); None of one decision only
     mcnemar_p: float | None  # exact McNemar test that both raise equally many alarms; None without disagreements
     drift: tuple[float, float, float]  # candidate's anomaly rate − legacy's, with its interval
-    unsettled_drift: tuple[float, float, float]  # the same without disagreements in which the candidate is proven right
-    lost_defects_p: float | None  # exact one-sided McNemar test on labelled defects that the candidate finds as many
     candidate_false_alarms: Rate  # among labelled normal
     candidate_misses: Rate  # among labelled anomalous
     legacy_false_alarms: Rate
@@ -153,8 +144,6 @@ def agree(counts: PairCounts, confidence: float) -> Agreement:
         kappa=_kappa(table),
         mcnemar_p=float(mcnemar(table, exact=True).pvalue) if disagreeing else None,
         drift=paired_difference(int(table[ALARM, NO_ALARM]), int(table[NO_ALARM, ALARM]), n, confidence),
-        unsettled_drift=paired_difference(*counts.unsettled, n, confidence),
-        lost_defects_p=_lost_defects_p(*counts.lost_and_gained),
         candidate_false_alarms=rate(NORMAL, candidate=True, misses=False),
         candidate_misses=rate(ANOMALOUS, candidate=True, misses=True),
         legacy_false_alarms=rate(NORMAL, candidate=False, misses=False),
@@ -182,19 +171,6 @@ def paired_difference(
 def _kappa(table: Cells) -> float | None:
     one_word_of_both = table.diagonal().max() == table.sum()
     return None if one_word_of_both else float(cohens_kappa(table, return_results=False))
-
-
-def _lost_defects_p(lost: int, gained: int) -> float | None:
-    if not lost + gained:
-        return None
-    return float(stats.binomtest(lost, lost + gained, 0.5, alternative="greater").pvalue)
-
-
-def lost_defects(counts: PairCounts, found: Agreement) -> str:
-    """In words: the labelled defects that one model alone finds, and whether that can be chance."""
-    lost, gained = counts.lost_and_gained
-    chance = "" if found.lost_defects_p is None else f" (p = {found.lost_defects_p:.3f})"
-    return f"{lost} defects that only the legacy model found, {gained} that only the candidate did{chance}"
 
 
 def score_correlation(candidate: npt.ArrayLike, legacy: npt.ArrayLike) -> float | None:

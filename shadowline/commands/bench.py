@@ -346,7 +346,7 @@ def rollout(
     for rate in rates:
         share, interval = rate.num_wrong / rate.num_rollouts, f"[{rate.low:.2%}, {rate.high:.2%}]"
         told = f"{share:.2%} {interval} of {rate.num_rollouts}, promised {rate.promised:.1%}"
-        typer.echo(f"{rate.name}, ticks {rate.schedule}: {told}")
+        typer.echo(f"{rate.name}: {told}")
 
 
 def _number(value: float | None, digits: int) -> str:

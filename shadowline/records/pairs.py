@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -172,18 +172,6 @@ _PLAIN = (
 _SAID = ("score", "threshold", "alarm", "latency_ms", "error")
 
 
-@dataclass(frozen=True)
-class Window:
-    """What the guards need to know of the candidate's recent work, besides the pairs."""
-
-    num_judged: int
-    num_failed: int
-    num_dropped: int
-    p95_latency_ms: float | None
-    false_alarms: tuple[int, int]  # alarms, of images labelled normal
-    misses: tuple[int, int]  # misses, of images labelled anomalous
-
-
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -282,38 +270,6 @@ class PairStore:
             for label, candidate_alarm, legacy_alarm, count in connection.execute(query):
                 cells[_AXIS[label], int(candidate_alarm), int(legacy_alarm)] += count
         return PairCounts(cells)
-
-    def first_at(self, class_name: str, candidate: str, legacy: str, since: datetime | None = None) -> datetime | None:
-        """When the first pair in which both answered was received."""
-        chosen = (*_of(class_name, candidate, legacy, since, None), *_BOTH_ANSWERED)
-        query = select(func.min(PairRow.received_at)).where(*chosen)
-        with self._reading() as connection:
-            first: datetime | None = connection.execute(query).scalar()
-        return first
-
-    def window(self, class_name: str, candidate: str, legacy: str, since: datetime, until: datetime) -> Window:
-        """What the candidate did in a span of time, whether or not the legacy model still judged."""
-        chosen = _of(class_name, candidate, legacy, since, until)
-        outcome = (_label(), PairRow.candidate_alarm, PairRow.candidate_error == DROPPED)
-        query = _labelled(select(*outcome, func.count()).where(*chosen)).group_by(*outcome)
-        latency = select(PairRow.candidate_latency_ms).where(*chosen, PairRow.candidate_latency_ms.is_not(None))
-        with self._reading() as connection:
-            rows = [tuple(row) for row in connection.execute(query)]
-            latencies = connection.execute(latency).scalars().all()
-
-        def total(alarm: bool | None, dropped: bool | None, labels: Iterable[str | None] = _AXIS) -> int:
-            return sum(n for label, a, d, n in rows if label in labels and a == alarm and bool(d) == bool(dropped))
-
-        alarms, passes = total(True, None, [Label.NORMAL]), total(False, None, [Label.NORMAL])
-        hits, misses = total(True, None, [Label.ANOMALOUS]), total(False, None, [Label.ANOMALOUS])
-        return Window(
-            num_judged=total(True, None) + total(False, None),
-            num_failed=total(None, False),
-            num_dropped=total(None, True),
-            p95_latency_ms=float(np.percentile(np.array(latencies, dtype=np.float64), 95)) if latencies else None,
-            false_alarms=(alarms, alarms + passes),
-            misses=(misses, hits + misses),
-        )
 
     def labelled_images(self, class_name: str) -> frozenset[str]:
         """Ids of the images that an inspector has spoken of."""

@@ -67,6 +67,11 @@ def made_pair(number: int, **changes: Any) -> Pair:
     return replace(pair, **changes)
 
 
+def compared_since(since: datetime, class_name: str, candidate: str, legacy: str) -> ClassState:
+    """A class in shadow mode whose evidence begins at `since`."""
+    return ClassState(class_name, 1, Phase.SHADOW, since, legacy, candidate, 0.0, evidence_since=since)
+
+
 def random_pairs(rng: np.random.Generator, number: int) -> list[Pair]:
     """Two classes, two candidates, images seen again, scores at the threshold, errors, drops, a legacy that is off."""
 

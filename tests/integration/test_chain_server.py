@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
-from integration.tiny_project import CLASSES, Project, picture, save, with_hole
+from integration.tiny_project import CLASSES, OPEN_GUARDS, Project, picture, save, with_hole
 from shadowline.manifest import Label
 from shadowline.rollout.engine import Step
 from shadowline.rollout.phases import FORWARD, Phase
@@ -42,17 +42,7 @@ TINY = {  # a dozen pairs of random models, two days: what is tried here is the 
     "rollout": {
         "min_day_images": 5,
         "approvals": ["canary"],
-        "guards": {
-            "agreement": {"bound": 0.0, "severity": "hard"},
-            "drift": {"bound": 1.0, "severity": "hard"},
-            "false_alarms": {"bound": 1.0, "severity": "hard"},
-            "misses": {"bound": 1.0, "severity": "hard"},
-            "lost_defects": {"bound": 1.0, "severity": "hard"},
-            "errors": {"bound": 0.5, "severity": "hard"},
-            "alarm_rate": {"bound": 1.0, "severity": "soft"},
-            "latency": {"bound": 60_000, "severity": "soft"},
-            "dropped": {"bound": 0.5, "severity": "soft"},
-        },
+        "guards": OPEN_GUARDS,
     },
 }
 MONDAY = datetime(2030, 1, 7, 6, 0, tzinfo=UTC)

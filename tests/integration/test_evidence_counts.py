@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from PIL import Image
 from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
-from integration.made_records import BOLT, START, image_id, made_pair, stores_on, together
+from integration.made_records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
+from shadowline.evidence import SLOT, EvidenceTable, slot_of
 from shadowline.frames import FrameRule
 from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
 from shadowline.records.database import migrations, open_database, reading
+from shadowline.records.evidence import read_evidence
 from shadowline.records.pairs import (
     DROPPED,
     Judgement,
@@ -63,18 +65,28 @@ def rows_of(store: PairStore, class_name: str = "bolt") -> list[tuple[str, str, 
         return [tuple(row) for row in connection.execute(query.order_by(PairRow.id))]
 
 
+def evidence_between(
+    since: datetime, until: datetime, store: PairStore, params: Params, class_name: str = "bolt"
+) -> EvidenceTable:
+    """What a tick at `until` knows of a class whose models are compared since then."""
+    one = compared_since(since, class_name, *BOLT[1:])
+    return read_evidence(store.engine, one, until, params.rollout).table
+
+
 class TestTheTimeOfReceipt:
     @pytest.mark.parametrize("claim", CLAIMS, ids=lambda at: str(at.year))
-    def test_a_claimed_time_is_kept_and_counts_for_nothing(self, pairs: PairStore, claim: datetime) -> None:
+    def test_a_claimed_time_is_kept_and_counts_for_nothing(
+        self, pairs: PairStore, params: Params, claim: datetime
+    ) -> None:
         pairs.record([made_pair(1, captured_at=claim, received_at=None)])
-        assert pairs.first_at(*BOLT) == NOW
         assert pairs.counts(*BOLT, since=NOW - timedelta(days=1), until=NOW).num_pairs == 1
-        assert pairs.window(*BOLT, NOW - timedelta(days=1), NOW).num_judged == 1
-        assert pairs.table(*BOLT)["captured_at"].tolist() == [claim]
+        evidence = evidence_between(NOW - timedelta(days=1), NOW + SLOT, pairs, params)
+        assert evidence.received.tolist() == [slot_of(NOW)]
+        assert pairs.table(*BOLT)[["captured_at", "received_at"]].to_numpy().tolist() == [[claim, NOW]]
 
     def test_a_pair_that_waited_on_disk_keeps_its_time(self, pairs: PairStore) -> None:
         pairs.record([made_pair(1, received_at=NOW - timedelta(hours=5))])
-        assert pairs.first_at(*BOLT) == NOW - timedelta(hours=5)
+        assert pairs.table(*BOLT)["received_at"].tolist() == [NOW - timedelta(hours=5)]
 
     def test_a_naive_time_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"received at .* no time zone; give UTC"):
@@ -99,11 +111,12 @@ class TestTheTimeOfReceipt:
 
 
 class TestAnImageCountsOnce:
-    def test_sent_220_times_it_is_one_pair_of_evidence(self, pairs: PairStore) -> None:
+    def test_sent_220_times_it_is_one_pair_of_evidence(self, pairs: PairStore, params: Params) -> None:
         again = [made_pair(1, captured_at=START + timedelta(seconds=number)) for number in range(220)]
         assert pairs.record(again[:100]) + pairs.record(again[100:]) == 220
         assert pairs.counts(*BOLT).num_pairs == 1
-        assert pairs.window(*BOLT, START - timedelta(days=1), START + timedelta(days=1)).num_judged == 1
+        evidence = evidence_between(START - timedelta(days=1), START + timedelta(days=1), pairs, params)
+        assert evidence.count.tolist() == [1]
         assert len(pairs.scores(*BOLT)) == 1
 
     def test_near_identical_frames_are_one_too(self, pairs: PairStore) -> None:
@@ -179,16 +192,21 @@ def series(class_name: str, made: Sequence[tuple[int, int | None]]) -> list[Pair
     ]
 
 
-def evidence(store: PairStore, class_name: str) -> tuple[object, ...]:
+def evidence(store: PairStore, params: Params, class_name: str) -> tuple[object, ...]:
+    """All that counts of a class: cells up to three moments, the time of each first frame, the table of a tick."""
     models, since = (class_name, *BOLT[1:]), START - timedelta(days=1)
     counts = [store.counts(*models, since, START + timedelta(minutes=n)).cells_LCG.tolist() for n in (3, 6, 60)]
-    return counts, store.first_at(*models), store.window(*models, since, START + timedelta(days=1))
+    pairs = store.table(*models)
+    firsts = pairs.loc[pairs["is_first"], ["image_id", "received_at"]].to_numpy().tolist()
+    table = evidence_between(since, START + timedelta(days=1), store, params, class_name)
+    columns = (getattr(table, each.name).tolist() for each in fields(table))
+    return counts, firsts, sorted(zip(*columns, strict=True))
 
 
 @law
 @given(made=frames, claims=st.lists(moments, min_size=12, max_size=12, unique=True))
 def test_what_a_caller_claims_changes_no_count(
-    store: PairStore, made: list[tuple[int, int | None]], claims: list[datetime]
+    store: PairStore, params: Params, made: list[tuple[int, int | None]], claims: list[datetime]
 ) -> None:
     honest, lying = next(_classes), next(_classes)
     claimed = [
@@ -197,21 +215,21 @@ def test_what_a_caller_claims_changes_no_count(
     ]
     store.record(series(honest, made), RULE)
     store.record(claimed, RULE)
-    assert evidence(store, honest) == evidence(store, lying)
+    assert evidence(store, params, honest) == evidence(store, params, lying)
 
 
 @law
 @given(made=frames, again=st.lists(st.tuples(st.integers(0, 11), moments), max_size=12))
 def test_what_is_sent_again_changes_no_count(
-    store: PairStore, made: list[tuple[int, int | None]], again: list[tuple[int, datetime]]
+    store: PairStore, params: Params, made: list[tuple[int, int | None]], again: list[tuple[int, datetime]]
 ) -> None:
     name = next(_classes)
     sent = series(name, made)
     store.record(sent, RULE)
-    before = evidence(store, name)
+    before = evidence(store, params, name)
     resent = [replace(sent[number % len(sent)], captured_at=at) for number, at in again]
     store.record([*resent, *sent], RULE)
-    assert evidence(store, name) == before
+    assert evidence(store, params, name) == before
 
 
 @law
@@ -262,7 +280,7 @@ def test_what_was_recorded_before_counts_by_its_capture_time_and_once(database_u
         (image_id(2), image_id(2), True),
         (image_id(1), image_id(1), True),
     ]
-    assert store.first_at(*BOLT) == old[0].captured_at
+    assert set(store.table(*BOLT)["received_at"]) == {pair.captured_at for pair in old[:3]}
     assert store.record(old) == 0  # the key is still unique
     assert (
         store.table(*BOLT)[["source", "review_share", "review_drawn", "capture_suspect"]].to_numpy().tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -21,15 +22,28 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from integration.made_records import BOLT, START, image_id, made_pair, random_pairs, stores_on, together
+from integration.made_records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from shadowline.benchmarks_records import bench_pairs
+from shadowline.evidence import (
+    ABSENT,
+    ALARM,
+    ANOMALOUS,
+    FAILED,
+    NO_ALARM,
+    NORMAL,
+    UNLABELLED,
+    EvidenceTable,
+    count_cells,
+    slot_of,
+)
+from shadowline.evidence import DROPPED as CANDIDATE_DROPPED
 from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.params import Params, RolloutParams
 from shadowline.progress import Progress
 from shadowline.records.database import migrations, open_database, reading
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore, Window
+from shadowline.records.evidence import read_evidence
+from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore
 from shadowline.records.tables import Base, FeedbackRow, PairRow
-from shadowline.shadow import ALARM, ANOMALOUS, NO_ALARM, NORMAL, UNLABELLED
 
 if TYPE_CHECKING:
     from integration.postgres import Postgres
@@ -37,6 +51,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["integration.postgres"]
 
 SECRET = "pass-word-of-ada"
+SLOW_MS = 60.0  # some of the random answers take longer
 
 
 @pytest.fixture
@@ -228,8 +243,12 @@ class TestAgainstPandas:
             pairs.label(made[index].class_name, made[index].image_id, label, "Ada", START)
         return pairs, _frame(made, labels)
 
-    def test_counts_and_window_between_any_bounds(self, filled: tuple[PairStore, pd.DataFrame]) -> None:
+    def test_counts_and_evidence_between_any_bounds(
+        self, filled: tuple[PairStore, pd.DataFrame], params: Params
+    ) -> None:
+        """Counts leave `since` out and take `until` in; evidence does it the other way round."""
         store, frame = filled
+        policy = _with_latency_bound(params.rollout, SLOW_MS)
         groups = frame[frame["is_first"]].groupby(["class_name", "candidate"])
         assert groups.ngroups == 4
         for ((class_name, candidate), rows), since, until in product(groups, self.BOUNDS, self.BOUNDS):
@@ -239,17 +258,15 @@ class TestAgainstPandas:
             models = (str(class_name), str(candidate), "legacy")
             assert (store.counts(*models, since, until).cells_LCG == _cells(rows[inside])).all()
             if since and until:
-                assert store.window(*models, since, until) == _window(rows[inside])
+                one = compared_since(since, *models)
+                evidence = read_evidence(store.engine, one, until, policy)
+                assert _known(evidence.table) == _expected(rows[(rows["at"] >= since) & (rows["at"] < until)])
 
-    def test_first_times_and_scores(self, filled: tuple[PairStore, pd.DataFrame]) -> None:
+    def test_scores_are_those_of_the_images_that_both_judged(self, filled: tuple[PairStore, pd.DataFrame]) -> None:
         store, frame = filled
         for (class_name, candidate), rows in frame[frame["is_first"]].groupby(["class_name", "candidate"]):
-            models = (str(class_name), str(candidate), "legacy")
             both = rows.dropna(subset=["candidate_alarm", "legacy_alarm"])
-            assert store.first_at(*models) == both["at"].min()
-            middle = both["at"].sort_values().iloc[len(both) // 2]
-            assert store.first_at(*models, since=middle) == both.loc[both["at"] > middle, "at"].min()
-            found = store.scores(*models)
+            found = store.scores(str(class_name), str(candidate), "legacy")
             expected = both[["candidate_score", "legacy_score"]]
             pd.testing.assert_frame_equal(_sorted(found), _sorted(expected), check_dtype=False)
 
@@ -303,19 +320,32 @@ def _cells(rows: pd.DataFrame) -> np.ndarray:
     return cells
 
 
-def _window(rows: pd.DataFrame) -> Window:
-    judged = rows["candidate_alarm"].notna()
-    normal, anomalous = judged & (rows["label"] == "normal"), judged & (rows["label"] == "anomalous")
-    alarm = rows["candidate_alarm"] == True  # noqa: E712  # None is neither
-    dropped = rows["candidate_error"] == DROPPED
-    latencies = rows["latency_ms"].dropna()
-    return Window(
-        num_judged=int(judged.sum()),
-        num_failed=int((rows["candidate_error"].notna() & ~dropped).sum()),
-        num_dropped=int(dropped.sum()),
-        p95_latency_ms=pytest.approx(latencies.quantile(0.95)) if len(latencies) else None,
-        false_alarms=(int((normal & alarm).sum()), int(normal.sum())),
-        misses=(int((anomalous & ~alarm).sum()), int(anomalous.sum())),
+def _with_latency_bound(policy: RolloutParams, bound_ms: float) -> RolloutParams:
+    latency = policy.guards.latency.model_copy(update={"bound": bound_ms})
+    return policy.model_copy(update={"guards": policy.guards.model_copy(update={"latency": latency})})
+
+
+def _known(table: EvidenceTable) -> Counter[tuple[int, ...]]:
+    """Images by slot of receipt, label, answers of candidate and legacy model, and whether the candidate was slow."""
+    columns = (table.received, table.label, table.candidate, table.legacy, table.slow, table.count)
+    known: Counter[tuple[int, ...]] = Counter()
+    for *kind, count in zip(*(column.tolist() for column in columns), strict=True):
+        known[tuple(kind)] += count
+    assert min(known.values(), default=0) >= 0
+    return +known
+
+
+def _expected(rows: pd.DataFrame) -> Counter[tuple[int, ...]]:
+    labels, answers = {"normal": NORMAL, "anomalous": ANOMALOUS}, {False: NO_ALARM, True: ALARM}
+    return Counter(
+        (
+            slot_of(row["at"].to_pydatetime()),
+            labels.get(row["label"], UNLABELLED),
+            answers.get(row["candidate_alarm"], CANDIDATE_DROPPED if row["candidate_error"] == DROPPED else FAILED),
+            answers.get(row["legacy_alarm"], ABSENT),
+            row["latency_ms"] > SLOW_MS,
+        )
+        for row in rows.to_dict("records")
     )
 
 
@@ -324,7 +354,7 @@ def _sorted(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 class TestWhatDoesNotCount:
-    def test_pairs_without_both_answers_are_no_evidence_of_agreement(self, pairs: PairStore) -> None:
+    def test_pairs_without_both_answers_are_no_evidence_of_agreement(self, pairs: PairStore, params: Params) -> None:
         pairs.record([
             made_pair(1, candidate_said=Judgement(error=DROPPED)),
             made_pair(2, candidate_said=Judgement(error="broken")),
@@ -333,13 +363,16 @@ class TestWhatDoesNotCount:
             made_pair(5, candidate="", candidate_said=None),
         ])  # fmt: skip
         assert pairs.counts(*BOLT).num_pairs == 0
-        assert pairs.first_at(*BOLT) is None
         assert len(pairs.scores(*BOLT)) == 0
-        window = pairs.window(*BOLT, START, START + timedelta(days=1))
-        assert (window.num_judged, window.num_failed, window.num_dropped) == (2, 1, 1)
+        one = compared_since(START, *BOLT)
+        table = read_evidence(pairs.engine, one, START + timedelta(days=1), params.rollout).table
+        assert not count_cells(table).any()
+        num_of = {said: int(table.count[table.candidate == said].sum()) for said in (FAILED, CANDIDATE_DROPPED)}
+        assert (int(table.count[table.judged].sum()), num_of) == (2, {FAILED: 1, CANDIDATE_DROPPED: 1})
 
-    def test_an_empty_window_has_no_latency(self, pairs: PairStore) -> None:
-        assert pairs.window(*BOLT, START, START + timedelta(days=1)) == Window(0, 0, 0, None, (0, 0), (0, 0))
+    def test_without_pairs_the_evidence_is_empty(self, pairs: PairStore, params: Params) -> None:
+        one = compared_since(START, *BOLT)
+        assert len(read_evidence(pairs.engine, one, START + timedelta(days=1), params.rollout).table) == 0
 
     def test_since_is_left_out_and_until_is_not(self, pairs: PairStore) -> None:
         pairs.record([made_pair(number) for number in range(10)])
@@ -349,8 +382,9 @@ class TestWhatDoesNotCount:
     def test_times_come_back_as_they_went_in(self, pairs: PairStore) -> None:
         exact = datetime(2026, 3, 29, 2, 30, 0, 123_456, tzinfo=timezone(timedelta(hours=5, minutes=30)))
         pairs.record([made_pair(1, captured_at=exact)])
-        found = pairs.first_at(*BOLT)
-        assert found == exact and found.utcoffset() == timedelta(0)
+        (pair,) = pairs.table(*BOLT).to_dict("records")
+        for at in (pair["captured_at"], pair["received_at"]):
+            assert at == exact and at.utcoffset() == timedelta(0)
 
 
 class TestReadersAndWriters:

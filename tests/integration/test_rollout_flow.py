@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.tiny_project import CLASSES, Project
+from integration.tiny_project import CLASSES, OPEN_GUARDS, Project
 from shadowline.params import load_params
 from shadowline.records.rollout import MovedMeanwhileError
 from shadowline.records.stores import Records, open_records
@@ -35,17 +35,7 @@ _QUICK = {  # what is tried here is the plumbing: a dozen pairs, no weeks
         "stabilisation_days": 0,
         "parallel_days": 0,
         "approvals": ["canary"],
-        "guards": {
-            "agreement": {"bound": 0.0, "severity": "hard"},
-            "drift": {"bound": 1.0, "severity": "hard"},
-            "false_alarms": {"bound": 1.0, "severity": "hard"},
-            "misses": {"bound": 1.0, "severity": "hard"},
-            "lost_defects": {"bound": 1.0, "severity": "hard"},
-            "alarm_rate": {"bound": 1.0, "severity": "soft"},
-            "latency": {"bound": 60_000, "severity": "soft"},
-            "errors": {"bound": 0.01, "severity": "hard"},
-            "dropped": {"bound": 0.05, "severity": "soft"},
-        },
+        "guards": OPEN_GUARDS,
     },
 }
 

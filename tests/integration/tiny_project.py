@@ -47,6 +47,17 @@ CROP, SIDE, LEGACY_SIDE = 56, 64, 64  # pixels
 MODEL = "inspector"
 _COPIED = ("dvc.yaml", "prompts/default.yaml", ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore")
 _ENCODER, _LEGACY = "data/downloads/encoder.safetensors", "data/downloads/legacy.safetensors"
+OPEN_GUARDS: dict[str, dict[str, Any]] = {  # of `rollout`: what random models do on a dozen pairs trips none
+    "agreement": {"bound": 0.0, "severity": "hard"},
+    "drift": {"bound": 1.0, "severity": "hard"},
+    "false_alarms": {"bound": 1.0, "severity": "hard"},
+    "misses": {"bound": 1.0, "severity": "hard"},
+    "lost_defects": {"bound": 1.0, "severity": "hard"},
+    "errors": {"bound": 0.5, "severity": "hard"},
+    "alarm_rate": {"bound": 1.0, "severity": "soft"},
+    "latency": {"bound": 60_000, "severity": "soft"},
+    "dropped": {"bound": 0.5, "severity": "soft"},
+}
 _CHANGES: dict[str, dict[str, Any]] = {
     "validation": {"min_normal": 20, "robust_range": 30.0},
     "encoder": {"weights": "file", "location": _ENCODER, "resize": SIDE, "crop": CROP, "layers": LAYERS},

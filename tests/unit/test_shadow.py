@@ -18,7 +18,6 @@ from shadowline.shadow import (
     PairCounts,
     Rate,
     agree,
-    lost_defects,
     paired_difference,
     score_correlation,
 )
@@ -195,35 +194,6 @@ class TestAgainstOtherImplementations:
         assert score_correlation(scores, -(scores**3)) == pytest.approx(-1.0)
 
 
-class TestLostDefects:
-    @given(counts_of_pairs)
-    def test_the_p_value_is_a_binomial_test_of_those_that_one_model_alone_found(self, counts: PairCounts) -> None:
-        lost, gained = int(counts.cells_LCG[2, 0, 1]), int(counts.cells_LCG[2, 1, 0])
-        found = agree(counts, 0.95)
-        assert counts.lost_and_gained == (lost, gained)
-        if lost + gained == 0:
-            assert found.lost_defects_p is None
-        else:
-            expected = binomtest(lost, lost + gained, alternative="greater").pvalue
-            assert found.lost_defects_p == pytest.approx(expected)
-
-    @pytest.mark.parametrize(
-        ("lost", "gained", "expected"), [(4, 0, 0.0625), (5, 0, 0.03125), (9, 3, 299 / 4_096), (0, 7, 1.0)]
-    )
-    def test_by_hand(self, lost: int, gained: int, expected: float) -> None:
-        counts = cells(u_=5_000, a_g=lost, a_c=gained)
-        found = agree(counts, 0.95)
-        assert found.lost_defects_p == pytest.approx(expected)
-        assert f"{lost} defects that only the legacy model found, {gained} that only the candidate" in lost_defects(
-            counts, found
-        )
-
-    def test_without_any_there_is_none(self) -> None:
-        counts = cells(u_=10, a_cg=3, u_g=4)
-        assert agree(counts, 0.95).lost_defects_p is None
-        assert "p =" not in lost_defects(counts, agree(counts, 0.95))
-
-
 class TestLawsOfCounts:
     @given(counts_of_pairs, counts_of_pairs, counts_of_pairs)
     def test_they_add_in_any_order(self, one: PairCounts, two: PairCounts, three: PairCounts) -> None:
@@ -272,6 +242,11 @@ class TestLawsOfCounts:
         assert (found.candidate_misses.num_hits, found.candidate_misses.num_total) == (4, 10)
         assert (found.legacy_misses.num_hits, found.legacy_misses.num_total) == (3, 10)
         assert found.drift[0] == pytest.approx((1_022 - 33) / 1_110)
+
+    def test_only_labelled_defects_that_one_model_alone_finds_are_lost_or_gained(self) -> None:
+        counts = cells(u_=10, u_c=20, u_g=30, u_cg=40, n_=50, n_c=60, n_g=70, n_cg=80, a_=1, a_c=3, a_g=9, a_cg=2)
+        assert counts.lost_and_gained == (9, 3)
+        assert swapped(counts).lost_and_gained == (3, 9)
 
     @pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 2, 2)])
     def test_cells_of_another_shape_are_refused(self, shape: tuple[int, ...]) -> None:
