@@ -206,6 +206,7 @@ class LegacyParams(_Frozen):
     layers: tuple[int, ...]  # timm feature indices
     coreset_share: Annotated[float, Field(gt=0, le=1)]  # of the training patches
     neighbours: Positive  # for the re-weighting of the image score
+    target_fpr: Annotated[float, Field(gt=0, lt=1)]  # promised false-alarm rate on exchangeable normals
 
 
 class ZeroShotParams(_Frozen):

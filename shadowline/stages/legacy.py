@@ -27,7 +27,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
 
     legacy = params.legacy.model_copy(update={"location": str(layout.root / params.legacy.location)})
     detector = PatchCore.fit(class_name, images(Split.TRAIN), legacy, seed=params.seed, progress=progress)
-    detector = detector.calibrate(detector.score(images(Split.VAL)), params.calibration.target_fpr)
+    detector = detector.calibrate(detector.score(images(Split.VAL)), params.legacy.target_fpr)
     folder = layout.legacy(class_name)
     detector.save(folder)
     test_ids = manifest.loc[manifest["split"] == Split.TEST, "image_id"]

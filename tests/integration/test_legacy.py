@@ -88,7 +88,13 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> LegacyParams:
     location = tmp_path_factory.mktemp("weights") / "network.safetensors"
     save_file(weights.state_dict(), location)
     return LegacyParams(
-        network="test_resnet", location=str(location), input_size=48, layers=(1, 2), coreset_share=0.1, neighbours=3
+        network="test_resnet",
+        location=str(location),
+        input_size=48,
+        layers=(1, 2),
+        coreset_share=0.1,
+        neighbours=3,
+        target_fpr=0.1,
     )
 
 

@@ -86,7 +86,13 @@ def test_a_whole_image_scores_alike_from_pixels_on(their_model, tmp_path):
     weights = tmp_path / "network.safetensors"
     save_file(their_model.feature_extractor.feature_extractor.state_dict(), weights)
     params = LegacyParams(
-        network=NETWORK, location=str(weights), input_size=64, layers=LAYERS, coreset_share=0.2, neighbours=9
+        network=NETWORK,
+        location=str(weights),
+        input_size=64,
+        layers=LAYERS,
+        coreset_share=0.2,
+        neighbours=9,
+        target_fpr=0.1,
     )
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, size=(70, 50, 3), dtype=np.uint8)) for _ in range(6)]

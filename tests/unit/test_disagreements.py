@@ -84,7 +84,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, st
     )
     params = LegacyParams(
         network="test_resnet", location=str(folder / "w.safetensors"), input_size=64, layers=(1, 2),
-        coreset_share=0.1, neighbours=5,
+        coreset_share=0.1, neighbours=5, target_fpr=0.05,
     )  # fmt: skip
     found = {}
     for seed, side in enumerate(("candidate", "legacy")):

@@ -41,6 +41,7 @@ def params(tmp_path_factory) -> LegacyParams:
         layers=(1, 2),
         coreset_share=0.1,
         neighbours=5,
+        target_fpr=0.05,
     )
 
 
