@@ -61,7 +61,7 @@ class EvidenceTable:
     slow: npt.NDArray[np.bool_]  # (R,) the candidate took longer than the latency guard allows
     review_share: npt.NDArray[np.float64]  # (R,) selection probability of the random review in force at receipt
     drawn: npt.NDArray[np.bool_]  # (R,) chosen by chance for a review
-    reference: npt.NDArray[np.bool_]  # (R,) a part of known label that was put on the line, or judged again
+    reference: npt.NDArray[np.bool_]  # (R,) a part of known label that was put on the line
     count: Ints  # (R,) images; negative where a label takes the place of another
 
     @classmethod

@@ -51,13 +51,12 @@ class PairSource(StrEnum):
     LINE = "line"  # through the gateway
     BATCH = "batch"  # `shadowline shadow run`
     REFERENCE = "reference"  # a part with a known label that somebody put on the line
-    REPLAY = "replay"  # a kept image with a known label, judged again
     REDECIDED = "redecided"  # a stored score from the line or a batch, under a threshold that was tuned later
-    REDECIDED_TEST = "redecided_test"  # likewise from a reference part or a replay
+    REDECIDED_TEST = "redecided_test"  # likewise from a reference part
 
 
 REDECIDED = (PairSource.REDECIDED, PairSource.REDECIDED_TEST)
-TEST_SOURCES = (PairSource.REFERENCE, PairSource.REPLAY, PairSource.REDECIDED_TEST)  # not the production's own images
+TEST_SOURCES = (PairSource.REFERENCE, PairSource.REDECIDED_TEST)  # not the production's own images
 
 
 @dataclass(frozen=True)

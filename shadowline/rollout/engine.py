@@ -8,7 +8,8 @@ At a tick everything happens that is due, to each class at most one of these, th
        candidate becomes the legacy model of its successor
     4. its group, the classes of one wave that stand in one phase, moves on; the worst of them decides
     5. while it waits in LEGACY, it follows the newest challenger, so that people approve what would really enter
-    6. people are told of a guard that tripped and took nothing back, and of a line that fell silent
+    6. people are told of a guard that tripped and took nothing back, of a line that fell silent, and of misses that
+       nothing measures
 
 What failed stays failed until the fingerprint of the candidate changes. Nothing here counts ticks, and no class waits
 for a tick of its own: evidence is as of the ends of quarters of an hour and of production days, and whatever the
@@ -36,6 +37,7 @@ from shadowline.rollout.phases import (
     BOTH_JUDGE,
     CANDIDATE_JUDGES,
     FORWARD,
+    LEGACY_JUDGES,
     LEGAL_MOVES,
     TAKEN_OVER,
     WITHOUT_LEGACY,
@@ -538,12 +540,22 @@ def _told(one: ClassState, tick: _Tick) -> ClassState:
     lines = []
     if silent_since is not None and silent_since != one.silent_since:
         lines.append(f"no image since {silent_since:%Y-%m-%d %H:%M} UTC; does the line run?")
+    lines += [line for line in _unmeasured(one, known) if line not in one.alarm]
     telling = [guard for guard in known.guards if guard.crossed_at and _only_tells(guard, one)]
     newest = max((guard.crossed_at[-1] for guard in telling), default=None)
     if newest is not None and (one.alarmed_at is None or newest > one.alarmed_at):
         lines += [guard.reason for guard in telling if one.alarmed_at is None or guard.crossed_at[-1] > one.alarmed_at]
         one = replace(one, alarmed_at=newest)
     return replace(one, silent_since=silent_since, alarm="; ".join(lines) or one.alarm)
+
+
+def _unmeasured(one: ClassState, known: ClassObservation) -> Iterator[str]:
+    """Without the legacy model, only labels of parts that no model chose tell of misses."""
+    if known.unmeasured_since is not None and one.standing not in LEGACY_JUDGES:
+        yield (
+            f"misses are not measured since {known.unmeasured_since:%Y-%m-%d}: label the parts drawn for review, "
+            "or send parts of known label"
+        )
 
 
 def _only_tells(guard: GuardResult, one: ClassState) -> bool:

@@ -41,6 +41,7 @@ class ClassObservation:
     parallel_days: int  # production days on which both models judged, since the candidate entered shadow mode
     last_received: datetime | None  # the newest image of the production; None where none came
     longest_pause: timedelta  # between two of them, so far
+    unmeasured_since: datetime | None = None  # no label of a part that no model chose, for `window_days` and more
     evidence: frozenset[ChecklistItem] = frozenset()  # on record for this class
 
 

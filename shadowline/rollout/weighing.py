@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
-from shadowline.evidence import Evidence, EvidenceTable, slot_of
+from shadowline.evidence import UNLABELLED, Evidence, EvidenceTable, slot_of, start_of
 from shadowline.params import RolloutParams, ShadowParams
 from shadowline.rollout.guards import GuardResult, check_guards
 from shadowline.rollout.observation import ChecklistItem, ClassObservation
@@ -44,8 +45,17 @@ def weigh(
         parallel_days=evidence.num_days(since, policy.min_day_images, both=True),
         last_received=evidence.last_received,
         longest_pause=evidence.longest_pause,
+        unmeasured_since=_unmeasured_since(one, evidence, policy),
         evidence=frozenset(on_record),
     )
+
+
+def _unmeasured_since(one: ClassState, evidence: Evidence, policy: RolloutParams) -> datetime | None:
+    """Since when no part that no model chose has a label, where that is `window_days` production days or more."""
+    table = evidence.table
+    sampled = table.received[(table.drawn | table.reference) & (table.label != UNLABELLED) & table.judged]
+    last = max(one.since, start_of(int(sampled.max()) + 1)) if sampled.size else one.since
+    return last if evidence.num_days(last, policy.min_day_images) >= policy.window_days else None
 
 
 def appraise(

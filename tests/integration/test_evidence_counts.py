@@ -385,7 +385,7 @@ class TestWhatWaitsForReview:
             judged(2, None, LOUD),
             judged(7, Judgement(error=DROPPED), QUIET),
             judged(8, LOUD, LOUD, source=PairSource.REFERENCE),
-            judged(9, LOUD, LOUD, source=PairSource.REPLAY),
+            judged(9, LOUD, LOUD, source=PairSource.REDECIDED_TEST),
             judged(10, LOUD, QUIET, source=PairSource.BATCH),
             judged(11, LOUD, LOUD, class_name="nut"),
         ])  # fmt: skip

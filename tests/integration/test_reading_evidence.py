@@ -65,7 +65,7 @@ def test_every_answer_has_its_place(pairs: PairStore) -> None:
         made_pair(4, candidate_said=Judgement(error=NEVER_ASKED), legacy_said=NO),
         made_pair(5, candidate_said=Judgement(0.1, 0.5, 151.0), legacy_said=NO),
         made_pair(6, candidate_said=NO, legacy_said=NO, review_share=0.25, review_drawn=True),
-        made_pair(7, candidate_said=NO, legacy_said=NO, source=PairSource.REPLAY),
+        made_pair(7, candidate_said=NO, legacy_said=NO, source=PairSource.REDECIDED_TEST),
     ]
     pairs.record(made)
     table = read(pairs)

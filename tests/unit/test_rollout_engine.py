@@ -427,6 +427,22 @@ class TestSilence:
         (told,) = factory.told("bolt")
         assert "no image since" in told and "latency: on" in told
 
+    def test_misses_that_nothing_measures_are_told_once_and_only_without_the_legacy_model(
+        self, factory: Factory
+    ) -> None:
+        since = {"unmeasured_since": START}
+        factory.run_to("bolt", Phase.LEGACY_READ_ONLY)
+        factory.tick(0.1, bolt=since)
+        assert not factory.told("bolt")
+        factory.run_to("bolt", Phase.LEGACY_OFF)
+        for _ in range(3):
+            factory.tick(0.1, bolt=since)
+        (told,) = factory.told("bolt")
+        assert f"misses are not measured since {START:%Y-%m-%d}: label the parts drawn for review" in told
+        factory.tick(0.1)
+        factory.tick(0.1, bolt={"unmeasured_since": factory.now})
+        assert len(factory.told("bolt")) == 2
+
     def test_a_change_of_the_clocks_is_no_silence(self, factory: Factory) -> None:
         """Two times of one zone are subtracted as clocks on the wall; the night of the change has an hour more."""
         factory.run_to("bolt", Phase.LIVE)
