@@ -34,7 +34,7 @@ from shadowline.rollout.state import ClassState
 from shadowline.shadowing import judge_one
 from shadowline.views import apply_view, view_seed
 
-Light = str  # name of a view: "original", "brightness-80"
+Light = str  # name of a view: "original", "rot90"
 _AFTERNOON = timedelta(hours=8)  # from the first lot to the second
 
 

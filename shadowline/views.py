@@ -92,7 +92,6 @@ _PLAIN: dict[str, Callable[[Image.Image, Random], Image.Image]] = {
     "rot90": _transposed(Image.Transpose.ROTATE_90),
     "rot180": _transposed(Image.Transpose.ROTATE_180),
     "rot270": _transposed(Image.Transpose.ROTATE_270),
-    "brightness-80": _scale_brightness(0.2),
     "brightness-30": _scale_brightness(0.7),
     "brightness+30": _scale_brightness(1.3),
     "noise": _noise,
