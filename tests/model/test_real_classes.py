@@ -55,6 +55,7 @@ SMALL = {
     "train": {"classes": list(CLASSES), "steps": 30, "warmup_steps": 5, "decoder_blocks": 4, "eval_every": 15},
     "identification": {"unknown_share": 0.05},
     "evaluation": {"bootstrap": 100, "robustness_images": 8},
+    "legacy": {"target_fpr": 0.05},  # 44 val images cannot promise less than 3 %
 }
 
 
