@@ -156,6 +156,19 @@ def _first_crossing(table: ChangeTable, values: Sequence[float], bound: float, a
     return None
 
 
+def strongest_start(table: ChangeTable, values: Sequence[float], bound: float, moment: int) -> tuple[int, Ints]:
+    """The starting day whose process speaks most against the bound at a moment, and the counts (V,) since that day."""
+    known = table.moment <= moment
+    by_day_DV = np.zeros((int(table.day[known].max(initial=0)) + 1, len(values)), dtype=np.int64)
+    np.add.at(by_day_DV, (table.day[known], table.value[known]), table.count[known])
+    since_DV = by_day_DV[::-1].cumsum(axis=0)[::-1]
+    if bound <= min(values) + _LEAST * (max(values) - min(values)):
+        return 0, since_DV[0]
+    starts = np.arange(1, len(since_DV) + 1)
+    start = int(np.argmax(log_wealth(since_DV, values, bound) - np.log(starts * (starts + 1.0))))
+    return start, since_DV[start]
+
+
 def _first_above(table: ChangeTable, is_above_V: npt.NDArray[np.bool_]) -> int | None:
     """The first moment at which a value above the smallest is known."""
     above = is_above_V[table.value]

@@ -46,7 +46,7 @@ from shadowline.evidence import (
     start_of,
 )
 from shadowline.params import GuardParams, RolloutParams
-from shadowline.sequential import Ints, confidence_bounds, crossings
+from shadowline.sequential import ChangeTable, Ints, confidence_bounds, crossings, strongest_start
 
 SLOW_SHARE = 0.05  # of the answers that may be slower than the latency guard allows: its bound is a 95th percentile
 _BASELINE_CONFIDENCE = 0.99  # of the interval for the alarm rate that was usual
@@ -124,10 +124,11 @@ def _check(
     level = alpha / 2 if name in TWO_SIDED else alpha
     slots = crossings(table, question.values, question.bound, level)
     active = bool(slots) and (hard or _is_recent(slots[-1], evidence, window_days))
-    counts = counts_of(table.value, table.count, len(question.values))
-    measured = _in_words(counts, question)
-    since = f", proven on {start_of(slots[-1 if not hard else 0] + 1):%Y-%m-%d %H:%M}" if slots else ""
-    return GuardResult(name, hard, tuple(start_of(slot + 1) for slot in slots), active, f"{name}: {measured}{since}")
+    if slots:
+        measured = _proof_in_words(table, question, slots[0 if hard else -1], evidence)
+    else:
+        measured = _in_words(counts_of(table.value, table.count, len(question.values)), question)
+    return GuardResult(name, hard, tuple(start_of(slot + 1) for slot in slots), active, f"{name}: {measured}")
 
 
 def _is_recent(slot: int, evidence: Evidence, window_days: int) -> bool:
@@ -135,12 +136,19 @@ def _is_recent(slot: int, evidence: Evidence, window_days: int) -> bool:
     return sum(day.first > slot for day in evidence.days) < window_days
 
 
-def _in_words(counts: Ints, question: _Question) -> str:
+def _proof_in_words(table: ChangeTable, question: _Question, slot: int, evidence: Evidence) -> str:
+    """What was known when the bound was proven crossed, since the day from which on it was crossed most clearly."""
+    start, counts = strongest_start(table, question.values, question.bound, slot)
+    since = f" since {start_of(evidence.days[start].first):%Y-%m-%d}" if start else ""
+    return f"{_in_words(counts, question, since)}, proven on {start_of(slot + 1):%Y-%m-%d %H:%M}"
+
+
+def _in_words(counts: Ints, question: _Question, since: str = "") -> str:
     total = int(counts.sum())
     if not total:
         return f"nothing measured; bound {question.bound:.1%}"
     mean = float(counts @ np.array(question.values)) / total
-    return f"{mean:.1%} of {total} {question.unit}; bound {question.bound:.1%}"
+    return f"{mean:.1%} of {total} {question.unit}{since}; bound {question.bound:.1%}"
 
 
 # --- the questions ----------------------------------------------------------------------------------------------

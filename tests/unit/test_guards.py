@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -97,6 +98,9 @@ class TestEachGuardAlone:
         parts += [one for day in range(40, 55) for one in good_day(day, *BROKEN[name])]
         guard = check(evidence_of(parts))[name]
         assert guard.active and guard.crossed_at[0] > start_of(40 * DAY)
+        if guard.hard and name not in {"lost_defects", "misses"}:  # of these the good days know nothing
+            (share, bound) = re.findall(r"([\d.]+)%", guard.reason)
+            assert float(share) > float(bound) and f"since {start_of(40 * DAY):%Y-%m-%d}; bound" in guard.reason
 
     def test_a_good_candidate_trips_none(self) -> None:
         parts = [one for day in range(60) for one in good_day(day)]
