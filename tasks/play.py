@@ -99,7 +99,7 @@ def play_days(records: Records, params: Params, root: Path, act: Act) -> PlayRes
     morning = _next_morning(records)
     with theatre.progress.task("migration", total=params.demo.max_days) as bar:
         while True:
-            curtain = _curtain(records.rollout.state(), morning, params, act)
+            curtain = _curtain(records.rollout.state(), theatre.challenger, morning, params, act)
             if curtain is not None:
                 return PlayResult(curtain, theatre.num_ticks, theatre.num_idle, morning)
             theatre.day(morning)
@@ -133,12 +133,15 @@ def act_of(params: Params) -> Act:
     return Act.SABOTAGE if are_held(params.demo.sabotage) else Act.FIRST
 
 
-def _curtain(state: RolloutState, morning: datetime, params: Params, act: Act) -> Curtain | None:
+def _curtain(
+    state: RolloutState, challenger: Mapping[str, str], morning: datetime, params: Params, act: Act
+) -> Curtain | None:
     if morning - FIRST_DAY >= timedelta(days=params.demo.max_days):
         return Curtain.OUT_OF_DAYS
     if act is not Act.REMEDY:
-        failed = state.of(params.demo.fault_class).phase is Phase.ROLLED_BACK
-        return Curtain.NEEDS_VERSION if failed else None
+        one = state.of(params.demo.fault_class)
+        has_tried = one.candidate == challenger.get(one.class_name)
+        return Curtain.NEEDS_VERSION if one.phase is Phase.ROLLED_BACK and has_tried else None
     settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
     return Curtain.FINISHED if all(one.phase in settled for one in state.classes) else None
 
