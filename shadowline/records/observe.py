@@ -23,15 +23,27 @@ def observe(
     params: Params,
     order: StoredOrder | None = None,
 ) -> Observation:
-    """Evidence of every class whose candidate is at work, as of the last quarter of an hour, and people's words."""
+    """Evidence of every class whose candidate is at work, as of the last quarter of an hour, and people's words.
+
+    A challenger that was taken back from a class before is none for it: only a person plans it again.
+    """
     at_work = [one for one in state.classes if one.standing in CANDIDATE_JUDGES]
     return Observation(
         now=now,
-        challenger=challenger,
+        challenger=_without_failed(challenger, state, records),
         classes=tuple(observe_class(one, records, now, params) for one in at_work),
         orders=(order.order,) if order else (),
         approvals=records.rollout.approvals(),
     )
+
+
+def _without_failed(challenger: Mapping[str, str], state: RolloutState, records: Records) -> dict[str, str]:
+    candidates = {one.class_name: one.candidate for one in state.classes}
+    return {
+        name: new
+        for name, new in challenger.items()
+        if candidates.get(name, new) == new or not records.rollout.was_taken_back(name, new)
+    }
 
 
 def observe_class(one: ClassState, records: Records, now: datetime, params: Params) -> ClassObservation:

@@ -120,6 +120,11 @@ class RolloutStore:
         with self._reading() as connection:
             return tuple(_event(row) for row in connection.execute(query))
 
+    def was_taken_back(self, class_name: str, candidate: str) -> bool:
+        """Whether a candidate has ever been rolled back from a class, by a guard or by a person."""
+        after = (event.after for event in self.events(class_name))
+        return any(one.phase is Phase.ROLLED_BACK and one.candidate == candidate for one in after)
+
     def rebuild(self) -> RolloutState:
         """Write the phase table again from the events, and return it."""
         with self._writing() as connection:

@@ -26,6 +26,7 @@ from shadowline.manifest import Label
 from shadowline.params import Params
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence
+from shadowline.records.observe import observe
 from shadowline.records.rollout import ModelPlace, MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
 from shadowline.rollout.engine import ActionKind, Step, begin, leave
@@ -396,6 +397,29 @@ class TestModels:
     def test_one_that_nobody_noted_is_refused(self, store: RolloutStore) -> None:
         with pytest.raises(ValueError, match="not on record; register it again"):
             store.model("unknown")
+
+
+class TestWhatFailedStaysFailed:
+    def test_a_candidate_that_was_taken_back_is_no_challenger_any_more(self, engine: Engine, params: Params) -> None:
+        records = stores_on(engine)
+        records.rollout.begin(first_events())
+        first, second = CANDIDATE["bolt"], "b" * 64
+
+        def offered(challenger: str) -> str | None:
+            seen = observe(records.rollout.state(), records, {"bolt": challenger}, START + 9 * DAY, params)
+            return seen.challenger.get("bolt")
+
+        for number, candidate in enumerate((first, second), start=1):
+            challenger, at = {**CANDIDATE, "bolt": candidate}, START + 3 * number * DAY
+            records.rollout.commit(tick(records.rollout, at, params, challenger=challenger))
+            assert records.rollout.state().of("bolt").phase is Phase.SHADOW
+            records.rollout.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "4711"), at + DAY)
+            order = records.rollout.next_order()
+            records.rollout.commit(tick(records.rollout, at + DAY, params, order, challenger), order)
+        assert records.rollout.state().of("bolt").phase is Phase.ROLLED_BACK
+        assert offered(first) is None
+        assert offered(second) == second  # the one that the class is known to have failed with
+        assert offered("c" * 64) == "c" * 64
 
 
 class TestEvidenceOfAClass:
