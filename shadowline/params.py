@@ -421,6 +421,7 @@ class DemoParams(_Frozen):
     lies: tuple[str, ...] = Field(min_length=1)  # views: ways to lay a stream image down, a part of its own each
     images_per_day: Positive  # per class, in two lots
     anomaly_share: Share  # of a day's images
+    references_per_day: int = Field(ge=0)  # known defects that are put on the line besides, per class
     labelled_share: Share  # of the parts with an alarm, that an inspector ever labels
     holiday: tuple[Days, Days]  # first and last day of the play on which the line stands still
     fault_class: ClassName  # whose camera fails during the canary

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from shadowline.manifest import Label, Split, read_manifest
 from shadowline.params import DemoParams, Params
 from shadowline.paths import Layout
 from shadowline.progress import Progress
-from shadowline.records.pairs import Judgement, Pair, Side, is_drawn_for_review
+from shadowline.records.pairs import Judgement, Pair, PairSource, Side, is_drawn_for_review
 from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import ClassState
 from shadowline.shadowing import judge_one
@@ -46,6 +46,7 @@ class Part:
     path: str
     lies: str  # name of the view
     label: Label
+    reference: bool = False  # put on the line on purpose, its label known
 
 
 @dataclass(frozen=True)
@@ -111,14 +112,18 @@ def _seen_under(part: Part, light: Light, params: Params, layout: Layout) -> Ima
 
 
 def parts_of_day(class_name: str, stock: Sequence[Part], day: int, demo: DemoParams) -> list[Part]:
-    """The day's good and bad parts, each kind in turns from day to day, in a seeded order."""
+    """The day's good and bad parts, each kind in turns from day to day, in a seeded order; last its reference parts.
+
+    Reference parts are bad ones, taken from the other end of the stock.
+    """
     good = [part for part in stock if part.label is Label.NORMAL]
     bad = [part for part in stock if part.label is Label.ANOMALOUS]
     num_bad = round(demo.images_per_day * demo.anomaly_share) if bad else 0
     wanted = ((bad, num_bad), (good, demo.images_per_day - num_bad))
     chosen = [group[(day * number + i) % len(group)] for group, number in wanted for i in range(number)]
     random = np.random.default_rng(int.from_bytes(_digest(class_name, str(day))[:8], "big"))
-    return [chosen[i] for i in random.permutation(len(chosen))]
+    known = [bad[-1 - (day * demo.references_per_day + i) % len(bad)] for i in range(demo.references_per_day) if bad]
+    return [*(chosen[i] for i in random.permutation(len(chosen))), *(replace(part, reference=True) for part in known)]
 
 
 def day_of_pairs(
@@ -145,8 +150,10 @@ def day_of_pairs(
             candidate_said=candidate.said[part.image_id],
             legacy_said=legacy.said[part.image_id] if one.legacy_judges else None,
             image_path=part.path,
+            source=PairSource.REFERENCE if part.reference else PairSource.LINE,
+            known_label=part.label if part.reference else None,
             review_share=share,
-            review_drawn=is_drawn_for_review(one.class_name, part.image_id, share),
+            review_drawn=not part.reference and is_drawn_for_review(one.class_name, part.image_id, share),
         )
         for part, at in zip(parts, _times(morning, len(parts)), strict=True)
     ]
@@ -170,6 +177,8 @@ def reviewed(pairs: Iterable[Pair], labelled_share: float) -> list[Pair]:
     """What inspectors label: all that was drawn; of disagreements and alarms some they never get round to."""
 
     def is_labelled(pair: Pair) -> bool:
+        if pair.known_label is not None:
+            return False
         draw = int.from_bytes(_digest(pair.key, "review")[:4], "big") / 2**32
         return pair.review_drawn or (_is_flagged(pair) and draw < labelled_share)
 

@@ -26,6 +26,7 @@ from shadowline.evidence import (
     start_of,
 )
 from shadowline.params import RolloutParams, ShadowParams
+from shadowline.rollout.guards import sampled_misses
 from shadowline.sequential import confidence_bounds, log_wealth
 from shadowline.shadow import Agreement, Cells, PairCounts, agree
 
@@ -131,6 +132,24 @@ def _unproven_hits(cells: Cells, shadow: ShadowParams) -> str:
     return (
         f"of {known} known defects {lost} are found by the legacy model alone and {gained} by the candidate alone: "
         f"not proven that it loses at most {shadow.max_lost_share:.0%}"
+    )
+
+
+def unproven_misses(evidence: Evidence, since: int, bound: float, shadow: ShadowParams, window_days: int) -> str:
+    """Why it is not proven that the candidate misses at most the share `bound` of the known defects since a slot.
+
+    Only parts that no model chose count. As of the ends of the newest `window_days` production days; empty where it was
+    proven at one of them.
+    """
+    closed = [day for day in evidence.days if day.end <= evidence.closed_until]
+    found = missed = 0
+    for day in closed[-window_days:]:
+        found, missed = (int(number) for number in sampled_misses(evidence.known_at(day.end), since))
+        if bound >= 1.0 or _is_proven([missed, found], (0.0, 1.0), 1.0 - bound, shadow):
+            return ""
+    return (
+        f"of {found + missed} known defects that no model chose {missed} were missed without the legacy model: "
+        f"not proven that at most {bound:.0%} are; send parts of known label"
     )
 
 

@@ -470,6 +470,7 @@ def _missing_evidence(
     if target is Phase.LEGACY_OFF and known.parallel_days < policy.parallel_days:
         found += [f"{policy.parallel_days - known.parallel_days} more production days of parallel operation"]
     if target is Phase.LEGACY_DELETED:
+        found += [known.unproven_misses] if known.unproven_misses else []
         on_record = known.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
         if all(_has_migrated(other, seen, policy) for other in state.classes if other.planned):
             on_record |= {ChecklistItem.ALL_MIGRATED}  # no record of a person can stand for this

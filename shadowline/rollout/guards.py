@@ -50,6 +50,7 @@ from shadowline.sequential import ChangeTable, Ints, confidence_bounds, crossing
 
 SLOW_SHARE = 0.05  # of the answers that may be slower than the latency guard allows: its bound is a 95th percentile
 _BASELINE_CONFIDENCE = 0.99  # of the interval for the alarm rate that was usual
+_ENOUGH_SAMPLED = 20  # defects, for a usual rate of their own
 NO_YES = (0.0, 1.0)  # values of a question
 TWO_SIDED = frozenset({"drift", "alarm_rate"})
 LESS_SAME_MORE = (-1.0, 0.0, 1.0)  # alarms of the candidate against the legacy model's
@@ -201,16 +202,28 @@ def _change_questions(evidence: Evidence, since: int, policy: RolloutParams) -> 
     before = evidence.known_at(since, received_before=since)
     beside = counts_of(_against_legacy(before, +1, settle=False), before.count, 3)
     alone = counts_of(_alarm(before), before.count, 2)
-    defects = counts_of(_known_miss(before), before.count, 2)
-    usual = confidence_bounds(defects, NO_YES, _BASELINE_CONFIDENCE)[1] if defects.sum() else 0.0
-    question = _Question(_missed_since(since), NO_YES, usual + policy.guards.misses.bound, "of sampled defects missed")
-    yield "misses", question
+    bound = misses_bound(evidence, since, policy)
+    yield "misses", _Question(_missed_since(since), NO_YES, bound, "of sampled defects missed")
     if beside.sum():
         low, high = confidence_bounds(beside, LESS_SAME_MORE, _BASELINE_CONFIDENCE)
         yield from _two_sided("drift", _beside, LESS_SAME_MORE, (since, -low, high), policy.guards.drift.bound)
     if alone.sum():
         low, high = confidence_bounds(alone, NO_YES, _BASELINE_CONFIDENCE)
         yield from _two_sided("alarm_rate", _alone, NO_YES, (since, 1.0 - low, high), policy.guards.alarm_rate.bound)
+
+
+def misses_bound(evidence: Evidence, since: int, policy: RolloutParams) -> float:
+    """Share of the sampled defects that the candidate may miss: what was usual before slot `since`, and the margin.
+
+    Usual is the share of such defects that it missed; of all known ones where fewer than 20 were sampled, which leaves
+    out what both models missed.
+    """
+    before = evidence.known_at(since, received_before=since)
+    sampled = counts_of(_miss(before.where(_is_sampled(before))), before.count[_is_sampled(before)], 2)
+    known = counts_of(_miss(before), before.count, 2)
+    defects = sampled if sampled.sum() >= _ENOUGH_SAMPLED else known
+    usual = confidence_bounds(defects, NO_YES, _BASELINE_CONFIDENCE)[1] if defects.sum() else 0.0
+    return usual + policy.guards.misses.bound
 
 
 def _two_sided(
@@ -264,13 +277,24 @@ def _missed_since(since: int) -> Callable[[EvidenceTable], Ints]:
     def value_of(table: EvidenceTable) -> Ints:
         missed = (table.label == ANOMALOUS) & (table.candidate == NO_ALARM)
         hit = (table.label != NORMAL) & (table.candidate == ALARM)
-        sampled = (table.drawn | table.reference) & (table.received >= since)
+        sampled = _is_sampled(table) & (table.received >= since)
         return _yes_no(sampled & (missed | hit), missed)
 
     return value_of
 
 
-def _known_miss(table: EvidenceTable) -> Ints:
+def _is_sampled(table: EvidenceTable) -> np.ndarray:
+    sampled: np.ndarray = table.drawn | table.reference
+    return sampled
+
+
+def sampled_misses(table: EvidenceTable, since: int) -> Ints:
+    """(2,): known defects that no model chose, received from slot `since` on: found and missed by the candidate."""
+    rows = table.where(_is_sampled(table) & (table.received >= since))
+    return counts_of(_miss(rows), rows.count, 2)
+
+
+def _miss(table: EvidenceTable) -> Ints:
     return _yes_no((table.label == ANOMALOUS) & table.judged, table.candidate == NO_ALARM)
 
 

@@ -42,6 +42,7 @@ class ClassObservation:
     last_received: datetime | None  # the newest image of the production; None where none came
     longest_pause: timedelta  # between two of them, so far
     unmeasured_since: datetime | None = None  # no label of a part that no model chose, for `window_days` and more
+    unproven_misses: str = ""  # what a proof lacks that the candidate misses no more without the legacy model
     evidence: frozenset[ChecklistItem] = frozenset()  # on record for this class
 
 

@@ -55,6 +55,7 @@ class Line:
     legacy_missed: float = 0.02  # of the defects
     legacy_false_alarms: float = 0.01  # of the good parts
     legacy_off_from: int | None = None  # calendar day from which it judges no more
+    references_per_day: int = 0  # further defects, put on the line on purpose, with the last parts of the day
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,27 @@ def rehearse(line: Line, candidate: Candidate, reviews: Reviews, num_days: int, 
     """Everything that becomes known in `num_days` calendar days, both models judging all the time."""
     rng = np.random.default_rng(seed)
     days = np.array([day for day in range(num_days) if day % 7 < line.week_days], dtype=np.int64)
-    day = np.repeat(days, line.parts_per_day)
-    position = np.tile(np.arange(line.parts_per_day), len(days))
+    day = np.repeat(days, line.parts_per_day + line.references_per_day)
+    position = np.tile(np.arange(line.parts_per_day + line.references_per_day), len(days))
+    reference = position >= line.parts_per_day
+    position = np.minimum(position, line.parts_per_day - 1)
     received = _FIRST_SLOT + day * SLOTS_A_DAY + position * line.shift_slots // line.parts_per_day
-    defect = rng.random(len(day)) < line.defect_rate
+    defect = (rng.random(len(day)) < line.defect_rate) | reference
     legacy = _decide(defect, np.full(len(day), line.legacy_missed), line.legacy_false_alarms, rng)
     said = _said(line, candidate, day, defect, legacy, rng)
-    drawn = rng.random(len(day)) < reviews.review_share
+    drawn = (rng.random(len(day)) < reviews.review_share) & ~reference
     is_off = day >= (num_days if line.legacy_off_from is None else line.legacy_off_from)
     looked_at = (
         ((said != legacy) & ~is_off & (rng.random(len(day)) < reviews.disagreements))
         | (((said == ALARM) | (legacy & ~is_off)) & (rng.random(len(day)) < reviews.alarms))
         | (drawn & (rng.random(len(day)) < reviews.answered))
+        | reference
     )
     label = np.where(defect, ANOMALOUS, NORMAL)
     share = np.full(len(day), reviews.review_share)
     slow = rng.random(len(day)) < candidate.slow + candidate.slower_each_week * (day // 7)
     judged = np.where(is_off, ABSENT, legacy)
-    return _table(received, label, said, judged, slow, drawn, share, looked_at, reviews.delay_slots)
+    return _table(received, label, said, judged, slow, drawn, reference, share, looked_at, reviews.delay_slots)
 
 
 def _decide(defect: Flags, missed: npt.NDArray[np.float64], false_alarms: float, rng: np.random.Generator) -> Flags:
@@ -141,6 +145,7 @@ def _table(
     legacy: npt.NDArray[np.int64],
     slow: Flags,
     drawn: Flags,
+    reference: Flags,
     share: npt.NDArray[np.float64],
     looked_at: Flags,
     delay: int,
@@ -151,6 +156,7 @@ def _table(
         "legacy": legacy,
         "slow": slow,
         "drawn": drawn,
+        "reference": reference,
     }
     parts["review_share"] = share
     looked = {name: column[looked_at] for name, column in parts.items()}

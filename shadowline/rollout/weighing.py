@@ -7,11 +7,11 @@ from datetime import datetime
 
 from shadowline.evidence import UNLABELLED, Evidence, EvidenceTable, slot_of, start_of
 from shadowline.params import RolloutParams, ShadowParams
-from shadowline.rollout.guards import GuardResult, check_guards
+from shadowline.rollout.guards import GuardResult, check_guards, misses_bound
 from shadowline.rollout.observation import ChecklistItem, ClassObservation
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
-from shadowline.verdict import ShadowVerdict, judge
+from shadowline.verdict import ShadowVerdict, judge, unproven_misses
 
 
 def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, window_days: int) -> Evidence:
@@ -46,6 +46,7 @@ def weigh(
         last_received=evidence.last_received,
         longest_pause=evidence.longest_pause,
         unmeasured_since=_unmeasured_since(one, evidence, policy),
+        unproven_misses=_unproven_misses(one, evidence, shadow, policy),
         evidence=frozenset(on_record),
     )
 
@@ -56,6 +57,14 @@ def _unmeasured_since(one: ClassState, evidence: Evidence, policy: RolloutParams
     sampled = table.received[(table.drawn | table.reference) & (table.label != UNLABELLED) & table.judged]
     last = max(one.since, start_of(int(sampled.max()) + 1)) if sampled.size else one.since
     return last if evidence.num_days(last, policy.min_day_images) >= policy.window_days else None
+
+
+def _unproven_misses(one: ClassState, evidence: Evidence, shadow: ShadowParams, policy: RolloutParams) -> str:
+    """What a legacy model that is off, and could still come back, waits for before it is deleted."""
+    if one.standing is not Phase.LEGACY_OFF or evidence.answering_since is None:
+        return ""
+    bound = misses_bound(evidence, evidence.answering_since, policy)
+    return unproven_misses(evidence, slot_of(one.since), bound, shadow, policy.window_days)
 
 
 def appraise(

@@ -443,6 +443,16 @@ class TestSilence:
         factory.tick(0.1, bolt={"unmeasured_since": factory.now})
         assert len(factory.told("bolt")) == 2
 
+    def test_no_legacy_model_is_deleted_before_misses_are_measured_without_it(self, params: Params) -> None:
+        factory = Factory(params, waves=[["bolt"]])
+        factory.run_to("bolt", Phase.LEGACY_OFF)
+        for _ in range(200):
+            factory.tick(bolt={"unproven_misses": "of 3 known defects 3 were missed"})
+        assert factory.state.of("bolt").phase is Phase.LEGACY_OFF
+        assert factory.last is not None and "of 3 known defects 3 were missed" in factory.last.reason
+        factory.tick()
+        assert factory.state.of("bolt").phase is Phase.LEGACY_DELETED
+
     def test_a_change_of_the_clocks_is_no_silence(self, factory: Factory) -> None:
         """Two times of one zone are subtracted as clocks on the wall; the night of the change has an hour more."""
         factory.run_to("bolt", Phase.LIVE)

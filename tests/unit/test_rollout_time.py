@@ -35,7 +35,7 @@ from shadowline.rollout.rehearsal import Candidate, Line, Reviews, from_entry, p
 from shadowline.rollout.state import Event, RolloutState, replay
 
 QUARTER, HOUR, DAY = timedelta(minutes=15), timedelta(hours=1), timedelta(days=1)
-LINE = Line(parts_per_day=48, defect_rate=0.25)
+LINE = Line(parts_per_day=48, defect_rate=0.25, references_per_day=12)
 BATCH = 48  # slots: parts come at 6 and at 18 o'clock, and are labelled twelve hours later
 NUM_DAYS = 26
 GOOD = Candidate(shared=1.0)

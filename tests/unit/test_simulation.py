@@ -9,7 +9,7 @@ import pytest
 
 from shadowline.manifest import Label
 from shadowline.params import Params
-from shadowline.records.pairs import Judgement, Pair
+from shadowline.records.pairs import Judgement, Pair, PairSource
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 from shadowline.simulation import Calendar, JudgedStream, Part, day_of_pairs, parts_of_day, reviewed
@@ -38,7 +38,7 @@ def pairs_of(one: ClassState, params: Params, day: int = 0) -> list[Pair]:
 def test_a_day_played_twice_is_the_same_day(params: Params) -> None:
     days = [pairs_of(standing(Phase.SHADOW), params) for _ in range(2)]
     assert days[0] == days[1]
-    assert len({pair.key for pair in days[0]}) == params.demo.images_per_day
+    assert len({pair.key for pair in days[0]}) == params.demo.images_per_day + params.demo.references_per_day
 
 
 def test_another_day_has_other_parts(params: Params) -> None:
@@ -47,7 +47,7 @@ def test_another_day_has_other_parts(params: Params) -> None:
 
 
 def test_no_part_comes_again_before_all_of_its_kind_have_come(params: Params) -> None:
-    demo = params.demo.model_copy(update={"images_per_day": 10, "anomaly_share": 0.2})
+    demo = params.demo.model_copy(update={"images_per_day": 10, "anomaly_share": 0.2, "references_per_day": 0})
     drawn = [part for day in range(5) for part in parts_of_day("bolt", PARTS, day, demo)]
     bad = {part.image_id for part in PARTS if part.label is Label.ANOMALOUS}
     assert sorted(part.image_id for part in drawn if part.image_id in bad) == sorted(bad)  # two a day, ten in all
@@ -85,7 +85,8 @@ def test_inspectors_label_every_disagreement_and_every_alarm_in_the_end(params: 
     quiet = params.model_copy(update={"shadow": params.shadow.model_copy(update={"review_share": 0.0})})
     parts = [part for day in range(4) for part in parts_of_day("bolt", PARTS, day, params.demo)]
     pairs = day_of_pairs(standing(Phase.SHADOW), parts, CANDIDATE, LEGACY, MORNING, quiet)
-    flagged = [p for p in pairs if p.legacy_said and (p.legacy_said.alarm or p.candidate_said.alarm)]
+    produced = [pair for pair in pairs if pair.source is PairSource.LINE]
+    flagged = [p for p in produced if p.legacy_said and (p.legacy_said.alarm or p.candidate_said.alarm)]
     assert flagged and reviewed(pairs, 1.0) == flagged
     assert reviewed(pairs, 0.0) == []
 
@@ -95,6 +96,17 @@ def test_what_was_drawn_is_labelled_although_both_models_are_quiet(params: Param
     pairs = day_of_pairs(standing(Phase.SHADOW), PARTS, CANDIDATE, LEGACY, MORNING, every)
     assert all(pair.review_drawn and pair.review_share == 1.0 for pair in pairs)
     assert reviewed(pairs, 1.0) == pairs
+
+
+def test_known_defects_come_besides_and_wait_for_no_inspector(params: Params) -> None:
+    demo = params.demo.model_copy(update={"references_per_day": 2})
+    parts = [part for day in range(3) for part in parts_of_day("bolt", PARTS, day, demo)]
+    pairs = day_of_pairs(standing(Phase.LEGACY_OFF, 1.0), parts, CANDIDATE, LEGACY, MORNING, params)
+    known = [pair for pair in pairs if pair.source is PairSource.REFERENCE]
+    assert len({pair.image_id for pair in known}) == len(known) == 6
+    assert {pair.known_label for pair in known} == {Label.ANOMALOUS}
+    assert not any(pair.review_drawn for pair in known)
+    assert not {pair.key for pair in reviewed(pairs, 1.0)} & {pair.key for pair in known}
 
 
 class TestTheCalendar:
