@@ -212,7 +212,7 @@ class _Theatre:
     def _light(self, one: ClassState) -> Light:
         """The camera of one class fails in its first canary, and is mended when the class has rolled back."""
         demo = self.params.demo
-        fails = one.class_name == demo.fault_class and one.standing is Phase.CANARY and one.share > 0.1
+        fails = one.class_name == demo.fault_class and one.share > min(self.params.rollout.canary_shares)
         first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(one.class_name))
         return demo.fault_light if fails and first else ORIGINAL
 
