@@ -7,7 +7,7 @@ of production days, so that a tick without one of them behind it, or a person's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -22,11 +22,12 @@ from shadowline.params import Params
 from shadowline.params_file import editing
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
+from shadowline.records.observe import observe_class
 from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import ActionKind, leave
-from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
-from shadowline.rollout.phases import CANDIDATE_JUDGES, FORWARD, Phase
+from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistItem, Order, OrderKind
+from shadowline.rollout.phases import CANDIDATE_JUDGES, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 from shadowline.simulation import (
     Calendar,
@@ -165,6 +166,7 @@ class _Theatre:
         self._stock: dict[str, tuple[Part, ...]] = {}
         self._judged: dict[tuple[str, Light], JudgedStream] = {}
         self._unreviewed: list[Pair] = []
+        self._asked: tuple[ApprovalRequest, ...] = ()
 
     def day(self, morning: datetime) -> None:
         """24 hours from the first image on: images in two lots, reviews of the last working day's, paperwork, ticks."""
@@ -184,12 +186,14 @@ class _Theatre:
             at = waiting.pop(0)
             if at == morning + _OFFICE:
                 self._settle_laggards(at)
+                for asked in self._asked:  # Ada says yes to all that only waits for her
+                    self.records.rollout.approve(Approval(**asdict(asked), by="Ada"), at)
                 for one in self.records.rollout.state().classes:
                     self._paperwork(one, at)
             result = tick_once.fn(self.records, self.challenger, at, self.params)
             settle.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
             self.num_ticks += 1
-            self.last_reason = result.reason
+            self.last_reason, self._asked = result.reason, result.asks
             if result.events and at + _TICK not in waiting:
                 waiting = sorted([*waiting, at + _TICK])
         self.num_idle += int(timedelta(days=1) / _TICK) - (self.num_ticks - before)
@@ -244,24 +248,20 @@ class _Theatre:
         arrived = state.of(first)
         if arrived.phase is not Phase.LEGACY_OFF or at - arrived.since < _ENOUGH:
             return
-        unproven = [one.class_name for one in others if one.phase is Phase.SHADOW]
-        if unproven:
-            why = "not proven by now; stays with its legacy model until a better candidate comes"
-            rollout.order(Order(OrderKind.ROLL_BACK, tuple(unproven), "Ada", why), at)
         for one in others:
+            if one.phase is Phase.SHADOW:
+                lacks = "; ".join(observe_class(one, self.records, at, self.params).verdict.reasons)
+                why = f"stays with its legacy model until a better candidate comes: {lacks}"
+                rollout.order(Order(OrderKind.ROLL_BACK, (one.class_name,), "Ada", why), at)
             if one.phase is Phase.ROLLED_BACK:
                 rollout.commit(leave(state, one.class_name, at, "Ada"))
                 state = rollout.state()
 
     def _paperwork(self, one: ClassState, at: datetime) -> None:
-        """Ada says yes to the next phase; whether it is entered is for the evidence to say."""
-        if one.phase not in FORWARD[:-1]:
+        """Ada's part of the checklist, when the legacy model is off."""
+        if one.phase is not Phase.LEGACY_OFF:
             return
-        target = FORWARD[FORWARD.index(one.phase) + 1]
-        if target in self.params.rollout.approvals:
-            self.records.rollout.approve(Approval(one.class_name, target, one.legacy, one.candidate, "Ada"), at)
-        if target is Phase.LEGACY_DELETED:
-            on_record = self.records.rollout.evidence(one.class_name, one.legacy)
-            for item in sorted(_PEOPLE - set(on_record)):
-                link = "https://example.org/migration/checklist"
-                self.records.rollout.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)
+        on_record = self.records.rollout.evidence(one.class_name, one.legacy)
+        for item in sorted(_PEOPLE - set(on_record)):
+            link = "https://example.org/migration/checklist"
+            self.records.rollout.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)

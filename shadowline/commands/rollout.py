@@ -14,6 +14,7 @@ from rich.table import Table
 from shadowline.commands.records import open_records
 from shadowline.params import load_params
 from shadowline.paths import Layout
+from shadowline.rollout.engine import awaited_approval, objection
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import NEW_PRODUCT, STAYS
@@ -118,12 +119,17 @@ def advance(as_json: JsonOption = False) -> None:
 def approve(
     target: Annotated[Phase, typer.Argument(help="The phase that may be entered.")], classes: Classes, by: By
 ) -> None:
-    """Allow classes to enter a phase, with exactly the models that they have now.
+    """Allow classes to enter the phase that comes next, with exactly the models that they have now.
 
     Example: `shadowline rollout approve canary solar_mono solar_poly --by Ada`
     """
-    store = open_records().rollout
+    store, policy = open_records().rollout, load_params(Layout().params).rollout
     state, now = store.state(), datetime.now(UTC)
+    for name in classes:
+        awaited = awaited_approval(state.of(name), policy)
+        if target is not awaited:
+            needs = f"what comes next and needs a person's word is {awaited}" if awaited else "nothing needs a word now"
+            raise ValueError(f"class {name!r} is in {state.of(name).phase}: {needs}, not {target}")
     for name in classes:
         one = state.of(name)
         store.approve(Approval(name, target, one.legacy, one.candidate, by), now)
@@ -239,8 +245,15 @@ def timeline() -> None:
 
 
 def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
-    open_records().rollout.order(Order(kind, tuple(classes), by, why), datetime.now(UTC))
-    typer.echo(f"{kind} of {', '.join(classes)} is on record for the next tick")
+    store = open_records().rollout
+    state = store.state()
+    objections = {name: objection(kind, state.of(name)) for name in classes}
+    lines = [f"class {name!r} {why_not}" for name, why_not in objections.items() if why_not]
+    meant = [name for name, why_not in objections.items() if not why_not]
+    if not meant:
+        raise ValueError(f"{kind}: {'; '.join(lines)}")
+    store.order(Order(kind, tuple(meant), by, why), datetime.now(UTC))
+    typer.echo("\n".join([*lines, f"{kind} of {', '.join(meant)} is on record for the next tick"]))
 
 
 def _as_dict(event: Event) -> dict[str, object]:
@@ -269,7 +282,7 @@ def _print_state(state: RolloutState) -> None:
 def _print_alarms(state: RolloutState) -> None:
     for one in state.classes:
         if one.alarm:
-            typer.secho(f"{one.class_name}: {one.alarm}", fg="red")
+            typer.secho(f"{one.class_name}, last alarm: {one.alarm}", fg="red")
 
 
 def _print_step(result: Step) -> None:

@@ -102,7 +102,7 @@ class Pair:
     frame_signature: bytes | None = None  # see `shadowline/frames.py`
     review_share: float = 0.0  # probability of a draw that was in force at receipt
     review_drawn: bool = False  # for review, by chance alone
-    known_label: Label | None = None  # of a reference part; put on record as feedback with the pair
+    known_label: Label | None = None  # of a reference part; on record with the pair, unless there is a label already
 
     def __post_init__(self) -> None:
         for what, at in (("captured", self.captured_at), ("received", self.received_at)):
@@ -208,7 +208,7 @@ class PairStore:
             rows.append({**pair.to_row(now), "frame_group": frame_group, "is_first": is_first})
         num_new = insert_pairs(connection, rows)
         for pair in new:
-            if pair.known_label is not None:
+            if pair.known_label is not None and not _is_labelled(connection, pair):
                 self._put_label(connection, pair.class_name, pair.image_id, pair.known_label, REFERENCE_PART, now, "")
         return num_new
 
@@ -313,6 +313,11 @@ class PairStore:
 _IS_FIRST: ColumnElement[bool] = PairRow.__table__.c.is_first
 _BOTH_ANSWERED = (PairRow.candidate_alarm.is_not(None), PairRow.legacy_alarm.is_not(None))
 _AXIS: dict[str | None, int] = {None: UNLABELLED, Label.NORMAL: NORMAL, Label.ANOMALOUS: ANOMALOUS}
+
+
+def _is_labelled(connection: Connection, pair: Pair) -> bool:
+    same = and_(FeedbackRow.class_name == pair.class_name, FeedbackRow.image_id == pair.image_id)
+    return connection.execute(select(FeedbackRow.id).where(same).limit(1)).first() is not None
 
 
 def _label() -> ColumnElement[str | None]:

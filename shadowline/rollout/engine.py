@@ -264,17 +264,34 @@ def _obey(tick: _Tick, _: _Changes) -> dict[str, _Change]:
 
 def _apply(order: Order, one: ClassState, seen: Observation) -> ClassState | None:
     """The class after the order, or None where the order means nothing: it is there already, or it is the end."""
+    if objection(order.kind, one):
+        return None
     reason = f"{order.by}: {order.why}"
-    if order.kind is OrderKind.ROLL_BACK and _can_go_back(one):
-        return None if one.standing is Phase.LEGACY else _rolled_back(one, seen.now, reason)
-    if order.kind is OrderKind.HOLD and Phase.HELD in LEGAL_MOVES[one.phase]:
+    if order.kind is OrderKind.ROLL_BACK:
+        return _rolled_back(one, seen.now, reason)
+    if order.kind is OrderKind.HOLD:
         days = _phase_days(one, seen)
         return replace(
             one, phase=Phase.HELD, held_from=one.phase, held_at=seen.now, days_before=days, reason=reason
         )  # fmt: skip
-    if order.kind is OrderKind.RESUME and one.held_from is not None:
-        return replace(one, phase=one.held_from, since=seen.now, held_from=None, held_at=None, reason=reason)
-    return None
+    return replace(one, phase=one.held_from or one.phase, since=seen.now, held_from=None, held_at=None, reason=reason)
+
+
+def objection(kind: OrderKind, one: ClassState) -> str:
+    """Why an order would change nothing about a class as it stands; empty where it does."""
+    if kind is OrderKind.ROLL_BACK and one.phase in WITHOUT_LEGACY:
+        return f"is in {one.phase}: no legacy model is left to go back to; see `shadowline legacy restore`"
+    if kind is OrderKind.ROLL_BACK and (one.standing is Phase.LEGACY or not _can_go_back(one)):
+        return f"is in {one.phase}: no candidate is at work"
+    if kind is OrderKind.HOLD and Phase.HELD not in LEGAL_MOVES[one.phase]:
+        return f"is in {one.phase}, from where nothing moves it on"
+    return "is not held" if kind is OrderKind.RESUME and one.held_from is None else ""
+
+
+def awaited_approval(one: ClassState, policy: RolloutParams) -> Phase | None:
+    """The phase that comes next, where only a person's word opens it."""
+    target = _next(one, policy)[0] if one.phase in FORWARD[:-1] else None
+    return target if target in policy.approvals and target is not one.phase else None
 
 
 def _phase_days(one: ClassState, seen: Observation) -> int:

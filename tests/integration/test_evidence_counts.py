@@ -347,6 +347,18 @@ def test_a_reference_part_comes_with_its_label_once(pairs: PairStore) -> None:
     assert (word.by, word.at, word.superseded) == ("reference part", NOW, False)
 
 
+def test_a_known_label_takes_no_word_back_that_is_on_record(pairs: PairStore) -> None:
+    pairs.record([made_pair(1)])
+    pairs.label("bolt", image_id(1), Label.NORMAL, "Grace", NOW)
+    again = {"source": PairSource.REFERENCE, "received_at": NOW + timedelta(minutes=1), "captured_at": NOW}
+    pairs.record([made_pair(1, known_label=Label.ANOMALOUS, **again)])
+    pairs.record([made_pair(2, source=PairSource.REFERENCE, known_label=Label.NORMAL)])
+    pairs.record([made_pair(2, known_label=Label.ANOMALOUS, **again)])
+    for number, by in ((1, "Grace"), (2, "reference part")):
+        (word,) = words_on(pairs.engine, "bolt", image_id(number))
+        assert (word.by, word.label, word.superseded) == (by, "normal", False)
+
+
 def test_a_part_of_the_line_has_no_known_label() -> None:
     with pytest.raises(ValueError, match="only a reference part has a known label"):
         made_pair(1, known_label=Label.NORMAL)

@@ -121,6 +121,12 @@ def test_what_cannot_be_is_refused_with_one_line(planned: Project, command: Comm
         (("rollout", "hold", "nuts", "--by", "Ada", "--why", "?"), "'nuts' is not in the rollout"),
         (("rollout", "evidence", "archived", "dots", "--by", "Ada", "--link", "x"), "the rollout does that itself"),
         (("feedback", "dots", "0" * 64, "normal", "--by", "Ada"), "was never inspected"),
+        (("rollout", "rollback", "dots", "--by", "Ada", "--why", "?"), "is in legacy: no candidate is at work"),
+        (("rollout", "resume", "dots", "--by", "Ada", "--why", "?"), "'dots' is not held"),
+        (
+            ("rollout", "approve", "legacy_deleted", "dots", "--by", "Ada"),
+            "nothing needs a word now, not legacy_deleted",
+        ),
     ):
         code, _, err = command(*arguments)
         assert code == 2
