@@ -46,9 +46,10 @@ def plan(
 
     Example: `shadowline rollout plan data/plan.json --by Ada`
     """
+    from shadowline.rollout.plan import load_plan
     from tasks.records import begin_rollout
 
-    named = json.loads(waves.read_text(encoding="utf-8"))["waves"]
+    named = load_plan(waves).waves
     params, now = load_params(Layout().params), datetime.now(UTC)
     _print_state(begin_rollout(open_records(), named, params, now, by, without_legacy or ()))
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import ROOT
 
 from integration.plant import Server, connected
 from integration.tiny_project import CLASSES, Project, build_project, free_port, kill, wait_until
+from shadowline.records.stores import Records, open_records
 from shadowline.settings import prepare_environment
 
 if TYPE_CHECKING:
@@ -97,6 +100,20 @@ def in_project(project: Project) -> Iterator[Project]:
     """This process works in a copy of the retrained project."""
     with project.inside():
         yield project
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """This process works in a folder of its own, with a registry and a database; nothing is in them."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name, value in {
+        "TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "DATABASE_URL": f"sqlite:///{tmp_path}/records.db",
+        "AUDIT_KEYS": f"{tmp_path}/keys",
+    }.items():
+        monkeypatch.setenv(f"SHADOWLINE_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    return open_records()
 
 
 @pytest.fixture

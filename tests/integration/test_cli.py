@@ -12,6 +12,8 @@ from PIL import Image
 from typer.main import get_command
 
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project
+from shadowline.records.stores import Records
+from shadowline.rollout.plan import EXAMPLE
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -101,6 +103,40 @@ def test_what_cannot_be_used_ends_in_one_line_and_code_2(
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[["textile"]]', "the file: Input should be an object"),
+        ('{"waves": [["textile", 3]]}', "waves.0.1: Input should be a valid string"),
+        ('{"waves": ["textile"]}', "waves.0: Input should be a valid array"),
+        ('{"waves": [["Textile!"]]}', "waves.0.0: String should match pattern"),
+        ('{"waves": []}', "waves: List should have at least 1 item"),
+        ('{"waves": [["textile"], []]}', "waves.1: List should have at least 1 item"),
+        ('{"reasons": {}}', "waves: Field required"),
+        ("waves: textile", "the file: Invalid JSON"),
+        ("\udcff", "the file: Invalid JSON"),
+    ],
+)
+def test_a_plan_that_cannot_be_read_is_refused_with_its_place_and_an_example(
+    records: Records, command: Command, content: str, message: str
+) -> None:
+    Path("plan.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    code, _, err = command("rollout", "plan", "plan.json", "--by", "Ada")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"error: plan.json: {message}" in err
+    assert err.endswith(f"e.g. {EXAMPLE}\n")
+    assert records.rollout.events() == ()
+
+
+@pytest.mark.parametrize(("place", "message"), [("elsewhere.json", "No such file"), (".", "Is a directory")])
+def test_a_plan_that_is_no_file_is_refused_by_name(
+    records: Records, command: Command, place: str, message: str
+) -> None:
+    code, _, err = command("rollout", "plan", place, "--by", "Ada")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"error: {place}: {message}" in err
 
 
 @pytest.mark.parametrize(

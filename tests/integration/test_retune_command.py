@@ -3,41 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from shadowline.inspector import class_fingerprints
 from shadowline.records.pairs import Judgement, Pair
 from shadowline.records.rollout import CANDIDATE, ModelPlace
-from shadowline.records.stores import Records, open_records
+from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import Event
 
 Command = Callable[..., tuple[int, str, str]]
-ROOT, MODEL = Path(__file__).parents[2], "inspector"
+MODEL = "inspector"
 CALIBRATION = {"threshold": 3.0, "target_fpr": 0.05, "smoothing_sigma": 1.0}
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
-    """This process works in a folder of its own, with a registry and a database."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    for name, value in {
-        "TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-        "DATABASE_URL": f"sqlite:///{tmp_path}/records.db",
-        "AUDIT_KEYS": f"{tmp_path}/keys",
-    }.items():
-        monkeypatch.setenv(f"SHADOWLINE_{name}", value)
-    monkeypatch.chdir(tmp_path)
-    return open_records()
 
 
 def register(records: Records, verdict: str = "passed", **changes: Any) -> tuple[str, str]:

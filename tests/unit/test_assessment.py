@@ -11,8 +11,10 @@ import yaml
 from conftest import ROOT
 
 from shadowline.assessment import Assessment, Suitability, assess, economy, propose_waves
+from shadowline.atomic import write_json
 from shadowline.inventory import Inventory, load_inventory
 from shadowline.params import Params
+from shadowline.rollout.plan import EXAMPLE, load_plan
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 WORKED, DEMO = ROOT / "docs/examples/inventory.yaml", ROOT / "docs/examples/inventory-demo.yaml"
@@ -188,6 +190,14 @@ def test_the_demo_s_inventory_names_the_demo_s_classes(params):
     result = assess(load_inventory(DEMO), params, NOW)
     assert result.suitability is Suitability.MEDIUM
     assert {name for wave in result.waves for name in wave} == set(params.classes)
+
+
+def test_a_rollout_reads_the_plan_that_an_assessment_writes(params, tmp_path):
+    plan = assess(load_inventory(DEMO), in_waves_of(params, 2), NOW).plan()
+    write_json(tmp_path / "plan.json", plan)
+    assert load_plan(tmp_path / "plan.json").waves == plan["waves"]
+    (tmp_path / "plan.json").write_text(EXAMPLE, encoding="utf-8")
+    assert load_plan(tmp_path / "plan.json").waves == [["textile", "carpet"], ["bolt"]]
 
 
 def test_the_plan_holds_what_a_rollout_begins_with(params):
