@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Compare the candidate with the legacy models on the same images.", no_args_is_help=True)
 
+Image = Annotated[
+    str, typer.Argument(help="The image's id (sha256) or its first 8 digits or more, or a path to its file.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -112,7 +115,7 @@ def gallery(
 
 def feedback(
     class_name: Annotated[str, typer.Argument(help="Product class.")],
-    image: Annotated[str, typer.Argument(help="The image's id (sha256), or a path to its file.")],
+    image: Image,
     label: Annotated[Label, typer.Argument(help="normal or anomalous")],
     by: Annotated[str, typer.Option(help="Who says so.")],
     note: Annotated[str, typer.Option(help="Why.")] = "",
@@ -121,10 +124,10 @@ def feedback(
 
     Example: `shadowline feedback solar_mono today/cell0042.png anomalous --by Ada`
     """
-    import hashlib
+    from shadowline.image_ids import image_id_of
 
-    image_id = hashlib.sha256(Path(image).read_bytes()).hexdigest() if Path(image).is_file() else image
     records = open_records()
+    image_id = image_id_of(image, class_name, records.pairs.engine)
     records.pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
     records.chain.seal_if_possible()
     typer.echo(f"{class_name} {image_id[:12]}: {label}, says {by}")

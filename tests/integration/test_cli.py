@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
+from integration.made_records import first_events, image_id, made_pair
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project
+from shadowline.records.pairs import Judgement
 from shadowline.records.stores import Records
 from shadowline.rollout.plan import EXAMPLE
 
@@ -137,6 +139,53 @@ def test_a_plan_that_is_no_file_is_refused_by_name(
     code, _, err = command("rollout", "plan", place, "--by", "Ada")
     assert (code, err.count("\n")) == (2, 1)
     assert f"error: {place}: {message}" in err
+
+
+def test_an_id_of_the_work_list_can_be_given_to_the_label_command_at_every_width(
+    records: Records, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records.pairs.record([made_pair(number, legacy_said=Judgement(0.9, 0.5)) for number in range(3)])
+    monkeypatch.setenv("COLUMNS", "60")
+    _, table, _ = command("review", "list", "bolt")
+    for number in range(3):
+        assert image_id(number)[:12] in table
+    code, out, _ = command("review", "label", "bolt", image_id(0)[:12], "anomalous", "--by", "Grace")
+    assert (code, out) == (0, f"bolt {image_id(0)[:12]}: anomalous, says Grace\n")
+    assert command("feedback", "bolt", image_id(1)[:8].upper(), "normal", "--by", "Grace")[0] == 0
+    assert records.pairs.labelled_images("bolt") == {image_id(0), image_id(1)}
+    assert [part.image_id for part in records.pairs.waiting_for_review("bolt")] == [image_id(2)]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("aaaaaaaa", "class 'bolt': aaaaaaaa begins more than one image id, "),
+        ("bbbbbbbb", "class 'bolt': no image id on record begins with bbbbbbbb"),
+        ("dddddddd", "class 'bolt': no image id on record begins with dddddddd"),
+        ("aaaaaaa", "image 'aaaaaaa': no such file, and no id"),
+        ("today/cell.png", "image 'today/cell.png': no such file, and no id"),
+    ],
+)
+def test_an_image_that_cannot_be_told_is_refused_by_name(
+    records: Records, command: Command, image: str, message: str
+) -> None:
+    pairs = [made_pair(n, image_id=beginning.ljust(64, "0")) for n, beginning in enumerate(("aaaaaaaa1", "aaaaaaaa2"))]
+    records.pairs.record([*pairs, made_pair(2, class_name="nut", image_id="d" * 64)])
+    code, _, err = command("review", "label", "bolt", image, "normal", "--by", "Grace")
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"error: {message}" in err
+    assert records.pairs.labelled_images("bolt") == frozenset()
+
+
+def test_the_work_list_refuses_a_class_that_nobody_knows(records: Records, command: Command) -> None:
+    code, _, err = command("review", "list", "bolt")
+    assert (code, err) == (2, "error: class 'bolt': no model of it is known here; known are none\n")
+    records.rollout.begin(first_events())
+    for options in ((), ("--json",)):
+        code, out, err = command("review", "list", "bolts", *options)
+        assert (code, out) == (2, "")
+        assert err == "error: class 'bolts': no model of it is known here; known are bolt, gear, nut\n"
+    assert command("review", "list", "bolt", "--json")[:2] == (0, "[]\n")
 
 
 @pytest.mark.parametrize(

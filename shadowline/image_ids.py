@@ -1,0 +1,50 @@
+"""Which image a person means: by a path to its file, by its id, or by the beginning of its id.
+
+image_id_of("9c1d03aa41f2", "solar_mono", records.pairs.engine)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from sqlalchemy import Engine, select
+
+from shadowline.records.database import reading
+from shadowline.records.tables import PairRow
+
+SHOWN_DIGITS = 12  # of an id, in tables for people
+_WHOLE_ID = 64  # hexadecimal digits of a sha256
+_MIN_DIGITS = 8
+_HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_MIN_DIGITS},{_WHOLE_ID}}}")
+
+
+def image_id_of(image: str, class_name: str, engine: Engine) -> str:
+    """The whole id; that an image of it is on record is certain only where a beginning was given.
+
+    Raises ValueError for what is neither a file nor an id, and for a beginning of no id or of several of the class.
+    """
+    if Path(image).is_file():
+        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+    digits = image.lower()
+    if not _HEXADECIMAL.fullmatch(digits):
+        raise ValueError(
+            f"image {image!r}: no such file, and no id; give a path, or an id of {_MIN_DIGITS} to {_WHOLE_ID} "
+            "hexadecimal digits"
+        )
+    return digits if len(digits) == _WHOLE_ID else _only_id(digits, class_name, engine)
+
+
+def _only_id(beginning: str, class_name: str, engine: Engine) -> str:
+    query = select(PairRow.image_id).where(PairRow.class_name == class_name, PairRow.image_id.startswith(beginning))
+    with reading(engine) as connection:
+        found = connection.execute(query.distinct().order_by(PairRow.image_id).limit(2)).scalars().all()
+    if not found:
+        raise ValueError(f"class {class_name!r}: no image id on record begins with {beginning}; check the id")
+    if len(found) > 1:
+        raise ValueError(
+            f"class {class_name!r}: {beginning} begins more than one image id, {found[0]} and {found[1]} among them; "
+            "give more digits"
+        )
+    return found[0]
