@@ -209,7 +209,8 @@ class PairStore:
         num_new = insert_pairs(connection, rows)
         for pair in new:
             if pair.known_label is not None and not _is_labelled(connection, pair):
-                self._put_label(connection, pair.class_name, pair.image_id, pair.known_label, REFERENCE_PART, now, "")
+                at = pair.received_at or now
+                self._put_label(connection, pair.class_name, pair.image_id, pair.known_label, REFERENCE_PART, at, "")
         return num_new
 
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:

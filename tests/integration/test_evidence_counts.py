@@ -359,6 +359,13 @@ def test_a_known_label_takes_no_word_back_that_is_on_record(pairs: PairStore) ->
         assert (word.by, word.label, word.superseded) == (by, "normal", False)
 
 
+def test_a_known_label_is_known_when_its_part_is_received_however_late_it_is_recorded(pairs: PairStore) -> None:
+    early = NOW - timedelta(days=3)
+    pairs.record([made_pair(1, source=PairSource.REFERENCE, known_label=Label.ANOMALOUS, received_at=early)])
+    (word,) = words_on(pairs.engine, "bolt", image_id(1))
+    assert word.at == early
+
+
 def test_a_part_of_the_line_has_no_known_label() -> None:
     with pytest.raises(ValueError, match="only a reference part has a known label"):
         made_pair(1, known_label=Label.NORMAL)
