@@ -344,7 +344,7 @@ def test_a_reference_part_comes_with_its_label_once(pairs: PairStore) -> None:
     assert [pairs.record([part]), pairs.record([part])] == [1, 0]
     assert pairs.table(*BOLT)[["source", "label"]].to_numpy().tolist() == [["reference", "anomalous"]]
     (word,) = words_on(pairs.engine, "bolt", image_id(1))
-    assert (word.by, word.at, word.superseded) == ("reference part", NOW, False)
+    assert (word.by, word.at, word.superseded) == ("reference part", part.received_at, False)
 
 
 def test_a_known_label_takes_no_word_back_that_is_on_record(pairs: PairStore) -> None:
