@@ -17,11 +17,11 @@ from shadowline.paths import Layout
 from shadowline.rollout.engine import awaited_approval, objection
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
-from shadowline.rollout.state import NEW_PRODUCT, STAYS
+from shadowline.rollout.state import NEW_PRODUCT, STAYS, changes_of_place
 
 if TYPE_CHECKING:
     from shadowline.rollout.engine import Step
-    from shadowline.rollout.state import Event, RolloutState
+    from shadowline.rollout.state import ClassState, Event, RolloutState
 
 app = typer.Typer(help="Move classes from their legacy models to the candidate, and back.", no_args_is_help=True)
 
@@ -218,18 +218,22 @@ def history(
     class_name: Annotated[str | None, typer.Option("--class", help="Only this class.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every move, with its reason.
+    """Every change of phase, share or wave, with its reason.
 
     Example: `shadowline rollout history --class solar_mono`
     """
-    events = [event for event in open_records().rollout.events(class_name) if event.is_move or not event.source]
+    store = open_records().rollout
+    if class_name is not None:
+        store.state().of(class_name)  # refuses one that is not in the rollout
+    events = list(changes_of_place(store.events(class_name)))
     if as_json:
         typer.echo(json.dumps([_as_dict(event) for event in events]))
         return
-    table = Table("when", "class", "from", "to", "by", "why")
+    table = Table("when", "class", "wave", "from", "to", "share", "by", "why")
     for event in events:
         one = event.after
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M}", one.class_name, event.source or "", one.phase, event.by, one.reason)
+        place = (_wave(one), event.source or "", one.phase, f"{one.share:.0%}")
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M}", one.class_name, *place, event.by, one.reason)
     Console().print(table)
 
 
@@ -265,9 +269,15 @@ def _as_dict(event: Event) -> dict[str, object]:
         "class_name": one.class_name,
         "from": event.source,
         "to": one.phase,
+        "share": one.share,
+        "wave": one.wave,
         "by": event.by,
         "reason": one.reason,
     }
+
+
+def _wave(one: ClassState) -> str:
+    return {NEW_PRODUCT: "new", STAYS: "stays"}.get(one.wave, str(one.wave))
 
 
 def _print_state(state: RolloutState) -> None:
@@ -275,8 +285,9 @@ def _print_state(state: RolloutState) -> None:
     for one in state.classes:
         phase = f"{one.phase} ({one.held_from})" if one.held_from else one.phase
         models = (one.candidate[:12], one.legacy[:12])
-        wave = {NEW_PRODUCT: "new", STAYS: "stays"}.get(one.wave, str(one.wave))
-        table.add_row(wave, one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, one.reason)
+        table.add_row(
+            _wave(one), one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, one.reason
+        )
     Console().print(table)
 
 

@@ -5,7 +5,7 @@ All times are timezone-aware UTC. A model is named by its fingerprint, never by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -137,6 +137,17 @@ class Event:
     def is_move(self) -> bool:
         """A change of phase; otherwise of share, wave or candidate, or a notice to people."""
         return self.source is not self.after.phase
+
+
+def changes_of_place(events: Iterable[Event]) -> Iterator[Event]:
+    """Those that change the phase, the share or the wave of a class; `events` are all of the classes they are about."""
+    places: dict[str, tuple[Phase, float, int]] = {}
+    for event in events:
+        one = event.after
+        place = (one.phase, one.share, one.wave)
+        if places.get(one.class_name) != place:
+            yield event
+        places[one.class_name] = place
 
 
 def replay(events: Iterable[Event]) -> RolloutState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
-from integration.made_records import first_events, image_id, made_pair
+from integration.made_records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project
 from shadowline.records.pairs import Judgement
 from shadowline.records.stores import Records
+from shadowline.rollout.engine import begin
+from shadowline.rollout.phases import Phase
 from shadowline.rollout.plan import EXAMPLE
+from shadowline.rollout.state import STAYS, Event
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -186,6 +190,46 @@ def test_the_work_list_refuses_a_class_that_nobody_knows(records: Records, comma
         assert (code, out) == (2, "")
         assert err == "error: class 'bolts': no model of it is known here; known are bolt, gear, nut\n"
     assert command("review", "list", "bolt", "--json")[:2] == (0, "[]\n")
+
+
+def test_the_history_tells_every_change_of_phase_share_or_wave_with_its_reason(
+    records: Records, command: Command
+) -> None:
+    store = records.rollout
+
+    def change(by: str, **changes: Any) -> None:
+        before = store.state().of("bolt")
+        store.begin([Event(store.revision() + 1, START, by, before.phase, replace(before, **changes))])
+
+    store.begin(begin([["bolt"], ["nut"]], LEGACY, CANDIDATE, START, "Ada")[1])
+    assert command("rollout", "leave", "nut", "--by", "Bob")[0] == 0
+    change("engine", candidate="v2-bolt", reason="waits with v2-bolt")
+    change("engine", phase=Phase.SHADOW, reason="wave 1 begins")
+    change("engine", alarm="no image since yesterday")
+    change("engine", phase=Phase.CANARY, share=0.05, reason="shadow is fulfilled")
+    change("engine", share=0.25, reason="canary rises to 25%")
+    change("engine", alarm="agreement falls")
+    change("Grace", phase=Phase.ROLLED_BACK, share=0.0, reason="Grace: complaint 4711")
+    store.begin(begin([["bolt"]], LEGACY, CANDIDATE, START, "Ada", store.state())[1])
+
+    history = json.loads(command("rollout", "history", "--json")[1])
+    names = ("class_name", "wave", "from", "to", "share", "by", "reason")
+    assert [tuple(event[name] for name in names) for event in history] == [
+        ("bolt", 1, None, "legacy", 0.0, "Ada", "planned"),
+        ("nut", 2, None, "legacy", 0.0, "Ada", "planned"),
+        ("nut", STAYS, "legacy", "legacy", 0.0, "Bob", "left the plan"),
+        ("bolt", 1, "legacy", "shadow", 0.0, "engine", "wave 1 begins"),
+        ("bolt", 1, "shadow", "canary", 0.05, "engine", "shadow is fulfilled"),
+        ("bolt", 1, "canary", "canary", 0.25, "engine", "canary rises to 25%"),
+        ("bolt", 1, "canary", "rolled_back", 0.0, "Grace", "Grace: complaint 4711"),
+        ("bolt", 2, "rolled_back", "rolled_back", 0.0, "Ada", "planned again"),
+    ]
+    of_bolt = json.loads(command("rollout", "history", "--class", "bolt", "--json")[1])
+    assert of_bolt == [event for event in history if event["class_name"] == "bolt"]
+    _, table, _ = command("rollout", "history")
+    assert all(word in table for word in ("5%", "25%", "stays"))
+    code, _, err = command("rollout", "history", "--class", "bolts")
+    assert (code, "class 'bolts' is not in the rollout" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import Action
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import STAYS
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -86,7 +87,8 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
     assert models[0]["aliases"] == ["challenger", "champion"]
     assert records.rollout.pending_actions() == ()
     moves = json.loads(command("rollout", "history", "--json")[1])
-    assert [move["to"] for move in moves if move["class_name"] == "dots"] == ["legacy", "shadow", "canary", "live"]
+    places = [(move["to"], move["share"]) for move in moves if move["class_name"] == "dots"]
+    assert places == [("legacy", 0.0), ("shadow", 0.0), ("canary", 0.1), ("canary", 0.5), ("live", 1.0)]
     assert records.rollout.rebuild() == records.rollout.state()
 
 
@@ -99,6 +101,9 @@ def test_a_plan_changes_while_it_is_under_way(planned: Project, command: Command
     Path("data/more.json").write_text(json.dumps({"waves": [[second]]}), encoding="utf-8")
     assert command("rollout", "plan", "data/more.json", "--by", "Bob")[0] == 0
     assert {one.class_name: one.wave for one in records.rollout.state().classes} == {first: 1, second: 2}
+    history = json.loads(command("rollout", "history", "--class", second, "--json")[1])
+    told = [(event["wave"], event["by"], event["reason"]) for event in history]
+    assert told == [(1, "Ada", "planned"), (STAYS, "Ada", "left the plan"), (2, "Bob", "planned")]
     found = json.loads(command("rollout", "status", "--json")[1])
     assert f"{second}: {first} of wave 1, which is shadow, to be live and stable" in found["waiting"]
     assert f"waits for {second}: {first} of wave 1" in command("rollout", "status")[1]
