@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from shadowline.audit.entry import Kind
 from shadowline.commands.days import DAY, utc
 from shadowline.commands.records import open_records
+from shadowline.commands.who import By
 from shadowline.progress import Progress, default_progress
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ keys = typer.Typer(help="The keys that sign the chain, one after the other.", no
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, digits and '-'.")]
-By = Annotated[str, typer.Option(help="Who says so.")]
 _NUM_DIFFERENCES = 50  # that `verify` shows
 _NUM_CHANGES, _WIDTH = 4, 64  # changes that the table of `log` shows, and letters of a value
 

@@ -11,6 +11,7 @@ import typer
 
 from shadowline.commands.days import DAY, utc
 from shadowline.commands.records import open_records
+from shadowline.commands.who import ByOrAccount
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.progress import Progress, default_progress
@@ -20,7 +21,7 @@ def export(
     since: Annotated[datetime | None, typer.Option("--from", formats=DAY, help="From this day, UTC, on.")] = None,
     until: Annotated[datetime | None, typer.Option("--to", formats=DAY, help="Before this day, UTC.")] = None,
     out: Annotated[Path | None, typer.Option(help="The zip; by default below data/audit/evidence.")] = None,
-    by: Annotated[str, typer.Option(help="Who makes it; by default the account that runs it.")] = "",
+    by: ByOrAccount = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Pack the evidence of a period: chain, versions, model cards, gates, agreement, rollout, reproductions.

@@ -12,6 +12,7 @@ from rich.table import Column, Table
 
 from shadowline.commands.records import open_records
 from shadowline.commands.shadow import Image, feedback
+from shadowline.commands.who import By
 from shadowline.manifest import Label
 from shadowline.paths import Layout
 
@@ -49,7 +50,7 @@ def label_part(
     class_name: Annotated[str, typer.Argument(help="Product class.")],
     image: Image,
     label: Annotated[Label, typer.Argument(help="normal or anomalous")],
-    by: Annotated[str, typer.Option(help="Who says so.")],
+    by: By,
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Label a part, so that it waits no longer; the same as `shadowline feedback`.

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shadowline.commands.records import open_records
+from shadowline.commands.who import By
 from shadowline.params import load_params
 from shadowline.paths import Layout
 from shadowline.rollout.engine import awaited_approval, objection
@@ -27,7 +28,6 @@ app = typer.Typer(help="Move classes from their legacy models to the candidate, 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Classes = Annotated[list[str], typer.Argument(help="Product classes.")]
-By = Annotated[str, typer.Option(help="Who says so.")]
 Why = Annotated[str, typer.Option(help="Why; it goes on record.")]
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shadowline.commands.records import open_records
+from shadowline.commands.who import By
 from shadowline.manifest import Label
 from shadowline.params import load_params
 from shadowline.paths import Layout
@@ -117,7 +118,7 @@ def feedback(
     class_name: Annotated[str, typer.Argument(help="Product class.")],
     image: Image,
     label: Annotated[Label, typer.Argument(help="normal or anomalous")],
-    by: Annotated[str, typer.Option(help="Who says so.")],
+    by: By,
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
     """Put an inspector's word on one image on record; it settles disagreements.

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -154,7 +154,7 @@ class Feedback(BaseModel):
     image_id: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     trace_id: str | None = Field(None, max_length=64)
     label: Literal["normal", "anomalous"]
-    by: str = Field(min_length=1, max_length=128)
+    by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
     note: str = Field("", max_length=2_000)
 
     @model_validator(mode="after")

@@ -26,19 +26,20 @@ Command = Callable[..., tuple[int, str, str]]
 GOOD, HOLE = "factory/dots/test/good/000.png", "factory/dots/test/hole/000.png"
 
 
-def commands() -> list[tuple[str, ...]]:
-    """Every command that does something, with its groups: ("data", "list"), ("retrain",), …"""
+def commands(option: str = "") -> list[tuple[str, ...]]:
+    """Commands that do something, with their groups: ("data", "list"), ("retrain",), …; all, or those of an option."""
     from shadowline.cli import app
 
-    return list(_below(get_command(app)))
+    return [names for names, options in _below(get_command(app)) if not option or option in options]
 
 
-def _below(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _below(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
+    """Commands, and the names of their parameters."""
     for name, one in group.commands.items():
         if hasattr(one, "commands"):
             yield from _below(one, (*names, name))
         else:
-            yield (*names, name)
+            yield (*names, name), {parameter.name for parameter in one.params}
 
 
 @pytest.mark.parametrize("names", commands(), ids=" ".join)
@@ -47,6 +48,21 @@ def test_the_help_of_every_command_holds_an_example_of_it(names: tuple[str, ...]
     assert code == 0
     assert "Example:" in out
     assert f"shadowline {' '.join(names)}" in out.partition("Example:")[2]
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("names", commands("by"), ids=" ".join)
+def test_whoever_answers_for_something_must_say_who_they_are(
+    command: Command, names: tuple[str, ...], blank: str
+) -> None:
+    code, _, err = command(*names, "--by", blank)
+    assert (code, err) == (2, f"error: --by {blank!r}: names nobody; say who you are\n")
+
+
+def test_a_name_is_recorded_without_the_blanks_around_it(records: Records, command: Command) -> None:
+    records.rollout.begin(first_events())
+    assert command("rollout", "leave", "gear", "--by", " Ada ")[0] == 0
+    assert records.rollout.events()[-1].by == "Ada"
 
 
 def test_exit_code_0_for_normal_and_1_for_anomalous(in_finished: Project, command: Command) -> None:

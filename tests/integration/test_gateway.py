@@ -757,7 +757,8 @@ def test_an_inspectors_word_reaches_the_pair_by_image_and_by_trace(factory: Fact
         ({"image_id": "../../etc/passwd"}, 422, "image_id"),
         ({"image_id": "0" * 64, "trace_id": "t"}, 422, "one of them"),
         ({}, 422, "one of them"),
-        ({"image_id": "0" * 64, "by": ""}, 422, "by"),
+        ({"image_id": "0" * 64, "by": ""}, 422, "by: String should have at least 1 character"),
+        ({"image_id": "0" * 64, "by": " \t"}, 422, "by: String should have at least 1 character"),
         ({"image_id": "0" * 64, "at": "2026-01-01T00:00:00Z"}, 422, "at: Extra inputs are not permitted"),
     ],
 )
