@@ -105,6 +105,11 @@ class EvidenceTable:
         """(R,) parts of the production, not parts that somebody put on the line to test the model."""
         return ~self.reference
 
+    @property
+    def sampled(self) -> npt.NDArray[np.bool_]:
+        """(R,) parts that no model chose: drawn for review by chance, or of known label."""
+        return self.drawn | self.reference
+
 
 @dataclass(frozen=True)
 class ProductionDay:

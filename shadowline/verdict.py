@@ -145,7 +145,7 @@ def unproven_misses(evidence: Evidence, since: int, bound: float, shadow: Shadow
     found = missed = 0
     for day in closed[-window_days:]:
         found, missed = (int(number) for number in sampled_misses(evidence.known_at(day.end), since))
-        if bound >= 1.0 or _is_proven([missed, found], (0.0, 1.0), 1.0 - bound, shadow):
+        if _is_proven([missed, found], (0.0, 1.0), 1.0 - bound, shadow):
             return ""
     return (
         f"of {found + missed} known defects that no model chose {missed} were missed without the legacy model: "

@@ -38,8 +38,8 @@ from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow
 from shadowline.rollout import engine
 from shadowline.rollout.engine import Step
-from shadowline.rollout.phases import TAKEN_OVER, Phase
-from shadowline.rollout.state import ClassState, Event, replay
+from shadowline.rollout.phases import TAKEN_OVER
+from shadowline.rollout.state import ClassState, Event, replay, was_taken_back
 from shadowline.rollout.weighing import evidence_of, weigh
 from shadowline.tuning import Deciding
 from shadowline.verdict import Outcome, ShadowVerdict
@@ -108,8 +108,7 @@ def _move(events: Sequence[Event], asked: Retuning, now: datetime) -> Step:
     present = state.of(name).candidate
     if present != asked.before.fingerprint:
         raise ValueError(f"class {name!r}: is now about {present[:12]}; look at `shadowline rollout status`, try again")
-    if any((e.after.class_name, e.after.phase, e.after.candidate) == (name, Phase.ROLLED_BACK, new.fingerprint)
-           for e in events):  # fmt: skip
+    if was_taken_back(events, name, new.fingerprint):
         raise ValueError(f"class {name!r}: {new.fingerprint[:12]} was rolled back, and stays failed; tune another one")
     reason = f"threshold {asked.before.threshold:.4g} → {new.threshold:.4g}, past pairs decided again: {asked.why}"
     return engine.retune(state, name, new.fingerprint, now, asked.by, reason)

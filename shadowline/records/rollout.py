@@ -34,7 +34,7 @@ from shadowline.records.tables import (
 from shadowline.rollout.engine import ENGINE, Action, ActionKind, Step, join
 from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
-from shadowline.rollout.state import ClassState, Event, RolloutState, replay
+from shadowline.rollout.state import ClassState, Event, RolloutState, replay, was_taken_back
 
 
 class MovedMeanwhileError(RuntimeError):
@@ -121,9 +121,7 @@ class RolloutStore:
             return tuple(_event(row) for row in connection.execute(query))
 
     def was_taken_back(self, class_name: str, candidate: str) -> bool:
-        """Whether a candidate has ever been rolled back from a class, by a guard or by a person."""
-        after = (event.after for event in self.events(class_name))
-        return any(one.phase is Phase.ROLLED_BACK and one.candidate == candidate for one in after)
+        return was_taken_back(self.events(class_name), class_name, candidate)
 
     def rebuild(self) -> RolloutState:
         """Write the phase table again from the events, and return it."""

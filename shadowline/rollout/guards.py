@@ -219,7 +219,7 @@ def misses_bound(evidence: Evidence, since: int, policy: RolloutParams) -> float
     out what both models missed.
     """
     before = evidence.known_at(since, received_before=since)
-    sampled = counts_of(_miss(before.where(_is_sampled(before))), before.count[_is_sampled(before)], 2)
+    sampled = sampled_misses(before, since=0)
     known = counts_of(_miss(before), before.count, 2)
     defects = sampled if sampled.sum() >= _ENOUGH_SAMPLED else known
     usual = confidence_bounds(defects, NO_YES, _BASELINE_CONFIDENCE)[1] if defects.sum() else 0.0
@@ -277,20 +277,15 @@ def _missed_since(since: int) -> Callable[[EvidenceTable], Ints]:
     def value_of(table: EvidenceTable) -> Ints:
         missed = (table.label == ANOMALOUS) & (table.candidate == NO_ALARM)
         hit = (table.label != NORMAL) & (table.candidate == ALARM)
-        sampled = _is_sampled(table) & (table.received >= since)
+        sampled = table.sampled & (table.received >= since)
         return _yes_no(sampled & (missed | hit), missed)
 
     return value_of
 
 
-def _is_sampled(table: EvidenceTable) -> np.ndarray:
-    sampled: np.ndarray = table.drawn | table.reference
-    return sampled
-
-
 def sampled_misses(table: EvidenceTable, since: int) -> Ints:
     """(2,): known defects that no model chose, received from slot `since` on: found and missed by the candidate."""
-    rows = table.where(_is_sampled(table) & (table.received >= since))
+    rows = table.where(table.sampled & (table.received >= since))
     return counts_of(_miss(rows), rows.count, 2)
 
 

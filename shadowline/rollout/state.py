@@ -150,6 +150,12 @@ def changes_of_place(events: Iterable[Event]) -> Iterator[Event]:
         places[one.class_name] = place
 
 
+def was_taken_back(events: Iterable[Event], class_name: str, candidate: str) -> bool:
+    """Whether a candidate has ever been rolled back from a class, by a guard or by a person."""
+    failed = (class_name, Phase.ROLLED_BACK, candidate)
+    return any((event.after.class_name, event.after.phase, event.after.candidate) == failed for event in events)
+
+
 def replay(events: Iterable[Event]) -> RolloutState:
     """The state that these events lead to.
 

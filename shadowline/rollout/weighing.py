@@ -54,7 +54,7 @@ def weigh(
 def _unmeasured_since(one: ClassState, evidence: Evidence, policy: RolloutParams) -> datetime | None:
     """Since when no part that no model chose has a label, where that is `window_days` production days or more."""
     table = evidence.table
-    sampled = table.received[(table.drawn | table.reference) & (table.label != UNLABELLED) & table.judged]
+    sampled = table.received[table.sampled & (table.label != UNLABELLED) & table.judged]
     last = max(one.since, start_of(int(sampled.max()) + 1)) if sampled.size else one.since
     return last if evidence.num_days(last, policy.min_day_images) >= policy.window_days else None
 
