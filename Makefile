@@ -30,10 +30,11 @@ demo: data  ## the whole job on three real product classes
 test: data lint  ## lint, types, and the whole test suite
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-lint: venv  ## ruff and mypy
+lint: venv  ## ruff, mypy and the layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: venv  ## let ruff put the code in order
 	$(BIN)/ruff check --fix

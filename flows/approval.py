@@ -15,8 +15,8 @@ from prefect.runtime import deployment, flow_run
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import Approval, ApprovalRequest
 from shadowline.rollout.phases import Phase
-from tasks.announce import announce_approval
-from tasks.questions import APPROVE, is_asked_already
+from tasks.integrations.prefect_events import announce_approval
+from tasks.rollout.approval_requests import APPROVE, is_asked_already
 
 _A_WEEK = 7 * 24 * 3600  # seconds; then the run fails, and the next tick asks again
 

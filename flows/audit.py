@@ -18,11 +18,11 @@ from prefect import flow
 
 from shadowline.audit.comparison import Reproduction
 from shadowline.audit.environment import THREADS, describe_environment, differences
-from shadowline.params import load_params
-from shadowline.paths import Layout
-from tasks.registered import find_registered
-from tasks.reproduce import Place, check_out, compare_package, compare_results, recompute
-from tasks.verification import keep_result, verify_registered, verify_remote
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from tasks.audit.reproduction import Place, check_out, compare_package, compare_results, recompute
+from tasks.audit.verification import keep_result, verify_registered, verify_remote
+from tasks.integrations.registered_version import find_registered
 
 
 @flow(name="audit")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.backup import BackupDone, make_backup
+from tasks.backup.snapshot import BackupDone, make_backup
 
 
 @flow(name="backup")

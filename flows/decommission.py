@@ -10,10 +10,10 @@ from pathlib import Path
 
 from prefect import flow
 
-from shadowline.params import load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
 from shadowline.records.stores import open_records
-from tasks.actions import DECOMMISSIONING, settle
+from tasks.rollout.outbox import DECOMMISSIONING, settle
 
 
 @flow(name="decommission")

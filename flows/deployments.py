@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
-from prefect import serve
+from prefect import Flow, serve
+from prefect.deployments.runner import RunnerDeployment
 from prefect.events import DeploymentEventTrigger
-from prefect.schedules import RRule
+from prefect.schedules import RRule, Schedule
 
 from flows.approval import approve
 from flows.audit import audit
@@ -20,11 +22,11 @@ from flows.enroll import IMAGES_ARRIVED, enroll, enroll_waiting
 from flows.retrain import retrain
 from flows.rollout import tick
 from flows.shadow import shadow, shadow_waiting
-from shadowline.params import load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.settings import Settings
 from shadowline.rollout.observation import ApprovalRequest
-from shadowline.settings import Settings
-from tasks.announce import APPROVAL_GIVEN, APPROVAL_WANTED, VERSION_REGISTERED
+from tasks.integrations.prefect_events import APPROVAL_GIVEN, APPROVAL_WANTED, VERSION_REGISTERED
 
 _REQUEST = tuple(ApprovalRequest.__dataclass_fields__)  # the payload of APPROVAL_WANTED
 
@@ -37,17 +39,22 @@ def serve_deployments(root: Path) -> None:
     schedule = load_params(Layout(root).params).schedule
     os.chdir(root)  # DVC, git and relative locations count from the project's root
 
-    def due(rule: str) -> RRule:
+    def due(rule: str) -> Schedule:
         return RRule(rule, timezone=schedule.timezone)
 
+    def deployment(of: Flow[Any, Any], **about: Any) -> RunnerDeployment:
+        return cast(RunnerDeployment, of.to_deployment(**about))  # a coroutine only inside an event loop
+
     serve(
-        retrain.to_deployment(
+        deployment(
+            retrain,
             name="quarterly",
             description="Retrain on everything that arrived since the last quarter; promotes nothing by itself.",
             schedule=due(schedule.retrain),
             concurrency_limit=1,
         ),
-        tick.to_deployment(
+        deployment(
+            tick,
             name="tick",
             description="One tick of the rollout.",
             schedule=due(schedule.rollout),
@@ -56,13 +63,15 @@ def serve_deployments(root: Path) -> None:
             ],
             concurrency_limit=1,
         ),
-        decommission.to_deployment(
+        deployment(
+            decommission,
             name="nightly",
             description="Archive, prove and delete the legacy models that the rollout has retired.",
             schedule=due(schedule.decommission),
             concurrency_limit=1,
         ),
-        enroll.to_deployment(
+        deployment(
+            enroll,
             name="on-images",
             description="New images of a product: bring it as far as they allow.",
             triggers=[
@@ -77,24 +86,27 @@ def serve_deployments(root: Path) -> None:
             ],
             concurrency_limit=1,
         ),
-        enroll_waiting.to_deployment(
+        deployment(
+            enroll_waiting,
             name="poll",
             description="What lies in the inbox, or below the S3 prefix of SHADOWLINE_INBOX_URL, and is due.",
             parameters={"location": Settings().inbox_url},
             schedule=due(schedule.enroll),
             concurrency_limit=1,
         ),
-        shadow.to_deployment(name="batch", description="Both models on the images of a folder or an S3 prefix."),
-        shadow_waiting.to_deployment(
+        deployment(shadow, name="batch", description="Both models on the images of a folder or an S3 prefix."),
+        deployment(
+            shadow_waiting,
             name="nightly",
             description="Both models on what lies below SHADOWLINE_SHADOW_URL, for every class that both judge.",
             parameters={"location": Settings().shadow_url},
             schedule=due(schedule.shadow),
             concurrency_limit=1,
         ),
-        backup.to_deployment(name="nightly", description="Keep everything; give it a target and a schedule."),
-        audit.to_deployment(name="on-demand", description="Make a version again and compare it with its record."),
-        approve.to_deployment(
+        deployment(backup, name="nightly", description="Keep everything; give it a target and a schedule."),
+        deployment(audit, name="on-demand", description="Make a version again and compare it with its record."),
+        deployment(
+            approve,
             name="ask",
             description="Ask a person whether a class may enter a phase.",
             triggers=[

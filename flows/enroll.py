@@ -13,17 +13,15 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.legacy import take_on_record
+from flows.register_legacy import take_on_record
 from flows.retrain import RetrainResult, make_version
-from shadowline.enrolment import EnrolmentPhase, choose_phase
-from shadowline.inbox import Inbox
-from shadowline.legacy import Stated, examine
-from shadowline.params import Params, load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.enrolment.inbox import Inbox
+from shadowline.enrolment.policy import EnrolmentPhase, choose_phase
+from shadowline.models.legacy_validation import Stated, examine
 from shadowline.records.stores import open_records
-from tasks.announce import announce_version
-from tasks.audit import note_enrolment
-from tasks.enroll import (
+from tasks.enrolment.enrolment import (
     Starter,
     accept,
     collect_due,
@@ -35,8 +33,10 @@ from tasks.enroll import (
     take_additions,
     take_images,
 )
-from tasks.entering import class_entered, mend
-from tasks.repository import check_repository, hold_project
+from tasks.enrolment.params_transaction import class_entered, mend
+from tasks.integrations.audit_log import note_enrolment
+from tasks.integrations.git import check_repository, hold_project
+from tasks.integrations.prefect_events import announce_version
 
 IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_name and location
 

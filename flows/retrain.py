@@ -16,21 +16,21 @@ from typing import Any
 
 from prefect import flow
 
-from shadowline.params import load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
 from shadowline.records.stores import open_records
-from tasks.announce import announce_version
-from tasks.audit import note_configuration, note_registration, note_training
-from tasks.collect import take_in
-from tasks.curves import live_metrics
-from tasks.entering import mend
-from tasks.pipeline import StageRun, find_stale, merge_runs, run_stage
-from tasks.records import note_candidate
-from tasks.registered import known_commits
-from tasks.registry import ModelVersion, close_run, log_results, register, start_run
-from tasks.remote import configure_remote, push_data
-from tasks.reporting import failed_on_latency_only, publish_artifacts, read_summary, write_report
-from tasks.repository import check_repository, commit_run, hold_project
+from tasks.enrolment.params_transaction import mend
+from tasks.integrations.audit_log import note_configuration, note_registration, note_training
+from tasks.integrations.dvc_pipeline import StageRun, find_stale, merge_runs, run_stage
+from tasks.integrations.dvc_remote import configure_remote, push_data
+from tasks.integrations.git import check_repository, commit_run, hold_project
+from tasks.integrations.mlflow_registry import ModelVersion, close_run, log_results, register, start_run
+from tasks.integrations.model_locations import note_candidate
+from tasks.integrations.prefect_events import announce_version
+from tasks.integrations.registered_version import known_commits
+from tasks.training.live_metrics import live_metrics
+from tasks.training.production_images import take_in
+from tasks.training.reporting import failed_on_latency_only, publish_artifacts, read_summary, write_report
 
 STAGES = (
     "classes",

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from prefect import flow
 
-from shadowline.params import load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
 from shadowline.records.stores import open_records
 from shadowline.rollout.engine import Step
-from tasks.actions import AT_ONCE, settle
-from tasks.questions import ask_for_approvals
-from tasks.records import tick_once
-from tasks.registry import challenger_if_known
+from tasks.integrations.mlflow_registry import challenger_if_known
+from tasks.rollout.approval_requests import ask_for_approvals
+from tasks.rollout.outbox import AT_ONCE, settle
+from tasks.rollout.tick import tick_once
 
 
 @flow(name="rollout")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from prefect import flow
 
-from shadowline.params import load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.inference.shadow_batch import ShadowRun
 from shadowline.records.stores import open_records
-from shadowline.shadowing import ShadowRun
-from tasks.shadow import fetch_images, find_waiting, judge_images
+from tasks.rollout.shadow_batch import fetch_images, find_waiting, judge_images
 
 
 @flow(name="shadow")

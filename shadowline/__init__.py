@@ -10,7 +10,7 @@ __all__ = ["Inspection", "Inspector"]
 def __getattr__(name: str) -> Any:
     """`from shadowline import Inspector` loads torch only when it is asked for."""
     if name in __all__:
-        from shadowline import inspector
+        from shadowline.models import inspector
 
         return getattr(inspector, name)
     raise AttributeError(f"module 'shadowline' has no attribute {name!r}")

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from shadowline.params import ZeroShotParams
-from shadowline.winclip.weights import build_network
+from shadowline.core.params import ZeroShotParams
+from shadowline.models.winclip.weights import build_network
 
 SIDE, GRID = 48, (6, 6)  # pixels, patches
 TINY: dict[str, Any] = {

@@ -19,12 +19,12 @@ from hypothesis import settings
 from PIL import Image
 from torch import Tensor
 
-from shadowline import backbones
-from shadowline.dinomaly.model import DecoderSpec
-from shadowline.dinomaly.training import ClassData, Trainer
-from shadowline.encoder import Encoder, EncoderConfig
-from shadowline.features import Key
-from shadowline.params import Params, TrainParams, load_params
+from shadowline.core.params import Params, TrainParams, load_params
+from shadowline.features import backbones
+from shadowline.features.cache import Key
+from shadowline.features.encoder import Encoder, EncoderConfig
+from shadowline.models.dinomaly.model import DecoderSpec
+from shadowline.models.dinomaly.training import ClassData, Trainer
 
 settings.register_profile("thorough", max_examples=400)  # pytest --hypothesis-profile thorough; of itself it is 100
 

@@ -19,12 +19,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shadowline.audit.chain import Chain
-from shadowline.audit.entry import Entry, Kind, Record
-from shadowline.audit.keys import Key, KeyFolder
 from shadowline.audit.pack import VERIFIER, new_pack, to_json
-from shadowline.audit.stretch import Period, Stretch, place, to_line
-from shadowline.progress import Progress
+from shadowline.core.progress import Progress
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.chain_range import Period, Stretch, place, to_line
+from shadowline.records.audit_log.entry import Entry, Kind, Record
+from shadowline.records.audit_log.keys import Key, KeyFolder
 from shadowline.records.database import open_database
 
 START = datetime(2026, 7, 1, tzinfo=UTC)

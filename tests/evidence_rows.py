@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shadowline.evidence import NORMAL, UNLABELLED, Evidence, EvidenceTable
+from shadowline.evaluation.evidence import NORMAL, UNLABELLED, Evidence, EvidenceTable
 
 DAY = 96  # slots
 FIELDS = ("received", "candidate", "legacy", "drawn", "reference", "slow")

@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent / "unit"))
 
 from test_rollout_engine import Factory, trips
 
-from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
 from shadowline.records.pairs import Judgement, Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.observation import Order, OrderKind
@@ -113,9 +113,9 @@ def _label_some(records: Records, teller: Teller) -> None:
 def main() -> None:
     from report_fixture import write_inputs
 
-    from shadowline.params import load_params
+    from shadowline.core.params import load_params
+    from shadowline.records.timeline import collect_timeline, write_timeline
     from shadowline.report import build_report
-    from shadowline.report.timeline import collect_timeline, write_timeline
 
     params = load_params(Path(__file__).parents[1] / "params.yaml")
     layout = write_inputs(Path(sys.argv[1]))

@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from shadowline.conformal import conformal_threshold
-from shadowline.manifest import content_id
-from shadowline.params import load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.data.manifest import content_id
+from shadowline.models.conformal import conformal_threshold
 
 SIDE, GRID = 192, 16  # pixels of an image, cells of a map
 NUM_NORMAL = NUM_ANOMALOUS = 60

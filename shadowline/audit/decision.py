@@ -1,7 +1,7 @@
 """The record of one decision, drawn up from what is known: was it due, and does it come out the same?
 
 rerun = compare(said_by(stored, "candidate"), score, threshold, environment, heatmap)
-record = draw_up(case, rerun, now)          # pure; `tasks/decision.py` gathers the case
+record = draw_up(case, rerun, now)          # pure; `tasks/audit/decision.py` gathers the case
 record.confirmed, record.calibration.problems
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
-from shadowline.audit.entry import Entry, Kind, timestamp
 from shadowline.audit.inspection import (
     Calibration,
     CalibrationFacts,
@@ -27,7 +26,8 @@ from shadowline.audit.inspection import (
     Said,
     Standing,
 )
-from shadowline.manifest import Label
+from shadowline.data.manifest import Label
+from shadowline.records.audit_log.entry import Entry, Kind, timestamp
 from shadowline.records.pairs import Judgement, Pair, Side
 from shadowline.records.traces import StoredPair, Word
 from shadowline.rollout.phases import CANDIDATE_JUDGES, TAKEN_OVER

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from shadowline.device import pick_device
+from shadowline.core.device import pick_device
 
 THREADS, DEVICE = "threads", "device"
 _PACKAGES = (

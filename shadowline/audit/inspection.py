@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from shadowline.manifest import Label
+from shadowline.data.manifest import Label
 from shadowline.records.pairs import Side
 
 

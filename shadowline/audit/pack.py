@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shadowline.archive import is_inside, zip_entry
-from shadowline.atomic import replace_file
-from shadowline.audit.entry import Signer
+from shadowline.core.atomic_files import replace_file
+from shadowline.models.archive import is_inside, zip_entry
+from shadowline.records.audit_log.entry import Signer
 
 CONTENTS, SIGNATURE = "contents.json", "contents.sig"
 VERIFIER = Path(__file__).with_name("verify_pack.py")

@@ -29,20 +29,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from shadowline.gateway.access import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
-from shadowline.gateway.answering import Reply, UnknownReply
-from shadowline.gateway.intake import IntakeForm, take_image
-from shadowline.gateway.refusal import RETRY_LATER, RefusedRequestError
-from shadowline.gateway.scoring import Heat
-from shadowline.gateway.service import Gateway
-from shadowline.gateway.shadowing import Sample
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.settings import Settings, prepare_environment
+from shadowline.data.manifest import Label
+from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
+from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
+from shadowline.gateway.errors import RETRY_LATER, RefusedRequestError
+from shadowline.gateway.inspection_service import Reply, UnknownReply
+from shadowline.gateway.lifecycle import Gateway
+from shadowline.gateway.shadow_worker import Sample
 from shadowline.gateway.uploads import explain, read_sample, read_upload
-from shadowline.kept import waiting_to_dict
-from shadowline.manifest import Label
-from shadowline.params import load_params
-from shadowline.paths import Layout
-from shadowline.report.overlay import heatmap_overlay
-from shadowline.settings import Settings, prepare_environment
+from shadowline.inference.overlay import heatmap_overlay
+from shadowline.inference.scoring import Heat
+from shadowline.records.kept_images import waiting_to_dict
 
 log = logging.getLogger(__name__)
 router = APIRouter()

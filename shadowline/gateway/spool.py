@@ -22,7 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from shadowline.manifest import Label
+from shadowline.data.manifest import Label
 from shadowline.records.pairs import Judgement, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]

@@ -16,12 +16,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from shadowline.frames import frame_signature
-from shadowline.gateway.refusal import RefusedRequestError
-from shadowline.gateway.shadowing import Sample
-from shadowline.images import Refusal, RefusedImage, open_rgb
-from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.data.images import Refusal, RefusedImage, open_rgb
+from shadowline.data.manifest import Label
+from shadowline.data.near_duplicates import frame_signature
+from shadowline.gateway.errors import RefusedRequestError
+from shadowline.gateway.shadow_worker import Sample
 from shadowline.records.pairs import is_capture_suspect, utc_now
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")

@@ -28,9 +28,19 @@ from sqlalchemy import (
     select,
 )
 
-from shadowline.evidence import ABSENT, ALARM, DROPPED, FAILED, NO_ALARM, Evidence, EvidenceTable, slot_of, start_of
-from shadowline.manifest import Label
-from shadowline.params import RolloutParams
+from shadowline.core.params import RolloutParams
+from shadowline.data.manifest import Label
+from shadowline.evaluation.evidence import (
+    ABSENT,
+    ALARM,
+    DROPPED,
+    FAILED,
+    NO_ALARM,
+    Evidence,
+    EvidenceTable,
+    slot_of,
+    start_of,
+)
 from shadowline.records.database import reading
 from shadowline.records.pairs import DROPPED as NEVER_ASKED
 from shadowline.records.pairs import TEST_SOURCES

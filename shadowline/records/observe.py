@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from shadowline.params import Params
+from shadowline.core.params import Params
 from shadowline.records.evidence import read_evidence
-from shadowline.records.rollout import StoredOrder
+from shadowline.records.rollout_store import StoredOrder
 from shadowline.records.stores import Records
 from shadowline.rollout.observation import ClassObservation, Observation
 from shadowline.rollout.phases import CANDIDATE_JUDGES

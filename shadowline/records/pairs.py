@@ -20,12 +20,13 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
 
-from shadowline.audit.chain import Chain
-from shadowline.audit.entry import Kind, Record
-from shadowline.evidence import ANOMALOUS, NORMAL, UNLABELLED
-from shadowline.frames import FrameRule
-from shadowline.manifest import Label
-from shadowline.params import GatewayParams
+from shadowline.core.params import GatewayParams
+from shadowline.data.manifest import Label
+from shadowline.data.near_duplicates import FrameRule
+from shadowline.evaluation.agreement import PairCounts
+from shadowline.evaluation.evidence import ANOMALOUS, NORMAL, UNLABELLED
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.entry import Kind, Record
 from shadowline.records.database import reading
 from shadowline.records.recording import (
     Models,
@@ -37,7 +38,6 @@ from shadowline.records.recording import (
 )
 from shadowline.records.review import WaitingPart, waiting_parts
 from shadowline.records.tables import FeedbackRow, PairRow
-from shadowline.shadow import PairCounts
 
 DROPPED = "dropped"  # the candidate was never asked: the queue was full
 REFERENCE_PART = "reference part"  # who says the label that a part came with
@@ -99,7 +99,7 @@ class Pair:
     received_at: datetime | None = None  # UTC, by the server's clock; None: when it is recorded
     capture_suspect: bool = False  # see `is_capture_suspect`
     source: PairSource = PairSource.LINE
-    frame_signature: bytes | None = None  # see `shadowline/frames.py`
+    frame_signature: bytes | None = None  # see `shadowline/data/near_duplicates.py`
     review_share: float = 0.0  # probability of a draw that was in force at receipt
     review_drawn: bool = False  # for review, by chance alone
     known_label: Label | None = None  # of a reference part; on record with the pair, unless there is a label already

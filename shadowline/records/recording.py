@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select, text
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from shadowline.frames import FrameGroups, FrameRule
+from shadowline.data.near_duplicates import FrameGroups, FrameRule
 from shadowline.records.tables import PairRow
 
 if TYPE_CHECKING:

@@ -28,9 +28,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import aliased
 
-from shadowline.audit.entry import Kind, Record
-from shadowline.evidence import slot_of, start_of
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.evidence import slot_of, start_of
+from shadowline.models.threshold_change import Deciding
+from shadowline.records.audit_log.entry import Kind, Record
 from shadowline.records.evidence import read_chosen
 from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource
 from shadowline.records.recording import wait_for_other_recorders
@@ -40,9 +41,8 @@ from shadowline.rollout import engine
 from shadowline.rollout.engine import Step
 from shadowline.rollout.phases import TAKEN_OVER
 from shadowline.rollout.state import ClassState, Event, replay, was_taken_back
+from shadowline.rollout.verdict import Outcome, ShadowVerdict
 from shadowline.rollout.weighing import evidence_of, weigh
-from shadowline.tuning import Deciding
-from shadowline.verdict import Outcome, ShadowVerdict
 
 _CHUNK = 20_000  # row numbers per statement
 _PAIRS = PairRow.__table__.c

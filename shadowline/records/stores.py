@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from shadowline.audit.chain import Chain
-from shadowline.audit.heads import HeadPlace, open_heads
-from shadowline.audit.keys import KeyFolder, open_keys
+from shadowline.core.settings import Settings
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.chain_heads import HeadPlace, open_heads
+from shadowline.records.audit_log.keys import KeyFolder, open_keys
 from shadowline.records.database import open_database
 from shadowline.records.pairs import PairStore
-from shadowline.records.rollout import RolloutStore
-from shadowline.settings import Settings
+from shadowline.records.rollout_store import RolloutStore
 
 
 @dataclass(frozen=True)

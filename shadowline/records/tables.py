@@ -85,7 +85,7 @@ class PairRow(Base):
     source: Mapped[str] = mapped_column(String(16), default="line")  # see `pairs.PairSource`
     frame_group: Mapped[str] = mapped_column(String(64))  # image_id of the first near-identical frame
     is_first: Mapped[bool]  # of its frame group, for this class and these two models; only such rows are evidence
-    frame_signature: Mapped[bytes | None] = mapped_column(LargeBinary)  # see `shadowline/frames.py`
+    frame_signature: Mapped[bytes | None] = mapped_column(LargeBinary)  # see `shadowline/data/near_duplicates.py`
     review_share: Mapped[float] = mapped_column(default=0.0)  # probability of a draw in force at receipt
     review_drawn: Mapped[bool] = mapped_column(default=False)  # for review, by chance alone
     candidate: Mapped[str] = mapped_column(String(64))  # empty where the legacy model judged alone
@@ -259,7 +259,7 @@ class AuditNoteRow(Base):
 
 
 class AuditEntryRow(Base):
-    """One entry of the audit chain (`shadowline/audit/entry.py`), every field the very text that was signed.
+    """One entry of the audit chain (`records/audit_log/entry.py`), every field the very text that was signed.
 
     Triggers refuse to update or delete.
     """

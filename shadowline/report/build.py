@@ -2,7 +2,7 @@
 
     build_report(Layout(Path(".")), load_params(Path("params.yaml")))
 
-It reads what the stages wrote (contents.py), draws it (figures.py, gallery.py, migration.py) and fills
+It reads what the stages wrote (evaluation_data.py), draws it (figures.py, gallery.py, migration.py) and fills
 report.html.j2. Equal inputs give equal bytes. The page forbids itself scripts and foreign content by a
 Content-Security-Policy.
 """
@@ -17,11 +17,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from shadowline.atomic import replace_file
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.report import figures, wording
-from shadowline.report.contents import Check, ClassContents, Contents, read_contents
+from shadowline.core.atomic_files import replace_file
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.report import figures, formatting
+from shadowline.report.evaluation_data import Check, ClassContents, Contents, read_contents
 from shadowline.report.gallery import Group, gallery, shots_per_kind
 from shadowline.report.migration import migration_section
 
@@ -66,9 +66,9 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
             contents=contents,
             summary=summary,
             params=params,
-            totals=wording.Totals.of(contents.classes),
-            headline=wording.headline(summary),
-            in_numbers=wording.in_numbers(contents),
+            totals=formatting.Totals.of(contents.classes),
+            headline=formatting.headline(summary),
+            in_numbers=formatting.in_numbers(contents),
             failed=[check for check in checks if not check.passed],
             passed=[check for check in checks if check.passed],
             sections=_sections(contents, layout, params),
@@ -76,7 +76,7 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
             migration=migration_section(contents.timeline) if contents.timeline else None,
             training=figures.training(contents.history) if contents.history else (),
             costs=[figure for figure in costs if figure is not None],
-            costs_in_words=wording.costs(summary),
+            costs_in_words=formatting.costs(summary),
             docs_link=_relative(layout.validation / "docs/index.html", layout) if contents.docs_exist else "",
             splits=_splits(contents),
         )
@@ -89,15 +89,15 @@ def stylesheet() -> Markup:
 
 
 def environment() -> Environment:
-    """Templates of this folder, escaping, with the words of wording.py as filters."""
+    """Templates of this folder, escaping, with the words of formatting.py as filters."""
     loaded = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters: dict[str, Any] = {
-        name: getattr(wording, name) for name in ("number", "percent", "unit", "duration", "words", "join", "plural")
+        name: getattr(formatting, name) for name in ("number", "percent", "unit", "duration", "words", "join", "plural")
     }
     loaded.filters.update(filters)
-    loaded.globals["of_check"] = wording.of_check
+    loaded.globals["of_check"] = formatting.of_check
     return loaded
 
 
@@ -114,7 +114,7 @@ def _sections(contents: Contents, layout: Layout, params: Params) -> list[ClassS
             whisker=figures.auroc_whisker(each.metrics, axis),
             charts=_charts(each, params),
             galleries=gallery(each, layout.root, limit=limit, coverage=params.encoder.crop / params.encoder.resize),
-            promise=wording.promise(each.metrics, params.evaluation.confidence),
+            promise=formatting.promise(each.metrics, params.evaluation.confidence),
         )
         for position, each in enumerate(contents.classes, start=1)
     ]

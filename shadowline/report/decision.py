@@ -10,9 +10,9 @@ from datetime import datetime
 
 from PIL import Image, ImageOps
 
-from shadowline.audit.entry import Entry
 from shadowline.audit.inspection import InspectionRecord, Outcome, digest
-from shadowline.manifest import Label
+from shadowline.data.manifest import Label
+from shadowline.records.audit_log.entry import Entry
 from shadowline.report.build import environment
 from shadowline.report.gallery import data_uri
 

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shadowline.atomic import replace_file
-from shadowline.evidence import UNLABELLED
-from shadowline.manifest import Label
-from shadowline.params import DataParams, Params
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import replace_file
+from shadowline.core.params import DataParams, Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label
+from shadowline.evaluation.agreement import Agreement, PairCounts, agree
+from shadowline.evaluation.evidence import UNLABELLED
+from shadowline.inference.overlay import heatmap_overlay
+from shadowline.inference.rescoring import SIDES, Look, Model, colour_range, find_models, look_at, maps_of
 from shadowline.records.pairs import Side
 from shadowline.records.stores import Records
 from shadowline.report.build import environment, stylesheet
+from shadowline.report.formatting import number, percent, plural
 from shadowline.report.gallery import BYTE_BUDGET, data_uri
-from shadowline.report.looking import SIDES, Look, Model, colour_range, find_models, look_at, maps_of
-from shadowline.report.overlay import heatmap_overlay
-from shadowline.report.wording import number, percent, plural
 from shadowline.rollout.state import ClassState
-from shadowline.shadow import Agreement, PairCounts, agree
 
 MAX_BYTES = 24_000  # of one JPEG; fewer where many are shown
 NUM_QUIET = 8  # images passed by both models, from which a heat map learns where to begin to colour

@@ -9,13 +9,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shadowline.audit.entry import Entry
 from shadowline.audit.pack import file_name
+from shadowline.evaluation.agreement import Agreement
+from shadowline.records.audit_log.entry import Entry
 from shadowline.report.build import environment, stylesheet
-from shadowline.report.contents import Summary
+from shadowline.report.evaluation_data import Summary
 from shadowline.rollout.state import Event
-from shadowline.shadow import Agreement
-from shadowline.verdict import Outcome
+from shadowline.rollout.verdict import Outcome
 
 
 def version_id(named: str) -> str:

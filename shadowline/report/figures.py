@@ -10,10 +10,10 @@ import numpy.typing as npt
 from markupsafe import Markup
 from sklearn.metrics import roc_curve
 
-from shadowline.manifest import Label
-from shadowline.report.contents import ClassContents, ClassMetrics, History, Interval, Summary, Timings
+from shadowline.data.manifest import Label
+from shadowline.report.evaluation_data import ClassContents, ClassMetrics, History, Interval, Summary, Timings
+from shadowline.report.formatting import duration, number, percent, unit, words
 from shadowline.report.svg import Axis, Bar, Plot, Point, bar_chart, whisker
-from shadowline.report.wording import duration, number, percent, unit, words
 
 NUM_BINS = 28
 SERIES = 6  # distinguishable colours; further classes repeat them with another dash

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps
 
-from shadowline.manifest import Label
-from shadowline.report.contents import ClassContents
-from shadowline.report.overlay import heatmap_overlay
+from shadowline.data.manifest import Label
+from shadowline.inference.overlay import heatmap_overlay
+from shadowline.report.evaluation_data import ClassContents
 
 THUMBNAIL = 160  # pixels, longer side
 MAX_PER_KIND = 6

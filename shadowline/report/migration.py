@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
+from shadowline.records.timeline import Band, ClassTimeline, Move, Timeline, Trip, Window
 from shadowline.report.figures import Figure, Key
+from shadowline.report.formatting import join, number, percent, plural
 from shadowline.report.svg import Axis, Plot, figure_element, text_element
-from shadowline.report.timeline import Band, ClassTimeline, Move, Timeline, Trip, Window
-from shadowline.report.wording import join, number, percent, plural
 from shadowline.rollout.engine import ENGINE
 from shadowline.rollout.phases import Phase
 

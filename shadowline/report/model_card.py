@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shadowline.report import wording
+from shadowline.report import formatting
 from shadowline.report.build import environment, stylesheet
-from shadowline.report.contents import Calibration, Check, ClassMetrics
+from shadowline.report.evaluation_data import Calibration, Check, ClassMetrics
 from shadowline.report.evidence import VersionFacts
 
 _RECIPE = ("encoder.", "train.", "bank.", "calibration.")
@@ -32,7 +32,7 @@ class CardClass:
     def promise(self, confidence: float | None) -> str:
         if self.metrics is None or confidence is None:
             return "What was measured of this class is not at hand."
-        return wording.promise(self.metrics, confidence)
+        return formatting.promise(self.metrics, confidence)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Card:
 
     def limits(self) -> Iterator[str]:
         """In words: where this version must not be trusted further than it was tried."""
-        names = wording.join(sorted(one.name for one in self.classes)) or "no class"
+        names = formatting.join(sorted(one.name for one in self.classes)) or "no class"
         yield f"It was made for {names}, photographed as for the training: the same light, angle and background."
         for one in self.worst_first:
             if one.metrics is None:

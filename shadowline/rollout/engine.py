@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from shadowline.params import RolloutParams
+from shadowline.core.params import RolloutParams
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import (
     ApprovalRequest,
@@ -45,7 +45,7 @@ from shadowline.rollout.phases import (
     check_move,
 )
 from shadowline.rollout.state import NEW_PRODUCT, STAYS, ClassState, Event, RolloutState
-from shadowline.verdict import Outcome
+from shadowline.rollout.verdict import Outcome
 
 NOTHING = RolloutState(())
 ENGINE = "engine"  # who moved a class when no person did

@@ -18,9 +18,9 @@ Each guard is one question to every image, and a bound on the mean of the answer
                   that it found.
 
 A guard trips when the evidence proves that its bound is crossed, by a test that may be looked at for ever (see
-`shadowline/sequential.py`). The error probability `rollout.stop_error` is shared equally among the hard guards.
-A label that is missing or late can never trip a guard but `drift` and `alarm_rate`, which need none: what is not known
-counts in favour of the candidate. No images are no evidence: silence trips nothing.
+`shadowline/evaluation/sequential_tests.py`). The error probability `rollout.stop_error` is shared equally among the
+hard guards. A label that is missing or late can never trip a guard but `drift` and `alarm_rate`, which need none: what
+is not known counts in favour of the candidate. No images are no evidence: silence trips nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from datetime import datetime
 
 import numpy as np
 
-from shadowline.evidence import (
+from shadowline.core.params import GuardParams, RolloutParams
+from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,
     ANOMALOUS,
@@ -45,8 +46,7 @@ from shadowline.evidence import (
     pick,
     start_of,
 )
-from shadowline.params import GuardParams, RolloutParams
-from shadowline.sequential import ChangeTable, Ints, confidence_bounds, crossings, strongest_start
+from shadowline.evaluation.sequential_tests import ChangeTable, Ints, confidence_bounds, crossings, strongest_start
 
 SLOW_SHARE = 0.05  # of the answers that may be slower than the latency guard allows: its bound is a 95th percentile
 _BASELINE_CONFIDENCE = 0.99  # of the interval for the alarm rate that was usual

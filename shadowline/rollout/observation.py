@@ -1,4 +1,4 @@
-"""What the engine is told at a tick: evidence of each class, and the words of people. Built by `tasks/records.py`."""
+"""What the engine is told at a tick, built by `records/observe.py`: evidence of each class, and the words of people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shadowline.rollout.phases import Phase
 
 if TYPE_CHECKING:
     from shadowline.rollout.guards import GuardResult
-    from shadowline.verdict import ShadowVerdict
+    from shadowline.rollout.verdict import ShadowVerdict
 
 
 class ChecklistItem(StrEnum):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shadowline.params import ClassName
+from shadowline.core.params import ClassName
 
 EXAMPLE = '{"waves": [["textile", "carpet"], ["bolt"]]}'
 Wave = Annotated[list[ClassName], Field(min_length=1)]

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shadowline.evidence import (
+from shadowline.core.params import RolloutParams, ShadowParams
+from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,
     ANOMALOUS,
@@ -32,7 +33,6 @@ from shadowline.evidence import (
     EvidenceTable,
     slot_of,
 )
-from shadowline.params import RolloutParams, ShadowParams
 from shadowline.rollout.engine import Step, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
 from shadowline.rollout.phases import CANDIDATE_JUDGES, LEGACY_JUDGES, Phase

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from shadowline.evidence import UNLABELLED, Evidence, EvidenceTable, slot_of, start_of
-from shadowline.params import RolloutParams, ShadowParams
+from shadowline.core.params import RolloutParams, ShadowParams
+from shadowline.evaluation.evidence import UNLABELLED, Evidence, EvidenceTable, slot_of, start_of
 from shadowline.rollout.guards import GuardResult, check_guards, misses_bound
 from shadowline.rollout.observation import ChecklistItem, ClassObservation
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
-from shadowline.verdict import ShadowVerdict, judge, unproven_misses
+from shadowline.rollout.verdict import ShadowVerdict, judge, unproven_misses
 
 
 def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, window_days: int) -> Evidence:

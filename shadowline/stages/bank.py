@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from shadowline.bank import Bank, Moments
-from shadowline.compression import Storage
-from shadowline.features import FeatureFile, Key
-from shadowline.manifest import read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import read_manifest
+from shadowline.features.cache import FeatureFile, Key
+from shadowline.models.gaussian_bank.bank import Bank, Moments
+from shadowline.models.gaussian_bank.covariance import Storage
 from shadowline.stages.features import train_keys
 
 _CHUNK = 16  # images that are in memory at once

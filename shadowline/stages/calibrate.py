@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shadowline.atomic import write_json
-from shadowline.bank import Bank
-from shadowline.calibration import Calibration, CalibrationResult, Recipe, calibrate, halve, raw_maps
-from shadowline.dinomaly.model import load_decoder
-from shadowline.features import FeatureFile, Key
-from shadowline.manifest import Split, read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Split, read_manifest
+from shadowline.features.cache import FeatureFile, Key
+from shadowline.models.calibration import Calibration, CalibrationResult, Recipe, calibrate, halve, raw_maps
+from shadowline.models.dinomaly.model import load_decoder
+from shadowline.models.gaussian_bank.bank import Bank
 from shadowline.stages.features import defect_keys, ids_of
 
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import shutil
 
-from shadowline.atomic import write_json
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
 
 _OF_SOURCE = {"source", "location", "select", "test_share", "val_share", "additions"}
 

@@ -7,16 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shadowline.atomic import write_json
-from shadowline.detectors.patchcore import PatchCore
-from shadowline.device import pick_device
-from shadowline.images import open_within
-from shadowline.inspector import Inspector
-from shadowline.latency import ReferenceWorkload, Timing, measure, time_image
-from shadowline.manifest import Split, read_manifest
-from shadowline.params import DataParams, Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.device import pick_device
+from shadowline.core.layout import Layout
+from shadowline.core.params import DataParams, Params
+from shadowline.core.progress import Progress
+from shadowline.data.images import open_within
+from shadowline.data.manifest import Split, read_manifest
+from shadowline.evaluation.latency import ReferenceWorkload, Timing, measure, time_image
+from shadowline.models.inspector import Inspector
+from shadowline.models.patchcore.detector import PatchCore
 
 _IMAGES_PER_CLASS = 10
 _WARM_UP = 2

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shadowline.encoder import EncoderConfig, save_encoder
-from shadowline.encoder_weights import fetch_state
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.features.encoder import EncoderConfig, save_encoder
+from shadowline.features.encoder_weights import fetch_state
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> EncoderConfig:

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from shadowline.atomic import replace_file, write_json
-from shadowline.calibration import Calibration
-from shadowline.features import Key
-from shadowline.images import read_mask
-from shadowline.manifest import Label, Split, read_manifest
-from shadowline.metrics import auroc, bootstrap, flip_share, image_metrics, pixel_metrics, practicality
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.images import read_mask
+from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.evaluation.metrics import auroc, bootstrap, flip_share, image_metrics, pixel_metrics, practicality
+from shadowline.features.cache import Key
+from shadowline.models.calibration import Calibration
 from shadowline.stages.calibrate import ClassMaps
 from shadowline.stages.features import robustness_keys
 from shadowline.stages.legacy import SCORES

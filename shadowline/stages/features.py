@@ -5,16 +5,16 @@ from __future__ import annotations
 import pandas as pd
 from PIL import Image
 
-from shadowline.calibration import halve
-from shadowline.device import pick_device
-from shadowline.encoder import load_encoder
-from shadowline.features import CacheUpdate, FeatureCache, Key
-from shadowline.images import open_within
-from shadowline.manifest import Label, Split, read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
-from shadowline.views import DEFECT_PREFIX, apply_view, view_seed
+from shadowline.core.device import pick_device
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.images import open_within
+from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.perturbations import DEFECT_PREFIX, apply_view, view_seed
+from shadowline.features.cache import CacheUpdate, FeatureCache, Key
+from shadowline.features.encoder import load_encoder
+from shadowline.models.calibration import halve
 
 KNOWN_DEFECTS = "known defects"
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shadowline.features import FeatureFile, Key
-from shadowline.identification import ClassIdentity, embed
-from shadowline.manifest import Split, read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Split, read_manifest
+from shadowline.features.cache import FeatureFile, Key
+from shadowline.models.class_identification import ClassIdentity, embed
 from shadowline.stages.features import ids_of, train_keys
 
 _CHUNK = 16  # images that are in memory at once

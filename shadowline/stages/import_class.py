@@ -5,8 +5,8 @@
     <manifest>/<class>.parquet        one row per file
     <import>/<class>.json             what was refused, dropped and kept
 
-Images that came after the source (`shadowline/additions.py`) are listed before it: of equal content the addition stays,
-so that an image keeps its split where it is put into the source as well.
+Images that came after the source (`shadowline/data/additions.py`) are listed before it: of equal content the addition
+stays, so that an image keeps its split where it is put into the source as well.
 
 A run that is killed leaves whole files only; the next one reuses them, removes what is stale, and ends in the same
 bytes as a run that nobody disturbed.
@@ -27,16 +27,16 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from shadowline.additions import list_additions
-from shadowline.atomic import replace_file, write_json
-from shadowline.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure, read_mask
-from shadowline.manifest import ADDED, COLUMNS, Label, Split, content_id, write_manifest
-from shadowline.params import DataParams, Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
-from shadowline.sources import SourceImage, list_images
-from shadowline.splits import assign_pools, assign_splits
-from shadowline.stages.injected import PREFIX, injected_defects
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import DataParams, Params
+from shadowline.core.progress import Progress
+from shadowline.data.additions import list_additions
+from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure, read_mask
+from shadowline.data.manifest import ADDED, COLUMNS, Label, Split, content_id, write_manifest
+from shadowline.data.sources import SourceImage, list_images
+from shadowline.data.splits import assign_pools, assign_splits
+from shadowline.data.synthetic_defects import PREFIX, injected_defects
 
 _NUM_NAMED = 5  # refused files that an error names; the report names all
 

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from shadowline.atomic import replace_file
-from shadowline.detectors.patchcore import PatchCore
-from shadowline.images import open_within
-from shadowline.manifest import Split, read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import replace_file
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.images import open_within
+from shadowline.data.manifest import Split, read_manifest
+from shadowline.models.patchcore.detector import PatchCore
 
 SCORES = "test_scores.parquet"
 

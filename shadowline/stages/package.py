@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from shadowline.atomic import replace_file, write_json
-from shadowline.encoder import load_encoder
-from shadowline.inspector import model_fingerprint
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.features.encoder import load_encoder
+from shadowline.models.inspector import model_fingerprint
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> str:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shadowline.atomic import write_json
-from shadowline.gates import ClassEvidence, Evidence, Verdict, judge
-from shadowline.manifest import read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import read_manifest
+from shadowline.evaluation.gates import ClassEvidence, Evidence, Verdict, judge
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> Verdict:

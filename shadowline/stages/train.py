@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from shadowline.atomic import write_json
-from shadowline.device import pick_device
-from shadowline.dinomaly.model import DecoderSpec, save_decoder
-from shadowline.dinomaly.training import History, Trainer
-from shadowline.features import FeatureFile
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.device import pick_device
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.features.cache import FeatureFile
+from shadowline.models.dinomaly.model import DecoderSpec, save_decoder
+from shadowline.models.dinomaly.training import History, Trainer
 from shadowline.stages.training_set import class_data
 
 

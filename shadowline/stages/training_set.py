@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 
-from shadowline.atomic import write_json
-from shadowline.dinomaly.training import ClassData
-from shadowline.features import FeatureFile, Key
-from shadowline.manifest import Split, read_manifest
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Split, read_manifest
+from shadowline.features.cache import FeatureFile, Key
+from shadowline.models.dinomaly.training import ClassData
 from shadowline.stages.features import ids_of, train_keys
 
 

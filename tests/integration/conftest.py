@@ -14,8 +14,8 @@ from conftest import ROOT
 
 from integration.plant import Server, connected
 from integration.tiny_project import CLASSES, Project, build_project, free_port, kill, wait_until
+from shadowline.core.settings import prepare_environment
 from shadowline.records.stores import Records, open_records
-from shadowline.settings import prepare_environment
 
 if TYPE_CHECKING:
     from prefect.states import State

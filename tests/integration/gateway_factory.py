@@ -38,23 +38,23 @@ from integration.tiny_project import (
     wait_until,
     with_hole,
 )
-from shadowline.audit.keys import KeyFolder
-from shadowline.detectors.load import load_detector
-from shadowline.detectors.protocol import Detector
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.core.progress import Progress
+from shadowline.core.settings import Settings
 from shadowline.gateway.app import build_app
-from shadowline.gateway.models import Load
-from shadowline.gateway.service import Gateway
-from shadowline.params import Params, load_params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.gateway.lifecycle import Gateway
+from shadowline.inference.model_pool import Load
+from shadowline.models.detector import Detector
+from shadowline.models.loader import load_detector
+from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
 from shadowline.records.pairs import utc_now
-from shadowline.records.rollout import ModelPlace
+from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Step, begin
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import ClassState, Event
-from shadowline.settings import Settings
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 SHARES = {Phase.CANARY: 0.5, Phase.LIVE: 1.0, Phase.LEGACY_READ_ONLY: 1.0, Phase.LEGACY_OFF: 1.0}

@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from shadowline.audit.keys import KeyFolder
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.agreement import PairCounts, agree
+from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.pairs import DROPPED, Judgement, Pair
-from shadowline.records.rollout import RolloutStore, StoredOrder
+from shadowline.records.rollout_store import RolloutStore, StoredOrder
 from shadowline.records.stores import Records, records_on
 from shadowline.rollout.engine import Step, begin, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import ClassState, Event
-from shadowline.shadow import PairCounts, agree
-from shadowline.verdict import Outcome, ShadowVerdict
+from shadowline.rollout.verdict import Outcome, ShadowVerdict
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 LEGACY = {"bolt": "legacy-bolt", "nut": "legacy-nut", "gear": "legacy-gear"}

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-from shadowline.settings import Settings
+from shadowline.core.settings import Settings
 
 _TABLES = ("latest_metrics", "model_version_tags", "registered_model_aliases")
 

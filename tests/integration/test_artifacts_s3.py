@@ -21,8 +21,8 @@ import pytest
 from integration.faulty_s3 import Faults, FaultyS3
 from integration.s3 import s3_server
 from integration.tiny_project import MODEL, Project
-from shadowline.inspector import Inspector
-from shadowline.settings import prepare_environment
+from shadowline.core.settings import prepare_environment
+from shadowline.models.inspector import Inspector
 
 BUCKET = "plant"
 STORMY = Faults(failing=0.3, cutting=0.1)
@@ -75,8 +75,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As when the store had been away for longer than anybody waits."""
     from mlflow.store.artifact.s3_artifact_repo import _cached_get_s3_client
 
-    from tasks.registry import log_results, register
-    from tasks.remote import push_data
+    from tasks.integrations.dvc_remote import push_data
+    from tasks.integrations.mlflow_registry import log_results, register
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     for one in (log_results, register, push_data):
@@ -86,7 +86,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def versions() -> list[str]:
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     return [one.version for one in list_versions(MODEL)]
 
@@ -168,9 +168,9 @@ def test_a_model_loads_through_the_door_and_is_the_packaged_one(plant: Plant) ->
 
 
 def test_a_legacy_model_is_registered_archived_proven_and_deleted_through_the_door(plant: Plant) -> None:
-    from shadowline.detectors.load import load_detector
+    from shadowline.models.loader import load_detector
     from shadowline.records.stores import open_records
-    from tasks.legacy import archive_legacy, delete_legacy, list_legacy, prove_archive, restore_legacy
+    from tasks.rollout.legacy_models import archive_legacy, delete_legacy, list_legacy, prove_archive, restore_legacy
 
     plant.door.faults = replace(STORMY, failing=0.1, cutting=0.05)  # 250 files a model, one after the other
     answer = plant.project.run("shadowline", "legacy", "import", "--all")
@@ -200,7 +200,7 @@ def legacy_models(plant: Plant) -> set[str]:
 def test_a_new_experiment_goes_where_the_settings_say_and_an_old_one_stays_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_log: pytest.LogCaptureFixture, plant: Plant
 ) -> None:
-    from tasks.registry import client, start_run
+    from tasks.integrations.mlflow_registry import client, start_run
 
     def place(name: str) -> str:
         run_id = start_run.fn(name, {"seed": 7})

@@ -35,17 +35,17 @@ from integration.made_records import (
 )
 from integration.s3 import s3_server
 from integration.test_records_kill import Acknowledged, kill_after, opened
-from shadowline.atomic import write_json
-from shadowline.audit.chain import Chain, CutChainError, Witness
-from shadowline.audit.entry import FIELDS, Entry, Kind, Note, Record, next_entry
-from shadowline.audit.heads import AwayError, HeadPlace, open_heads
-from shadowline.audit.keys import Head, Key, KeyFolder
-from shadowline.manifest import Label
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label
+from shadowline.records.audit_log.chain import Chain, CutChainError, Witness
+from shadowline.records.audit_log.chain_heads import AwayError, HeadPlace, open_heads
+from shadowline.records.audit_log.entry import FIELDS, Entry, Kind, Note, Record, next_entry
+from shadowline.records.audit_log.keys import Head, Key, KeyFolder
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout import KnownModels, MovedMeanwhileError
+from shadowline.records.rollout_store import KnownModels, MovedMeanwhileError
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
@@ -54,7 +54,7 @@ from shadowline.rollout.phases import Phase
 if TYPE_CHECKING:
     from integration.postgres import Postgres
     from integration.tiny_project import Project
-    from tasks.registry import ModelVersion
+    from tasks.integrations.mlflow_registry import ModelVersion
 
 pytest_plugins = ["integration.postgres"]
 
@@ -620,7 +620,7 @@ def bodies(kind: Kind, subject: str = "") -> list[dict[str, Any]]:
 def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
     in_finished: Project, command: Command
 ) -> None:
-    from tasks.registry import client, list_versions
+    from tasks.integrations.mlflow_registry import client, list_versions
 
     entries = check(chain_here())
     kinds = ["key", "configuration", "location", "location", "registration", "threshold", "threshold", "training"]
@@ -645,7 +645,7 @@ def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
 @pytest.fixture
 def registry(plant: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelVersion]:
     """`registry(bolt=0.5)` is a new version that decides on bolts above 0.5; its package lies where a run leaves it."""
-    from tasks.registry import client, describe, new_version
+    from tasks.integrations.mlflow_registry import client, describe, new_version
 
     monkeypatch.setenv("SHADOWLINE_TRACKING_URI", f"sqlite:///{plant}/mlflow.db")
     made = count(1)
@@ -668,8 +668,8 @@ def _calibration(threshold: float) -> dict[str, Any]:
 def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_told_its_entry(
     registry: Callable[..., ModelVersion], command: Command
 ) -> None:
-    from tasks.audit import note_promotion, note_registration, operator
-    from tasks.registry import client
+    from tasks.integrations.audit_log import note_promotion, note_registration, operator
+    from tasks.integrations.mlflow_registry import client
 
     first = registry(bolt=0.5, nut=0.7)
     note_registration.fn(first, Layout())
@@ -704,8 +704,8 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
 
 
 def test_who_promotes_a_version_tells_the_gateway_which_models_lead(registry: Callable[..., ModelVersion]) -> None:
-    from tasks.audit import note_promotion
-    from tasks.registry import ModelVersion
+    from tasks.integrations.audit_log import note_promotion
+    from tasks.integrations.mlflow_registry import ModelVersion
 
     def promoted(version: str, **models: str) -> dict[str, KnownModels]:
         tags = {"fingerprint": version, "class_fingerprints": json.dumps(models)}
@@ -720,8 +720,8 @@ def test_who_promotes_a_version_tells_the_gateway_which_models_lead(registry: Ca
 def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(
     registry: Callable[..., ModelVersion],
 ) -> None:
-    from tasks.audit import note_registration
-    from tasks.registry import client
+    from tasks.integrations.audit_log import note_registration
+    from tasks.integrations.mlflow_registry import client
 
     chain, version = chain_here(), registry(bolt=0.5)
     chain.append(record(1))
@@ -773,8 +773,8 @@ class TestWitnesses:
         self, registry: Callable[..., ModelVersion], command: Command
     ) -> None:
         """And a version whose tag is gone, or that is gone itself, is a witness that is named."""
-        from tasks.audit import note_registration
-        from tasks.registry import client
+        from tasks.integrations.audit_log import note_registration
+        from tasks.integrations.mlflow_registry import client
 
         chain, version = chain_here(), registry(bolt=0.5)
         note_registration.fn(version, Layout())
@@ -803,8 +803,8 @@ class TestWitnesses:
     def test_a_version_that_no_entry_signs_and_a_champion_moved_by_hand_are_named(
         self, registry: Callable[..., ModelVersion], command: Command
     ) -> None:
-        from tasks.audit import note_promotion, note_registration
-        from tasks.registry import client
+        from tasks.integrations.audit_log import note_promotion, note_registration
+        from tasks.integrations.mlflow_registry import client
 
         first, second = registry(bolt=0.5), registry(bolt=0.6)
         note_registration.fn(first, Layout())
@@ -881,7 +881,7 @@ class TestTheSecondPlaceForHeads:
         assert verified(command)[0] == 0
 
     def test_a_place_that_hangs_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shadowline.audit.heads._PATIENCE_S", 0.05)
+        monkeypatch.setattr("shadowline.records.audit_log.chain_heads._PATIENCE_S", 0.05)
         hangs = threading.Event()
 
         class Hanging:
@@ -910,7 +910,7 @@ class TestTheSecondPlaceForHeads:
 
 
 def test_the_configuration_is_on_record_key_by_key_where_it_changes(plant: Path, params: Params) -> None:
-    from tasks.audit import note_configuration, note_deletion, note_enrolment
+    from tasks.integrations.audit_log import note_configuration, note_deletion, note_enrolment
 
     other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 7})})
     for one in (params, params, other, other):

@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import Boolean, Engine, Float, Integer, delete, insert, select, update
 
 from integration.made_records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
-from shadowline.audit.entry import Kind, Record
-from shadowline.audit.pair_seals import LEAF_COLUMNS, compare_pairs, seal_pairs
-from shadowline.audit.state import Difference, TableReport, compare_tables
-from shadowline.manifest import Label
-from shadowline.params import Params
-from shadowline.progress import Progress
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label
+from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.pair_seals import LEAF_COLUMNS, compare_pairs, seal_pairs
+from shadowline.records.audit_log.state import Difference, TableReport, compare_tables
 from shadowline.records.database import open_database
-from shadowline.records.rollout import ModelPlace
+from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records
 from shadowline.records.tables import AuditNoteRow, Base, PairRow, UtcDateTime
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
@@ -74,7 +74,7 @@ def history(records: Records, params: Params) -> None:
 def params_of_project() -> Params:
     from conftest import ROOT
 
-    from shadowline.params import load_params
+    from shadowline.core.params import load_params
 
     return load_params(ROOT / "params.yaml")
 
@@ -477,7 +477,7 @@ class TestSealingPairs:
         assert compare_pairs(records.chain.engine, Progress()).table.differences, "it is named all the same"
 
     def test_a_backlog_is_sealed_tick_by_tick(self, records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shadowline.audit.pair_seals._AT_ONCE", 50)
+        monkeypatch.setattr("shadowline.records.audit_log.pair_seals._AT_ONCE", 50)
         records.pairs.record([made_pair(number) for number in range(120)])
         assert [seal_pairs(records.chain, START + DAY) for _ in range(4)] == [50, 50, 20, 0]
         assert compare_pairs(records.chain.engine, Progress()).table.differences == ()

@@ -20,22 +20,22 @@ from integration.gateway_factory import Factory, Site, png, wait_for
 from integration.postgres import PASSWORD, Postgres
 from integration.s3 import s3_server
 from integration.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
-from shadowline.audit.entry import Kind, Record
-from shadowline.audit.keys import Head
-from shadowline.backup import MANIFEST, BackupManifest, read_manifest
-from shadowline.detectors.load import load_detector
-from shadowline.gateway.keeping import KeptImages
-from shadowline.legacy import Stated, examine
-from shadowline.params import load_params
-from shadowline.progress import Progress
+from shadowline.core.params import load_params
+from shadowline.core.progress import Progress
+from shadowline.gateway.image_retention import KeptImages
+from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.loader import load_detector
+from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.keys import Head
 from shadowline.records.pairs import Judgement, Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.phases import Phase
-from tasks.backup import BackupDone, back_up
-from tasks.backup_contents import Registry, Standing, Version, disagreements
-from tasks.backup_files import below, find_objects, not_kept, write_bundle
-from tasks.backup_places import newest
-from tasks.restore import restore
+from tasks.backup.consistency import Registry, Standing, Version, disagreements
+from tasks.backup.files import below, find_objects, not_kept, write_bundle
+from tasks.backup.manifest import MANIFEST, BackupManifest, read_manifest
+from tasks.backup.restore import restore
+from tasks.backup.snapshot import BackupDone, back_up
+from tasks.backup.targets import newest
 
 pytest_plugins = ["integration.postgres"]
 
@@ -46,8 +46,8 @@ BUCKET = "backups"
 @pytest.fixture(scope="module")
 def lived(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with legacy models on record, a planned rollout, and a chain. Not to be changed."""
-    from flows.legacy import take_on_record
-    from tasks.records import begin_rollout
+    from flows.register_legacy import take_on_record
+    from tasks.rollout.tick import begin_rollout
 
     project = finished.copy(tmp_path_factory.mktemp("lived") / "project")
     move_registry(finished.root, project.root)
@@ -518,8 +518,8 @@ def use(urls: dict[str, str], patch: pytest.MonkeyPatch) -> None:
 
 def register_again(project: Project) -> None:
     """The project's package as the first version of an empty registry."""
-    from tasks.registry import register, start_run
-    from tasks.repository import Provenance
+    from tasks.integrations.git import Provenance
+    from tasks.integrations.mlflow_registry import register, start_run
 
     provenance = Provenance(project.git("rev-parse", "HEAD"), "of no matter here")
     run_id = start_run.fn("shadowline", {})

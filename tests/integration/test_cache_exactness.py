@@ -23,13 +23,13 @@ from conftest import SPEC, assert_same_state, fake_data, picture, stub_encoder, 
 from PIL import Image
 from torch import Tensor
 
-from shadowline import backbones
-from shadowline.dinomaly.model import save_decoder
-from shadowline.dinomaly.optimizer import StableAdamW
-from shadowline.dinomaly.training import ClassData, Trainer
-from shadowline.encoder import Encoder
-from shadowline.features import CacheUpdate, FeatureCache, FeatureFile, Key
-from shadowline.progress import Progress
+from shadowline.core.progress import Progress
+from shadowline.features import backbones
+from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Key
+from shadowline.features.encoder import Encoder
+from shadowline.models.dinomaly.model import save_decoder
+from shadowline.models.dinomaly.optimizer import StableAdamW
+from shadowline.models.dinomaly.training import ClassData, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KEYS = [Key(f"{i:012x}", view) for i in range(35) for view in ("original", "hflip")]  # three shards of at most 32

@@ -19,11 +19,11 @@ import pytest
 
 from integration.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
 from integration.tiny_project import CLASSES, OPEN_GUARDS, Project, picture, save, with_hole
-from shadowline.manifest import Label
+from shadowline.data.manifest import Label
 from shadowline.rollout.engine import Step
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import NEW_PRODUCT, Event
-from tasks.announce import APPROVAL_WANTED, VERSION_REGISTERED
+from tasks.integrations.prefect_events import APPROVAL_WANTED, VERSION_REGISTERED
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun

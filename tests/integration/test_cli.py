@@ -28,7 +28,7 @@ GOOD, HOLE = "factory/dots/test/good/000.png", "factory/dots/test/hole/000.png"
 
 def commands(option: str = "") -> list[tuple[str, ...]]:
     """Commands that do something, with their groups: ("data", "list"), ("retrain",), …; all, or those of an option."""
-    from shadowline.cli import app
+    from shadowline.cli.app import app
 
     return [names for names, options in _below(get_command(app)) if not option or option in options]
 

@@ -19,14 +19,14 @@ from PIL import Image
 from prefect.logging import disable_run_logger
 
 from integration.made_records import made_pair
-from shadowline.gateway.keeping import KeptImages
-from shadowline.manifest import Label, content_id, read_manifest
-from shadowline.params import load_params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label, content_id, read_manifest
+from shadowline.gateway.image_retention import KeptImages
 from shadowline.records.stores import Records, open_records
 from shadowline.stages import import_class
-from tasks.collect import DEFECT_TYPE, Collected, take_in
+from tasks.training.production_images import DEFECT_TYPE, Collected, take_in
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 7, 1, 6, tzinfo=UTC)
@@ -143,8 +143,8 @@ def test_of_more_than_may_train_the_newest_come_in(plant: Plant) -> None:
 
 
 def test_images_of_a_bank_update_train_from_now_on(plant: Plant) -> None:
-    from shadowline.additions import Additions, Offer
-    from shadowline.params_file import editing
+    from shadowline.core.params_file import editing
+    from shadowline.data.additions import Additions, Offer
 
     additions = Additions(plant.layout.additions, "bolt")
     offer = Offer("new.png", "good", lambda limit: png(300)[:limit], "new.png")
@@ -157,8 +157,8 @@ def test_images_of_a_bank_update_train_from_now_on(plant: Plant) -> None:
 
 
 def test_a_version_is_made_again_with_exactly_the_images_that_its_parameters_name(plant: Plant) -> None:
-    from tasks.registered import Registered
-    from tasks.reproduce import Place, additions_gone
+    from tasks.audit.reproduction import Place, additions_gone
+    from tasks.integrations.registered_version import Registered
 
     image_id = plant.inspected(100, ("Ada", Label.NORMAL))
     plant.take_in()

@@ -21,12 +21,12 @@ from sqlalchemy import update
 
 from integration.gateway_factory import Factory, Site, build_models, decoded, image_id, png, wait_for
 from integration.tiny_project import CLASSES, Project
-from shadowline.audit.entry import Entry, Kind, Record, digest_of, is_signed
-from shadowline.detectors.load import find_model, load_detector
-from shadowline.gates import Verdict, check_at_least
-from shadowline.legacy import Stated, examine
-from shadowline.manifest import Label
-from shadowline.params import load_params
+from shadowline.core.params import load_params
+from shadowline.data.manifest import Label
+from shadowline.evaluation.gates import Verdict, check_at_least
+from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.loader import find_model, load_detector
+from shadowline.records.audit_log.entry import Entry, Kind, Record, digest_of, is_signed
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import Phase
 
@@ -92,8 +92,8 @@ class Plant:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Registered, Site]]:
     """Both models of each class registered; dots in CANARY, stripes in SHADOW, before one gateway."""
-    from tasks.audit import WITNESS_TAG
-    from tasks.registry import client
+    from tasks.integrations.audit_log import WITNESS_TAG
+    from tasks.integrations.mlflow_registry import client
 
     project = build_models(tmp_path_factory.mktemp("decision") / "project")
     with project.inside(), pytest.MonkeyPatch.context() as patch:
@@ -126,9 +126,9 @@ def _environment(project: Project) -> dict[str, str]:
 
 
 def _register(project: Project) -> None:
-    from tasks.legacy import note_legacy, register_legacy
-    from tasks.registry import register, start_run
-    from tasks.repository import Provenance
+    from tasks.integrations.git import Provenance
+    from tasks.integrations.mlflow_registry import register, start_run
+    from tasks.rollout.legacy_models import note_legacy, register_legacy
 
     params, now = load_params(project.layout.params), datetime.now(UTC)
     for name in CLASSES:
@@ -355,7 +355,7 @@ def test_a_trace_id_that_leads_out_of_the_folder_stays_in_it(plant: Plant, tmp_p
 
 
 def test_a_deleted_legacy_model_decides_again_from_its_archive(plant: Plant) -> None:
-    from tasks.legacy import archive_legacy, delete_legacy, prove_archive
+    from tasks.rollout.legacy_models import archive_legacy, delete_legacy, prove_archive
 
     fingerprint = plant.factory.state("stripes").legacy
     plant.flagged("stripes", "old")

@@ -113,7 +113,7 @@ def test_an_event_enrols_a_class_from_its_images_to_shadow_mode(plant: Plant) ->
     payload = {"class_name": EXTRA_CLASS, "location": str(folder)}
     known = plant.runs("rollout")
     from flows.enroll import IMAGES_ARRIVED
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     emit = ("prefect", "event", "emit", IMAGES_ARRIVED, "--resource-id", "camera.7", "--payload", json.dumps(payload))
     plant.project.run(*emit, check=True)

@@ -1,8 +1,9 @@
 """Decoder, loss, map and optimiser against anomalib 2.7's Dinomaly: the same weights, the same numbers, to 1e-5.
 
-anomalib is imported inside a fixture, after `shadowline.backbones` has prepared torchvision. Its DinomalyModel is never
-constructed, because it downloads; its parts are put together here as its constructor does. One difference is known and
-made explicit: the paper's reference implementation has biases in its MLPs, which anomalib leaves out but can be given.
+anomalib is imported inside a fixture, after `shadowline.features.backbones` has prepared torchvision. Its DinomalyModel
+is never constructed, because it downloads; its parts are put together here as its constructor does. One difference is
+known and made explicit: the paper's reference implementation has biases in its MLPs, which anomalib leaves out but can
+be given.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import torch
 from conftest import train_params
 from torch import Tensor, nn
 
-from shadowline import backbones
-from shadowline.dinomaly.loss import loose_cosine_loss
-from shadowline.dinomaly.model import Decoder, reconstruction_map
-from shadowline.dinomaly.optimizer import StableAdamW
-from shadowline.dinomaly.schedule import easy_share
+from shadowline.features import backbones
+from shadowline.models.dinomaly.loss import loose_cosine_loss
+from shadowline.models.dinomaly.model import Decoder, reconstruction_map
+from shadowline.models.dinomaly.optimizer import StableAdamW
+from shadowline.models.dinomaly.schedule import easy_share
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, HEADS, BLOCKS, GRID, PREFIX, BATCH = 128, 2, 8, 6, 5, 3

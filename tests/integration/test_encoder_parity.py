@@ -13,10 +13,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.nn import functional
 
-from shadowline import backbones
-from shadowline.encoder import Encoder, load_encoder, save_encoder
-from shadowline.encoder_weights import fetch_state
-from shadowline.onnx_weights import read_linear_weights, to_timm_vit
+from shadowline.features import backbones
+from shadowline.features.encoder import Encoder, load_encoder, save_encoder
+from shadowline.features.encoder_weights import fetch_state
+from shadowline.features.onnx_weights import read_linear_weights, to_timm_vit
 
 pytestmark = pytest.mark.demo
 MODEL, SIDE, GRID = "vit_small_patch14_dinov2", 224, 16

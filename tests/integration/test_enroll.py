@@ -17,17 +17,17 @@ from prefect.logging import disable_run_logger
 
 from integration.s3 import s3_server
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
-from shadowline.detectors.few_shot import FewShot
-from shadowline.detectors.load import load_detector
-from shadowline.detectors.winclip import WinClip
-from shadowline.encoder import load_encoder
-from shadowline.inbox import Inbox, classes_waiting
-from shadowline.manifest import read_manifest
-from shadowline.params import load_params
+from shadowline.core.params import load_params
+from shadowline.data.manifest import read_manifest
+from shadowline.enrolment.inbox import Inbox, classes_waiting
+from shadowline.enrolment.starter import try_few_shot, try_zero_shot
+from shadowline.features.encoder import load_encoder
+from shadowline.models.few_shot.detector import FewShot
+from shadowline.models.loader import load_detector
+from shadowline.models.winclip.detector import WinClip
 from shadowline.records.stores import open_records
 from shadowline.rollout.phases import Phase
-from shadowline.starter import try_few_shot, try_zero_shot
-from tasks.collect import take_in
+from tasks.training.production_images import take_in
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -135,7 +135,7 @@ class TestIntoTheModel:
         assert code == 0, err
         assert json.loads(out.strip().splitlines()[-1])["version"] == f"models:/{MODEL}/2"
         assert snapshot(plant) == before and plant.layout.decoder_weights.read_bytes() == weights
-        from tasks.registry import list_versions
+        from tasks.integrations.mlflow_registry import list_versions
 
         new, old = list_versions(MODEL)
         assert new.aliases == ("challenger",)
@@ -288,7 +288,7 @@ class TestKillsAndRaces:
             )
             kill(running)
             assert plant.layout.enrolling.is_file()
-            from tasks.registry import list_versions
+            from tasks.integrations.mlflow_registry import list_versions
 
             assert len(list_versions(MODEL)) == 1
         code, _, err = command("retrain", "--json")  # the mark of the killed one is taken back first
@@ -306,8 +306,8 @@ class TestKillsAndRaces:
 
 def test_the_poll_takes_what_is_due_once(plant: Project, prefect_server: str) -> None:
     from flows.enroll import enroll_waiting
-    from shadowline.inbox import Inbox, named_images
-    from shadowline.params import load_params
+    from shadowline.core.params import load_params
+    from shadowline.enrolment.inbox import Inbox, named_images
 
     inbox = Inbox(plant.layout.inbox, EXTRA_CLASS)
     inbox.take(named_images(images(plant, 6)), load_params(plant.layout.params).data)

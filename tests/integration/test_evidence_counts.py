@@ -20,12 +20,13 @@ from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from integration.made_records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
-from shadowline.evidence import SLOT, EvidenceTable, slot_of
-from shadowline.frames import FrameRule
-from shadowline.manifest import Label
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label
+from shadowline.data.near_duplicates import FrameRule
+from shadowline.evaluation.evidence import SLOT, EvidenceTable, slot_of
+from shadowline.inference.shadow_batch import find_images, shadow_images
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
 from shadowline.records.pairs import (
@@ -40,7 +41,6 @@ from shadowline.records.pairs import (
 from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
 from shadowline.records.traces import words_on
-from shadowline.shadowing import find_images, shadow_images
 
 pytest_plugins = ["integration.postgres"]
 

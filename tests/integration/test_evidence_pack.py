@@ -33,13 +33,13 @@ from evidence_fixture import (
 from integration.made_records import START, first_events, made_pair, random_pairs
 from integration.mlflow_store import edited_by_hand
 from integration.tiny_project import CLASSES, Project, read_json
-from shadowline.audit.entry import Kind, Record
-from shadowline.audit.keys import Key
 from shadowline.audit.pack import PackWriter
-from shadowline.audit.stretch import Period, Stretch, UnsoundChainError
-from shadowline.params import load_params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.progress import Progress
+from shadowline.records.audit_log.chain_range import Period, Stretch, UnsoundChainError
+from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.keys import Key
 from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.rollout.observation import Order, OrderKind
@@ -60,7 +60,7 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("SHADOWLINE_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.chdir(folder)
-        from tasks.registry import client
+        from tasks.integrations.mlflow_registry import client
 
         tracking = client()
         tracking.create_registered_model("inspector")
@@ -86,13 +86,13 @@ def records(database_url: str, tmp_path: Path, model_store: None) -> Records:
 
 
 def add_reproductions(*arguments: Any) -> Iterator[Any]:
-    from tasks.evidence import add_reproductions as really
+    from tasks.audit.evidence_pack import add_reproductions as really
 
     return really(*arguments)
 
 
 def export(records: Records, folder: Path, period: Period = ALL) -> Path:
-    from tasks.evidence import export_pack
+    from tasks.audit.evidence_pack import export_pack
 
     return export_pack(records, Layout(folder), PARAMS, period, folder / "out.zip", HTML, NOW, Progress()).path
 
@@ -190,7 +190,7 @@ def test_no_pack_is_left_of_a_chain_that_was_edited(records: Records, tmp_path: 
 
 
 def test_no_pack_is_made_of_a_chain_whose_end_was_cut(records: Records, tmp_path: Path) -> None:
-    from tasks.registry import client
+    from tasks.integrations.mlflow_registry import client
 
     registered = next(one for one in records.chain.entries() if one.number == 6)
     disarm(records)
@@ -260,8 +260,8 @@ def test_an_entry_that_names_a_file_elsewhere_takes_nothing_from_there(records: 
 
 def test_no_pack_is_made_of_numbers_that_the_chain_does_not_sign(records: Records, tmp_path: Path) -> None:
     """A metric changed, deleted or added, a verdict turned round: the text names version, metric and both values."""
-    from tasks.registry import client
-    from tasks.registry_audit import compare_registry, signed_metrics
+    from tasks.integrations.mlflow_registry import client
+    from tasks.integrations.registry_comparison import compare_registry, signed_metrics
 
     tracking = client()
     run = tracking.get_model_version("inspector", "2").run_id
@@ -353,7 +353,7 @@ def test_a_retrained_project_shows_what_its_version_was_made_of(
 
 
 def test_a_card_says_what_its_commit_had_whatever_the_working_tree_holds(recorded: Project) -> None:
-    from tasks.evidence_versions import find_versions, read_classes
+    from tasks.audit.evidence_versions import find_versions, read_classes
 
     records = open_records()
     (version,) = find_versions(records, load_params(recorded.layout.params), ALL, Stretch.of(records.chain, ALL))

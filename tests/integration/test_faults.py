@@ -19,7 +19,7 @@ import pytest
 
 from integration.faulty_s3 import Faults, FaultyS3
 from integration.s3 import s3_server
-from tasks.storage import S3Storage, open_storage
+from tasks.integrations.object_storage import S3Storage, open_storage
 
 BUCKET, KEY = "store", "legacy/bolt/model.zip"
 DOWN_S = float(os.environ.get("SHADOWLINE_FAULT_SECONDS", "4"))

@@ -41,14 +41,14 @@ from integration.gateway_factory import (
     wait_for,
 )
 from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
-from shadowline.atomic import write_json
-from shadowline.detectors.load import load_detector
-from shadowline.detectors.protocol import Detector
-from shadowline.gateway.routing import position
-from shadowline.inspector import model_fingerprint
-from shadowline.manifest import Label
-from shadowline.params import Params, Unplanned
-from shadowline.paths import Layout
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, Unplanned
+from shadowline.data.manifest import Label
+from shadowline.inference.routing import position
+from shadowline.models.detector import Detector
+from shadowline.models.inspector import model_fingerprint
+from shadowline.models.loader import load_detector
 from shadowline.records.pairs import DROPPED
 from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from integration.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
-from shadowline.atomic import write_json
-from shadowline.images import RefusedImage
-from shadowline.inspector import Inspector, UnknownProduct, class_fingerprints, model_fingerprint
-from shadowline.manifest import Label
+from shadowline.core.atomic_files import write_json
+from shadowline.data.images import RefusedImage
+from shadowline.data.manifest import Label
+from shadowline.models.inspector import Inspector, UnknownProduct, class_fingerprints, model_fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ _REPRO = (sys.executable, "-m", "dvc", "repro", "train")  # the process that a f
 
 
 def test_kills_during_import_features_and_training_change_no_result(prefect_server: str, in_project: Project) -> None:
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     expected = in_project.outputs()
     _undo(in_project)
@@ -38,7 +38,7 @@ def test_kills_during_import_features_and_training_change_no_result(prefect_serv
 
 
 def test_kills_during_registration_leave_one_complete_version(prefect_server: str, in_project: Project) -> None:
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     (in_project.root / "mlflow.db").unlink()
     shutil.rmtree(in_project.root / "mlruns")

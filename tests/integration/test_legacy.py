@@ -24,19 +24,19 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
-from shadowline import backbones
-from shadowline.archive import pack, unpack
-from shadowline.audit.entry import Kind
-from shadowline.detectors.load import find_model, load_detector
-from shadowline.detectors.patchcore import PatchCore
-from shadowline.hashing import file_sha256
-from shadowline.inventory import load_inventory
-from shadowline.legacy import Stated, examine
-from shadowline.manifest import COLUMNS, Label, Split, content_id, write_manifest
-from shadowline.params import LegacyParams, load_params
-from shadowline.paths import Layout
-from shadowline.records.rollout import RolloutStore
+from shadowline.core.hashing import file_sha256
+from shadowline.core.layout import Layout
+from shadowline.core.params import LegacyParams, load_params
+from shadowline.data.manifest import COLUMNS, Label, Split, content_id, write_manifest
+from shadowline.features import backbones
+from shadowline.models.archive import pack, unpack
+from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.loader import find_model, load_detector
+from shadowline.models.patchcore.detector import PatchCore
+from shadowline.records.audit_log.entry import Kind
+from shadowline.records.rollout_store import RolloutStore
 from shadowline.records.stores import open_records
+from shadowline.rollout.inventory import load_inventory
 from shadowline.rollout.observation import ChecklistItem
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ class Plant:
 
     def import_model(self, class_name: str, location: Path | str, **stated: float) -> tuple[str, str]:
         """Fingerprint and URI of the registered model, without an orchestrator."""
-        from tasks.legacy import note_legacy, register_legacy
+        from tasks.rollout.legacy_models import note_legacy, register_legacy
 
         layout = Layout(self.root)
         params = load_params(layout.params)
@@ -443,8 +443,8 @@ def test_an_archive_that_is_not_what_was_packed_is_refused(tmp_path: Path, chang
 
 
 def test_archiving_again_keeps_the_one_archive_and_notes_it_at_the_version(plant: Plant) -> None:
-    from tasks.legacy import archive_legacy
-    from tasks.registry import client
+    from tasks.integrations.mlflow_registry import client
+    from tasks.rollout.legacy_models import archive_legacy
 
     fingerprint, _ = plant.import_model(CLASS, Layout(plant.root).legacy(CLASS))
     stored = archive_legacy(CLASS, fingerprint)
@@ -459,7 +459,7 @@ def test_archiving_again_keeps_the_one_archive_and_notes_it_at_the_version(plant
 
 
 def test_an_archive_can_only_be_made_of_a_registered_model_with_its_own_bits(plant: Plant) -> None:
-    from tasks.legacy import archive_legacy
+    from tasks.rollout.legacy_models import archive_legacy
 
     with pytest.raises(ValueError, match=r"no registered version of model 0000.*run `shadowline legacy import`"):
         archive_legacy(CLASS, "0" * 64)
@@ -472,7 +472,7 @@ def test_an_archive_can_only_be_made_of_a_registered_model_with_its_own_bits(pla
 
 
 def test_a_restored_model_of_any_kind_scores_bit_for_bit_and_that_is_put_on_record(plant: Plant, location: str) -> None:
-    from tasks.legacy import archive_legacy, prove_archive
+    from tasks.rollout.legacy_models import archive_legacy, prove_archive
 
     fingerprint, _ = plant.import_model(CLASS, location)
     stored = archive_legacy(CLASS, fingerprint)
@@ -483,7 +483,7 @@ def test_a_restored_model_of_any_kind_scores_bit_for_bit_and_that_is_put_on_reco
 
 
 def test_images_can_be_given_where_the_project_has_none(plant: Plant) -> None:
-    from tasks.legacy import archive_legacy, prove_archive
+    from tasks.rollout.legacy_models import archive_legacy, prove_archive
 
     fingerprint, _ = plant.import_model(OTHER, Layout(plant.root).legacy(OTHER))
     archive_legacy(OTHER, fingerprint)
@@ -495,8 +495,8 @@ def test_images_can_be_given_where_the_project_has_none(plant: Plant) -> None:
 
 @pytest.mark.parametrize("lie", ["never archived", "changed", "another model", "unequal scores"])
 def test_what_does_not_restore_bit_for_bit_is_never_put_on_record(plant: Plant, lie: str) -> None:
-    from tasks.legacy import archive_key, archive_legacy, prove_archive
-    from tasks.storage import open_storage
+    from tasks.integrations.object_storage import open_storage
+    from tasks.rollout.legacy_models import archive_key, archive_legacy, prove_archive
 
     noisy = lie == "unequal scores"
     place = write_pyfunc(plant.root / "foreign", NOISY) if noisy else Layout(plant.root).legacy(CLASS)
@@ -525,7 +525,7 @@ def test_what_does_not_restore_bit_for_bit_is_never_put_on_record(plant: Plant, 
 @pytest.fixture
 def proven(plant: Plant) -> str:
     """The fingerprint of a model whose archive is proven."""
-    from tasks.legacy import archive_legacy, prove_archive
+    from tasks.rollout.legacy_models import archive_legacy, prove_archive
 
     fingerprint, _ = plant.import_model(CLASS, Layout(plant.root).legacy(CLASS))
     archive_legacy(CLASS, fingerprint)
@@ -534,7 +534,7 @@ def proven(plant: Plant) -> str:
 
 
 def test_nothing_is_deleted_without_a_proof_on_record(plant: Plant) -> None:
-    from tasks.legacy import archive_legacy, delete_legacy
+    from tasks.rollout.legacy_models import archive_legacy, delete_legacy
 
     fingerprint, uri = plant.import_model(CLASS, Layout(plant.root).legacy(CLASS))
     archive_legacy(CLASS, fingerprint)
@@ -556,8 +556,8 @@ def test_nothing_is_deleted_without_a_proof_on_record(plant: Plant) -> None:
 def test_nothing_is_deleted_where_the_storage_no_longer_holds_what_was_proven(
     plant: Plant, proven: str, loss: str, message: str
 ) -> None:
-    from tasks.legacy import archive_key, delete_legacy
-    from tasks.storage import open_storage
+    from tasks.integrations.object_storage import open_storage
+    from tasks.rollout.legacy_models import archive_key, delete_legacy
 
     kept = plant.root / "archive" / archive_key(CLASS, proven)
     if loss == "gone":
@@ -575,8 +575,8 @@ def test_nothing_is_deleted_where_the_storage_no_longer_holds_what_was_proven(
 
 
 def test_deleting_takes_this_model_alone_and_all_of_it_and_again_has_no_effect(plant: Plant, proven: str) -> None:
-    from tasks.legacy import delete_legacy
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
+    from tasks.rollout.legacy_models import delete_legacy
 
     _, other = plant.import_model(CLASS, write_onnx(plant.root / "foreign"))
     assert delete_legacy(CLASS, proven) == 1
@@ -592,7 +592,7 @@ def test_deleting_takes_this_model_alone_and_all_of_it_and_again_has_no_effect(p
 def test_a_deleted_model_comes_back_from_its_archive_as_it_was(
     prefect_server: str, plant: Plant, proven: str, command: Command
 ) -> None:
-    from tasks.legacy import delete_legacy
+    from tasks.rollout.legacy_models import delete_legacy
 
     before = load_detector(f"models:/legacy-{CLASS}/1", CLASS).score(IMAGES).tobytes()
     delete_legacy(CLASS, proven)
@@ -606,8 +606,8 @@ def test_a_deleted_model_comes_back_from_its_archive_as_it_was(
 
 
 def test_a_deletion_that_is_killed_anywhere_is_finished_by_the_next_one(plant: Plant, proven: str) -> None:
-    from tasks.legacy import delete_legacy
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
+    from tasks.rollout.legacy_models import delete_legacy
 
     died = subprocess.run(
         [sys.executable, "-c", DYING, CLASS, proven], capture_output=True, text=True, check=False, timeout=240

@@ -1,7 +1,7 @@
 """The baseline, and the region metric, against anomalib's implementations, on equal inputs.
 
-anomalib is imported inside a fixture: it imports torchvision, which `shadowline.backbones` prepares first. Its model is
-built with `pre_trained=False` and gets our network's weights, so that nothing is downloaded.
+anomalib is imported inside a fixture: it imports torchvision, which `shadowline.features.backbones` prepares first. Its
+model is built with `pre_trained=False` and gets our network's weights, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import ndimage
 
-from shadowline import backbones
-from shadowline.detectors import patchcore
-from shadowline.detectors.memory_bank import image_score, join_layers, k_center_greedy, nearest
-from shadowline.detectors.patchcore import PatchCore
-from shadowline.metrics import pixel_metrics
-from shadowline.params import LegacyParams
+from shadowline.core.params import LegacyParams
+from shadowline.evaluation.metrics import pixel_metrics
+from shadowline.features import backbones
+from shadowline.models.patchcore import detector as patchcore
+from shadowline.models.patchcore.coreset import image_score, join_layers, k_center_greedy, nearest
+from shadowline.models.patchcore.detector import PatchCore
 
 NETWORK, LAYERS = "test_resnet", (1, 2)
 

@@ -112,7 +112,7 @@ def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_dat
     from prefect import flow
 
     from flows.retrain import run_stages
-    from tasks.pipeline import find_stale
+    from tasks.integrations.dvc_pipeline import find_stale
 
     before = in_project.outputs()
     in_project.edit_params(bank={"shrinkage": "oas"})

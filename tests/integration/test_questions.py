@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from shadowline.audit.entry import Kind
+from shadowline.records.audit_log.entry import Kind
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.observation import Approval, ApprovalRequest
 from shadowline.rollout.phases import Phase
-from tasks.questions import _is_open, is_about
+from tasks.rollout.approval_requests import _is_open, is_about
 
 NOW = datetime(2026, 3, 2, 6, 0, tzinfo=UTC)
 REQUEST = ApprovalRequest("bolt", Phase.CANARY, "legacy-bolt", "v1-bolt")

@@ -9,7 +9,9 @@ import pytest
 from sqlalchemy import Engine
 
 from integration.made_records import BOLT, START, image_id, made_pair, stores_on
-from shadowline.evidence import (
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
+from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,
     ANOMALOUS,
@@ -24,13 +26,11 @@ from shadowline.evidence import (
     count_cells,
     slot_of,
 )
-from shadowline.manifest import Label
-from shadowline.params import Params
 from shadowline.records.evidence import read_table
 from shadowline.records.pairs import DROPPED as NEVER_ASKED
 from shadowline.records.pairs import Judgement, PairSource, PairStore
+from shadowline.rollout.verdict import Outcome
 from shadowline.rollout.weighing import appraise
-from shadowline.verdict import Outcome
 
 pytest_plugins = ["integration.postgres"]
 

@@ -23,8 +23,11 @@ from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from integration.made_records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
-from shadowline.benchmarks_records import bench_pairs
-from shadowline.evidence import (
+from shadowline.benchmarks.records import bench_pairs
+from shadowline.core.params import Params, RolloutParams
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label
+from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,
     ANOMALOUS,
@@ -36,10 +39,7 @@ from shadowline.evidence import (
     count_cells,
     slot_of,
 )
-from shadowline.evidence import DROPPED as CANDIDATE_DROPPED
-from shadowline.manifest import Label
-from shadowline.params import Params, RolloutParams
-from shadowline.progress import Progress
+from shadowline.evaluation.evidence import DROPPED as CANDIDATE_DROPPED
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore

@@ -21,9 +21,9 @@ import pytest
 from sqlalchemy import Engine, select, text
 
 from integration.made_records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
-from shadowline.params import Params
+from shadowline.core.params import Params
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout import MovedMeanwhileError, RolloutStore
+from shadowline.records.rollout_store import MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, OrderRow
 from shadowline.rollout.engine import ActionKind
 from shadowline.rollout.observation import Order, OrderKind

@@ -21,13 +21,13 @@ from integration.made_records import (
     together,
     wait_for_the_others,
 )
-from shadowline.evidence import slot_of
-from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
+from shadowline.evaluation.evidence import slot_of
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence
 from shadowline.records.observe import observe
-from shadowline.records.rollout import ModelPlace, MovedMeanwhileError, RolloutStore
+from shadowline.records.rollout_store import ModelPlace, MovedMeanwhileError, RolloutStore
 from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
 from shadowline.rollout.engine import ActionKind, Step, begin, leave
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind

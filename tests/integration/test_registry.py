@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from integration.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
-from shadowline.inspector import Inspector, class_fingerprints
-from shadowline.params import load_params
+from shadowline.core.params import load_params
+from shadowline.models.inspector import Inspector, class_fingerprints
 
 # Printed by a process of its own: scores of the same images by every way to the same model.
 _SCORES = """
@@ -39,7 +39,7 @@ _OF_REPRODUCTION = {"audit_entry", "data_url", "encoder_source_sha256", "environ
 
 
 def test_a_version_carries_all_that_an_auditor_needs(in_finished: Project) -> None:
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     (version,) = list_versions(MODEL)
     config = read_json(in_finished.layout.package / "config.json")
@@ -60,7 +60,7 @@ def test_a_version_carries_all_that_an_auditor_needs(in_finished: Project) -> No
 
 
 def test_a_champion_is_replaced_only_by_naming_exactly_which(in_project: Project) -> None:
-    from tasks.registry import client, describe, promote
+    from tasks.integrations.mlflow_registry import client, describe, promote
 
     tracking = client()
     first = tracking.get_model_version(MODEL, "1")
@@ -148,7 +148,7 @@ def test_paths_are_refused_where_no_root_is_named(in_finished: Project, monkeypa
     import mlflow
     import pandas as pd
 
-    from tasks.registry import client
+    from tasks.integrations.mlflow_registry import client
 
     client()
     monkeypatch.delenv("SHADOWLINE_IMAGE_ROOT", raising=False)
@@ -167,7 +167,7 @@ def test_an_unknown_alias_says_where_to_look(in_finished: Project) -> None:
 def test_a_model_store_that_is_away_fails_with_the_reason(monkeypatch: Any) -> None:
     from mlflow.exceptions import MlflowException
 
-    from tasks.registry import start_run
+    from tasks.integrations.mlflow_registry import start_run
 
     monkeypatch.setenv("SHADOWLINE_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from migration_fixture import pair_of, tell
 from report_fixture import HARDNESS, write_inputs
 
-from shadowline.manifest import content_id
-from shadowline.params import load_params
-from shadowline.progress import Progress
+from shadowline.core.params import load_params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import content_id
 from shadowline.records.stores import open_records
+from shadowline.records.timeline import collect_timeline, write_timeline
 from shadowline.report import build_report
 from shadowline.report.disagreements import build_gallery
-from shadowline.report.timeline import collect_timeline, write_timeline
 from shadowline.rollout.phases import Phase
 
 pytestmark = pytest.mark.browser

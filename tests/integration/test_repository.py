@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from integration.tiny_project import Project, kill, wait_until
-from tasks.pipeline import find_stale
-from tasks.repository import RepositoryError, check_repository, commit_run, has_commit, hold_project
+from tasks.integrations.dvc_pipeline import find_stale
+from tasks.integrations.git import RepositoryError, check_repository, commit_run, has_commit, hold_project
 
 # Changes more of MLflow's database than SQLite keeps in memory, and does not commit it.
 _HALF_A_TRANSACTION = """

@@ -22,8 +22,8 @@ from integration.postgres import Postgres
 from integration.s3 import give_credentials, s3_server
 from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json
 from shadowline.audit.comparison import Finding, Item
-from shadowline.audit.entry import Kind
-from shadowline.hashing import file_sha256
+from shadowline.core.hashing import file_sha256
+from shadowline.records.audit_log.entry import Kind
 from shadowline.records.stores import open_records
 
 pytest_plugins = ["integration.postgres"]
@@ -51,8 +51,8 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> None:
 def audited(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The retrained project's version 1, checked out in a clean place; tests put back what they touch."""
     project = finished.copy(tmp_path_factory.mktemp("audited") / "project")
-    from tasks.registered import find_registered
-    from tasks.reproduce import check_out
+    from tasks.audit.reproduction import check_out
+    from tasks.integrations.registered_version import find_registered
 
     with project.inside():
         folder = tmp_path_factory.mktemp("place")
@@ -60,15 +60,15 @@ def audited(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def set_tag(name: str, value: str, version: str = "1") -> None:
-    from tasks.registry import client
+    from tasks.integrations.mlflow_registry import client
 
     client().set_model_version_tag(MODEL, version, name, value)
 
 
 def put_on_record(project: Project) -> None:
     """The tags of version 1 as they are now, as if it had been registered with them."""
-    from tasks.audit import note_registration
-    from tasks.registry import client, describe
+    from tasks.integrations.audit_log import note_registration
+    from tasks.integrations.mlflow_registry import client, describe
 
     note_registration.fn(describe(client(), MODEL, "1"), project.layout)
 
@@ -231,8 +231,8 @@ class TestEveryByte:
     )  # fmt: skip
 
     def test_one_flipped_bit_in_each_kind_of_kept_file_is_named_with_its_stage(self, audited: Any) -> None:
-        from tasks.remote import open_remote
-        from tasks.verification import verify_remote
+        from tasks.audit.verification import verify_remote
+        from tasks.integrations.dvc_remote import open_remote
 
         outs = {out.path: (step.stage, out) for step in audited.steps for out in step.outs if out.kept}
         assert {path for path in outs if "stripes" not in path} == set(self.KINDS)
@@ -253,7 +253,7 @@ class TestEveryByte:
         assert tried == len(self.KINDS) + 8  # eight are folders, whose list of files is an object as well
 
     def test_an_object_that_is_gone_is_missing_and_not_different(self, audited: Any) -> None:
-        from tasks.remote import open_remote
+        from tasks.integrations.dvc_remote import open_remote
 
         out = next(out for step in audited.steps for out in step.outs if out.path == "data/images/dots")
         with open_remote(audited.root, audited.project) as remote:
@@ -265,8 +265,8 @@ class TestEveryByte:
         assert (found.subject, found.finding) == (file, Finding.MISSING)
 
     def test_one_flipped_bit_in_any_file_of_the_registered_model_is_named(self, audited: Any, tmp_path: Path) -> None:
-        from tasks.origin import list_files
-        from tasks.verification import verify_registered
+        from tasks.audit.verification import verify_registered
+        from tasks.integrations.provenance import list_files
 
         model = audited.registered.download(tmp_path)
         assert not bad(verify_registered.fn(audited, model))
@@ -278,8 +278,8 @@ class TestEveryByte:
                 assert name in {item.subject for item in bad(verify_registered.fn(audited, model))}, name
 
     def test_a_touched_list_summary_or_metric_of_the_run_is_named(self, audited: Any, tmp_path: Path) -> None:
-        from tasks.registry import client
-        from tasks.verification import verify_registered
+        from tasks.audit.verification import verify_registered
+        from tasks.integrations.mlflow_registry import client
 
         model, run_id = audited.registered.download(tmp_path), audited.registered.run_id
         store = Path(client().get_run(run_id).info.artifact_uri.removeprefix("file://"))
@@ -302,8 +302,8 @@ class TestEveryByte:
         }
 
     def test_a_tag_that_is_changed_or_gone_is_named_by_the_audit_chain(self, audited: Any, tmp_path: Path) -> None:
-        from tasks.audit import PROVENANCE
-        from tasks.verification import verify_registered
+        from tasks.audit.verification import verify_registered
+        from tasks.integrations.audit_log import PROVENANCE
 
         model = audited.registered.download(tmp_path)
         names = {*PROVENANCE, "class_fingerprints"}
@@ -314,8 +314,8 @@ class TestEveryByte:
             assert found >= {f"tag {name}" for name in names}
 
     def test_a_summary_of_the_run_that_is_gone_or_none_is_a_finding_and_no_end(self, audited: Any) -> None:
-        from tasks.registry import client
-        from tasks.reproduce import compare_results
+        from tasks.audit.reproduction import compare_results
+        from tasks.integrations.mlflow_registry import client
 
         store = Path(client().get_run(audited.registered.results_run).info.artifact_uri.removeprefix("file://"))
         audited.layout.summary.parent.mkdir(exist_ok=True)
@@ -375,7 +375,7 @@ class TestWhatCannotBeTried:
     def test_a_store_that_nobody_answers_for_is_named(
         self, audited: Any, aws: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        from tasks.remote import RemoteError, open_remote
+        from tasks.integrations.dvc_remote import RemoteError, open_remote
 
         monkeypatch.setenv("SHADOWLINE_DATA_URL", "s3://plant/data")
         monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", f"http://127.0.0.1:{free_port()}")
@@ -385,7 +385,7 @@ class TestWhatCannotBeTried:
             pass
 
     def test_s3_without_its_package_says_what_to_install(self, audited: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tasks.remote import configure_remote
+        from tasks.integrations.dvc_remote import configure_remote
 
         monkeypatch.setenv("SHADOWLINE_DATA_URL", "s3://plant/data")
         monkeypatch.setitem(sys.modules, "dvc_s3", None)
@@ -398,7 +398,7 @@ class TestThePush:
         self, in_project: Project, prefect_server: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from flows import retrain as flow
-        from tasks.registry import list_versions
+        from tasks.integrations.mlflow_registry import list_versions
 
         (before,) = list_versions(MODEL)
         monkeypatch.setattr(flow, "push_data", flow.push_data.with_options(retries=1, retry_delay_seconds=0))
@@ -419,7 +419,7 @@ class TestThePush:
     def test_a_store_that_comes_back_gets_everything(
         self, in_project: Project, prefect_server: str, aws: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from tasks.remote import open_remote, push_data
+        from tasks.integrations.dvc_remote import open_remote, push_data
 
         port = free_port()
         monkeypatch.setenv("SHADOWLINE_DATA_URL", f"s3://{BUCKET}/data")
@@ -449,7 +449,7 @@ class TestThePush:
             store.join()
 
     def test_what_the_store_has_lost_is_pushed_again_and_what_nobody_has_is_refused(self, in_project: Project) -> None:
-        from tasks.remote import RemoteError, open_remote, push_data, read_steps
+        from tasks.integrations.dvc_remote import RemoteError, open_remote, push_data, read_steps
 
         push_data.fn(in_project.root)
         out = next(out for step in read_steps(in_project.root) for out in step.outs if out.path == "data/images/dots")
@@ -465,7 +465,7 @@ class TestThePush:
             push_data.fn(in_project.root)
 
     def test_dvc_is_told_once_and_of_no_secret(self, in_project: Project, aws: None) -> None:
-        from tasks.remote import configure_remote
+        from tasks.integrations.dvc_remote import configure_remote
 
         configure_remote(in_project.root)
         path = in_project.root / ".dvc/config.local"
@@ -477,7 +477,7 @@ class TestThePush:
 
 
 def test_a_version_carries_what_it_was_made_with(in_finished: Project) -> None:
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     (version,) = list_versions(MODEL)
     made_with = json.loads(version.tags["environment"])

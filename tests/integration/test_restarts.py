@@ -60,8 +60,8 @@ def tracked(tracking_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_points_made_while_the_database_is_away_are_all_in_the_run_once(postgres: Postgres, tracked: str) -> None:
-    from tasks.curves import live_metrics
-    from tasks.registry import client, start_run
+    from tasks.integrations.mlflow_registry import client, start_run
+    from tasks.training.live_metrics import live_metrics
 
     run_id = start_run.fn("curves", {"seed": 7})
     with live_metrics(run_id) as add:
@@ -83,19 +83,25 @@ def test_points_made_while_the_database_is_away_are_all_in_the_run_once(postgres
 def test_points_that_no_database_takes_do_not_stop_the_training_that_makes_them(
     postgres: Postgres, tracked: str, monkeypatch: pytest.MonkeyPatch, prefect_log: pytest.LogCaptureFixture
 ) -> None:
-    from tasks import curves
-    from tasks.registry import start_run
+    from tasks.integrations.mlflow_registry import start_run
+    from tasks.training import live_metrics
 
     run_id = start_run.fn("curves", {"seed": 7})
-    monkeypatch.setattr(curves, "_PATIENCE_S", 0.0)
-    with postgres.stopped(), curves.live_metrics(run_id) as add:
+    monkeypatch.setattr(live_metrics, "_PATIENCE_S", 0.0)
+    with postgres.stopped(), live_metrics.live_metrics(run_id) as add:
         for step in range(5):
             add("train/loss", 0.5, step)
     assert any("5 points of its curves are lost" in one.getMessage() for one in prefect_log.records)
 
 
 def test_a_registry_that_is_away_is_not_one_without_a_challenger(postgres: Postgres, tracked: str) -> None:
-    from tasks.registry import CHALLENGER, challenger_fingerprints, challenger_if_known, client, promote
+    from tasks.integrations.mlflow_registry import (
+        CHALLENGER,
+        challenger_fingerprints,
+        challenger_if_known,
+        client,
+        promote,
+    )
 
     tracking = client()
     tracking.create_registered_model("waiting")
@@ -166,7 +172,7 @@ def test_a_rollback_ordered_while_the_database_restarts_arrives_and_no_pair_is_l
 
 def roll_back(factory: Factory) -> None:
     """`shadowline rollout rollback`: the order, and a tick that follows it."""
-    from tasks.records import tick_once
+    from tasks.rollout.tick import tick_once
 
     records = factory.records
     if records.rollout.next_order() is None:

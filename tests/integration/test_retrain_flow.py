@@ -69,7 +69,7 @@ async def _artifacts_of(state: State[RetrainResult]) -> dict[str, tuple[str | No
 
 
 def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, in_finished: Project) -> None:
-    from tasks.registry import client
+    from tasks.integrations.mlflow_registry import client
 
     tracking = client()
     run = tracking.get_run(tracking.get_model_version(MODEL, "1").run_id)
@@ -95,7 +95,7 @@ def test_the_registered_commit_contains_the_lock_that_made_the_model(first_run: 
 
 
 def test_a_second_run_computes_nothing_and_registers_nothing_new(prefect_server: str, in_project: Project) -> None:
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     before, outputs = _written(in_project), in_project.outputs()
     head = in_project.git("rev-parse", "HEAD")
@@ -118,7 +118,7 @@ def _written(project: Project) -> dict[str, int]:
 def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion_and_its_tags(
     prefect_server: str, in_project: Project, prefect_log: pytest.LogCaptureFixture
 ) -> None:
-    from tasks.registry import client, list_versions, promote
+    from tasks.integrations.mlflow_registry import client, list_versions, promote
 
     promote(MODEL, "1", replaces=None)
     (before,) = list_versions(MODEL)
@@ -145,7 +145,7 @@ def test_a_negative_verdict_takes_the_challenger_away_and_leaves_the_champion_an
 def test_a_latency_that_fails_is_measured_again_and_takes_nothing_from_a_version_that_passed(
     prefect_server: str, in_project: Project
 ) -> None:
-    from tasks.registry import client, list_versions, promote
+    from tasks.integrations.mlflow_registry import client, list_versions, promote
 
     promote(MODEL, "1", replaces=None)
     (before,) = list_versions(MODEL)
@@ -165,9 +165,9 @@ def test_a_latency_that_fails_is_measured_again_and_takes_nothing_from_a_version
 def test_a_version_that_failed_on_latency_passes_when_it_is_measured_again_and_never_turns_back(
     prefect_server: str, in_project: Project
 ) -> None:
-    from shadowline.audit.entry import Kind
+    from shadowline.records.audit_log.entry import Kind
     from shadowline.records.stores import open_records
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
 
     (in_project.root / "mlflow.db").unlink()
     in_project.edit_params(gates={"max_latency_ms": 0.001})
@@ -205,7 +205,7 @@ def _ran(result: RetrainResult) -> list[str]:
 
 
 def test_a_model_that_never_passed_is_registered_without_an_alias(prefect_server: str, in_project: Project) -> None:
-    from tasks.registry import list_versions, promote
+    from tasks.integrations.mlflow_registry import list_versions, promote
 
     (in_project.root / "mlflow.db").unlink()
     in_project.edit_params(gates={"max_memory_mb": 1.0})
@@ -219,8 +219,8 @@ def test_a_model_that_never_passed_is_registered_without_an_alias(prefect_server
 def test_a_critical_check_turns_the_flow_red_and_nothing_after_it_runs(
     prefect_server: str, in_project: Project
 ) -> None:
-    from tasks.pipeline import StageFailedError
-    from tasks.registry import client, list_versions
+    from tasks.integrations.dvc_pipeline import StageFailedError
+    from tasks.integrations.mlflow_registry import client, list_versions
 
     outputs, head = in_project.outputs(), in_project.git("rev-parse", "HEAD")
     in_project.edit_params(validation={"min_normal": 100})

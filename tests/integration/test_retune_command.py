@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shadowline.inspector import class_fingerprints
+from shadowline.models.inspector import class_fingerprints
 from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.rollout import CANDIDATE, ModelPlace
+from shadowline.records.rollout_store import CANDIDATE, ModelPlace
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase
@@ -25,7 +25,7 @@ NOW = datetime.now(UTC)
 
 def register(records: Records, verdict: str = "passed", **changes: Any) -> tuple[str, str]:
     """A version of the model and where it lies on record; its number, and its fingerprint for the class bolt."""
-    from tasks.registry import client
+    from tasks.integrations.mlflow_registry import client
 
     source = Path(f"model-{verdict}-{sorted(changes.items())}").absolute()
     folder = source / "artifacts/inspector"
@@ -54,7 +54,7 @@ def shadow(records: Records, candidate: str) -> None:
 
 
 def test_a_class_gets_the_threshold_of_another_version(records: Records, command: Command) -> None:
-    from tasks.registry import CHALLENGER, client
+    from tasks.integrations.mlflow_registry import CHALLENGER, client
 
     client().create_registered_model(MODEL)
     (first, fingerprint), (failed, _), (other, _), (tuned, after) = (

@@ -19,30 +19,30 @@ from hypothesis import strategies as st
 from PIL import Image
 from sqlalchemy import Engine, func, insert, select
 
-from shadowline.audit.entry import Kind
-from shadowline.audit.keys import KeyFolder
-from shadowline.evidence import ALARM, NO_ALARM, count_cells
-from shadowline.gateway.models import ModelPool
-from shadowline.gateway.telemetry import Metrics
-from shadowline.gateway.watching import Watcher
-from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
+from shadowline.evaluation.evidence import ALARM, NO_ALARM, count_cells
+from shadowline.gateway.metrics import Metrics
+from shadowline.gateway.rollout_watcher import Watcher
+from shadowline.inference.model_pool import ModelPool
+from shadowline.models.threshold_change import Deciding
+from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence, read_table
 from shadowline.records.observe import observe
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource
 from shadowline.records.retuning import Retuning, retune
-from shadowline.records.rollout import ModelPlace
+from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.records.tables import ActionRow, AuditEntryRow, AuditNoteRow, EventRow, FeedbackRow, PairRow
+from shadowline.records.timeline import collect_timeline
 from shadowline.records.traces import pairs_of_trace
-from shadowline.report.timeline import collect_timeline
 from shadowline.rollout.engine import begin, step
 from shadowline.rollout.observation import Approval
 from shadowline.rollout.phases import LEGAL_MOVES, Phase
 from shadowline.rollout.state import Event
-from shadowline.tuning import Deciding
-from shadowline.verdict import Outcome
+from shadowline.rollout.verdict import Outcome
 
 pytest_plugins = ["integration.postgres"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from integration.tiny_project import CLASSES, OPEN_GUARDS, Project
-from shadowline.params import load_params
-from shadowline.records.rollout import MovedMeanwhileError
+from shadowline.core.params import load_params
+from shadowline.records.rollout_store import MovedMeanwhileError
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import Action
 from shadowline.rollout.observation import Approval, ChecklistItem
@@ -191,8 +191,8 @@ def test_an_approval_is_asked_for_in_prefect_and_bound_to_the_models(planned: Pr
 
 
 def test_a_predecessor_of_the_multi_class_model_is_proven_to_load_and_never_deleted(planned: Project) -> None:
-    from tasks.actions import DECOMMISSIONING, perform
-    from tasks.registry import list_versions
+    from tasks.integrations.mlflow_registry import list_versions
+    from tasks.rollout.outbox import DECOMMISSIONING, perform
 
     rollout, params = open_records().rollout, load_params(planned.layout.params)
     one = rollout.state().of("dots")

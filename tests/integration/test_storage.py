@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from integration.s3 import s3_server
-from tasks.storage import S3Storage, Storage, local_copy, open_storage
+from tasks.integrations.object_storage import S3Storage, Storage, local_copy, open_storage
 
 BUCKET = "archive"
 KEY = "legacy/bolt/model.zip"

@@ -18,10 +18,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from shadowline.manifest import content_id, write_manifest
-from shadowline.params import ClassParams, Params, Severity, load_params
-from shadowline.paths import Layout
-from tasks.validation import MAX_FAILED_ROWS, ValidationOutcome, main, validate
+from shadowline.core.layout import Layout
+from shadowline.core.params import ClassParams, Params, Severity, load_params
+from shadowline.data.manifest import content_id, write_manifest
+from tasks.validation.checks import MAX_FAILED_ROWS, ValidationOutcome, main, validate
 
 REPOSITORY = Path(__file__).parents[2]
 SIDE = 8  # pixels

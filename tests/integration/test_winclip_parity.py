@@ -1,10 +1,10 @@
 """WinCLIP against anomalib's, on the same random weights, prompts and pixels: scores and maps, zero-shot and few-shot.
 
-anomalib is imported inside a fixture, because it imports torchvision, which `shadowline.backbones` prepares first. Its
-model names its weights in two module constants; they are turned to our small architecture and to no weights at all,
-so that nothing is downloaded. anomalib was written for open_clip before 2.26, whose transformers took the length
-first; today's take the batch first, and unadapted it would let windows attend to each other. `length_first` gives
-its window pass the order that it asks for, and nothing else is changed.
+anomalib is imported inside a fixture, because it imports torchvision, which `shadowline.features.backbones` prepares
+first. Its model names its weights in two module constants; they are turned to our small architecture and to no weights
+at all, so that nothing is downloaded. anomalib was written for open_clip before 2.26, whose transformers took the
+length first; today's take the batch first, and unadapted it would let windows attend to each other. `length_first`
+gives its window pass the order that it asks for, and nothing else is changed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from conftest import picture
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shadowline import backbones
-from shadowline.detectors.winclip import WinClip
-from shadowline.params import ZeroShotParams
-from shadowline.winclip.prompts import Prompts
-from shadowline.winclip.tower import prepare, size_of
-from shadowline.winclip.weights import load_clip
+from shadowline.core.params import ZeroShotParams
+from shadowline.features import backbones
+from shadowline.models.winclip.detector import WinClip
+from shadowline.models.winclip.prompts import Prompts
+from shadowline.models.winclip.tower import prepare, size_of
+from shadowline.models.winclip.weights import load_clip
 
 TOLERANCE = 1e-4
 PROMPTS = Prompts(

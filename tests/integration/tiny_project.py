@@ -30,9 +30,9 @@ import yaml
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from shadowline import backbones
-from shadowline.encoder import build_network
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.features import backbones
+from shadowline.features.encoder import build_network
 
 if TYPE_CHECKING:
     from prefect.states import State

@@ -17,13 +17,14 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from shadowline.atomic import write_json
-from shadowline.images import open_within
-from shadowline.inspector import Inspector
-from shadowline.manifest import Label, Split, read_manifest
-from shadowline.params import Params, load_params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.core.progress import Progress
+from shadowline.data.images import open_within
+from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.perturbations import apply_view
+from shadowline.models.inspector import Inspector
 from shadowline.stages import (
     bank,
     calibrate,
@@ -38,7 +39,6 @@ from shadowline.stages import (
     train,
     training_set,
 )
-from shadowline.views import apply_view
 
 pytestmark = pytest.mark.demo
 

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shadowline.additions import Additions, KnownImage, Offer, known_images
-from shadowline.labelled import settle
-from shadowline.manifest import Label, Split, content_id, read_manifest
-from shadowline.params import AdditionParams, Params, load_params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import AdditionParams, Params, load_params
+from shadowline.core.progress import Progress
+from shadowline.data.additions import Additions, KnownImage, Offer, known_images
+from shadowline.data.manifest import Label, Split, content_id, read_manifest
+from shadowline.data.splits import assign_pools, assign_splits
+from shadowline.records.label_settlement import settle
 from shadowline.records.traces import Word
-from shadowline.splits import assign_pools, assign_splits
 from shadowline.stages.import_class import ImportReport, run
 
 DATA = load_params(Path(__file__).parents[2] / "params.yaml").data

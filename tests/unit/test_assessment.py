@@ -10,10 +10,10 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from shadowline.assessment import Assessment, Suitability, assess, economy, propose_waves
-from shadowline.atomic import write_json
-from shadowline.inventory import Inventory, load_inventory
-from shadowline.params import Params
+from shadowline.core.atomic_files import write_json
+from shadowline.core.params import Params
+from shadowline.rollout.assessment import Assessment, Suitability, assess, economy, propose_waves
+from shadowline.rollout.inventory import Inventory, load_inventory
 from shadowline.rollout.plan import EXAMPLE, load_plan
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)

@@ -19,9 +19,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from shadowline.audit.differences import differences
-from shadowline.audit.entry import BEGINNING, FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry
-from shadowline.audit.keys import Key, KeyFolder
+from shadowline.core.differences import differences
+from shadowline.records.audit_log.entry import BEGINNING, FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry
+from shadowline.records.audit_log.keys import Key, KeyFolder
 
 NOW = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 SECRET = "correct horse battery staple"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flows.commands.reproduce import _print
 from shadowline.audit.comparison import (
     METRIC_TOLERANCE,
     Finding,
@@ -25,7 +26,6 @@ from shadowline.audit.comparison import (
     compare_step,
 )
 from shadowline.audit.environment import describe_environment, differences, same_settings
-from shadowline.commands.reproduce import _print
 
 _DESCRIBE = """
 import json

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import OAS, LedoitWolf
 
-from shadowline.bank import Bank, Moments, shrunk_covariance
+from shadowline.models.gaussian_bank.bank import Bank, Moments, shrunk_covariance
 
 METHODS = ("ledoit_wolf", "oas")
 FIELDS = ("count", "first_GD", "second_GDD", "squared_norm_first_GD", "squared_norm_second_G")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from shadowline import benchmarks_rollout
-from shadowline.benchmarks_rollout import error_rates, power
-from shadowline.params import Params
-from shadowline.progress import Progress
+from shadowline.benchmarks import rollout
+from shadowline.benchmarks.rollout import error_rates, power
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
 
 
 class Heard(Progress):
@@ -23,7 +23,7 @@ def test_each_cell_of_the_power_table_is_told_when_it_is_finished(
 ) -> None:
     one_value = {"DEFECT_RATES": (0.05,), "LOST_SHARES": (1.0,), "REVIEW_SHARES": (0.0,), "PARTS_PER_DAY": (1_000,)}
     for name, values in one_value.items():
-        monkeypatch.setattr(benchmarks_rollout, name, values)
+        monkeypatch.setattr(rollout, name, values)
     heard = Heard()
     beside, alone = power(params, heard, num_seeds=1)
     assert (beside.beside_legacy, beside.num_stopped, alone.beside_legacy) == (True, 1, False)

@@ -14,8 +14,8 @@ from conftest import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_p
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowline.bank import Bank, Moments
-from shadowline.calibration import (
+from shadowline.core.params import CalibrationParams
+from shadowline.models.calibration import (
     Calibration,
     CalibrationResult,
     Candidate,
@@ -29,8 +29,8 @@ from shadowline.calibration import (
     rank,
     raw_maps,
 )
-from shadowline.conformal import conformal_threshold
-from shadowline.params import CalibrationParams
+from shadowline.models.conformal import conformal_threshold
+from shadowline.models.gaussian_bank.bank import Bank, Moments
 
 SIDE = 8
 IMAGE_IDS = st.sets(st.text("0123456789abcdef", min_size=4, max_size=8), max_size=40)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from shadowline.bank import Bank, Moments
-from shadowline.compression import Exact, Half, LowRank, Storage, compress
+from shadowline.models.gaussian_bank.bank import Bank, Moments
+from shadowline.models.gaussian_bank.covariance import Exact, Half, LowRank, Storage, compress
 
 HALF_TOLERANCE = 1e-3  # relative, of a distance; the demo's banks stay below 3e-4
 WIDTH = 24

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowline.conformal import conformal_threshold, required_normals
+from shadowline.models.conformal import conformal_threshold, required_normals
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5)
 

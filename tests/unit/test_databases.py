@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import databases
-from tasks.databases import choose_program, load_dump
+from tasks.backup import databases
+from tasks.backup.databases import choose_program, load_dump
 
 MAJORS = st.integers(10, 30)
 

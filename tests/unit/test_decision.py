@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from shadowline.audit.decision import Case, compare, draw_up, said_by
-from shadowline.audit.entry import Entry, Kind
 from shadowline.audit.inspection import (
     CalibrationFacts,
     InspectionRecord,
@@ -21,6 +20,7 @@ from shadowline.audit.inspection import (
     canonical,
     digest,
 )
+from shadowline.records.audit_log.entry import Entry, Kind
 from shadowline.records.pairs import Judgement, Pair
 from shadowline.records.traces import StoredPair, Word
 from shadowline.report.decision import Picture, build_page

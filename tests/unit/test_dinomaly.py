@@ -10,8 +10,8 @@ from conftest import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused
 from torch import nn
 from torch.nn import functional
 
-from shadowline.dinomaly.loss import loose_cosine_loss
-from shadowline.dinomaly.model import (
+from shadowline.models.dinomaly.loss import loose_cosine_loss
+from shadowline.models.dinomaly.model import (
     Decoder,
     LinearAttention,
     NoisyBottleneck,
@@ -19,7 +19,7 @@ from shadowline.dinomaly.model import (
     reconstruction_map,
     save_decoder,
 )
-from shadowline.dinomaly.optimizer import StableAdamW
+from shadowline.models.dinomaly.optimizer import StableAdamW
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,19 +17,19 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from shadowline import backbones
-from shadowline.detectors.patchcore import PatchCore
-from shadowline.manifest import Label, content_id
-from shadowline.params import LegacyParams, Params
-from shadowline.progress import Progress
+from shadowline.core.params import LegacyParams, Params
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label, content_id
+from shadowline.evaluation.agreement import agree
+from shadowline.features import backbones
+from shadowline.inference.rescoring import colour_range
+from shadowline.models.patchcore.detector import PatchCore
 from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.rollout import ModelPlace
+from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records, open_records
 from shadowline.report.disagreements import Right, build_gallery, in_words, rank, who_was_right
-from shadowline.report.looking import colour_range
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
-from shadowline.shadow import agree
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shadowline.downloads import PINNED, DownloadError, PinnedWheel, fetch, is_present
-from shadowline.params import load_params
-from shadowline.progress import Progress
+from shadowline.core.params import load_params
+from shadowline.core.progress import Progress
+from shadowline.data.downloads import PINNED, DownloadError, PinnedWheel, fetch, is_present
 
 PROJECT = Path(__file__).parents[2]
 

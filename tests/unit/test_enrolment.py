@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shadowline.encoder import Encoder
-from shadowline.enrolment import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
-from shadowline.images import read_bounded
-from shadowline.inbox import Inbox, NamedImage, classes_waiting, named_images
-from shadowline.params import Params
-from shadowline.params_file import editing
-from shadowline.sources import list_images
-from shadowline.starter import build_few_shot, inject, try_few_shot
+from shadowline.core.params import Params
+from shadowline.core.params_file import editing
+from shadowline.data.images import read_bounded
+from shadowline.data.sources import list_images
+from shadowline.enrolment.inbox import Inbox, NamedImage, classes_waiting, named_images
+from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
+from shadowline.enrolment.starter import build_few_shot, inject, try_few_shot
+from shadowline.features.encoder import Encoder
 
 PHASES = list(EnrolmentPhase)
 

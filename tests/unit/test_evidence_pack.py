@@ -30,11 +30,11 @@ from evidence_fixture import (
 )
 
 from shadowline.audit import verify_pack
-from shadowline.audit.chain import Chain
-from shadowline.audit.entry import Kind, Note, Record, next_entry
-from shadowline.audit.keys import KeyFolder
 from shadowline.audit.pack import VERIFIER, file_name, new_pack
-from shadowline.audit.stretch import Period, Stretch, UnsoundChainError
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.chain_range import Period, Stretch, UnsoundChainError
+from shadowline.records.audit_log.entry import Kind, Note, Record, next_entry
+from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
 from shadowline.report.evidence import ChainFacts, Evidence, VersionFacts, Word, render_index
 from shadowline.report.model_card import Card, CardClass, card_classes, render_card

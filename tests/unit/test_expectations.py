@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from shadowline.params import SeverityParams, load_params
-from tasks.expectations import (
+from shadowline.core.params import SeverityParams, load_params
+from tasks.validation.expectations import (
     GREY_STEP,
     Check,
     Limits,
@@ -210,5 +210,6 @@ def test_clauses_that_skip_empty_cells_stand_beside_one_that_refuses_them() -> N
 
 
 def test_importing_the_checks_and_their_runner_does_not_import_great_expectations() -> None:
-    code = "import sys, tasks.expectations, tasks.validation; sys.exit('great_expectations' in sys.modules)"
+    imported = "tasks.validation.expectations, tasks.validation.checks"
+    code = f"import sys, {imported}; sys.exit('great_expectations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shadowline.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_network, load_encoder, save_encoder
-from shadowline.encoder_weights import fetch_state
-from shadowline.features import CacheUpdate, FeatureCache, FeatureFile, Key
-from shadowline.params import EncoderParams
-from shadowline.progress import Progress
+from shadowline.core.params import EncoderParams
+from shadowline.core.progress import Progress
+from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Key
+from shadowline.features.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_network, load_encoder, save_encoder
+from shadowline.features.encoder_weights import fetch_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 REGISTERS = "vit_small_patch14_reg4_dinov2"

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from shadowline.benchmarks_few_shot import grown_scores
-from shadowline.detectors.few_shot import FewShot
-from shadowline.detectors.load import Kind, find_model, load_detector
-from shadowline.encoder import Encoder, build_network, load_encoder, save_encoder
-from shadowline.few_shot import (
+from shadowline.benchmarks.few_shot import grown_scores
+from shadowline.core.params import EncoderParams, FewShotParams
+from shadowline.features.encoder import Encoder, build_network, load_encoder, save_encoder
+from shadowline.models.few_shot.detector import FewShot
+from shadowline.models.few_shot.model import (
     Basis,
     Distance,
     References,
@@ -30,7 +30,7 @@ from shadowline.few_shot import (
     leave_one_out,
     unit_patches,
 )
-from shadowline.params import EncoderParams, FewShotParams
+from shadowline.models.loader import Kind, find_model, load_detector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GROUPS, PATCHES, WIDTH = 2, 16, 8

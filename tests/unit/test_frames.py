@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shadowline.frames import FrameGroups, FrameRule, frame_signature, is_near_identical
-from shadowline.params import Params
-from shadowline.sources.wheels import list_elpv, list_textile
+from shadowline.core.params import Params
+from shadowline.data.near_duplicates import FrameGroups, FrameRule, frame_signature, is_near_identical
+from shadowline.data.sources.wheels import list_elpv, list_textile
 
 ROOT = Path(__file__).parents[2]
 RULE = FrameRule(window=5, levels=0.5)

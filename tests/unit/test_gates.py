@@ -8,7 +8,8 @@ import math
 
 import pytest
 
-from shadowline.gates import (
+from shadowline.core.params import GateParams
+from shadowline.evaluation.gates import (
     Check,
     ClassEvidence,
     Evidence,
@@ -19,7 +20,6 @@ from shadowline.gates import (
     check_below,
     judge,
 )
-from shadowline.params import GateParams
 
 GATES = GateParams(
     min_mean_auroc=0.97,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from shadowline.gateway.access import check_exposure, keys_of
-from shadowline.params import GatewayParams, Params
-from shadowline.settings import Settings
+from shadowline.core.params import GatewayParams, Params
+from shadowline.core.settings import Settings
+from shadowline.gateway.auth import check_exposure, keys_of
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])

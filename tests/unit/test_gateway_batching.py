@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import pytest
 from PIL import Image
 
-from shadowline.gateway.batching import Batcher, ask, ask_and_wait
-from shadowline.gateway.scoring import Answer, Question, ScoringError, TooLateError, describe, score_all
+from shadowline.inference.batching import Batcher, ask, ask_and_wait
+from shadowline.inference.scoring import Answer, Question, ScoringError, TooLateError, describe, score_all
 
 PIXEL = Image.new("RGB", (1, 1))
 

@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from shadowline.gateway.keeping import ImageKeeper, KeptImages
-from shadowline.gateway.shadowing import Sample
-from shadowline.gateway.telemetry import Metrics
-from shadowline.params import KeepImages, Params
+from shadowline.core.params import KeepImages, Params
+from shadowline.gateway.image_retention import ImageKeeper, KeptImages
+from shadowline.gateway.metrics import Metrics
+from shadowline.gateway.shadow_worker import Sample
 
 ID = "ab" * 32
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shadowline.gateway.models import Engine, Model
-from shadowline.gateway.routing import (
+from shadowline.core.params import Unplanned
+from shadowline.inference.model_pool import Engine, Model
+from shadowline.inference.routing import (
     CANDIDATE,
     LEGACY,
     Route,
@@ -19,8 +20,7 @@ from shadowline.gateway.routing import (
     unplanned_options,
     unplanned_state,
 )
-from shadowline.params import Unplanned
-from shadowline.records.rollout import KnownModels, ModelPlace
+from shadowline.records.rollout_store import KnownModels, ModelPlace
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from shadowline.audit.keys import KeyFolder
-from shadowline.frames import FrameRule
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
+from shadowline.data.near_duplicates import FrameRule
+from shadowline.gateway.metrics import Metrics
+from shadowline.gateway.pair_writer import PairWriter
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
-from shadowline.gateway.telemetry import Metrics
-from shadowline.gateway.writing import PairWriter
-from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, PairStore
 from shadowline.records.stores import records_on

@@ -13,7 +13,8 @@ from evidence_rows import DAY, Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowline.evidence import (
+from shadowline.core.params import Params, RolloutParams
+from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,
     ANOMALOUS,
@@ -25,7 +26,6 @@ from shadowline.evidence import (
     EvidenceTable,
     start_of,
 )
-from shadowline.params import Params, RolloutParams
 from shadowline.rollout.guards import GuardResult, check_guards
 
 A_DAY = 400  # parts

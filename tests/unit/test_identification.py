@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 
-from shadowline.benchmarks_identity import made_up_classes, strangeness
-from shadowline.conformal import required_normals
-from shadowline.identification import ClassIdentity, Identities, embed
-from shadowline.params import IdentificationParams
+from shadowline.benchmarks.class_identification import made_up_classes, strangeness
+from shadowline.core.params import IdentificationParams
+from shadowline.models.class_identification import ClassIdentity, Identities, embed
+from shadowline.models.conformal import required_normals
 
 WIDTH = 24
 PARAMS = IdentificationParams(unknown_share=0.1, directions=4)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from shadowline.images import FORMATS, Refusal, RefusedImage, measure, open_rgb, read_mask
+from shadowline.data.images import FORMATS, Refusal, RefusedImage, measure, open_rgb, read_mask
 
 LIMITS = {"max_pixels": 100_000, "max_file_bytes": 1_000_000}
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)

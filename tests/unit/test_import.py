@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from shadowline.images import Refusal
-from shadowline.manifest import COLUMNS, content_id, read_manifest
-from shadowline.params import Params, load_params
-from shadowline.paths import Layout
-from shadowline.progress import Progress, Task
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.core.progress import Progress, Task
+from shadowline.data.images import Refusal
+from shadowline.data.manifest import COLUMNS, content_id, read_manifest
 from shadowline.stages.import_class import ImportReport, run
 
 PROJECT = Path(__file__).parents[2]

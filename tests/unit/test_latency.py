@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from shadowline.gates import Check, Evidence, judge
-from shadowline.latency import Latency, ReferenceWorkload, Timing, estimate, measure, time_image
-from shadowline.params import LatencyParams, Params
+from shadowline.core.params import LatencyParams, Params
+from shadowline.evaluation.gates import Check, Evidence, judge
+from shadowline.evaluation.latency import Latency, ReferenceWorkload, Timing, estimate, measure, time_image
 
 LIMITS = LatencyParams(rounds=3, attempts=3, max_spread=1.25, min_running_share=0.9)
 IMAGES = [f"{number:02d}.png" for number in range(10)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowline.audit.merkle import inclusion_proof, leaf_hash, node_hash, root_by_proof, tree_root
+from shadowline.records.audit_log.merkle import inclusion_proof, leaf_hash, node_hash, root_by_proof, tree_root
 
 VECTORS = (  # of Certificate Transparency's own tests: leaves in hex, and the root of all up to this one
     ("", "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"),

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage, stats
 from sklearn import metrics as sk
 
-from shadowline import metrics
-from shadowline.metrics import (
+from shadowline.evaluation import metrics
+from shadowline.evaluation.metrics import (
     Interval,
     bootstrap,
     flip_share,

@@ -13,10 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from shadowline.detectors.load import Kind, find_model, load_detector
-from shadowline.detectors.onnx import OnnxDetector
-from shadowline.detectors.protocol import Detector
-from shadowline.detectors.pyfunc import PyfuncDetector
+from shadowline.models.detector import Detector
+from shadowline.models.external.onnx import OnnxDetector
+from shadowline.models.external.pyfunc import PyfuncDetector
+from shadowline.models.loader import Kind, find_model, load_detector
 
 SIDE = 8  # pixels
 DESCRIPTION = {

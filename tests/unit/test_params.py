@@ -10,7 +10,7 @@ import yaml
 from conftest import ROOT
 from pydantic import ValidationError
 
-from shadowline.params import EncoderParams, Params, TrainParams, load_params
+from shadowline.core.params import EncoderParams, Params, TrainParams, load_params
 
 
 @pytest.fixture

@@ -15,14 +15,15 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
-from shadowline import backbones
-from shadowline.detectors import memory_bank, patchcore
-from shadowline.detectors.lite0_weights import NETWORK, read_lite0, timm_name
-from shadowline.detectors.memory_bank import choose_coreset, image_score, k_center_greedy, nearest
-from shadowline.detectors.patchcore import PatchCore
-from shadowline.detectors.protocol import Detector
-from shadowline.params import LegacyParams, load_params
-from shadowline.progress import Progress
+from shadowline.core.params import LegacyParams, load_params
+from shadowline.core.progress import Progress
+from shadowline.features import backbones
+from shadowline.models.detector import Detector
+from shadowline.models.patchcore import coreset
+from shadowline.models.patchcore import detector as patchcore
+from shadowline.models.patchcore.coreset import choose_coreset, image_score, k_center_greedy, nearest
+from shadowline.models.patchcore.detector import PatchCore
+from shadowline.models.patchcore.lite0_weights import NETWORK, read_lite0, timm_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -269,13 +270,13 @@ def test_coreset_covers_far_better_than_chance():
     cloud = torch.randn(200, 300, generator=generator) * 0.01
     far = torch.randn(20, 300, generator=generator) * 5
     pool = torch.cat([cloud, far])
-    assert pool.shape[1] > memory_bank.PROJECTED_WIDTH
+    assert pool.shape[1] > coreset.PROJECTED_WIDTH
     chosen = choose_coreset(pool, 0.1, generator, Progress())
     assert set(range(200, 220)) <= set(chosen.tolist())
 
 
 def test_nearest_is_brute_force_over_several_chunks(monkeypatch):
-    monkeypatch.setattr(memory_bank, "CHUNK", 7)
+    monkeypatch.setattr(coreset, "CHUNK", 7)
     rng = np.random.default_rng(1)
     queries, bank = (torch.from_numpy(rng.normal(size=(n, 6))) for n in (23, 31))
     distances, indices = nearest(queries, bank)

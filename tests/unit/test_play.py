@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from shadowline.params import Params
+from shadowline.core.params import Params
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, RolloutState
-from tasks.play import FIRST_DAY, Act, Curtain, _curtain
+from tasks.rollout.demo_migration import FIRST_DAY, Act, Curtain, _curtain
 
 NEW = {"bolt": "new", "nut": "new nut"}
 

@@ -16,14 +16,14 @@ from conftest import ROOT, picture, project_params
 from PIL import Image
 from typer.testing import CliRunner
 
-from shadowline.cli import app
-from shadowline.manifest import Label, Split, content_id, write_manifest
-from shadowline.params import ZeroShotParams
-from shadowline.paths import Layout
-from shadowline.progress import Progress
-from shadowline.winclip.prompts import Prompts, choose, chosen_path, read_book, record_choice
-from shadowline.winclip.search import search
-from shadowline.winclip.weights import Clip, load_clip
+from shadowline.cli.app import app
+from shadowline.core.layout import Layout
+from shadowline.core.params import ZeroShotParams
+from shadowline.core.progress import Progress
+from shadowline.data.manifest import Label, Split, content_id, write_manifest
+from shadowline.models.winclip.prompts import Prompts, choose, chosen_path, read_book, record_choice
+from shadowline.models.winclip.search import search
+from shadowline.models.winclip.weights import Clip, load_clip
 
 SET = {"normal": ["flawless {}"], "anomalous": ["damaged {}"], "templates": ["a photo of a {}."]}
 NAMED = {"normal": ["{words} intact"], "anomalous": ["{} with {defect}", "bad {}"], "templates": ["a {state}!", "{}"]}

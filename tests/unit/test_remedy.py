@@ -7,8 +7,8 @@ from pathlib import Path
 
 from conftest import ROOT
 
-from shadowline.params import load_params
-from tasks.play import Act, act_of, apply_promises
+from shadowline.core.params import load_params
+from tasks.rollout.demo_migration import Act, act_of, apply_promises
 
 
 def test_promises_that_are_applied_are_found_again_and_touch_no_other_class(tmp_path: Path) -> None:

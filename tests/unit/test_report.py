@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from report_fixture import HARDNESS, write_inputs, write_json
 
-from shadowline.params import Params, load_params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
 from shadowline.report import build_report, heatmap_overlay
-from shadowline.report.contents import read_contents
+from shadowline.report.evaluation_data import read_contents
+from shadowline.report.formatting import duration, headline, join, number, percent, promise, unit
 from shadowline.report.gallery import BYTES_PER_SHOT, MAX_PER_KIND, display_range, gallery, shots_per_kind
 from shadowline.report.svg import Axis, Plot
-from shadowline.report.wording import duration, headline, join, number, percent, promise, unit
 
 ROOT = Path(__file__).parents[2]
 CSS = (ROOT / "shadowline/report/report.css").read_text(encoding="utf-8")

@@ -12,8 +12,8 @@ from evidence_rows import Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowline.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, EvidenceTable, count_cells
-from shadowline.review_rates import ErrorRates, ReviewRates, estimate_rates
+from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, EvidenceTable, count_cells
+from shadowline.evaluation.review_rates import ErrorRates, ReviewRates, estimate_rates
 from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
 
 ALL_LABELS = Reviews(disagreements=1.0, alarms=1.0, review_share=1.0)

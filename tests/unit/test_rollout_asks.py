@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.agreement import PairCounts, agree
 from shadowline.rollout.engine import Step, step
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import (
@@ -21,8 +22,7 @@ from shadowline.rollout.observation import (
 )
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, RolloutState
-from shadowline.shadow import PairCounts, agree
-from shadowline.verdict import Outcome, ShadowVerdict
+from shadowline.rollout.verdict import Outcome, ShadowVerdict
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 NOW = START + timedelta(days=40)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.agreement import PairCounts, agree
 from shadowline.rollout.engine import Action, ActionKind, Step, begin, join, leave, step
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import (
@@ -34,8 +35,7 @@ from shadowline.rollout.phases import (
     check_move,
 )
 from shadowline.rollout.state import STAYS, ClassState, Event, RolloutState, replay
-from shadowline.shadow import PairCounts, agree
-from shadowline.verdict import Outcome, ShadowVerdict
+from shadowline.rollout.verdict import Outcome, ShadowVerdict
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 LEGACY = {"bolt": "legacy-bolt", "nut": "legacy-nut", "gear": "legacy-gear"}

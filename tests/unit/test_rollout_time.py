@@ -27,8 +27,8 @@ from conftest import project_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shadowline.evidence import EvidenceTable, slot_of, start_of
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.evidence import EvidenceTable, slot_of, start_of
 from shadowline.rollout.engine import ActionKind, Step, begin
 from shadowline.rollout.phases import LEGAL_MOVES, TAKEN_OVER, Phase
 from shadowline.rollout.rehearsal import Candidate, Line, Reviews, from_entry, play, rehearse, since_entry

@@ -9,8 +9,8 @@ from conftest import train_params
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from shadowline.dinomaly.schedule import easy_share, learning_rate
-from shadowline.params import TrainParams
+from shadowline.core.params import TrainParams
+from shadowline.models.dinomaly.schedule import easy_share, learning_rate
 
 PARAMS = train_params(steps=1000, warmup_steps=100, lr=2e-3, final_lr=2e-4, hard_final_share=0.9, hard_ramp_steps=400)
 

@@ -13,14 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowline.sequential import (
-    NUM_BETS,
-    ChangeTable,
-    bets,
-    confidence_bounds,
-    crossings,
-    log_wealth,
-)
+from shadowline.evaluation.sequential_tests import NUM_BETS, ChangeTable, bets, confidence_bounds, crossings, log_wealth
 
 REFERENCE: dict[str, Any] = json.loads(Path(__file__).with_name("confseq_reference.json").read_text())
 CASES: dict[str, dict[str, Any]] = REFERENCE["cases"]

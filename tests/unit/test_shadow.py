@@ -13,14 +13,8 @@ from scipy.stats import binomtest, norm, rankdata
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
-from shadowline.evidence import ALARM, NO_ALARM
-from shadowline.shadow import (
-    PairCounts,
-    Rate,
-    agree,
-    paired_difference,
-    score_correlation,
-)
+from shadowline.evaluation.agreement import PairCounts, Rate, agree, paired_difference, score_correlation
+from shadowline.evaluation.evidence import ALARM, NO_ALARM
 
 NUM_DRAWS = 20_000  # a coverage of 0.95 is then known to ± 0.0031, two standard errors
 

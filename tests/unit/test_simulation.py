@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shadowline.manifest import Label
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
+from shadowline.inference.simulation import Calendar, JudgedStream, Part, day_of_pairs, parts_of_day, reviewed
 from shadowline.records.pairs import Judgement, Pair, PairSource
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
-from shadowline.simulation import Calendar, JudgedStream, Part, day_of_pairs, parts_of_day, reviewed
 
 MORNING = datetime(2026, 1, 5, 6, tzinfo=UTC)  # a Monday
 PARTS = tuple(

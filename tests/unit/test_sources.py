@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shadowline.images import Refusal, RefusedImage, open_rgb
-from shadowline.manifest import Label, Split
-from shadowline.params import ClassParams, load_params
-from shadowline.sources import SOURCES, SourceImage, list_images
+from shadowline.core.params import ClassParams, load_params
+from shadowline.data.images import Refusal, RefusedImage, open_rgb
+from shadowline.data.manifest import Label, Split
+from shadowline.data.sources import SOURCES, SourceImage, list_images
 
 PROJECT = Path(__file__).parents[2]
 LIMIT = 1 << 20

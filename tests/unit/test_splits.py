@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowline.manifest import Label, Split
-from shadowline.params import DataParams, load_params
-from shadowline.splits import assign_splits, shared_content
+from shadowline.core.params import DataParams, load_params
+from shadowline.data.manifest import Label, Split
+from shadowline.data.splits import assign_splits, shared_content
 
 DATA = load_params(Path(__file__).parents[2] / "params.yaml").data
 CAPS = ("max_train", "max_val", "max_tune", "max_test_normal", "max_test_anomalous")

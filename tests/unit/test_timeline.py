@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from migration_fixture import Teller, pair_of, tell
 from report_fixture import write_inputs
 
-from shadowline.manifest import Label
-from shadowline.params import Params
-from shadowline.paths import Layout
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.data.manifest import Label
 from shadowline.records.stores import Records, open_records
+from shadowline.records.timeline import ClassTimeline, Timeline, collect_timeline, read_timeline, write_timeline
 from shadowline.report import build_report
 from shadowline.report.migration import MEANING, gantt, lead, migration_section
-from shadowline.report.timeline import ClassTimeline, Timeline, collect_timeline, read_timeline, write_timeline
 from shadowline.rollout.observation import Order, OrderKind
 from shadowline.rollout.phases import Phase
 

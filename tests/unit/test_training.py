@@ -12,10 +12,10 @@ import pytest
 import torch
 from conftest import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_data, train_params
 
-from shadowline.dinomaly.schedule import learning_rate
-from shadowline.dinomaly.training import ClassData, Trainer
-from shadowline.features import Key
-from shadowline.progress import Progress
+from shadowline.core.progress import Progress
+from shadowline.features.cache import Key
+from shadowline.models.dinomaly.schedule import learning_rate
+from shadowline.models.dinomaly.training import ClassData, Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("bolt", "cap", "disc")

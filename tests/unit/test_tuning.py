@@ -13,16 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shadowline.evidence import Evidence, slot_of
-from shadowline.inspector import class_fingerprints
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.evidence import Evidence, slot_of
+from shadowline.models.inspector import class_fingerprints
+from shadowline.models.threshold_change import check_only_threshold_differs, read_deciding
 from shadowline.rollout.engine import ActionKind, retune, step
 from shadowline.rollout.observation import Observation
 from shadowline.rollout.phases import BOTH_JUDGE, LEGAL_MOVES, TAKEN_OVER, Phase
 from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
 from shadowline.rollout.state import ClassState, RolloutState
 from shadowline.rollout.weighing import weigh
-from shadowline.tuning import check_only_threshold_differs, read_deciding
 
 START = datetime(2026, 1, 5, 6, tzinfo=UTC)
 NOW = START + timedelta(days=40)

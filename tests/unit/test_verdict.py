@@ -14,12 +14,12 @@ from evidence_rows import DAY, Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shadowline.evidence import ABSENT, ALARM, ANOMALOUS, FAILED, NO_ALARM, NORMAL, Evidence, start_of
-from shadowline.params import ShadowParams
+from shadowline.core.params import ShadowParams
+from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, FAILED, NO_ALARM, NORMAL, Evidence, start_of
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
+from shadowline.rollout.verdict import Outcome, ShadowVerdict, judge
 from shadowline.rollout.weighing import appraise
-from shadowline.verdict import Outcome, ShadowVerdict, judge
 
 SHADOW, ROLLOUT = project_params().shadow, project_params().rollout
 NUM_DAYS = 40

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from shadowline.views import DEFECT_PREFIX, ORIGINAL, apply_view, view_seed
+from shadowline.data.perturbations import DEFECT_PREFIX, ORIGINAL, apply_view, view_seed
 
 TURNS = ("hflip", "vflip", "rot90", "rot180", "rot270")
 ROBUSTNESS = ("brightness-30", "brightness+30", "noise", "jpeg")

@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 from evidence_rows import DAY, Part, day_of, evidence_of, part
 
-from shadowline.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, start_of
-from shadowline.params import Params
+from shadowline.core.params import Params
+from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, start_of
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 from shadowline.rollout.weighing import weigh

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from shadowline import backbones
-from shadowline.detectors.load import Kind, find_model, load_detector
-from shadowline.detectors.protocol import Detector
-from shadowline.detectors.winclip import WinClip
-from shadowline.params import ZeroShotParams
-from shadowline.winclip.prompts import Prompts, read_book
-from shadowline.winclip.scoring import (
+from shadowline.core.params import ZeroShotParams
+from shadowline.features import backbones
+from shadowline.models.detector import Detector
+from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.models.winclip.detector import WinClip
+from shadowline.models.winclip.prompts import Prompts, read_book
+from shadowline.models.winclip.scoring import (
     anomaly_share,
     association,
     association_map,
@@ -31,8 +31,8 @@ from shadowline.winclip.scoring import (
     language_map,
     window_patches,
 )
-from shadowline.winclip.tower import TowerDesign, build_tower, embed, embed_image
-from shadowline.winclip.weights import Clip, embed_sides, load_clip
+from shadowline.models.winclip.tower import TowerDesign, build_tower, embed, embed_image
+from shadowline.models.winclip.weights import Clip, embed_sides, load_clip
 
 PROMPTS = Prompts("some", ("a photo of a bolt.", "perfect bolt", "a bolt"), ("damaged bolt", "bolt with a crack"))
 IMAGES = [picture(seed) for seed in range(3)]
@@ -446,7 +446,7 @@ def test_an_own_architecture_must_have_open_clip_s_form(tmp_path):
 
 def test_pixels_are_normalised_as_the_tag_was_trained(tmp_path):
     """ViT-L-14's LAION-2B weights were trained on another mean than OpenAI's."""
-    from shadowline.winclip import weights
+    from shadowline.models.winclip import weights
 
     def mean_of(tag: str) -> tuple[float, ...]:
         params = project_zero_shot(architecture="ViT-L-14", pretrained=tag)
@@ -458,7 +458,7 @@ def test_pixels_are_normalised_as_the_tag_was_trained(tmp_path):
 
 def test_every_vision_transformer_of_open_clip_s_own_can_be_described(tmp_path):
     """Towers are not built here: the largest has billions of weights."""
-    from shadowline.winclip.weights import read_architecture
+    from shadowline.models.winclip.weights import read_architecture
 
     library, usable = backbones.open_clip(), []
     for name in library.list_models():

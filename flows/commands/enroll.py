@@ -1,0 +1,130 @@
+"""`shadowline enroll …` and `shadowline bank …`: new products, and more images of those that are there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.enrolment.policy import Advice
+
+if TYPE_CHECKING:
+    from flows.enroll import Enrolled
+    from tasks.enrolment.enrolment import Enrolment
+
+bank = typer.Typer(help="The memory banks of the classes.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Location = Annotated[str, typer.Argument(metavar="[LOCATION]", help="Folder or s3:// prefix with images.")]
+
+
+def enroll(
+    class_name: Annotated[str, typer.Argument(metavar="CLASS|status", help="The new product, or `status`.")],
+    location: Location = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a new product as far as its images allow; `enroll status` shows every product that is on its way.
+
+    Without images it is judged by words (WinCLIP), with a handful by their nearest patches, and from
+    enrolment.bank_images normal ones on it gets a bank and joins the model. Images that lie in the folder itself or in
+    good/ are normal, those in any other folder show the defect of its name. Exit code 0: it may answer, 1: it may not
+    yet, or the evidence speaks against it, 2: the images or the project cannot be used.
+
+    Example: `shadowline enroll bolt /srv/new/bolt`
+    """
+    if class_name == "status" and not location:
+        _show_status(as_json)
+    else:
+        _enroll(class_name, location, as_json, update=False)
+
+
+@bank.command("update")
+def update(
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="A class of the model.")],
+    location: Location = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Add images to a class that is in the model: new bank, identity and calibration of this class, nothing else.
+
+    The decoder learns from the images at the next `shadowline retrain`. Without a LOCATION, images are taken that lie
+    in the class's inbox. Refused, with everything as it was, where the class would lose more than enrolment.max_loss
+    of its AUROC on the test images that it had before, or where the images look like another class.
+
+    Example: `shadowline bank update solar_mono /srv/more/solar_mono`
+    """
+    _enroll(class_name, location, as_json, update=True)
+
+
+def _enroll(class_name: str, location: str, as_json: bool, *, update: bool) -> None:
+    from flows.enroll import enroll as flow
+    from tasks.enrolment.enrolment import RefusedEnrolmentError
+    from tasks.integrations.dvc_pipeline import StageFailedError
+    from tasks.integrations.git import RepositoryError
+
+    try:
+        done = flow(class_name, location, Path(), update)
+    except RefusedEnrolmentError as error:
+        typer.secho(f"refused: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    except (StageFailedError, RepositoryError) as error:
+        raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
+    if as_json:
+        typer.echo(json.dumps(_as_dict(done)))
+    else:
+        typer.echo(_say(done))
+    raise typer.Exit(1 if done.starter is not None and done.starter.model is None else 0)
+
+
+def _say(done: Enrolled) -> str:
+    if done.made is not None:
+        times = " · ".join(f"{one.name} {one.seconds:.0f} s" for one in done.made.stages if not one.skipped)
+        where = f"{done.class_name}: in {done.made.version.uri}, which waits for its rollout"
+        return f"{where}; {done.num_normal} normal images\n{times}"
+    assert done.starter is not None
+    trial = f"{done.class_name}: {done.phase}, {done.num_normal} normal images; {done.starter.trial}"
+    return f"{trial}; {_advice(done.starter.advice)}"
+
+
+def _advice(advice: Advice) -> str:
+    if advice is Advice.UNMEASURED:
+        return "advice: none, since nothing was measured; it answers for now, let a person look at every part"
+    return f"advice: {advice}"
+
+
+def _as_dict(done: Enrolled) -> dict[str, object]:
+    starter = done.starter
+    return {
+        "class_name": done.class_name,
+        "phase": done.phase,
+        "num_normal": done.num_normal,
+        "trial": asdict(starter.trial) if starter else None,
+        "advice": starter.advice if starter else None,
+        "version": done.made.version.uri if done.made else None,
+        "seconds": {one.name: one.seconds for one in done.made.stages if not one.skipped} if done.made else {},
+    }
+
+
+def _show_status(as_json: bool) -> None:
+    from tasks.enrolment.enrolment import list_enrolments
+
+    found = list_enrolments(Path())
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found]))
+        return
+    table = Table("class", "normal images", "defects", "answers by", "AUROC of the starter", "next")
+    for one in found:
+        auroc = "-" if one.auroc is None else f"{one.auroc:.3f}"
+        counts = (str(one.num_normal), str(one.num_defects))
+        table.add_row(one.class_name, *counts, one.reached or "nothing yet", auroc, _next(one))
+    Console().print(table)
+
+
+def _next(one: Enrolment) -> str:
+    if one.is_due and one.due is not one.reached:
+        return f"{one.due}: `shadowline enroll {one.class_name}`"
+    return f"{one.missing} more normal images" if one.missing else "in the model"

@@ -1,0 +1,117 @@
+"""`shadowline legacy …`: take legacy models on record, look at them, get one back from its archive."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+
+if TYPE_CHECKING:
+    from tasks.rollout.legacy_models import Standing
+
+app = typer.Typer(help="The single-class models that are to be replaced.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command("import")
+def import_legacy(
+    class_name: Annotated[str | None, typer.Argument(metavar="CLASS", help="The product class.")] = None,
+    location: Annotated[
+        str | None, typer.Argument(metavar="LOCATION", help="The model's directory, or models:/NAME/VERSION.")
+    ] = None,
+    all_classes: Annotated[bool, typer.Option("--all", help="Every model in models/legacy.")] = False,
+    auroc: Annotated[float | None, typer.Option(min=0, max=1, help="Where no test images can tell.")] = None,
+    storage_mb: Annotated[float | None, typer.Option(min=0, help="In place of the size of the files.")] = None,
+    hours_per_month: Annotated[float | None, typer.Option(min=0, help="Of maintenance.")] = None,
+    yearly_cost: Annotated[float | None, typer.Option(min=0, help="In $.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that a legacy model loads and scores, measure it, and register it as legacy-CLASS. The same model: once.
+
+    Example: `shadowline legacy import bolt /mnt/models/bolt --hours-per-month 4`
+    """
+    from flows.register_legacy import take_on_record
+    from shadowline.models.legacy_validation import Stated, examine
+
+    layout = Layout()
+    params, stated = load_params(layout.params), Stated(auroc, storage_mb, hours_per_month, yearly_cost)
+    if all_classes and stated != Stated():
+        raise ValueError("legacy import --all: what is stated is of one model; import them one by one")
+
+    chosen = _chosen(class_name, location, all_classes)
+    models = [examine(name, place, params, layout, stated) for name, place in chosen.items()]
+    versions = take_on_record(models, params.registry.experiment, datetime.now(UTC))
+    if as_json:
+        typer.echo(json.dumps([{**asdict(one), "uri": one.uri} for one in versions]))
+        return
+    table = Table("class", "version", "kind", "AUROC", "test images", "MB", "fingerprint")
+    for one in versions:
+        tags = one.tags
+        measured = (_short(tags.get("auroc")), tags["num_images"], f"{float(tags['storage_mb']):.1f}")
+        table.add_row(tags["class"], one.uri, tags["kind"], *measured, tags["fingerprint"][:12])
+    Console().print(table)
+
+
+@app.command("list")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the legacy models on record, the newest first, and where their archives are.
+
+    Example: `shadowline legacy list --json`
+    """
+    from tasks.rollout.legacy_models import list_legacy
+
+    found = list_legacy()
+    if as_json:
+        typer.echo(json.dumps([_as_dict(one) for one in found]))
+        return
+    table = Table("class", "location", "kind", "AUROC", "registered", "proven archive", "fingerprint")
+    for one in found:
+        place, tags = one.place, one.tags
+        known = (tags.get("kind", ""), _short(tags.get("auroc")), "yes" if one.is_registered else "deleted")
+        table.add_row(place.class_name, place.location, *known, one.archive or "no", place.fingerprint[:12])
+    Console().print(table)
+
+
+@app.command("restore")
+def restore(
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="The product class.")],
+    fingerprint: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="Of the archived model, in full.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder for its files.")],
+) -> None:
+    """Get an archived model's files back, verified by hash.
+
+    Example: `shadowline legacy restore bolt 3f9c… out/bolt`
+    """
+    from tasks.rollout.legacy_models import restore_legacy
+
+    typer.echo(restore_legacy(class_name, fingerprint, folder))
+
+
+def _chosen(class_name: str | None, location: str | None, all_classes: bool) -> dict[str, str]:
+    """Class → where its model lies."""
+    if class_name and location and not all_classes:
+        return {class_name: location}
+    if class_name or location or not all_classes:
+        raise ValueError("legacy import: give CLASS and LOCATION, or --all")
+    found = {path.name: str(path) for path in sorted(Layout().legacy("*").parent.glob("*")) if path.is_dir()}
+    if not found:
+        raise ValueError("legacy import --all: models/legacy is empty; run `shadowline retrain` or name a model")
+    return found
+
+
+def _as_dict(one: Standing) -> dict[str, object]:
+    return {**asdict(one.place), "registered": one.is_registered, "archive": one.archive, "tags": one.tags}
+
+
+def _short(number: str | None) -> str:
+    return f"{float(number):.3f}" if number else "unknown"

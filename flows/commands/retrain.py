@@ -1,0 +1,172 @@
+"""`shadowline retrain`, `demo`, `deploy`, `models`, `promote`: the flows, from the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.progress import default_progress
+from shadowline.data.downloads import PINNED, fetch
+
+if TYPE_CHECKING:
+    from flows.retrain import RetrainResult
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def retrain(
+    as_json: JsonOption = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Measure the latency again, although nothing has changed.")
+    ] = False,
+) -> None:
+    """Bring the model up to date with its images and parameters, judge it, register it. Unchanged stages are skipped.
+
+    A latency that failed the last verdict alone is measured again by itself.
+
+    Exit code 0: all gates passed, 1: not passed, 2: the input or the repository cannot be used.
+
+    Example: `shadowline retrain`
+    """
+    raise typer.Exit(0 if _run(as_json, remeasure) else 1)
+
+
+def demo(
+    as_json: JsonOption = False,
+    migrate: Annotated[bool, typer.Option(help="Play the migration after the registration.")] = True,
+) -> None:
+    """The whole job on three real product classes: fetch images and weights, train, judge, register, migrate, report.
+
+    The migration is played in fast motion, under the shipped policy with a tick every five minutes: shadow, canary, a
+    failing camera and its rollback, a sabotaged candidate that the evidence stops, and the one that arrives.
+    Exit code 1 where the gates do not pass or the migration does not come to its end.
+
+    Example: `shadowline demo`
+    """
+    fetch(PINNED, Path("data/downloads"), default_progress())
+    passed = _run(as_json)
+    if not migrate or not passed:
+        raise typer.Exit(0 if passed else 1)
+    _play()
+
+
+def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
+    """Install the quarterly retraining on a Prefect server and serve it until stopped.
+
+    Example: `PREFECT_API_URL=http://127.0.0.1:4200/api shadowline deploy`
+    """
+    from flows.deployments import serve_deployments
+
+    serve_deployments(root)
+
+
+def report() -> None:
+    """Write the HTML report again from what was measured last.
+
+    Example: `shadowline report`
+    """
+    from shadowline.report.build import build_report
+
+    layout = Layout()
+    typer.echo(build_report(layout, load_params(layout.params)))
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the registered model versions, newest first.
+
+    Example: `shadowline models`
+    """
+    from tasks.integrations.mlflow_registry import list_versions
+
+    versions = list_versions(load_params(Layout().params).registry.model_name)
+    if as_json:
+        typer.echo(json.dumps([one.__dict__ for one in versions]))
+        return
+    table = Table("version", "aliases", "verdict", "commit", "fingerprint")
+    for one in versions:
+        tags = one.tags
+        short = (tags.get("git_commit", "")[:10], tags.get("fingerprint", "")[:12])
+        table.add_row(one.version, ", ".join(one.aliases), tags.get("verdict", ""), *short)
+    Console().print(table)
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="The exact version that becomes champion.")],
+    replaces: Annotated[
+        str | None, typer.Option(help="The exact version that it replaces; none for the first.")
+    ] = None,
+) -> None:
+    """Make one exact version champion in the place of one exact version.
+
+    Example: `shadowline promote 4 --replaces 3`
+    """
+    from tasks.integrations.audit_log import note_promotion, operator
+    from tasks.integrations.mlflow_registry import promote as promote_version
+
+    promoted = promote_version(load_params(Layout().params).registry.model_name, version, replaces)
+    note_promotion(promoted, operator(), replaces)
+    typer.echo(f"{promoted.uri} is champion")
+
+
+def _run(as_json: bool, remeasure: bool = False) -> bool:
+    """Whether all gates passed."""
+    from flows.retrain import retrain as flow
+    from tasks.integrations.dvc_pipeline import StageFailedError
+    from tasks.integrations.git import RepositoryError
+
+    started = time.monotonic()
+    try:
+        result = flow(remeasure=remeasure)
+    except (StageFailedError, RepositoryError) as error:
+        raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
+    seconds = time.monotonic() - started
+    if as_json:
+        summary = json.loads(Layout().summary.read_text(encoding="utf-8"))
+        typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, **summary}))
+    else:
+        _print(result, seconds)
+    return bool(result.passed)
+
+
+def _play() -> None:
+    from flows.demo_migration import play
+    from tasks.rollout.demo_migration import Curtain
+
+    started = time.monotonic()
+    result = play()
+    ticks = f"{result.num_ticks + result.num_idle} ticks, {result.num_idle} of them without news"
+    story = f"migration: {ticks}, played in {time.monotonic() - started:.0f} s, {result.curtain}"
+    typer.echo(f"{story}; `shadowline rollout history` lists every move")
+    raise typer.Exit(0 if result.curtain is Curtain.FINISHED else 1)
+
+
+def _print(result: RetrainResult, seconds: float) -> None:
+    from tasks.training.reporting import class_rows
+
+    layout, console = Layout(), Console()
+    summary = json.loads(layout.summary.read_text(encoding="utf-8"))
+    rows = class_rows(layout, summary)
+    table = Table(*rows[0].keys(), title="Image AUROC on the test split, worst class first")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    failed = [check for check in summary["verdict"]["checks"] if not check["passed"]]
+    lines = [f"{'advice: ' if check['advisory'] else ''}{check['reason']}" for check in failed]
+    console.print("[green]gates passed[/]" if result.passed else "[red]gates not passed[/]", *lines, sep="\n  ")
+    skipped = sum(one.skipped for one in result.stages)
+    console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
+    console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
+    if result.git_commit != result.version.tags["git_commit"]:
+        console.print(
+            f"        registered before, from commit {result.version.tags['git_commit'][:10]}; this run's is "
+            f"{result.git_commit[:10]}; the version's verdict is '{result.version.tags['verdict']}'"
+        )
+    console.print(f"report: {result.report}")

@@ -1,0 +1,178 @@
+"""`shadowline shadow …` and `shadowline feedback`: both models on the same images, and what inspectors say of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.cli.records import open_records
+from shadowline.cli.who import By
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.progress import default_progress
+from shadowline.data.manifest import Label
+
+if TYPE_CHECKING:
+    from shadowline.evaluation.review_rates import ReviewRates
+    from shadowline.records.stores import Records
+    from shadowline.rollout.state import ClassState
+    from shadowline.rollout.verdict import ShadowVerdict
+
+app = typer.Typer(help="Compare the candidate with the legacy models on the same images.", no_args_is_help=True)
+
+Image = Annotated[
+    str, typer.Argument(help="The image's id (sha256) or its first 8 digits or more, or a path to its file.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command("run")
+def run(
+    class_name: Annotated[str, typer.Argument(help="Product class, as in the rollout.")],
+    location: Annotated[str, typer.Argument(help="Folder with images, or an s3:// prefix.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Judge every image with both models and record the pairs; what is on record already is skipped.
+
+    Exit code 2 when an image was refused; the others are recorded all the same.
+
+    Example: `shadowline shadow run solar_mono /srv/images/today`
+    """
+    from shadowline.inference.shadow_batch import both_models, shadow_images
+    from tasks.rollout.shadow_batch import fetch_images
+
+    params, records = load_params(Layout().params), open_records()
+    models = both_models(class_name, records.rollout)
+    paths = fetch_images.fn(location, Layout())
+    done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress())
+    for line in done.refused:
+        typer.secho(f"refused {line}", fg="red", err=True)
+    if as_json:
+        typer.echo(json.dumps(done.__dict__))
+    else:
+        typer.echo(f"{class_name}: {done.num_new} new pairs, {done.num_known} known, {len(done.refused)} refused")
+    raise typer.Exit(2 if done.refused else 0)
+
+
+@app.command("status")
+def status(as_json: JsonOption = False) -> None:
+    """Agreement and verdict of every class whose candidate is at work; exit code 1 when one of them has failed.
+
+    Below the table: how often both models err on all parts, estimated from those that an inspector has looked at.
+
+    Example: `shadowline shadow status`
+    """
+    from shadowline.evaluation.review_rates import estimate_rates
+    from shadowline.records.evidence import read_evidence
+    from shadowline.rollout.phases import CANDIDATE_JUDGES
+    from shadowline.rollout.verdict import Outcome
+    from shadowline.rollout.weighing import weigh
+
+    params, records = load_params(Layout().params), open_records()
+    now = datetime.now(UTC)
+    at_work = [one for one in records.rollout.state().classes if one.standing in CANDIDATE_JUDGES]
+    known = [read_evidence(records.pairs.engine, one, now, params.rollout) for one in at_work]
+    rows = [
+        (one, weigh(one, evidence, (), params.shadow, params.rollout).verdict, _correlation(records, one))
+        for one, evidence in zip(at_work, known, strict=True)
+    ]
+    rates = [estimate_rates(evidence.table, params.shadow.confidence) for evidence in known]
+    if as_json:
+        typer.echo(json.dumps([_as_dict(*row, rate) for row, rate in zip(rows, rates, strict=True)]))
+    else:
+        _print(rows)
+        for (one, _, _), rate in zip(rows, rates, strict=True):
+            for model, errors in (("candidate", rate.candidate), ("legacy model", rate.legacy)):
+                typer.echo(f"{one.class_name}, {model}: missed defects {errors.missed_defects}")
+                typer.echo(f"    false alarms on good parts {errors.false_alarms}")
+    raise typer.Exit(1 if any(verdict.outcome is Outcome.FAIL for _, verdict, _ in rows) else 0)
+
+
+@app.command("gallery")
+def gallery(
+    class_name: Annotated[str, typer.Argument(help="Product class, as in the rollout.")],
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("data/report"),
+    limit: Annotated[int, typer.Option(help="At most so many disagreements.")] = 40,
+) -> None:
+    """Write a page of the disagreements, both heat maps side by side, the worst first.
+
+    Example: `shadowline shadow gallery solar_mono`
+    """
+    from shadowline.report.disagreements import build_gallery
+
+    records = open_records()
+    one = records.rollout.state().of(class_name)
+    page = build_gallery(one, records, load_params(Layout().params), out, limit, default_progress())
+    typer.echo(page)
+
+
+def feedback(
+    class_name: Annotated[str, typer.Argument(help="Product class.")],
+    image: Image,
+    label: Annotated[Label, typer.Argument(help="normal or anomalous")],
+    by: By,
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Put an inspector's word on one image on record; it settles disagreements.
+
+    Example: `shadowline feedback solar_mono today/cell0042.png anomalous --by Ada`
+    """
+    from shadowline.records.image_ids import image_id_of
+
+    records = open_records()
+    image_id = image_id_of(image, class_name, records.pairs.engine)
+    records.pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
+    records.chain.seal_if_possible()
+    typer.echo(f"{class_name} {image_id[:12]}: {label}, says {by}")
+
+
+def _correlation(records: Records, one: ClassState) -> float | None:
+    from shadowline.evaluation.agreement import score_correlation
+
+    scores = records.pairs.scores(one.class_name, one.candidate, one.legacy)
+    return score_correlation(scores["candidate_score"], scores["legacy_score"])
+
+
+def _as_dict(
+    one: ClassState, verdict: ShadowVerdict, correlation: float | None, rates: ReviewRates
+) -> dict[str, object]:
+    return {
+        "class_name": one.class_name,
+        "phase": one.phase,
+        "outcome": verdict.outcome,
+        "reasons": verdict.reasons,
+        "score_correlation": correlation,
+        "estimated_errors": _without_nan(asdict(rates)),
+        **verdict.agreement.to_dict(),
+    }
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON values, with null for what was not measured."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _print(rows: list[tuple[ClassState, ShadowVerdict, float | None]]) -> None:
+    colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+    table = Table("class", "phase", "verdict", "agreement", "settled", "κ", "ρ", "McNemar p", "why")
+    for one, verdict, correlation in rows:
+        found = verdict.agreement
+        numbers = (_number(found.kappa), _number(correlation), _number(found.mcnemar_p))
+        outcome = f"[{colours[verdict.outcome]}]{verdict.outcome}[/]"
+        cells = (str(found.agreement), str(found.settled), *numbers, "; ".join(verdict.reasons))
+        table.add_row(one.class_name, one.phase, outcome, *cells)
+    Console().print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,25 @@
+"""Take legacy models on record: in the registry, and where the rollout looks them up.
+
+shadowline legacy import CLASS LOCATION           # once, here
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from prefect import flow
+
+from shadowline.models.legacy_validation import LegacyModel
+from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.rollout.legacy_models import note_legacy, register_legacy
+
+
+@flow(name="legacy-import")
+def take_on_record(models: list[LegacyModel], experiment: str, at: datetime) -> list[ModelVersion]:
+    """Models that have been examined; one that is on record already keeps its version."""
+    versions = []
+    for model in models:
+        version = register_legacy(model, experiment)
+        note_legacy(version, model, at)
+        versions.append(version)
+    return versions

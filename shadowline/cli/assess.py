@@ -1,0 +1,89 @@
+"""`shadowline assess`: whether a migration suits a factory, and which classes go first."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.rollout.assessment import ADVICE, Assessment, Economy, Goal, Suitability
+from shadowline.rollout.assessment import assess as assess_inventory
+from shadowline.rollout.inventory import load_inventory
+
+
+def assess(
+    inventory: Annotated[Path, typer.Argument(help="YAML: the site, and one entry per single-class model.")],
+    out: Annotated[Path | None, typer.Option(help="Write the waves here, for `shadowline rollout plan`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Judge by an inventory of single-class models whether to migrate, and propose waves, low risk first.
+
+    Exit code 0: suitability High or Medium, 1: Low, 2: the inventory cannot be used.
+
+    Example: `shadowline assess docs/examples/inventory.yaml --out plan.json`
+    """
+    found = assess_inventory(load_inventory(inventory), load_params(Layout().params), datetime.now(UTC))
+    if out is not None:
+        write_json(out, found.plan())
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), **found.plan()}))
+    else:
+        _print(found)
+    raise typer.Exit(1 if found.suitability is Suitability.LOW else 0)
+
+
+def _print(found: Assessment) -> None:
+    met = sum(row.met for row in found.checklist)
+    checklist = Table("item", "met", "found", "what would meet it", title="Suitability")
+    for row in found.checklist:
+        checklist.add_row(
+            row.name, "[green]yes[/]" if row.met else "[red]no[/]", row.found, "" if row.met else row.action
+        )
+    waves = Table("wave", "class", "why", title="Proposed waves")
+    for number, wave in enumerate(found.waves, start=1):
+        for name in wave:
+            waves.add_row(str(number), name, found.reasons[name].partition(": ")[2])
+    summary = f"{met} of {len(found.checklist)} met: {found.suitability} – {ADVICE[found.suitability]}"
+    Console().print(checklist, summary, "", _goal_table(found.goals), _economy_table(found.economy), waves, sep="\n")
+
+
+def _goal_table(goals: tuple[Goal, ...]) -> Table:
+    table = Table("goal", "today", "bound", "expected", title="What the migration must bring")
+    for goal in goals:
+        numbers = (_number(value, goal.unit) for value in (goal.today, goal.bound))
+        expected = "to be measured" if goal.expected is None else _number(goal.expected, goal.unit)
+        table.add_row(goal.name, *numbers, expected)
+    return table
+
+
+def _economy_table(found: Economy) -> Table:
+    table = Table(f"{found.num_classes} classes, $", "single-class", "multi-class", "saved", title="Economics")
+    rows = {
+        "build": (found.single.build, found.multi.build),
+        "a year": (found.single.yearly, found.multi.yearly),
+        f"{found.horizon_years} years": (found.single.total, found.multi.total),
+        "a new class": (found.new_class_single, found.new_class_multi),
+        "a year, as paid today": (found.paid_today, found.multi.yearly),
+    }
+    for name, (single, multi) in rows.items():
+        table.add_row(name, f"{single:,.0f}", f"{multi:,.0f}", f"{1 - multi / single:.0%}" if single else "-")
+    never = "never"
+    table.add_row("cheaper to build from class", "", str(found.break_even_class or never), "")
+    months = never if found.payback_months is None else f"{found.payback_months:.1f}"
+    table.add_row("months to pay the build", "", months, "")
+    return table
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:,.0f} $" if unit == "$" else f"{value:.1f} h" if unit == "h" else f"{value:.3f}"

@@ -1,0 +1,138 @@
+"""`shadowline inspect`: judge images with a packaged or registered model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from shadowline.cli.records import open_records
+from shadowline.core.atomic_files import replace_file
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.data.images import RefusedImage, open_rgb, open_within, read_bounded
+from shadowline.data.manifest import Label
+
+if TYPE_CHECKING:
+    from shadowline.inference.live import LiveInspection, LiveModels
+    from shadowline.models.inspector import Inspection, Inspector, UnknownProduct
+
+    Judged = Inspection | LiveInspection
+    Answered = Judged | UnknownProduct
+
+PACKAGE = "models/inspector"
+
+
+def inspect(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    class_name: Annotated[str | None, typer.Option("--class", help="Product class; else it is found.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A directory or models:/NAME@ALIAS; else what is live, without a rollout models/inspector."),
+    ] = None,
+    heatmap: Annotated[Path | None, typer.Option(help="Write a heat-map overlay per image into this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Score images and decide, by the model that is live for the class, as the gateway does; nothing is recorded.
+
+    Exit code 0: all normal, 1: at least one anomalous, 2: an image cannot be used or is of no known class.
+
+    Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
+    """
+    from shadowline.models.inspector import (  # and with it torch, which takes seconds to import
+        Inspector,
+        UnknownProduct,
+    )
+
+    live = _live() if model is None else None
+    inspector = None if live is not None else Inspector.load(model or PACKAGE)
+    answered: list[tuple[Path, Answered]] = []
+    refused = 0
+    for path in images:
+        try:
+            answered.append((path, _judge(path, class_name, live, inspector, wants_heat=heatmap is not None)))
+        except (RefusedImage, FileNotFoundError) as error:
+            refused += 1
+            typer.secho(f"refused {path}: {error}", fg="red", err=True)  # the error knows the file's name alone
+    if as_json:
+        for path, answer in answered:
+            typer.echo(json.dumps({"image": str(path), **answer.to_dict()}))
+    else:
+        _print(answered)
+    judged = [(path, one) for path, one in answered if not isinstance(one, UnknownProduct)]
+    if heatmap is not None:
+        for path, inspection in judged:
+            typer.echo(_write_overlay(path, inspection, inspector, heatmap), err=as_json)
+    if refused or len(judged) < len(answered):
+        raise typer.Exit(2)
+    raise typer.Exit(1 if any(one.decision is Label.ANOMALOUS for _, one in judged) else 0)
+
+
+def _live() -> LiveModels | None:
+    """The models of the rollout; None where there is none, and then no database is made."""
+    from sqlalchemy import make_url
+
+    from shadowline.core.settings import Settings
+    from shadowline.inference.live import live_models
+
+    file = make_url(Settings().database_url)
+    if file.drivername.startswith("sqlite") and not Path(file.database or "").is_file():
+        return None
+    return live_models(open_records().rollout, load_params(Layout().params))
+
+
+def _judge(
+    path: Path, class_name: str | None, live: LiveModels | None, inspector: Inspector | None, *, wants_heat: bool
+) -> Answered:
+    if live is not None:
+        data = read_bounded(path, live.limits.max_file_bytes + 1)
+        return live.inspect(data, class_name, wants_heat=wants_heat, name=path.name)
+    assert inspector is not None
+    return inspector.inspect(path, class_name)
+
+
+def _print(answered: list[tuple[Path, Answered]]) -> None:
+    table = Table("image", "class", "score", "threshold", "decision", "ms")
+    for path, one in answered:
+        table.add_row(str(path), *_cells(one), f"{one.latency_ms:.0f}")
+    Console().print(table)
+
+
+def _cells(one: Answered) -> tuple[str, str, str, str]:
+    """Class, score, threshold and decision, in words; a class that was found with its confidence."""
+    from shadowline.models.inspector import UnknownProduct
+
+    confidence = "" if one.class_confidence is None else f" ({one.class_confidence:.2f})"
+    if isinstance(one, UnknownProduct):
+        return f"unknown{confidence}, nearest {one.nearest_class}", "-", "-", "[yellow]none[/]"
+    colour = "red" if one.decision is Label.ANOMALOUS else "green"
+    return f"{one.class_name}{confidence}", f"{one.score:.2f}", f"{one.threshold:.2f}", f"[{colour}]{one.decision}[/]"
+
+
+def _write_overlay(path: Path, inspection: Judged, inspector: Inspector | None, folder: Path) -> Path:
+    target = folder / f"{path.stem}-{inspection.decision}.png"
+    with replace_file(target) as temporary:
+        _overlay(path, inspection, inspector).save(temporary, format="PNG")
+    return target
+
+
+def _overlay(path: Path, inspection: Judged, inspector: Inspector | None) -> Image.Image:
+    """Colour begins where the patches of normal images end."""
+    from shadowline.inference.live import LiveInspection
+    from shadowline.inference.overlay import heatmap_overlay
+
+    if isinstance(inspection, LiveInspection):
+        assert inspection.heat is not None  # it was asked for
+        heat, rgb = inspection.heat, open_within(path, load_params(Layout().params).data)
+        return heatmap_overlay(rgb, heat.map_HW, heat.level, coverage=heat.coverage)
+    assert inspector is not None
+    limits = inspector.config["limits"]
+    rgb = open_rgb(path, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+    level = inspector.calibrations[inspection.class_name].map_level
+    encoder = inspector.encoder.config
+    return heatmap_overlay(rgb, inspection.anomaly_map, level, coverage=encoder.crop / encoder.resize)

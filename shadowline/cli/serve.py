@@ -1,0 +1,61 @@
+"""`shadowline serve`: the gateway, until it is told to end."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from typing import Annotated
+
+import typer
+
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.core.settings import Settings
+
+_APP = "shadowline.gateway.app:create_app"
+_HEALTH_S = 30  # a worker that loads models may be slow to say that it lives
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address; other than loopback asks for SHADOWLINE_GATEWAY_KEYS.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds all models in memory.")] = 1,
+) -> None:
+    """Answer inspections over HTTP, each by the model that is live for its class.
+
+    Example: `SHADOWLINE_GATEWAY_KEYS=… shadowline serve --host 0.0.0.0 --port 8080 --workers 2`
+    """
+    from shadowline.gateway.auth import check_exposure, keys_of
+    from shadowline.records.database import open_database
+
+    settings, params = Settings(), load_params(Layout().params)
+    check_exposure(host, keys_of(settings))
+    open_database(settings.database_url).dispose()  # says what is wrong before any worker starts
+    with tempfile.TemporaryDirectory(prefix="shadowline-metrics-") as shared:
+        if workers > 1:
+            _prepare_workers(workers, shared)
+        _serve(host, port, workers, params)
+
+
+def _prepare_workers(workers: int, shared: str) -> None:
+    """What the worker processes inherit: one place for their metrics, and their part of the processor."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+
+def _serve(host: str, port: int, workers: int, params: Params) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        _APP,
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(params.gateway.answer_timeout_ms / 1000),
+        timeout_worker_healthcheck=_HEALTH_S,
+    )

@@ -1,0 +1,1 @@
+"""What every package stands on: parameters, settings, folder layout, files written whole, progress."""

@@ -1,0 +1,200 @@
+"""`params.yaml` as frozen models: every hyper-parameter, gate and policy number, loaded once.
+
+    params = load_params(Path("params.yaml"))
+    params.train.warmup_steps
+
+Unknown keys are refused, and the error names the nearest right one. Code holds no fallback for a threshold:
+what is not in the file is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from shadowline.core.params.base import (
+    CLASS_NAME_PATTERN,
+    ClassName,
+    Days,
+    FrozenModel,
+    PoolShare,
+    Positive,
+    Severity,
+    Share,
+)
+from shadowline.core.params.data import AdditionParams, ClassParams, DataParams, SeverityParams, ValidationParams
+from shadowline.core.params.model import (
+    BankParams,
+    CalibrationParams,
+    EncoderParams,
+    EvaluationParams,
+    FewShotParams,
+    GateParams,
+    IdentificationParams,
+    LatencyParams,
+    LegacyParams,
+    TrainParams,
+    ZeroShotParams,
+)
+from shadowline.core.params.operation import (
+    ApprovablePhase,
+    AssessmentParams,
+    DemoParams,
+    EffortParams,
+    EnrolmentParams,
+    GatewayParams,
+    GuardParams,
+    GuardsParams,
+    KeepImages,
+    RegistryParams,
+    RetuneParams,
+    RolloutParams,
+    ScheduleParams,
+    ShadowParams,
+    Unplanned,
+)
+
+__all__ = [
+    "CLASS_NAME_PATTERN",
+    "AdditionParams",
+    "ApprovablePhase",
+    "AssessmentParams",
+    "BankParams",
+    "CalibrationParams",
+    "ClassName",
+    "ClassParams",
+    "DataParams",
+    "Days",
+    "DemoParams",
+    "EffortParams",
+    "EncoderParams",
+    "EnrolmentParams",
+    "EvaluationParams",
+    "FewShotParams",
+    "GateParams",
+    "GatewayParams",
+    "GuardParams",
+    "GuardsParams",
+    "IdentificationParams",
+    "KeepImages",
+    "LatencyParams",
+    "LegacyParams",
+    "Params",
+    "PoolShare",
+    "Positive",
+    "RegistryParams",
+    "RetuneParams",
+    "RolloutParams",
+    "ScheduleParams",
+    "Severity",
+    "SeverityParams",
+    "ShadowParams",
+    "Share",
+    "TrainParams",
+    "Unplanned",
+    "ValidationParams",
+    "ZeroShotParams",
+    "load_params",
+]
+
+
+class Params(FrozenModel):
+    seed: int
+    classes: dict[ClassName, ClassParams] = Field(min_length=1)
+    data: DataParams
+    validation: ValidationParams
+    encoder: EncoderParams
+    train: TrainParams
+    bank: BankParams
+    few_shot: FewShotParams
+    calibration: CalibrationParams
+    identification: IdentificationParams
+    evaluation: EvaluationParams
+    legacy: LegacyParams
+    zero_shot: ZeroShotParams
+    enrolment: EnrolmentParams
+    gates: GateParams
+    latency: LatencyParams
+    shadow: ShadowParams
+    rollout: RolloutParams
+    gateway: GatewayParams
+    assessment: AssessmentParams
+    demo: DemoParams
+    registry: RegistryParams
+    schedule: ScheduleParams
+
+    @model_validator(mode="after")
+    def _named_classes_exist(self) -> Params:
+        missing = sorted(set(self.train.classes) - set(self.classes))
+        if missing:
+            raise ValueError(f"train.classes names {missing}, not among classes {sorted(self.classes)}")
+        return self
+
+    def of_class(self, class_name: str) -> DataParams:
+        """The section `data` with the class's own shares in it."""
+        own = self.classes[class_name].model_dump(include={"test_share", "val_share"}, exclude_none=True)
+        return self.data.model_copy(update=own)
+
+    def promise(self, class_name: str) -> float:
+        """The promised false-alarm rate of a class: its own, or the common one, also of a class not yet known."""
+        own = self.classes[class_name].target_fpr if class_name in self.classes else None
+        return self.calibration.target_fpr if own is None else own
+
+    def calibration_of(self, class_name: str) -> CalibrationParams:
+        """The section `calibration` with the class's own promise in it."""
+        return self.calibration.model_copy(update={"target_fpr": self.promise(class_name)})
+
+    def hash(self) -> str:
+        """sha256 of the canonical JSON of all values: two files that mean the same hash the same."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def load_params(path: Path) -> Params:
+    """Read and check `path`.
+
+    Raises FileNotFoundError, or ValueError naming every wrong key with its place and the nearest right one.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run from the project's root or pass --params")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: expected a mapping at the top level")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = [f"{path.name}: {_explain(detail['loc'], detail['type'], detail['msg'])}" for detail in error.errors()]
+        raise ValueError("\n".join(lines)) from None
+
+
+_MOVED = {"calibration.class_target_fpr": "classes.<name>.target_fpr"}  # keys of earlier versions
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    dotted = ".".join(str(part) for part in location)
+    if kind == "extra_forbidden" and dotted in _MOVED:
+        return f"unknown key {dotted}; it is {_MOVED[dotted]} now"
+    if kind == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(location[-1]), _keys_at(location[:-1]), n=1, cutoff=0.5)
+        prefix = ".".join(str(part) for part in location[:-1])
+        hint = f"; did you mean {prefix + '.' if prefix else ''}{nearest[0]}?" if nearest else ""
+        return f"unknown key {dotted}{hint}"
+    return f"{dotted}: {message}" if dotted else message
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    """The legal keys of the (possibly nested) model that `location` leads to."""
+    model: Any = Params
+    for part in location:
+        is_mapping = typing.get_origin(model) is dict
+        model = typing.get_args(model)[1] if is_mapping else model.model_fields[str(part)].annotation
+    return list(getattr(model, "model_fields", ()))

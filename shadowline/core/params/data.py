@@ -1,0 +1,67 @@
+"""Sections of `params.yaml` on the images: classes, import, validation."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shadowline.core.params.base import FrozenModel, Positive, Severity, Share
+
+
+class AdditionParams(FrozenModel):
+    """Images of a class that came after its source; see `shadowline/data/additions.py`."""
+
+    index: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]  # sha256 of the list of them, which is named by it
+    trained: bool = False  # a full retraining has taken them in; until then they are in bank and calibration alone
+
+
+class ClassParams(FrozenModel):
+    """What is one product class's own: where its images come from, and what is promised for it.
+
+    A field that a stage reads belongs into shadowline/stages/classes.py, too.
+    """
+
+    source: str  # importer: folder | mvtec | loco | visa | elpv | textile
+    location: str  # folder or file that the importer reads
+    select: str = ""  # which part of the location, in the importer's words
+    augment: tuple[str, ...] = ()  # declared views of the training images, e.g. rot90, hflip
+    test_share: Share | None = None  # in the place of data.test_share
+    val_share: Share | None = None  # in the place of data.val_share
+    target_fpr: Annotated[float, Field(gt=0, lt=1)] | None = None  # promise, in the place of calibration.target_fpr
+    additions: tuple[AdditionParams, ...] = ()  # in the order in which they came; written by program
+
+
+class DataParams(FrozenModel):
+    max_train: Positive  # images per class
+    max_val: Positive  # images per class, normal only
+    max_test_normal: Positive  # images per class
+    max_test_anomalous: Positive  # images per class
+    max_tune: Annotated[int, Field(ge=0)]  # known defects per class that selection may use; 0: injected ones instead
+    val_share: Share  # of a class's training normals, before max_val
+    test_share: Share  # of a class's normals, where the source has no test split
+    injected_test: Annotated[int, Field(ge=0)]  # test defects per injected kind, for a class without any of its own
+    max_pixels: Positive  # pixels per image
+    max_file_bytes: Positive  # bytes per image file
+    max_refused_share: Share  # of a class's files; more fail the import
+
+
+class SeverityParams(FrozenModel):
+    min_normal: Severity
+    known_labels: Severity
+    consistent_size: Severity
+    consistent_mode: Severity
+    brightness_range: Severity
+    contrast_range: Severity
+    sharpness_range: Severity
+    unique_across_splits: Severity
+    train_is_normal: Severity
+    class_balance: Severity
+    masks_match: Severity
+
+
+class ValidationParams(FrozenModel):
+    min_normal: Positive  # normal training images per class
+    robust_range: float = Field(gt=0)  # robust sigmas around the class median
+    max_balance_ratio: float = Field(ge=1)  # largest class / smallest class, training normals
+    severity: SeverityParams

@@ -1,0 +1,1 @@
+"""Images in: sources, manifest, splits, decoding within bounds, perturbations, near-identical frames."""

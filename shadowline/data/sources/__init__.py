@@ -1,0 +1,40 @@
+"""Where images come from: one importer per layout, all answering with the same list.
+
+    list_images("bottle", ClassParams(source="mvtec", location="/data/mvtec"), root=Path())
+
+An importer only lists: nothing is decoded here, and every file is read later, one at a time, within a bound.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from shadowline.core.params import ClassParams
+from shadowline.data.sources import folder, loco, mvtec, visa, wheels
+from shadowline.data.sources.source_image import Importer, SourceImage
+
+__all__ = ["SOURCES", "SourceImage", "list_images"]
+
+SOURCES: dict[str, Importer] = {
+    "folder": folder.list_images,
+    "mvtec": mvtec.list_images,
+    "loco": loco.list_images,
+    "visa": visa.list_images,
+    "elpv": wheels.list_elpv,
+    "textile": wheels.list_textile,
+}
+
+
+def list_images(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
+    """All images of one class in a fixed order; a relative `params.location` counts from the project's `root`.
+
+    Raises ValueError for an unknown source or a layout that does not fit it, FileNotFoundError for a missing location.
+    """
+    if params.source not in SOURCES:
+        nearest = difflib.get_close_matches(params.source, SOURCES, n=1, cutoff=0.0)[0]
+        known = ", ".join(SOURCES)
+        raise ValueError(
+            f"class '{class_name}': unknown source '{params.source}'; did you mean {nearest}? (one of {known})"
+        )
+    return SOURCES[params.source](class_name, params, root)

@@ -1,1 +1,0 @@
-"""What an inspector is compared with: single-class detectors behind one protocol."""

@@ -1,0 +1,1 @@
+"""A new product: its inbox, its phases, its first model."""

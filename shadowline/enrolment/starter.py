@@ -1,0 +1,82 @@
+"""What inspects a new product until it has a bank: words (WinCLIP), or the patches of a handful of normal images.
+
+    trial = try_few_shot("bolt", normals, defects, encoder, params)
+    build_few_shot("bolt", normals, encoder, params).save(directory, encoder_directory)
+
+A trial never judges an image by references that it is among, and says whether its defects are real or injected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from shadowline.core.params import Params
+from shadowline.data.perturbations import DEFECT_PREFIX, apply_view, view_seed
+from shadowline.enrolment.policy import Trial
+from shadowline.features.encoder import Encoder
+from shadowline.models.detector import Detector
+from shadowline.models.few_shot.detector import FewShot
+from shadowline.models.few_shot.model import encode_references
+from shadowline.models.winclip.detector import WinClip
+from shadowline.models.winclip.prompts import choose
+from shadowline.models.winclip.weights import load_clip
+
+_MIN_HELD_OUT = 2  # normal images in each half of a trial
+
+Images = Sequence[Image.Image]
+
+
+def build_few_shot(class_name: str, normals: Images, encoder: Encoder, params: Params) -> FewShot:
+    """A model of the first `enrolment.few_shot_images` normals."""
+    chosen = normals[: params.enrolment.few_shot_images]
+    references = encode_references(class_name, chosen, encoder, params.few_shot.views)
+    return FewShot.fit(class_name, references, encoder, params.few_shot, params.promise(class_name))
+
+
+def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Encoder, params: Params) -> Trial:
+    """Each half of the normals is judged by the other half; the mean of the two AUROCs."""
+    chosen = normals[: params.enrolment.few_shot_images]
+    halves = chosen[::2], chosen[1::2]
+    if len(halves[1]) < _MIN_HELD_OUT:
+        return Trial(None, len(chosen), len(defects), injected=not defects)
+    aurocs, num_anomalous = [], 0
+    for references, held_out in (halves, halves[::-1]):
+        shown = list(defects) or inject(class_name, held_out, params)
+        aurocs.append(_separation(build_few_shot(class_name, references, encoder, params), held_out, shown))
+        num_anomalous += len(shown)
+    return Trial(float(np.mean(aurocs)), len(chosen), len(defects) or num_anomalous, injected=not defects)
+
+
+def build_zero_shot(class_name: str, params: Params, root: Path) -> WinClip:
+    """A model made of words alone. Raises ValueError that names the missing weights; nothing stands in for them."""
+    prompts = choose(root / params.zero_shot.prompts, class_name, params.zero_shot.prompt_set)
+    return WinClip.from_words(class_name, prompts, load_clip(params.zero_shot, root), params.zero_shot)
+
+
+def try_zero_shot(detector: WinClip, normals: Images, defects: Images, params: Params) -> Trial:
+    """All normals are news to words."""
+    chosen = normals[: params.enrolment.few_shot_images]
+    if len(chosen) < _MIN_HELD_OUT:
+        return Trial(None, len(chosen), len(defects), injected=not defects)
+    shown = list(defects) or inject(detector.class_name, chosen, params)
+    return Trial(_separation(detector, chosen, shown), len(chosen), len(shown), injected=not defects)
+
+
+def inject(class_name: str, normals: Images, params: Params) -> list[Image.Image]:
+    """Every kind of injected defect in every image, seeded by class and place."""
+    kinds = [DEFECT_PREFIX + kind for kind in params.calibration.injected]
+    return [
+        apply_view(image, kind, view_seed(params.seed, f"{class_name}:{number}", kind)).image
+        for number, image in enumerate(normals)
+        for kind in kinds
+    ]
+
+
+def _separation(detector: Detector, normals: Images, anomalous: Images) -> float:
+    scores = detector.score([*normals, *anomalous])
+    return float(roc_auc_score([0] * len(normals) + [1] * len(anomalous), scores))

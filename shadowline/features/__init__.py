@@ -1,0 +1,1 @@
+"""The frozen vision transformer and the cache of its features."""

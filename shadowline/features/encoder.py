@@ -1,0 +1,156 @@
+"""The frozen vision transformer: images in, fused features out, never trained.
+
+    encoder = load_encoder(layout.encoder)
+    fused_BGTD = encoder.encode(images)        # float32, prefix (class, register) tokens first
+
+B images · G groups · T tokens · D width. The encoder's chosen layers are averaged in G equal groups; these two
+tensors are all that Dinomaly's training and scoring ever need of it (arXiv 2405.14325 §3.4), so caching them is
+exact. Layers after the last chosen one are never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.params import EncoderParams
+from shadowline.features import backbones
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what DINOv2 was trained with
+_WEIGHTS, _CONFIG = "encoder.safetensors", "encoder.json"
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Everything beside the weights that can change a feature."""
+
+    name: str  # timm model name
+    resize: int  # pixels, square
+    crop: int  # pixels
+    layers: tuple[int, ...]  # 0-based block indices
+    groups: int
+    batch_size: int  # images per forward pass; fixed, see `Encoder.encode`
+    weights_sha256: str
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over all of it: features of different fingerprints never mix."""
+        fields = {**self.__dict__, "layers": list(self.layers)}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+class Encoder:
+    """A timm vision transformer, frozen, cut after the last layer that is needed."""
+
+    def __init__(self, network: nn.Module, config: EncoderConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self._network = network.eval().requires_grad_(False).to(self.device)
+        self.num_prefix = int(getattr(network, "num_prefix_tokens", 1))
+        self.width = int(getattr(network, "num_features"))  # noqa: B009 (an attribute that nn.Module does not declare)
+        self.patch_size = int(network.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+        self.grid = config.crop // self.patch_size  # patches per side
+        self.num_tokens = self.num_prefix + self.grid**2
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        return self._network.parameters()
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """RGB image → normalised (3, crop, crop) float32."""
+        side, crop = self.config.resize, self.config.crop
+        resized = image.resize((side, side), Image.Resampling.BICUBIC)
+        left = (side - crop) // 2
+        window = np.asarray(resized.crop((left, left, left + crop, left + crop)), dtype=np.float32) / 255.0
+        normalised = (window - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
+        return torch.from_numpy(normalised).permute(2, 0, 1)
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image], *, padded: bool = True) -> Tensor:
+        """Fused features of RGB images: (B, G, T, D) float32 on the CPU.
+
+        Every forward pass has exactly `batch_size` rows, the last one padded with zeros: matrix products choose
+        their order of summation by shape, and so an image's features never depend on how many came with it.
+        `padded=False` saves the padding's time where the last bits do not matter: a single image in production.
+        """
+        size = self.config.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        fused = [self._encode_batch(batch, size if padded else len(batch)) for batch in batches]
+        return torch.cat(fused) if fused else torch.empty(0, self.config.groups, self.num_tokens, self.width)
+
+    def _encode_batch(self, images: Sequence[Image.Image], num_rows: int) -> Tensor:
+        pixels = torch.zeros(num_rows, 3, self.config.crop, self.config.crop)
+        for i, image in enumerate(images):
+            pixels[i] = self.preprocess(image)
+        layers = self._network.forward_intermediates(  # type: ignore[operator]
+            pixels.to(self.device),
+            indices=list(self.config.layers),
+            return_prefix_tokens=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+            stop_early=True,
+            norm=False,
+        )
+        tokens_BLTD = torch.stack([torch.cat([prefix, patches], dim=1) for patches, prefix in layers], dim=1)
+        B, L, T, D = tokens_BLTD.shape
+        fused_BGTD = tokens_BLTD.reshape(B, self.config.groups, L // self.config.groups, T, D).mean(dim=2)
+        return fused_BGTD[: len(images)].float().cpu()
+
+
+def save_encoder(state: dict[str, Tensor], params: EncoderParams, directory: Path) -> EncoderConfig:
+    """Write weights and config, atomically; the position embedding is already at the crop's grid."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with replace_file(directory / _WEIGHTS) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in sorted(state.items())}, temporary)
+    weights_sha256 = hashlib.sha256((directory / _WEIGHTS).read_bytes()).hexdigest()
+    config = EncoderConfig(
+        name=params.name,
+        resize=params.resize,
+        crop=params.crop,
+        layers=params.layers,
+        groups=params.groups,
+        batch_size=params.batch_size,
+        weights_sha256=weights_sha256,
+    )
+    write_json(directory / _CONFIG, {**config.__dict__, "layers": list(config.layers)})
+    return config
+
+
+def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder:
+    """Load what `save_encoder` wrote. Raises FileNotFoundError, or ValueError when the weights were changed."""
+    if not (directory / _CONFIG).is_file() or not (directory / _WEIGHTS).is_file():
+        raise FileNotFoundError(f"{directory}: no encoder here; run `dvc repro encoder`")
+    raw = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    config = EncoderConfig(**{**raw, "layers": tuple(raw["layers"])})
+    found = hashlib.sha256((directory / _WEIGHTS).read_bytes()).hexdigest()
+    if found != config.weights_sha256:
+        raise ValueError(
+            f"{directory / _WEIGHTS}: sha256 {found[:12]}…, expected {config.weights_sha256[:12]}…; restore the file"
+        )
+    network = build_network(config.name, config.crop, depth=max(config.layers) + 1)
+    network.load_state_dict(load_file(directory / _WEIGHTS))
+    return Encoder(network, config, device)
+
+
+def build_network(name: str, crop: int, depth: int | None = None) -> nn.Module:
+    """timm's transformer `name` at `crop` pixels with random weights, cut after `depth` blocks."""
+    network = backbones.build(name, img_size=crop, num_classes=0)
+    patch = int(network.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
+    if crop % patch:
+        raise ValueError(f"encoder.crop: {crop} pixels is not a multiple of the patch size {patch} of {name}")
+    blocks = network.blocks
+    assert isinstance(blocks, nn.Sequential)
+    if depth is not None and depth > len(blocks):
+        raise ValueError(f"encoder.layers: layer {depth - 1} asked for, {name} has {len(blocks)} blocks (0-based)")
+    network.blocks = blocks[: depth or len(blocks)]
+    network.norm = nn.Identity()  # features are taken before it
+    return network

@@ -1,0 +1,166 @@
+"""One image's way through the gateway: route, ask, fall back, hand over to the shadow and to those who keep it.
+
+reply = await answerer.inspect(sample)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shadowline.core.params import GatewayParams
+from shadowline.data.manifest import Label
+from shadowline.gateway.errors import RefusedRequestError
+from shadowline.gateway.image_retention import ImageKeeper
+from shadowline.gateway.metrics import Metrics
+from shadowline.gateway.pair_writer import PairWriter
+from shadowline.gateway.shadow_worker import Sample, Shadow, ShadowJob, pair_of
+from shadowline.inference.batching import ask
+from shadowline.inference.model_pool import Model
+from shadowline.inference.routing import CANDIDATE, LEGACY, Route, RoutingTable, needed
+from shadowline.inference.scoring import Answer, Question, ScoringError
+from shadowline.models.class_identification import Identification
+from shadowline.records.pairs import Judgement, Side
+from shadowline.records.rollout_store import ModelPlace
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What the caller is told."""
+
+    answer: Answer
+    place: ModelPlace  # of the model that answered
+    answered_by: Side
+    latency_ms: float  # from the whole upload to the answer
+    review: bool  # chance has drawn the part for an inspector, whatever the decision
+    identified: Identification | None = None  # None: the caller said which class
+
+    @property
+    def decision(self) -> Label:
+        return Label.ANOMALOUS if self.answer.alarm else Label.NORMAL
+
+
+@dataclass(frozen=True, eq=False)
+class UnknownReply:
+    """What the caller is told of an image that no class accepts: nobody judged it."""
+
+    identified: Identification
+    place: ModelPlace  # of the model that looked
+    latency_ms: float  # from the whole upload to the answer
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """One model's word on one image."""
+
+    judgement: Judgement
+    answer: Answer | None = None  # None: it failed
+
+
+class Answerer:
+    """Asks the models of the table in force."""
+
+    def __init__(
+        self,
+        table: Callable[[], RoutingTable],
+        shadow: Shadow,
+        writer: PairWriter,
+        keeper: ImageKeeper,
+        params: GatewayParams,
+        metrics: Metrics,
+    ) -> None:
+        self._table, self._shadow, self._writer, self._keeper = table, shadow, writer, keeper
+        self._params, self._metrics = params, metrics
+
+    async def inspect(self, sample: Sample) -> Reply | UnknownReply:
+        """Raises RefusedRequestError: 404 unknown class, 422 class cannot be told, 503 no model answered."""
+        started, table = time.perf_counter(), self._table()
+        if sample.class_name:
+            return await self._reply(_route(table, sample.class_name), sample, None, started)
+        model = _identifier(table)
+        found = await self._identify(model, sample)
+        if found.class_name is None:
+            self._metrics.unknown.labels(found.nearest_class).inc()
+            return UnknownReply(found, model.place, 1000 * (time.perf_counter() - started))
+        return await self._reply(_route(table, found.class_name), sample, found, started)
+
+    async def _reply(self, route: Route, sample: Sample, identified: Identification | None, started: float) -> Reply:
+        side, said = await self._answer(route, sample)
+        if said.answer is None:
+            raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
+        seconds, name = time.perf_counter() - started, route.state.class_name
+        drawn = sample.is_drawn_for(name)
+        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, drawn, identified)
+        self._keeper.offer(sample, name, flagged=said.answer.alarm or drawn)
+        self._metrics.latency.labels(name, side).observe(seconds)
+        self._metrics.answers.labels(name, side, reply.decision).inc()
+        return reply
+
+    async def _identify(self, model: Model, sample: Sample) -> Identification:
+        """Which class the image is of; the caller pays for one more pass of the encoder."""
+        try:
+            longest_ms = self._params.answer_timeout_ms  # no other model can tell
+            found = await ask(model.engine.callers, Question(sample.image, None), longest_ms, longest_ms)
+        except ScoringError:
+            raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
+        assert isinstance(found, Identification)  # the question had no class
+        return found
+
+    async def _answer(self, route: Route, sample: Sample) -> tuple[Side, _Said]:
+        """Who answered, and what. Every image leaves a pair, or a job that makes one."""
+        side = route.side_of(sample.image_id)
+        said = await self._ask(route, side, sample)
+        if side == CANDIDATE and said.answer is None and route.legacy_judges:
+            rescue = await self._ask(route, LEGACY, sample)
+            judgements: dict[Side, Judgement] = {CANDIDATE: said.judgement, LEGACY: rescue.judgement}
+            self._writer.offer(pair_of(route, sample, LEGACY, judgements))
+            return LEGACY, rescue
+        self._hand_over(route, sample, side, said.judgement)
+        return side, said
+
+    def _hand_over(self, route: Route, sample: Sample, side: Side, said: Judgement) -> None:
+        shadow = route.shadow_of(side)
+        if shadow is not None:
+            self._shadow.offer(ShadowJob(route, sample, side, said, shadow))
+        else:
+            self._writer.offer(pair_of(route, sample, side, {side: said}))
+
+    async def _ask(self, route: Route, side: Side, sample: Sample) -> _Said:
+        name, model = route.state.class_name, route.models.get(side)
+        if model is None:
+            self._metrics.errors.labels(name, side, "missing").inc()
+            return _Said(Judgement(error=route.problems[side]))
+        started, question = time.perf_counter(), Question(sample.image, name, sample.wants_heat)
+        try:
+            answer = await ask(
+                model.engine.callers, question, self._params.answer_timeout_ms, self._patience_ms(route, side)
+            )
+        except ScoringError as error:
+            self._metrics.errors.labels(name, side, error.kind).inc()
+            return _Said(Judgement(error=str(error)))
+        assert isinstance(answer, Answer)  # the question had a class
+        latency_ms = 1000 * (time.perf_counter() - started)
+        return _Said(Judgement(answer.score, answer.threshold, latency_ms), answer)
+
+    def _patience_ms(self, route: Route, side: Side) -> float:
+        """What one batch of a model may take: less where another one stands behind it."""
+        return self._params.candidate_timeout_ms if route.can_fall_back(side) else self._params.answer_timeout_ms
+
+
+def _identifier(table: RoutingTable) -> Model:
+    if table.identifier is None:
+        raise RefusedRequestError(422, "class_name: missing, and no model here can tell classes apart; send it")
+    return table.identifier
+
+
+def _route(table: RoutingTable, class_name: str) -> Route:
+    route = table.routes.get(class_name)
+    if route is None:
+        known = ", ".join(sorted(table.routes)) or "none yet"
+        raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {known}")
+    if not needed(route.state):
+        raise RefusedRequestError(
+            503, f"class {class_name!r}: its first model waits for `shadowline rollout approve alone {class_name}`"
+        )
+    return route

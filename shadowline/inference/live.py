@@ -1,0 +1,133 @@
+"""The model that is live for an image, as the gateway's router picks it: for the command line and for Python.
+
+live = live_models(open_records().rollout, params)       # None: no rollout is on record
+found = live.inspect(data, "bolt")                       # by the legacy model, a starter or the candidate
+found.score, found.decision, found.answered_by
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shadowline.core.params import Params
+from shadowline.data.images import open_rgb
+from shadowline.data.manifest import Label, content_id
+from shadowline.inference.routing import Route, unplanned_classes, unplanned_state
+from shadowline.inference.scoring import Answer, Heat, Question, scorer_of
+from shadowline.models.detector import Detector
+from shadowline.models.inspector import Inspector, UnknownProduct
+from shadowline.models.inspector_detector import CandidateDetector
+from shadowline.models.loader import load_detector
+from shadowline.records.pairs import Side
+from shadowline.records.rollout_store import RolloutStore
+
+
+@dataclass(frozen=True, eq=False)
+class LiveInspection:
+    """One image, judged by the model that is live for its class."""
+
+    score: float
+    threshold: float  # unit of the score
+    decision: Label
+    class_name: str
+    class_confidence: float | None  # None when the class was given
+    model_version: str
+    fingerprint: str
+    answered_by: Side
+    latency_ms: float
+    heat: Heat | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the map, as JSON values."""
+        return {name: value for name, value in self.__dict__.items() if name != "heat"}
+
+
+class LiveModels:
+    """The models that the rollout names, each loaded when an image needs it. Unlike the gateway, nobody answers in the
+    place of a model that fails: it is an error."""
+
+    def __init__(
+        self, rollout: RolloutStore, params: Params, load: Callable[[str, str], Detector] = load_detector
+    ) -> None:
+        self._rollout, self.limits, self._load = rollout, params.data, load
+        self._detectors: dict[str, Detector] = {}  # by fingerprint
+        self._inspectors: dict[str, Inspector] = {}  # by location
+        state = rollout.state()
+        outside = unplanned_classes(state, rollout.known_models(), params.gateway.unplanned)
+        others = [unplanned_state(name, options, ()) for name, options in outside.items()]
+        self.routes = {one.class_name: Route(one, {}) for one in (*state.classes, *others)}
+
+    def inspect(
+        self, data: bytes, class_name: str | None = None, *, wants_heat: bool = False, name: str = "image"
+    ) -> LiveInspection | UnknownProduct:
+        """Judge the bytes of a file; without a class, its class is found first.
+
+        Raises RefusedImage, and ValueError for a class that no model knows or a model that cannot be loaded.
+        """
+        started, limits = time.perf_counter(), self.limits
+        image = open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        confidence = None
+        if class_name is None:
+            inspector = self._identifier()
+            (found,) = inspector.identify_many([image])
+            if found.class_name is None:
+                latency_ms = 1000 * (time.perf_counter() - started)
+                version, fingerprint = inspector.model_version, inspector.fingerprint
+                return UnknownProduct(found.nearest_class, found.confidence, version, fingerprint, latency_ms)
+            class_name, confidence = found.class_name, found.confidence
+        route = self._route(class_name)
+        side = route.side_of(content_id(data))
+        place = self._rollout.model(route.fingerprint(side))
+        (answer,) = scorer_of(self._detector(place.fingerprint)).answer([Question(image, class_name, wants_heat)])
+        assert isinstance(answer, Answer)  # the question had a class
+        return LiveInspection(
+            score=answer.score,
+            threshold=answer.threshold,
+            decision=Label.ANOMALOUS if answer.alarm else Label.NORMAL,
+            class_name=class_name,
+            class_confidence=confidence,
+            model_version=place.version,
+            fingerprint=place.fingerprint,
+            answered_by=side,
+            latency_ms=1000 * (time.perf_counter() - started),
+            heat=answer.heat,
+        )
+
+    def _route(self, class_name: str) -> Route:
+        if class_name not in self.routes:
+            known = ", ".join(sorted(self.routes))
+            raise ValueError(f"class {class_name!r}: no model of it is known here; known are {known}")
+        return self.routes[class_name]
+
+    def _identifier(self) -> Inspector:
+        """The inspector at work that tells the most classes apart."""
+        judging = [route.state.candidate for _, route in sorted(self.routes.items()) if route.candidate_judges]
+        for fingerprint in judging:
+            self._detector(fingerprint)
+        best = max(self._inspectors.values(), key=lambda one: len(one.identified_classes), default=None)
+        if best is None or not best.identified_classes:
+            raise ValueError("no model at work can tell classes apart; name the class with --class, or a --model")
+        return best
+
+    def _detector(self, fingerprint: str) -> Detector:
+        if fingerprint not in self._detectors:
+            place = self._rollout.model(fingerprint)
+            if place.location in self._inspectors:
+                detector: Detector = CandidateDetector(self._inspectors[place.location], place.class_name)
+            else:
+                detector = self._load(place.location, place.class_name)
+            if detector.fingerprint != fingerprint:
+                found, named = detector.fingerprint[:12], fingerprint[:12]
+                raise ValueError(f"{place.location} holds model {found}…, the rollout names {named}…; restore it")
+            if isinstance(detector, CandidateDetector):
+                self._inspectors[place.location] = detector.inspector
+            self._detectors[fingerprint] = detector
+        return self._detectors[fingerprint]
+
+
+def live_models(rollout: RolloutStore, params: Params) -> LiveModels | None:
+    """None where no rollout is on record."""
+    return LiveModels(rollout, params) if rollout.revision() else None

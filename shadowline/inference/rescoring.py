@@ -1,0 +1,147 @@
+"""Recorded images under the eyes of both models again: small pictures, heat maps, and where their colours begin.
+
+    looks = look_at(pairs, find_models(state.of("bolt"), records), params.data, task)
+
+A model looks only where it is still the one that judged, and at a file only if that is still the image. What is missing
+is said in its place.
+"""
+
+# h w cells of a map
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+
+from shadowline.core.params import DataParams
+from shadowline.core.progress import Task
+from shadowline.data.images import open_rgb, read_bounded
+from shadowline.data.manifest import content_id
+from shadowline.models.detector import Detector
+from shadowline.models.inspector_detector import CandidateDetector
+from shadowline.models.loader import load_detector
+from shadowline.records.pairs import Side
+from shadowline.records.stores import Records
+from shadowline.rollout.state import ClassState
+
+THUMBNAIL = 256  # pixels, longer side
+QUANTILE = 0.995  # of the patches of good parts stay without colour
+SIDES: tuple[Side, Side] = ("candidate", "legacy")
+
+Map = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the two, and why it can draw no heat map where it cannot."""
+
+    fingerprint: str
+    version: str
+    detector: Detector | None
+    problem: str
+    coverage: float  # share of each side of an image that its maps cover, centred
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one model saw of one image."""
+
+    map_HW: Map | None
+    problem: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """One image, small, under the eyes of both models."""
+
+    image: Image.Image | None
+    problem: str
+    sights: dict[Side, Sight]
+
+
+def find_models(one: ClassState, records: Records) -> dict[Side, Model]:
+    return {
+        "candidate": _find_model(one.candidate, one.class_name, records),
+        "legacy": _find_model(one.legacy, one.class_name, records),
+    }
+
+
+def _find_model(fingerprint: str, class_name: str, records: Records) -> Model:
+    version = "unknown"
+    try:
+        place = records.rollout.model(fingerprint)
+        version = place.version
+        detector = load_detector(place.location, class_name)
+        if detector.fingerprint != fingerprint:
+            raise ValueError(f"{place.location} holds another model by now")
+    except (ValueError, OSError, SafetensorError) as error:
+        return Model(fingerprint, version, None, f"the model cannot be loaded: {error}", 1.0)
+    return Model(fingerprint, version, detector, "", _coverage(detector))
+
+
+def _coverage(detector: Detector) -> float:
+    if not isinstance(detector, CandidateDetector):
+        return 1.0
+    config = detector.inspector.encoder.config
+    return config.crop / config.resize
+
+
+def look_at(pairs: pd.DataFrame, models: dict[Side, Model], limits: DataParams, task: Task) -> list[Look]:
+    looks = []
+    for row in pairs.to_dict("records"):
+        looks.append(_look(row["image_path"], row["image_id"], models, limits))
+        task.advance()
+    return looks
+
+
+def _look(path: str, image_id: str, models: dict[Side, Model], limits: DataParams) -> Look:
+    try:
+        image = _open(path, image_id, limits)
+    except ValueError as error:  # RefusedImage is one
+        return Look(None, str(error), {side: Sight(None, "no image to look at") for side in SIDES})
+    small = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return Look(small, "", {side: _sight(models[side], image) for side in SIDES})
+
+
+def _open(path: str, image_id: str, limits: DataParams) -> Image.Image:
+    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `open_rgb` does."""
+    if not path:
+        raise ValueError("the image was not kept")
+    data = read_bounded(Path(path), limits.max_file_bytes + 1)
+    if content_id(data) != image_id:
+        raise ValueError(f"{path} is another image by now")
+    return open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=Path(path).name)
+
+
+def _sight(model: Model, image: Image.Image) -> Sight:
+    if model.detector is None:
+        return Sight(None, "the model cannot be loaded; see Models, below")
+    try:
+        map_HW = np.asarray(model.detector.maps([image])[0], dtype=np.float32)
+    except ValueError as error:
+        return Sight(None, str(error))
+    return Sight(map_HW, "") if np.isfinite(map_HW).all() else Sight(None, "the heat map is not finite")
+
+
+def maps_of(looks: Sequence[Look], side: Side) -> list[Map]:
+    return [sight.map_HW for look in looks if (sight := look.sights[side]).map_HW is not None]
+
+
+def colour_range(reference: Sequence[Map], shown: Sequence[Map]) -> tuple[float, float]:
+    """Where one model's overlays begin to colour, and where they are brightest, in the unit of its maps.
+
+    Colour begins above almost every patch of the reference, images that are good by all that is known.
+    """
+    if not reference or not shown:
+        return 0.0, 1.0
+    patches = np.concatenate([map_HW.ravel() for map_HW in reference])
+    level, middle = float(np.quantile(patches, QUANTILE)), float(np.median(patches))
+    peaks = [float(map_HW.max()) for map_HW in shown]
+    return level, max(float(np.quantile(peaks, 0.9)), 2 * level - middle)

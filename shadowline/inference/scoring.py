@@ -1,0 +1,146 @@
+"""What a model in the gateway is asked, and what it says: one face for single-class detectors and the inspector.
+
+scorer_of(detector).answer([Question(image, "bolt")])    # [Answer]
+scorer_of(detector).answer([Question(image, None)])      # [Identification], of an inspector
+score_all(scorer, questions)                             # never raises: such a result or a ScoringError each
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from shadowline.models.class_identification import Identification
+from shadowline.models.detector import Detector
+from shadowline.models.inspector import Inspection, Inspector
+from shadowline.models.inspector_detector import CandidateDetector
+
+_MAX_ERROR = 300  # characters of a model's own words that are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    image: Image.Image  # RGB
+    class_name: str | None  # None: which class is it? Only an inspector can say
+    wants_heat: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """An anomaly map and how it is drawn."""
+
+    map_HW: npt.NDArray[np.float64]
+    level: float  # unit of the map; colour begins there
+    coverage: float  # share of each side of the image that the map covers, centred
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    score: float
+    threshold: float  # unit of the score
+    class_name: str
+    heat: Heat | None = None
+
+    @property
+    def alarm(self) -> bool:
+        return self.score > self.threshold
+
+
+Result = Answer | Identification
+
+
+class ScoringError(RuntimeError):
+    """A model gave no answer; the message is what a pair records as its error."""
+
+    kind = "failed"
+
+
+class TooLateError(ScoringError):
+    """No answer in time."""
+
+    kind = "timeout"
+
+
+class Scorer(Protocol):
+    def answer(self, questions: Sequence[Question]) -> Sequence[Result]:
+        """An answer to a question with a class, an identification to one without."""
+
+
+@dataclass(frozen=True, eq=False)
+class InspectorScorer:
+    """One inspector for all classes: images of several classes pass the encoder together."""
+
+    inspector: Inspector
+
+    @property
+    def identified_classes(self) -> tuple[str, ...]:
+        return self.inspector.identified_classes
+
+    def answer(self, questions: Sequence[Question]) -> list[Result]:
+        scored = iter(self.inspector.inspect_each([(q.image, q.class_name) for q in questions if q.class_name]))
+        nameless = [question.image for question in questions if not question.class_name]
+        identified = iter(self.inspector.identify_many(nameless) if nameless else ())
+        return [self._answer(next(scored), one) if one.class_name else next(identified) for one in questions]
+
+    def _answer(self, one: Inspection, question: Question) -> Answer:
+        return Answer(one.score, one.threshold, one.class_name, self._heat(one) if question.wants_heat else None)
+
+    def _heat(self, one: Inspection) -> Heat:
+        config = self.inspector.encoder.config
+        level = self.inspector.calibrations[one.class_name].map_level
+        return Heat(one.anomaly_map, level, config.crop / config.resize)
+
+
+@dataclass(frozen=True, eq=False)
+class DetectorScorer:
+    """A detector of one class."""
+
+    detector: Detector
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        scores, threshold = self.detector.score([one.image for one in questions]), self.detector.threshold
+        name = self.detector.class_name
+        return [
+            Answer(float(score), threshold, name, self._heat(one, threshold) if one.wants_heat else None)
+            for one, score in zip(questions, scores, strict=True)
+        ]
+
+    def _heat(self, question: Question, threshold: float) -> Heat:
+        return Heat(self.detector.maps([question.image])[0], threshold, 1.0)
+
+
+def scorer_of(detector: Detector) -> Scorer:
+    if isinstance(detector, CandidateDetector):
+        return InspectorScorer(detector.inspector)
+    return DetectorScorer(detector)
+
+
+def score_all(scorer: Scorer, questions: Sequence[Question]) -> list[Result | ScoringError]:
+    """One result per question. Where a batch fails, each image is tried alone, so that one bad image harms no other."""
+    try:
+        return [_checked(answer) for answer in scorer.answer(questions)]
+    except Exception as error:  # noqa: BLE001 - whoever wrote the model, its failure must reach the caller as an answer
+        if len(questions) == 1:
+            return [ScoringError(describe(error))]
+        return [found for question in questions for found in score_all(scorer, [question])]
+
+
+def _checked(answer: Result) -> Result | ScoringError:
+    """A score that is no number would pass as normal."""
+    if isinstance(answer, Identification):
+        return answer
+    if math.isfinite(answer.score) and math.isfinite(answer.threshold):
+        return answer
+    return ScoringError(f"score {answer.score}, threshold {answer.threshold}: not finite")
+
+
+def describe(error: BaseException) -> str:
+    """One bounded line that any database can keep."""
+    text = f"{type(error).__name__}: {error}".replace("\x00", "")
+    return " ".join(text.split())[:_MAX_ERROR]

@@ -1,0 +1,147 @@
+"""Shadow mode in batch: images from a folder through both models, one pair each.
+
+    shadow_images("bolt", paths, candidate, legacy, pairs, params, progress)
+
+What is on record already is skipped, so that an interrupted run goes on where it stopped. A pair is received when it is
+judged, whatever the time of its file: a folder of old files in one run is evidence of one day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image
+
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.data.images import RefusedImage, open_within
+from shadowline.data.near_duplicates import FrameRule, frame_signature
+from shadowline.models.detector import Detector
+from shadowline.models.loader import load_detector
+from shadowline.records.pairs import (
+    Judgement,
+    Pair,
+    PairSource,
+    PairStore,
+    is_capture_suspect,
+    is_drawn_for_review,
+    pair_key,
+    utc_now,
+)
+from shadowline.records.rollout_store import RolloutStore
+
+_BATCH = 8  # pairs per transaction: what a kill can cost
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True)
+class ShadowRun:
+    """What became of the images of one batch run."""
+
+    num_new: int
+    num_known: int  # on record already
+    refused: tuple[str, ...]  # path and reason
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files below `folder`, sorted. Raises ValueError where there are none."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(f"{folder}: no images; expected {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One image as it came from a camera."""
+
+    path: Path
+    image_id: str  # sha256 of the file's bytes
+    captured_at: datetime  # UTC
+
+    @classmethod
+    def of_file(cls, path: Path) -> Capture:
+        """The capture time of a file is that of its last change."""
+        captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), captured_at)
+
+
+def both_models(class_name: str, rollout: RolloutStore) -> tuple[Detector, Detector]:
+    """The candidate and the legacy model that a class has in the rollout."""
+    one = rollout.state().of(class_name)
+    candidate, legacy = (load_detector(rollout.model(f).location, class_name) for f in (one.candidate, one.legacy))
+    return candidate, legacy
+
+
+def shadow_images(
+    class_name: str,
+    paths: Sequence[Path],
+    candidate: Detector,
+    legacy: Detector,
+    pairs: PairStore,
+    params: Params,
+    progress: Progress,
+    clock: Callable[[], datetime] = utc_now,
+) -> ShadowRun:
+    """Judge every image with both models and record the pairs; `clock` gives the time of receipt of each."""
+    models = (candidate.fingerprint, legacy.fingerprint)
+    known = pairs.known_keys(class_name, *models)
+    captures = [Capture.of_file(path) for path in paths]
+    new = [one for one in captures if pair_key(class_name, one.image_id, one.captured_at, *models) not in known]
+    refused: list[str] = []
+    num_new = 0
+    with progress.task(f"shadow {class_name}", total=len(new)) as task:
+        for start in range(0, len(new), _BATCH):
+            batch = []
+            for capture in new[start : start + _BATCH]:
+                try:
+                    image = open_within(capture.path, params.data)
+                    pair = judge_both(class_name, capture, image, candidate, legacy)
+                    batch.append(as_received(pair, clock(), params))
+                except RefusedImage as error:
+                    refused.append(f"{capture.path}: {error}")
+                task.advance()
+            num_new += pairs.record(batch, FrameRule.of(params.shadow))
+    return ShadowRun(num_new, len(captures) - len(new), tuple(refused))
+
+
+def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate: Detector, legacy: Detector) -> Pair:
+    """The pair of both models on one image; in a batch the legacy model is the one that answers."""
+    return Pair(
+        class_name=class_name,
+        image_id=capture.image_id,
+        captured_at=capture.captured_at,
+        candidate=candidate.fingerprint,
+        legacy=legacy.fingerprint,
+        answered_by="legacy",
+        candidate_said=judge_one(candidate, image),
+        legacy_said=judge_one(legacy, image),
+        image_path=str(capture.path.resolve()),
+        source=PairSource.BATCH,
+        frame_signature=frame_signature(image),
+    )
+
+
+def as_received(pair: Pair, at: datetime, params: Params) -> Pair:
+    """The pair with its time of receipt and what follows from it."""
+    share = params.shadow.review_share
+    return replace(
+        pair,
+        received_at=at,
+        capture_suspect=is_capture_suspect(pair.captured_at, at, params.gateway),
+        review_share=share,
+        review_drawn=is_drawn_for_review(pair.class_name, pair.image_id, share),
+    )
+
+
+def judge_one(detector: Detector, image: Image.Image) -> Judgement:
+    """One model on one image, with the time that it took."""
+    started = time.perf_counter()
+    score = float(detector.score([image])[0])
+    return Judgement(score, detector.threshold, 1000.0 * (time.perf_counter() - started))

@@ -1,0 +1,1 @@
+"""Every model that inspects, behind the `Detector` protocol, one folder each."""

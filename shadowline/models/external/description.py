@@ -1,0 +1,68 @@
+"""detector.json: what a model of foreign make does not say of itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shadowline.core.params import ClassName
+
+DESCRIPTION = "detector.json"
+
+Floats = npt.NDArray[np.float64]
+
+
+class Description(BaseModel):
+    """What every foreign model needs; each kind adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    class_name: ClassName
+    threshold: float  # in the model's own unit
+    higher_is_anomalous: bool = Field(default=True)  # False: the model's score falls with the anomaly
+
+    def oriented(self, value: float) -> float:
+        """A score or threshold of the model, turned so that higher is more anomalous."""
+        return value if self.higher_is_anomalous else -value
+
+
+class ForeignDetector(ABC):
+    """What every foreign model does alike; see `shadowline.models.detector.Detector`."""
+
+    description: Description
+
+    @property
+    def class_name(self) -> str:
+        return self.description.class_name
+
+    @property
+    def threshold(self) -> float:
+        return self.description.oriented(self.description.threshold)
+
+    def score(self, images: Sequence[Image.Image]) -> Floats:
+        """The model's own scores (N,), negated where it scores the other way round; one question an image."""
+        return np.array([self._score_one(image) for image in images], dtype=np.float64)
+
+    @abstractmethod
+    def _score_one(self, image: Image.Image) -> float: ...
+
+
+D = TypeVar("D", bound=Description)
+
+
+def read_description(path: Path, kind: type[D]) -> D:
+    """Raises FileNotFoundError, or ValueError naming every wrong field."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; it says what the model expects, see docs/decisions/0008")
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
+        raise ValueError(f"{path}: {wrong}; see docs/decisions/0008") from None

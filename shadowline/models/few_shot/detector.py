@@ -1,0 +1,171 @@
+"""A detector from 1 to 16 normal images, for the days between a new product's first image and its bank.
+
+    references = encode_references("bolt", images, encoder, params.few_shot.views)
+    detector = FewShot.fit("bolt", references, encoder, params.few_shot, target_fpr=0.05)
+    detector.save(directory, encoder_directory)
+    FewShot.load(directory).score(images) > detector.threshold
+
+The directory holds encoder.safetensors, encoder.json, references.safetensors and config.json, and needs nothing
+else. config.json says which false-alarm rate the threshold promises, if any.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.device import pick_device
+from shadowline.core.params import ClassName, FewShotParams
+from shadowline.features.encoder import Encoder, load_encoder
+from shadowline.models.few_shot.model import (
+    Basis,
+    Distance,
+    References,
+    distance_map,
+    image_score,
+    leave_one_out,
+    patches_of,
+    unit_patches,
+)
+
+Floats = npt.NDArray[np.float64]
+
+_REFERENCES, _CONFIG = "references.safetensors", "config.json"
+
+
+class FewShotConfig(BaseModel):
+    """All that decides beside the references, and what the threshold rests on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["few_shot"] = "few_shot"
+    class_name: ClassName
+    encoder_fingerprint: str
+    distance: Distance
+    top_share: float  # of the map that is averaged to the image score
+    num_images: int  # references without their views
+    views: tuple[str, ...]
+    threshold: float  # in the unit of the distance
+    target_fpr: float  # the false-alarm rate that was asked for
+    promised_fpr: float | None  # the one that holds on exchangeable normals; None: none does
+    provisional: bool  # promised_fpr is above target_fpr, or there is none
+    basis: Basis  # whose scores the threshold was taken from
+
+
+@dataclass(frozen=True, eq=False)
+class FewShot:
+    """A detector of one class; see `shadowline.models.detector.Detector`. Scores images one by one.
+
+    Raises ValueError where references, encoder and config do not belong together.
+    """
+
+    config: FewShotConfig
+    references: References
+    encoder: Encoder
+
+    def __post_init__(self) -> None:
+        _check_class(self.config.class_name, self.references)
+        for part, found in (("references", self.references.fingerprint), ("config", self.config.encoder_fingerprint)):
+            _check_encoder(part, found, self.encoder)
+
+    @classmethod
+    def fit(
+        cls, class_name: str, references: References, encoder: Encoder, params: FewShotParams, target_fpr: float
+    ) -> FewShot:
+        """Set the threshold by leaving each reference out; raises ValueError as `leave_one_out` does."""
+        _check_class(class_name, references)
+        _check_encoder("references", references.fingerprint, encoder)
+        distance = Distance(params.distance)
+        rule = leave_one_out(references, distance, params.top_share, target_fpr)
+        config = FewShotConfig(
+            class_name=class_name,
+            encoder_fingerprint=encoder.config.fingerprint,
+            distance=distance,
+            top_share=params.top_share,
+            num_images=references.num_images,
+            views=references.views,
+            threshold=rule.threshold,
+            target_fpr=target_fpr,
+            promised_fpr=rule.promised_fpr,
+            provisional=rule.provisional,
+            basis=rule.basis,
+        )
+        return cls(config, references, encoder)
+
+    @property
+    def class_name(self) -> str:
+        return self.config.class_name
+
+    @property
+    def threshold(self) -> float:
+        return self.config.threshold
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the config, with the encoder's own fingerprint in it, and the references."""
+        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json"), sort_keys=True).encode())
+        digest.update(self.references.fused_NVGPD.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def score(self, images: Sequence[Image.Image]) -> Floats:
+        """Image scores (N,), 0…2: 0 for an image that is one of the references."""
+        scores = [image_score(self._map_one(image), self.config.top_share) for image in images]
+        return np.array(scores, dtype=np.float64)
+
+    def maps(self, images: Sequence[Image.Image]) -> Floats:
+        """Distance per patch (N, H, W)."""
+        side = math.isqrt(self.references.fused_NVGPD.shape[3])
+        found = [self._map_one(image).reshape(side, side) for image in images]
+        return np.stack(found) if found else np.empty((0, side, side))
+
+    def save(self, directory: Path, encoder_directory: Path) -> None:
+        """Write a directory that needs no other; raises ValueError where `encoder_directory` holds another encoder."""
+        _check_encoder("detector", self.config.encoder_fingerprint, load_encoder(encoder_directory))
+        for name in ("encoder.safetensors", "encoder.json"):
+            with replace_file(directory / name) as temporary:
+                shutil.copyfile(encoder_directory / name, temporary)
+        self.references.save(directory / _REFERENCES)
+        write_json(directory / _CONFIG, {**self.config.model_dump(mode="json"), "fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, directory: Path) -> FewShot:
+        """The inverse of `save`; raises FileNotFoundError, or ValueError where the content is not what was saved."""
+        for name in (_REFERENCES, _CONFIG):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(f"{directory / name}: no such file; not a few-shot detector, or a partial one")
+        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        expected = fields.pop("fingerprint", None)
+        config = FewShotConfig.model_validate(fields)
+        detector = cls(config, References.load(directory / _REFERENCES), load_encoder(directory, pick_device()))
+        if detector.fingerprint != expected:
+            found = detector.fingerprint[:12]
+            raise ValueError(f"{directory}: fingerprint {found}…, but config.json says {expected}; restore it")
+        return detector
+
+    def _map_one(self, image: Image.Image) -> Floats:
+        query_GPD = unit_patches(patches_of(image, self.encoder))
+        return distance_map(query_GPD, self.references.all_RGPD, self.config.distance)
+
+
+def _check_class(class_name: str, references: References) -> None:
+    if references.class_name != class_name:
+        raise ValueError(f"class '{class_name}': references of class '{references.class_name}'; give its own images")
+
+
+def _check_encoder(part: str, fingerprint: str, encoder: Encoder) -> None:
+    if fingerprint != encoder.config.fingerprint:
+        found, wanted = fingerprint[:12], encoder.config.fingerprint[:12]
+        raise ValueError(f"few-shot {part}: encoder {found}…, need {wanted}…; encode the references again")

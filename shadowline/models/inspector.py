@@ -1,0 +1,311 @@
+"""The thing that inspects: encoder, decoder, banks and calibration in one directory, and the public Python API.
+
+    inspector = Inspector.load("models/inspector")              # or "models:/inspector@champion"
+    result = inspector.inspect("cell0042.png", class_name="solar_mono")
+    result.score, result.threshold, result.decision, result.anomaly_map
+    inspector.inspect("found.png")                              # finds the class itself, or says UnknownProduct
+
+The directory holds encoder.safetensors, encoder.json, decoder.safetensors, banks/<class>.safetensors,
+identity/<class>.safetensors, calibration.json and config.json; no pickle is read. H, W patches per side of a map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from shadowline.core.device import pick_device
+from shadowline.data.images import open_rgb
+from shadowline.data.manifest import Label
+from shadowline.features.encoder import Encoder, load_encoder
+from shadowline.models.calibration import Calibration, raw_maps
+from shadowline.models.class_identification import ClassIdentity, Identification, Identities, embed
+from shadowline.models.dinomaly.model import load_decoder
+from shadowline.models.gaussian_bank.bank import Bank
+
+Array = npt.NDArray[np.float64]
+ImageInput = str | Path | bytes | Image.Image
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One image, judged by one model."""
+
+    score: float  # robust sigmas above a typical normal image of the class
+    threshold: float  # the same unit
+    decision: Label  # normal or anomalous
+    class_name: str
+    class_confidence: float | None  # support for the class found (`Identification`); None when the class was given
+    model_version: str  # of the registry, or "directory"
+    fingerprint: str  # of everything that can change the decision
+    latency_ms: float
+    anomaly_map: Array  # (H, W), robust sigmas
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the map, as JSON values."""
+        return {name: value for name, value in self.__dict__.items() if name != "anomaly_map"}
+
+
+@dataclass(frozen=True)
+class UnknownProduct:
+    """One image, sent without a class, that no class accepts: an answer, and no decision."""
+
+    nearest_class: str
+    class_confidence: float  # support for the answer that no class knows it (`Identification`)
+    model_version: str  # of the registry, or "directory"
+    fingerprint: str  # of everything that can change this answer
+    latency_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; what an inspection would say is None."""
+        return {"score": None, "threshold": None, "decision": None, "class_name": None, **self.__dict__}
+
+
+class Inspector:
+    """Load once, inspect many; the images beside an image change its score by rounding at most."""
+
+    def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
+        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.encoder, self.model_version = encoder, model_version
+        self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
+        raw = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+        self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
+        self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
+        self._identities = _load_identities(directory, self.classes)
+        self.fingerprint: str = self.config["fingerprint"]
+        self.class_fingerprints = class_fingerprints(directory)
+
+    @classmethod
+    def load(cls, location: str | Path) -> Inspector:
+        """From a directory or a `models:/…` URI.
+
+        Raises FileNotFoundError, or ValueError when a file is not what was packaged.
+        """
+        directory, version = resolve(str(location))
+        if not (directory / "config.json").is_file():
+            raise FileNotFoundError(
+                f"{directory}: no packaged inspector; run `shadowline retrain` or name another --model"
+            )
+        found = model_fingerprint(directory)
+        inspector = cls(directory, load_encoder(directory, pick_device()), version)
+        if found != inspector.fingerprint:
+            raise ValueError(
+                f"{directory}: files changed since packaging ({found[:12]}…); restore them from the registry"
+            )
+        return inspector
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(self.calibrations))
+
+    @property
+    def identified_classes(self) -> tuple[str, ...]:
+        """The classes that it finds by itself; none in a model that was packaged without identities."""
+        return () if self._identities is None else self._identities.names
+
+    @overload
+    def inspect(self, image: ImageInput, class_name: str) -> Inspection: ...
+    @overload
+    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct: ...
+    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct:
+        """Judge one image (path, bytes or PIL image); without a class, its class is found first.
+
+        Raises ValueError for an unknown class, or for none where the model cannot tell classes apart, and
+        RefusedImage for an image that cannot be trusted.
+        """
+        return next(iter(self.inspect_many([image], class_name)))
+
+    @overload
+    def inspect_many(self, images: Sequence[ImageInput], class_name: str) -> Iterable[Inspection]: ...
+    @overload
+    def inspect_many(
+        self, images: Sequence[ImageInput], class_name: str | None = None
+    ) -> Iterable[Inspection | UnknownProduct]: ...
+    def inspect_many(
+        self, images: Sequence[ImageInput], class_name: str | None = None
+    ) -> Iterable[Inspection | UnknownProduct]:
+        """Judge images one batch of the encoder at a time; latency is the batch's time per image."""
+        return self.inspect_each([(image, class_name) for image in images])
+
+    @overload
+    def inspect_each(self, images: Sequence[tuple[ImageInput, str]]) -> Iterable[Inspection]: ...
+    @overload
+    def inspect_each(
+        self, images: Sequence[tuple[ImageInput, str | None]]
+    ) -> Iterable[Inspection | UnknownProduct]: ...
+    def inspect_each(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterable[Inspection | UnknownProduct]:
+        """`inspect_many` for images of several classes, each beside its own."""
+        for class_name in {name for _, name in images}:
+            if class_name is None:
+                self._need_identities()
+            elif class_name not in self.calibrations:
+                raise ValueError(f"class {class_name!r} is not in this model; it knows {', '.join(self.classes)}")
+        return self._inspect_batches(images)
+
+    def identify_many(self, images: Sequence[ImageInput]) -> list[Identification]:
+        """Only which class each image is of; raises as `inspect` does without a class."""
+        self._need_identities()
+        size = self.encoder.config.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        return [self._identify(fused[None]) for batch in batches for fused in self._encode(batch)]
+
+    def _inspect_batches(
+        self, images: Sequence[tuple[ImageInput, str | None]]
+    ) -> Iterator[Inspection | UnknownProduct]:
+        size = self.encoder.config.batch_size
+        for start in range(0, len(images), size):
+            started = time.perf_counter()
+            batch = images[start : start + size]
+            fused_BGTD = self._encode([image for image, _ in batch])
+            results = [self._answer(fused[None], name) for fused, (_, name) in zip(fused_BGTD, batch, strict=True)]
+            latency_ms = 1000.0 * (time.perf_counter() - started) / len(batch)
+            yield from (result(latency_ms=latency_ms) for result in results)
+
+    def _encode(self, images: Sequence[ImageInput]) -> Tensor:
+        """(B, G, T, D), rounded as in the cache that calibration saw."""
+        return self.encoder.encode([self._open(image) for image in images], padded=False).half().float()
+
+    def _open(self, image: ImageInput) -> Image.Image:
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        limits = self.config["limits"]
+        return open_rgb(image, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+
+    def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
+        """What is said of one image, but for its latency."""
+        if class_name is not None:
+            return self._judge(fused_BGTD, class_name, None)
+        found = self._identify(fused_BGTD)
+        if found.class_name is not None:
+            return self._judge(fused_BGTD, found.class_name, found.confidence)
+        return partial(
+            UnknownProduct,
+            nearest_class=found.nearest_class,
+            class_confidence=found.confidence,
+            model_version=self.model_version,
+            fingerprint=self.fingerprint,
+        )
+
+    def _judge(self, fused_BGTD: Tensor, class_name: str, class_confidence: float | None) -> partial[Inspection]:
+        calibration = self.calibrations[class_name]
+        anomaly_map = calibration.fuse(self._raw(fused_BGTD, class_name))
+        score = float(calibration.score(anomaly_map)[0])
+        return partial(
+            Inspection,
+            score=score,
+            threshold=calibration.threshold,
+            decision=Label.ANOMALOUS if score > calibration.threshold else Label.NORMAL,
+            class_name=class_name,
+            class_confidence=class_confidence,
+            model_version=self.model_version,
+            fingerprint=self.fingerprint,
+            anomaly_map=anomaly_map[0],
+        )
+
+    def _raw(self, fused_BGTD: Tensor, class_name: str) -> Array:
+        has_weight = self.calibrations[class_name].recipe.weights[0] > 0.0
+        decoder = self.decoder if has_weight else None
+        return raw_maps(fused_BGTD, decoder, self.banks[class_name], self._spec.num_prefix)
+
+    def _identify(self, fused_BGTD: Tensor) -> Identification:
+        return self._need_identities().identify(embed(fused_BGTD, self._spec.num_prefix)[0].numpy())
+
+    def _need_identities(self) -> Identities:
+        if self._identities is None:
+            raise ValueError(
+                f"class: none given, and model {self.fingerprint[:12]} holds no identity/ to tell classes apart; "
+                f"name one of {', '.join(self.classes)}, or package again with `shadowline retrain`"
+            )
+        return self._identities
+
+    @property
+    def memory_mb(self) -> dict[str, float]:
+        """Bytes of weights in memory, 10⁶, by part."""
+        encoder = sum(p.nbytes for p in self.encoder.parameters())
+        decoder = sum(p.nbytes for p in self.decoder.parameters())
+        banks = sum(bank.num_bytes for bank in self.banks.values())
+        identities = 0 if self._identities is None else self._identities.num_bytes
+        sizes = {"encoder": encoder, "decoder": decoder, "banks": banks, "identities": identities}
+        return {f"{part}_mb": size / 1e6 for part, size in sizes.items()}
+
+
+def _load_identities(directory: Path, classes: Sequence[str]) -> Identities | None:
+    """Of the classes that have one; None in a model without, whose callers must name the class."""
+    paths = {name: directory / f"identity/{name}.safetensors" for name in classes}
+    found = {name: ClassIdentity.load(path) for name, path in paths.items() if path.is_file()}
+    return Identities.of(found) if found else None
+
+
+def model_fingerprint(directory: Path) -> str:
+    """sha256 over every file of a model directory that can change a decision: all but config.json."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "config.json"):
+        if path.suffix not in {".safetensors", ".json"}:
+            continue
+        digest.update(path.relative_to(directory).as_posix().encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def class_fingerprints(directory: Path) -> dict[str, str]:
+    """Class → sha256 over what can change a decision on that class: encoder, decoder, its bank, its calibration.
+
+    Two model versions may share some of them: a class whose fingerprint stays is inspected as before.
+    """
+    calibrations = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+    shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
+    common = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shared]
+    found = {}
+    for name, calibration in calibrations.items():
+        bank = hashlib.sha256((directory / f"banks/{name}.safetensors").read_bytes()).hexdigest()
+        parts = (*common, bank, json.dumps(calibration, sort_keys=True))
+        found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return found
+
+
+def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
+    """A local directory and a version for a path or a `models:/…` URI, of which `inside` is what the registry keeps.
+
+    The one place where the library asks the registry.
+    """
+    if not location.startswith("models:/"):
+        return Path(location), "directory"
+    import mlflow
+
+    from shadowline.core.settings import Settings, prepare_environment
+
+    prepare_environment()
+    mlflow.set_tracking_uri(Settings().tracking_uri)
+    name, _, alias = location.removeprefix("models:/").partition("@")
+    client = mlflow.MlflowClient()
+    try:
+        version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
+        exact = f"models:/{name.partition('/')[0]}/{version}"
+        folder = begun_again(lambda: mlflow.artifacts.download_artifacts(exact))
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
+    return folder / inside, str(version)
+
+
+def begun_again(download: Callable[[], str]) -> Path:
+    """What MLflow's `download` brings; a folder is hundreds of requests, of which one that stays unanswered ends it.
+
+    Raises what the last of three attempts raised.
+    """
+    from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+    def is_passing(error: BaseException) -> bool:
+        return getattr(error, "error_code", "") == "INTERNAL_ERROR"
+
+    return Path(Retrying(retry=retry_if_exception(is_passing), stop=stop_after_attempt(3), reraise=True)(download))

@@ -1,0 +1,91 @@
+"""From a place on record to a detector that scores."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+
+from shadowline.models.detector import Detector
+from shadowline.models.external.description import DESCRIPTION
+from shadowline.models.external.onnx import MODEL, OnnxDetector
+from shadowline.models.external.pyfunc import MLMODEL, PyfuncDetector, find_description
+from shadowline.models.few_shot.detector import FewShot
+from shadowline.models.inspector import Inspector, resolve
+from shadowline.models.inspector_detector import CandidateDetector
+from shadowline.models.patchcore.detector import PatchCore
+from shadowline.models.winclip.detector import WinClip
+
+
+class Kind(StrEnum):
+    """What lies in a model's directory."""
+
+    INSPECTOR = "inspector"  # a packaged multi-class model
+    PATCHCORE = "patchcore"  # saved by `shadowline.models.patchcore.detector`
+    WINCLIP = "winclip"  # saved by `shadowline.models.winclip.detector`
+    ONNX = "onnx"  # model.onnx and detector.json
+    PYFUNC = "pyfunc"  # an MLflow model and detector.json
+    FEW_SHOT = "few_shot"  # saved by `shadowline.models.few_shot.detector`
+
+
+_PLACES = ("", "artifacts/inspector", "artifacts/legacy")  # in a directory, or in what the registry keeps
+
+
+def load_detector(location: str, class_name: str) -> Detector:
+    """The detector of one class: a directory of any kind, or a `models:/…` URI of one.
+
+    Raises FileNotFoundError, or ValueError where the files are not what was saved, or are of another class.
+    """
+    directory, kind = find_model(location)
+    if kind is Kind.INSPECTOR:
+        return CandidateDetector(Inspector.load(location), class_name)
+    detector = _load(directory, kind)
+    if detector.class_name != class_name:
+        raise ValueError(
+            f"{location}: a model of class '{detector.class_name}', not '{class_name}'; name the right one"
+        )
+    return detector
+
+
+def find_model(location: str) -> tuple[Path, Kind]:
+    """The directory of the model's own files and its kind; raises FileNotFoundError where there is none."""
+    folder, _ = resolve(location, inside="")
+    for place in _PLACES:
+        kind = _kind_of(folder / place)
+        if kind is not None:
+            return folder / place, kind
+    raise FileNotFoundError(
+        f"{location}: no config.json or detector.json in {folder}; name a model's directory or version"
+    )
+
+
+def place_of(location: str | Path) -> str:
+    """A location that means the same from every working directory."""
+    text = str(location)
+    return text if text.startswith("models:/") else str(Path(text).resolve())
+
+
+def _load(directory: Path, kind: Kind) -> Detector:
+    if kind is Kind.PATCHCORE:
+        return PatchCore.load(directory)
+    if kind is Kind.FEW_SHOT:
+        return FewShot.load(directory)
+    if kind is Kind.WINCLIP:
+        return WinClip.load(directory)
+    return OnnxDetector.load(directory) if kind is Kind.ONNX else PyfuncDetector.load(directory)
+
+
+def _kind_of(directory: Path) -> Kind | None:
+    if (directory / MODEL).is_file() and (directory / DESCRIPTION).is_file():
+        return Kind.ONNX
+    if (directory / MLMODEL).is_file() and find_description(directory).is_file():
+        return Kind.PYFUNC
+    config = directory / "config.json"
+    if not config.is_file():
+        return None
+    fields = json.loads(config.read_text(encoding="utf-8"))
+    if fields.get("kind") == Kind.FEW_SHOT:
+        return Kind.FEW_SHOT
+    if "window_scales" in fields:
+        return Kind.WINCLIP
+    return Kind.PATCHCORE if "coreset_share" in fields else Kind.INSPECTOR

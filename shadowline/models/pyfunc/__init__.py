@@ -1,0 +1,1 @@
+"""The code that MLflow loads with a registered model. Nothing else imports it."""

@@ -1,0 +1,43 @@
+"""A legacy model as an MLflow pyfunc, logged as code: asked and answering as the inspector does.
+
+Its files lie in artifacts/legacy, beside limits.json with the class and what an image file may measure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from shadowline.data.images import open_rgb
+from shadowline.data.manifest import Label
+from shadowline.models.loader import load_detector
+from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
+
+
+class LegacyModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    def load_context(self, context: Any) -> None:
+        folder = Path(context.artifacts["legacy"])
+        self.limits = json.loads(Path(context.artifacts["limits"]).read_text(encoding="utf-8"))
+        self.detector = load_detector(str(folder), self.limits.pop("class_name"))
+        self.version = registered_version(folder)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        rows = [self._judge(row) for row in model_input.to_dict("records")]
+        return pd.DataFrame(rows, columns=list(ANSWER))
+
+    def _judge(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
+        asked = row.get("class_name")
+        if isinstance(asked, str) and asked and asked != self.detector.class_name:
+            raise ValueError(f"class {asked!r} is not in this model; it knows {self.detector.class_name}")
+        score = float(self.detector.score([open_rgb(read_row(row), **self.limits)])[0])
+        label = Label.ANOMALOUS if score > self.detector.threshold else Label.NORMAL
+        answer = (score, self.detector.threshold, str(label), self.detector.class_name)
+        return dict(zip(ANSWER, (*answer, self.version, self.detector.fingerprint), strict=True))
+
+
+mlflow.models.set_model(LegacyModel())

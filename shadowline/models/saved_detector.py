@@ -1,0 +1,58 @@
+"""What every detector that we save as tensors and a config does alike."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from pydantic import BaseModel
+from torch import Tensor
+
+
+class SavedConfig(BaseModel):
+    """What decides beside the tensors; each kind adds its own."""
+
+    class_name: str
+    threshold: float | None  # None before calibration
+
+
+class SavedDetector(ABC):
+    """Class, threshold and fingerprint from config and tensors; see `shadowline.models.detector.Detector`."""
+
+    config: SavedConfig
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that is saved beside the config, contiguous and on the CPU."""
+
+    @property
+    def class_name(self) -> str:
+        return self.config.class_name
+
+    @property
+    def threshold(self) -> float:
+        if self.config.threshold is None:
+            raise ValueError(f"class '{self.class_name}': no threshold; call calibrate with scores of val normals")
+        return self.config.threshold
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the config, threshold included, and every tensor."""
+        return fingerprint_of(self.config, self._tensors())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+
+def fingerprint_of(config: BaseModel, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over a config and named tensors."""
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

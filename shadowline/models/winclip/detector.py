@@ -1,0 +1,227 @@
+"""WinCLIP: a detector of a product that nobody has trained on (Jeong et al., CVPR 2023, arXiv 2303.14814).
+
+    clip = load_clip(params.zero_shot, Path())
+    detector = WinClip.from_words("bolt", choose(Path("prompts"), "bolt", "states"), clip, params.zero_shot)
+    detector = detector.with_references(four_normal_images).calibrate(scores_of_val_normals, target_fpr=0.05)
+    detector.save(directory)
+
+Without references the score is the share of the anomalous side of the text (eq. 1); with them, the mean of that and
+of the map's largest association with the references (eq. 6). What is saved needs neither the text tower nor the
+prompts again. Images are scored one by one, so that a score never depends on its neighbours.
+
+Axes: N images · S input size, pixels · W windows · P patches · M reference features · D C widths
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from pydantic import ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.params import ZeroShotParams
+from shadowline.models.conformal import conformal_threshold
+from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
+from shadowline.models.winclip.prompts import Prompts
+from shadowline.models.winclip.scoring import anomaly_share, association, association_map, language_map, window_patches
+from shadowline.models.winclip.tower import (
+    Embedding,
+    TowerDesign,
+    build_tower,
+    embed,
+    embed_image,
+    grid_of,
+    prepare,
+    size_of,
+)
+from shadowline.models.winclip.weights import Clip, embed_sides
+
+Floats = npt.NDArray[np.float64]
+
+_WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
+
+
+class WinClipConfig(SavedConfig):
+    """All that decides a score besides the tensors, and the words that the text came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    class_name: str
+    architecture: str  # open_clip's name, for the record
+    embed_dim: int
+    quick_gelu: bool
+    vision: dict[str, Any]  # open_clip's `vision_cfg`
+    mean: tuple[float, ...]  # per channel, of pixels in 0…1
+    std: tuple[float, ...]
+    clip_sha256: str  # of the weights file that both towers came from
+    prompt_set: str
+    normal: tuple[str, ...]  # prompts
+    anomalous: tuple[str, ...]
+    window_scales: tuple[int, ...]  # patches along a window's side
+    temperature: float
+    num_references: int = 0
+    threshold: float | None  # None: with references, before calibration
+
+    @property
+    def design(self) -> TowerDesign:
+        return TowerDesign(self.embed_dim, self.quick_gelu, self.vision)
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Features of normal images."""
+
+    patches_MC: Tensor
+    windows: tuple[Tensor, ...]  # (M, D) per scale
+
+
+@dataclass(frozen=True, eq=False)
+class WinClip(SavedDetector):
+    """A detector of one class; see `shadowline.models.detector.Detector`."""
+
+    config: WinClipConfig
+    tower: nn.Module
+    text_2D: Tensor  # normal, anomalous
+    references: References | None = None
+
+    @classmethod
+    def from_words(cls, class_name: str, prompts: Prompts, clip: Clip, params: ZeroShotParams) -> WinClip:
+        """The zero-shot detector; raises ValueError for a tower without windows and for prompts that are too long."""
+        config = WinClipConfig(
+            class_name=class_name,
+            architecture=params.architecture,
+            embed_dim=clip.design.embed_dim,
+            quick_gelu=clip.design.quick_gelu,
+            vision=clip.design.vision,
+            mean=clip.mean,
+            std=clip.std,
+            clip_sha256=clip.weights_sha256,
+            prompt_set=prompts.set_name,
+            normal=prompts.normal,
+            anomalous=prompts.anomalous,
+            window_scales=params.window_scales,
+            temperature=params.temperature,
+            threshold=params.threshold,
+        )
+        detector = cls(config, clip.tower, embed_sides(clip, prompts))
+        _ = detector.windows  # refuses scales beyond the grid
+        return detector
+
+    def with_references(self, images: Sequence[Image.Image]) -> WinClip:
+        """The few-shot detector: its scores have another unit, so that it has no threshold before calibration."""
+        if not images:
+            raise ValueError(f"class '{self.class_name}': 0 reference images, need at least 1; collect normal ones")
+        found = [self._embed(image) for image in images]
+        references = References(
+            patches_MC=torch.cat([one.patches_BPC[0] for one in found]),
+            windows=tuple(torch.cat([one.windows[scale][0] for one in found]) for scale in range(len(self.windows))),
+        )
+        config = self.config.model_copy(update={"num_references": len(images), "threshold": None})
+        return dataclasses.replace(self, config=config, references=references)
+
+    def calibrate(self, normal_scores: npt.ArrayLike, target_fpr: float) -> WinClip:
+        """This detector with the split-conformal threshold of held-out normals, hence with a new fingerprint.
+
+        Raises ValueError for too few scores; see `shadowline.models.conformal`.
+        """
+        threshold = conformal_threshold(normal_scores, target_fpr, subject=f"class '{self.class_name}'")
+        return dataclasses.replace(self, config=self.config.model_copy(update={"threshold": threshold}))
+
+    @functools.cached_property
+    def windows(self) -> tuple[Tensor, ...]:
+        """Per scale, the patches of each window: (W, k²)."""
+        device = self.text_2D.device
+        return tuple(window_patches(grid_of(self.tower), side).to(device) for side in self.config.window_scales)
+
+    def score(self, images: Sequence[Image.Image]) -> Floats:
+        """Image scores (N,) in 0…1."""
+        return np.array([self._score_one(image) for image in images], dtype=np.float64)
+
+    def maps(self, images: Sequence[Image.Image]) -> Floats:
+        """Anomaly maps (N, S, S) in 0…1, upsampled from the grid of patches."""
+        found = [self._map_one(image) for image in images]
+        return np.stack(found) if found else np.empty((0, *size_of(self.tower)))
+
+    def save(self, directory: Path) -> None:
+        """Write weights.safetensors and config.json (with the fingerprint) into `directory`."""
+        with replace_file(directory / _WEIGHTS) as temporary:
+            save_file(self._tensors(), temporary)
+        write_json(directory / _CONFIG, {**self.config.model_dump(mode="json"), "fingerprint": self.fingerprint})
+
+    @classmethod
+    def load(cls, directory: Path, *, device: str | torch.device = "cpu") -> WinClip:
+        """The inverse of `save`; raises FileNotFoundError, or ValueError where the content is not what was saved."""
+        for name in (_WEIGHTS, _CONFIG):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(f"{directory / name}: no such file; not a saved WinCLIP, or a partial one")
+        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        expected = fields.pop("fingerprint", None)
+        config, tensors = WinClipConfig.model_validate(fields), load_file(directory / _WEIGHTS)
+        found = fingerprint_of(config, tensors)
+        if found != expected:
+            raise ValueError(f"{directory}: fingerprint {found[:12]}…, but config.json says {expected}; restore it")
+        tower = build_tower(config.design)
+        tower.load_state_dict({k.removeprefix("tower."): v for k, v in tensors.items() if k.startswith("tower.")})
+        placed = {name: tensor.to(device) for name, tensor in tensors.items()}
+        return cls(config, tower.to(device), placed["text"], _references(config, placed))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"tower.{name}": tensor for name, tensor in self.tower.state_dict().items()}
+        tensors["text"] = self.text_2D
+        if self.references is not None:
+            tensors["references.patches"] = self.references.patches_MC
+            for side, features in zip(self.config.window_scales, self.references.windows, strict=True):
+                tensors[f"references.windows.{side}"] = features
+        return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+
+    def _embed(self, image: Image.Image) -> Embedding:
+        return embed(self.tower, self._prepare(image), self.windows)
+
+    def _prepare(self, image: Image.Image) -> Tensor:
+        return prepare(image, size_of(self.tower), self.config.mean, self.config.std).to(self.text_2D.device)
+
+    @torch.inference_mode()
+    def _score_one(self, image: Image.Image) -> float:
+        if self.references is None:  # windows cost a dozen times the image, and its score does not use them
+            return float(self._words(embed_image(self.tower, self._prepare(image))))
+        found = self._embed(image)
+        return float((self._words(found.image_BD) + self._association(found, self.references).max()) / 2)
+
+    @torch.inference_mode()
+    def _map_one(self, image: Image.Image) -> Floats:
+        found = self._embed(image)
+        scales = [self._words(windows) for windows in found.windows]
+        grid_map = language_map(self._words(found.image_BD), scales, self.windows, grid_of(self.tower))
+        if self.references is not None:
+            grid_map = (grid_map + self._association(found, self.references)) / 2
+        large = functional.interpolate(grid_map[:, None], size=size_of(self.tower), mode="bilinear")
+        return np.asarray(large[0, 0].double().cpu().numpy())
+
+    def _words(self, features: Tensor) -> Tensor:
+        return anomaly_share(features, self.text_2D, self.config.temperature)
+
+    def _association(self, found: Embedding, references: References) -> Tensor:
+        patches_BP = association(found.patches_BPC, references.patches_MC)
+        pairs = zip(found.windows, references.windows, strict=True)
+        scales = [association(windows, features) for windows, features in pairs]
+        return association_map(patches_BP, scales, self.windows, grid_of(self.tower))
+
+
+def _references(config: WinClipConfig, tensors: dict[str, Tensor]) -> References | None:
+    if not config.num_references:
+        return None
+    windows = tuple(tensors[f"references.windows.{side}"] for side in config.window_scales)
+    return References(tensors["references.patches"], windows)

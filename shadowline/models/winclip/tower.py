@@ -1,0 +1,130 @@
+"""CLIP's vision tower, asked for three things at once: the whole image, every window of it, and its patches.
+
+    tower = build_tower(design)
+    found = embed(tower, pixels_B3SS, windows)
+
+B images · S input size, pixels · W windows · k² patches of a window · P patches · T tokens · C tower width ·
+D embedding width
+
+A window's embedding is the tower's answer to the class token and that window's patches alone, so its transformer
+runs once per window: a map costs about a dozen times as much as an image score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from shadowline.features import backbones
+from shadowline.models.winclip.scoring import Grid
+
+
+@dataclass(frozen=True)
+class TowerDesign:
+    """What open_clip builds a vision tower from; ValueError for a tower whose patches cannot be masked."""
+
+    embed_dim: int  # D
+    quick_gelu: bool
+    vision: dict[str, Any]  # open_clip's `vision_cfg`
+
+    def __post_init__(self) -> None:
+        if self.vision.get("timm_model_name") or not isinstance(self.vision.get("layers", 12), int):
+            raise ValueError(
+                "zero_shot.architecture: windows need open_clip's own vision transformer, not a convolution or one of "
+                "timm's; take another, e.g. ViT-B-16-plus-240"
+            )
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Not normalised."""
+
+    image_BD: Tensor
+    windows: tuple[Tensor, ...]  # (B, W, D) per scale
+    patches_BPC: Tensor
+
+
+def build_tower(design: TowerDesign) -> nn.Module:
+    """The tower with random weights, in evaluation mode."""
+    tower: nn.Module = backbones.open_clip().model._build_vision_tower(
+        design.embed_dim, dict(design.vision), design.quick_gelu
+    )
+    return tower.eval().requires_grad_(False)
+
+
+def grid_of(tower: nn.Module) -> Grid:
+    rows, columns = tower.grid_size  # type: ignore[misc]
+    return int(rows), int(columns)
+
+
+def size_of(tower: nn.Module) -> Grid:
+    """Height and width of the input, pixels."""
+    height, width = tower.image_size  # type: ignore[misc]
+    return int(height), int(width)
+
+
+def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """RGB, squeezed to the tower's input by bicubic resampling, normalised: (1, 3, S, S).
+
+    Squeezed and not cropped, because a defect at the edge is a defect.
+    """
+    height, width = size
+    small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
+    return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))[None]
+
+
+@torch.inference_mode()
+def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
+    """The whole image alone, (B, D): all that an image score needs."""
+    return _pool(tower, _transform(tower, _tokens(tower, pixels)))
+
+
+@torch.inference_mode()
+def embed(tower: nn.Module, pixels: Tensor, windows: Sequence[Tensor]) -> Embedding:
+    """`windows` holds per scale the indices of the covered patches, (W, k²)."""
+    tokens_BTC = _tokens(tower, pixels)
+    hidden_BTC = _transform(tower, tokens_BTC)
+    return Embedding(
+        image_BD=_pool(tower, hidden_BTC),
+        windows=tuple(_embed_windows(tower, tokens_BTC, places) for places in windows),
+        patches_BPC=_patches(tower, hidden_BTC),
+    )
+
+
+def _tokens(tower: Any, pixels: Tensor) -> Tensor:
+    """The class token and the patches with their positions, before the first norm: (B, 1 + P, C)."""
+    patches_BPC = tower.conv1(pixels).flatten(2).transpose(1, 2)
+    first_B1C = tower.class_embedding.expand(len(patches_BPC), 1, -1)
+    tokens: Tensor = torch.cat([first_B1C, patches_BPC], dim=1) + tower.positional_embedding
+    return tokens
+
+
+def _transform(tower: Any, tokens_BTC: Tensor) -> Tensor:
+    hidden: Tensor = tower.transformer(tower.ln_pre(tokens_BTC))
+    return hidden
+
+
+def _pool(tower: Any, hidden_BTC: Tensor) -> Tensor:
+    """Pooled as the architecture pools, in the space that it shares with text: (B, D)."""
+    pooled: Tensor = tower._pool(hidden_BTC)[0]
+    return pooled @ tower.proj if tower.proj is not None else pooled
+
+
+def _patches(tower: Any, hidden_BTC: Tensor) -> Tensor:
+    """(B, P, C); normed where the architecture norms tokens, as they are where it pools by attention."""
+    patches: Tensor = hidden_BTC[:, 1:] if tower.attn_pool is not None else tower._pool(hidden_BTC)[1]
+    return patches
+
+
+def _embed_windows(tower: nn.Module, tokens_BTC: Tensor, places_Wk: Tensor) -> Tensor:
+    """(B, W, D); image by image, which bounds memory."""
+    first_W1 = torch.zeros(len(places_Wk), 1, dtype=places_Wk.dtype, device=places_Wk.device)
+    chosen = torch.cat([first_W1, places_Wk + 1], dim=1)
+    return torch.stack([_pool(tower, _transform(tower, tokens_TC[chosen])) for tokens_TC in tokens_BTC])

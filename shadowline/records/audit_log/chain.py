@@ -1,0 +1,333 @@
+"""The audit chain in SQL: noted with what it is about, in one transaction; signed and linked right after.
+
+    chain = Chain(open_database(url), open_keys())
+    with engine.begin() as connection:                     # the change and its note: both or neither
+        connection.execute(…)
+        chain.note(connection, [Record(Kind.APPROVAL, "bolt", {"target": "canary"}, "Ada", now)])
+    chain.seal()                                           # what is noted gets its place and its signature
+    chain.append(Record(…))                                # both at once, for what is in no other table
+
+No key is needed to note, so that a rollback never waits for one; what a kill leaves noted, the next seal takes in.
+Entries are never updated or deleted: triggers refuse it, and a signature shows it where they were removed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from shadowline.core.progress import Progress
+from shadowline.records.audit_log.chain_heads import HeadPlace
+from shadowline.records.audit_log.entry import FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry, timestamp
+from shadowline.records.audit_log.keys import FIRST_KEY, Key, KeyFolder
+from shadowline.records.database import reading, reading_any_text
+from shadowline.records.tables import AuditEntryRow, AuditNoteRow
+
+log = logging.getLogger(__name__)
+_LOCK = 728_914  # any fixed number; PostgreSQL's advisory lock
+_CHUNK = 10_000  # entries per round trip when the chain is read
+_SEALED = 1_000  # notes per transaction, which other writers of a SQLite file wait for
+_NO_KEY = "audit: a key is introduced by `Chain.rotate`, and noted by nobody else"
+
+
+class CutChainError(ValueError):
+    """The chain ends before an entry that is known to have been written; nothing is added to it."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """Something outside of the database that knows of an entry."""
+
+    number: int
+    hash: str
+    name: str  # of the witness, for people
+
+    @property
+    def complaint(self) -> str:
+        """Where its entry is not found."""
+        return f"entry {self.number} was written, as {self.name} knows, and is no longer there"
+
+
+class Chain:
+    """The one chain of a database."""
+
+    def __init__(self, engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> None:
+        """`heads`: a second place that is told the last entry."""
+        self.engine, self.keys, self.heads = engine, keys, heads
+
+    # --- writing ---
+
+    def note(self, connection: Connection, records: Iterable[Record]) -> None:
+        """Keep records in the caller's transaction until they are sealed."""
+        rows = [vars(one.noted) for one in records]
+        if any(row["kind"] == Kind.KEY for row in rows):
+            raise ValueError(_NO_KEY)
+        if rows:
+            connection.execute(insert(AuditNoteRow), rows)
+
+    def append(self, *records: Record) -> tuple[Entry, ...]:
+        """Note and seal, both or neither; returns what was sealed, also what others had noted before.
+
+        Raises as `seal` does.
+        """
+        earlier, own = self.seal(), list[Entry]()
+        with self.alone() as connection:
+            self.note(connection, records)
+            while new := self._seal_some(connection):
+                own += new
+        self._remember(own)
+        self.tell_heads()
+        return (*earlier, *own)
+
+    def append_if_possible(self, *records: Record) -> tuple[Entry, ...]:
+        """The same for those whose work must go on: what hinders it is logged, and the notes wait for the next seal."""
+        try:
+            return self.append(*records)
+        except (ValueError, OSError, SQLAlchemyError) as error:
+            _complain(error)
+        with self.engine.begin() as connection:
+            self.note(connection, records)
+        return ()
+
+    def seal(self) -> tuple[Entry, ...]:
+        """Give every note its place in the chain, in the order in which they were noted.
+
+        Raises ValueError where the key is not at hand, or a note would introduce another, and CutChainError where the
+        chain was cut; the notes stay.
+        """
+        sealed: list[Entry] = []
+        while self.num_noted():
+            with self.alone() as connection:
+                new = self._seal_some(connection)
+            self._remember(new)
+            sealed += new
+        return tuple(sealed)
+
+    def seal_if_possible(self) -> None:
+        """The same for those whose work must go on; see `append_if_possible`."""
+        try:
+            self.seal()
+        except (ValueError, OSError, SQLAlchemyError) as error:
+            _complain(error)
+
+    def tell_heads(self) -> None:
+        """Copy the last entry's number and hash to the second place, where there is one.
+
+        `seal` does not: a rollback waits for no other machine. A place that is away is logged; a later head covers all
+        that came before it.
+        """
+        try:
+            head = self.keys.head
+            if self.heads is not None and head is not None:
+                self.heads.keep(head)
+        except ValueError as error:
+            log.error("audit: the last entry is not copied, tried again with the next: %s", error)
+
+    def rotate(self, name: str, by: str) -> Entry:
+        """From here on a new key signs, introduced by the one before; the very first introduces itself.
+
+        Raises ValueError for a name that is none, or that a key of this chain has or had.
+        """
+        with self.alone() as connection:
+            last = self._last(connection)
+            if self._introduced(connection, name):
+                raise ValueError(f"key '{name}' signs or signed this chain; choose another name")
+            new = self._introduce(name, by, last)
+            self._insert(connection, [new])
+        self._remember([new])
+        return new
+
+    def _seal_some(self, connection: Connection) -> list[Entry]:
+        rows = connection.execute(select(AuditNoteRow).order_by(AuditNoteRow.id).limit(_SEALED)).all()
+        if not rows:
+            return []
+        last = self._last(connection)
+        new = [] if last else [self._introduce(FIRST_KEY, rows[0].by, None)]
+        signer = self._signer(last or new[0])
+        for row in rows:
+            if row.kind == Kind.KEY:  # who can write notes could have a key of his own signed
+                raise ValueError(f"{_NO_KEY}; note {row.id} does: find out who wrote it, and remove it")
+            note = Note(row.at, row.by, row.kind, row.subject, row.body)
+            new.append(next_entry(note, new[-1] if new else last, signer))
+        self._insert(connection, new)
+        connection.execute(delete(AuditNoteRow).where(AuditNoteRow.id.in_([row.id for row in rows])))
+        return new
+
+    def _remember(self, written: Sequence[Entry]) -> None:
+        """After the transaction: what is written is written, also where the key folder cannot be told."""
+        try:
+            for last in written[-1:]:
+                self.keys.remember(last)
+        except ValueError as error:
+            log.error("audit: %s", error)
+
+    def _introduce(self, name: str, by: str, last: Entry | None) -> Entry:
+        """The entry of a key, which is made unless a kill left it behind."""
+        signer = self._signer(last) if last else None
+        key = self.keys.obtain(name)
+        body = {"public_key": key.public, "replaces": signer.name if signer else None}
+        return next_entry(Record(Kind.KEY, name, body, by, datetime.now(UTC)).noted, last, signer or key)
+
+    def _signer(self, last: Entry) -> Key:
+        """The key that has to sign what follows `last`."""
+        return self.keys.load(last.subject if last.kind == Kind.KEY else last.key)
+
+    def _insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        connection.execute(insert(AuditEntryRow), [vars(one) for one in entries])
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A transaction that no other writer of the chain runs beside; SQLite has one writer anyhow."""
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            yield connection
+
+    def _last(self, connection: Connection) -> Entry | None:
+        """Raises CutChainError where the entry that the key folder remembers is not there."""
+        query, head = select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1), self.keys.head
+        row = connection.execute(query).first()
+        if head is not None and _hash_of(connection, head.number) != head.hash:
+            raise CutChainError(
+                f"audit chain: entry {head.number} was written with the keys in {self.keys.folder}, and is not in this "
+                f"database; restore it from a backup, or give it keys of its own (SHADOWLINE_AUDIT_KEYS)"
+            )
+        return _entry(row) if row else None
+
+    def _introduced(self, connection: Connection, name: str) -> bool:
+        query = select(AuditEntryRow.number).where(AuditEntryRow.kind == str(Kind.KEY), AuditEntryRow.subject == name)
+        return connection.execute(query).first() is not None
+
+    # --- reading ---
+
+    def entries(
+        self,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        kinds: Iterable[Kind] = (),
+        subject: str = "",
+        first: int = 1,
+        last: int | None = None,
+    ) -> Iterator[Entry]:
+        """In order; of a span of time (`since` included, `until` not) or of numbers, of some kinds, on one subject."""
+        query = select(AuditEntryRow).order_by(AuditEntryRow.number)
+        query = query.where(AuditEntryRow.number >= first) if first > 1 else query
+        query = query.where(AuditEntryRow.number <= last) if last is not None else query
+        query = query.where(AuditEntryRow.at >= timestamp(since)) if since else query
+        query = query.where(AuditEntryRow.at < timestamp(until)) if until else query
+        chosen = [str(kind) for kind in kinds]
+        query = query.where(AuditEntryRow.kind.in_(chosen)) if chosen else query
+        query = query.where(AuditEntryRow.subject == subject) if subject else query
+        with reading_any_text(self.engine) as connection:
+            streamed = connection.execution_options(yield_per=_CHUNK).execute(query)
+            yield from (_entry(row) for row in streamed)
+
+    def latest(self, kind: Kind, subject: str = "") -> Note | None:
+        """The last of a kind, about a subject or any, sealed or not."""
+        with reading(self.engine) as connection:
+            for table, order in ((AuditNoteRow, AuditNoteRow.id), (AuditEntryRow, AuditEntryRow.number)):
+                query = select(table).where(table.kind == str(kind)).order_by(order.desc()).limit(1)
+                row = connection.execute(query.where(table.subject == subject) if subject else query).first()
+                if row is not None:
+                    return Note(row.at, row.by, row.kind, row.subject, row.body)
+        return None
+
+    def num_noted(self) -> int:
+        """Notes that wait to be sealed."""
+        with reading(self.engine) as connection:
+            return int(connection.execute(select(func.count()).select_from(AuditNoteRow)).scalar_one())
+
+    def noted_since(self) -> str | None:
+        """The time of the oldest note that waits to be sealed."""
+        with reading(self.engine) as connection:
+            found: str | None = connection.execute(select(func.min(AuditNoteRow.at))).scalar()
+        return found
+
+    def verify(
+        self, progress: Progress, trusted: Mapping[str, str] | None = None, witnesses: Iterable[Witness] = ()
+    ) -> Soundness:
+        """Walk along the whole chain, and look for what it is known to have held.
+
+        `trusted`: name → public half of the first key at least, and of others that must occur; those in the key folder
+        where None. What the folder remembers is a witness itself. Raises ValueError where there is nothing to trust.
+        """
+        walk, num_entries = Walk(self._trusted(trusted)), self._count()
+        found, known = Soundness(0, None), [*self._own_witness(), *witnesses]
+        unheard, witnessed = {(one.number, one.hash): one for one in known}, 0
+        with progress.task("audit chain", total=num_entries) as task:
+            entries = self.entries()
+            while chunk := list(islice(entries, _CHUNK)):
+                found = walk.check(chunk)
+                if not found.sound:
+                    return found
+                for entry in chunk if unheard else ():
+                    if unheard.pop((entry.number, entry.hash), None):
+                        witnessed = entry.number
+                task.advance(len(chunk))
+        found = replace(found, witnessed=max(witnessed, min(found.num_entries, self._remembered())))
+        return _without_gaps(found, list(unheard.values()), sorted(set(trusted or ()) - walk.introduced))
+
+    def unheard(self, witnesses: Iterable[Witness]) -> Witness | None:
+        """The first, the key folder among them, whose entry is not in the database as it was written."""
+        with reading(self.engine) as connection:
+            lost = [one for one in (*self._own_witness(), *witnesses) if _hash_of(connection, one.number) != one.hash]
+        return min(lost, key=lambda one: one.number, default=None)
+
+    def _trusted(self, given: Mapping[str, str] | None) -> Mapping[str, str]:
+        keys = self.keys.public() if given is None else given
+        if not keys and self._count():
+            raise ValueError(
+                f"audit chain: no public key in {self.keys.folder} to check it with; give --trust NAME=HEX, or the "
+                "folder (SHADOWLINE_AUDIT_KEYS)"
+            )
+        return keys
+
+    def _own_witness(self) -> list[Witness]:
+        head = self.keys.head
+        return [Witness(head.number, head.hash, str(self.keys.folder / "head.json"))] if head else []
+
+    def _remembered(self) -> int:
+        """Up to where the key folder knows the chain now, what was sealed during a walk included."""
+        head = self.keys.head
+        if head is None:
+            return 0
+        with reading(self.engine) as connection:
+            return head.number if _hash_of(connection, head.number) == head.hash else 0
+
+    def _count(self) -> int:
+        with reading(self.engine) as connection:
+            return int(connection.execute(select(func.count()).select_from(AuditEntryRow)).scalar_one())
+
+
+def _without_gaps(found: Soundness, unheard: Sequence[Witness], missing_keys: Sequence[str]) -> Soundness:
+    """Sound only where every witness is right and every trusted key occurs."""
+    if unheard:
+        first = min(unheard, key=lambda one: one.number)
+        bad = min(found.num_entries + 1, first.number)
+        return replace(found, first_bad=bad, reason=first.complaint)
+    if missing_keys:
+        reason = f"key '{missing_keys[0]}' is trusted, and no entry introduces it"
+        return replace(found, first_bad=found.num_entries + 1, reason=reason)
+    return found
+
+
+def _hash_of(connection: Connection, number: int) -> str | None:
+    query = select(AuditEntryRow.hash).where(AuditEntryRow.number == number)
+    found: str | None = connection.execute(query).scalar()
+    return found
+
+
+def _complain(error: Exception) -> None:
+    log.error("audit: not sealed, tried again later: %s", " ".join(str(error).split()))
+
+
+def _entry(row: Any) -> Entry:
+    return Entry(*(getattr(row, name) for name in FIELDS))

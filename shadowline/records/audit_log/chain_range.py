@@ -1,0 +1,137 @@
+"""The stretch of the audit chain that covers a period, without a gap, walked along while it is read.
+
+    stretch = Stretch.of(chain, Period(since, until))
+    for line in stretch.lines(progress): …        # every entry as JSON; raises UnsoundChainError at the first bad one
+
+Entries have their place by when they were sealed, and their time by when it happened: an entry that lies between two of
+the period belongs to the stretch, whatever its time says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select
+
+from shadowline.core.progress import Progress
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.entry import BEGINNING, Entry, Kind, Walk, public_key_in, timestamp
+from shadowline.records.database import reading
+from shadowline.records.tables import AuditEntryRow
+
+_CHUNK = 10_000  # entries between two steps of the progress bar
+
+
+class UnsoundChainError(ValueError):
+    """An entry of the chain is not what was signed."""
+
+
+@dataclass(frozen=True)
+class Period:
+    """Raises ValueError for a period that ends before it begins."""
+
+    since: datetime | None  # UTC, included; None: from the beginning
+    until: datetime  # UTC, not included
+
+    def __post_init__(self) -> None:
+        if self.since is not None and self.since >= self.until:
+            raise ValueError(f"period: from {self.since} to {self.until}; it has to begin before it ends")
+
+    def __contains__(self, at: datetime) -> bool:
+        return (self.since is None or self.since <= at) and at < self.until
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Entries `first` to `last`; of an empty one, `last` is the one before `first`."""
+
+    chain: Chain
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, chain: Chain, period: Period) -> Stretch:
+        before = [AuditEntryRow.at < timestamp(period.since)] if period.since else [AuditEntryRow.number < 1]
+        within = [AuditEntryRow.at < timestamp(period.until)]
+        within += [AuditEntryRow.at >= timestamp(period.since)] if period.since else []
+        first, last = _span(chain, within)
+        if first is None or last is None:
+            last = _span(chain, before)[1] or 0
+            first = last + 1
+        return cls(chain, first, last)
+
+    @property
+    def num_entries(self) -> int:
+        return self.last - self.first + 1
+
+    @property
+    def before(self) -> Entry | None:
+        """What the stretch follows; None: it begins the chain."""
+        return self._entry(self.first - 1)
+
+    @property
+    def end(self) -> Entry | None:
+        """Its last entry, or what an empty one follows."""
+        return self._entry(self.last)
+
+    @property
+    def head(self) -> Entry | None:
+        """The last entry of the whole chain."""
+        return self._entry(_span(self.chain, [])[1] or 0)
+
+    def entries(self, kinds: Iterable[Kind] = ()) -> Iterator[Entry]:
+        return self.chain.entries(kinds=kinds, first=self.first, last=self.last)
+
+    def keys(self) -> tuple[Entry, ...]:
+        """Every key of the whole chain."""
+        return tuple(self.chain.entries(kinds=[Kind.KEY]))
+
+    def registered_after(self) -> tuple[str, ...]:
+        """The versions whose registration the chain tells after the stretch as well."""
+        later = self.chain.entries(kinds=[Kind.REGISTRATION], first=self.last + 1)
+        return tuple(sorted({one.subject.removeprefix("models:/") for one in later}))
+
+    def num_by_kind(self) -> dict[str, int]:
+        of_stretch = AuditEntryRow.number.between(self.first, self.last)
+        query = select(AuditEntryRow.kind, func.count()).where(of_stretch).group_by(AuditEntryRow.kind)
+        with reading(self.chain.engine) as connection:
+            return dict(sorted((kind, number) for kind, number in connection.execute(query).tuples()))
+
+    def lines(self, progress: Progress) -> Iterator[str]:
+        """Raises UnsoundChainError at the first entry that does not hold."""
+        said = {one.subject: public_key_in(one) for one in self.keys()}
+        if not all(said.values()):
+            raise UnsoundChainError("audit chain: an entry of a key does not hold it; see `shadowline audit verify`")
+        trusted = said | self.chain.keys.public()
+        walk, entries = Walk(trusted, self.before), self.entries()
+        with progress.task("audit chain", total=self.num_entries) as task:
+            while chunk := list(islice(entries, _CHUNK)):
+                found = walk.check(chunk)
+                if not found.sound:
+                    raise UnsoundChainError(f"audit chain: {found.reason}; see `shadowline audit verify`")
+                yield from (to_line(one) for one in chunk)
+                task.advance(len(chunk))
+
+    def _entry(self, number: int) -> Entry | None:
+        return next(self.chain.entries(first=number, last=number), None)
+
+
+def to_line(entry: Entry) -> str:
+    return json.dumps(entry.to_dict())
+
+
+def place(entry: Entry | None) -> dict[str, Any]:
+    """Number and hash of an entry, or of the beginning."""
+    return {"number": entry.number, "hash": entry.hash} if entry else {"number": 0, "hash": BEGINNING}
+
+
+def _span(chain: Chain, chosen: Iterable[ColumnElement[bool]]) -> tuple[int | None, int | None]:
+    """The first and the last number of the chosen entries."""
+    query = select(func.min(AuditEntryRow.number), func.max(AuditEntryRow.number)).where(*chosen)
+    with reading(chain.engine) as connection:
+        return connection.execute(query).tuples().one()

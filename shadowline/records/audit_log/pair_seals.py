@@ -1,0 +1,304 @@
+"""Pairs, sealed in batches: every hour of a class has the root of a Merkle tree over its pairs in the chain.
+
+    seal_pairs(chain, now)              # at every tick: the hours that ended a while ago
+    compare_pairs(engine, progress)     # every root made again from the rows
+
+An entry of kind `pairs` is about one class and says, in UTC,
+
+    {"hour": "2026-01-05T06", "count": 62, "root": …, "last_id": 901, "next_id": 950, "leaf": 1}
+
+Its batch are the pairs of that class and hour with ids above those of the batch before it, up to `last_id`; so a pair
+that is recorded late, from a gateway's spool, is in a batch of its own. Below `next_id` nothing was left unsealed.
+Leaves are in order of their ids; a leaf is the JSON list of the columns that LEAF_COLUMNS names for its `leaf`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, func, select, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import InstrumentedAttribute
+
+from shadowline.core.progress import Progress
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.merkle import Tree
+from shadowline.records.audit_log.rows import plain_values
+from shadowline.records.audit_log.state import Difference, TableReport
+from shadowline.records.audit_log.statements import Statement, read_latest, read_statements
+from shadowline.records.database import reading, reading_any_text
+from shadowline.records.tables import PairRow
+from shadowline.rollout.engine import ENGINE
+
+log = logging.getLogger(__name__)
+
+SETTLING = timedelta(minutes=15)  # after the end of an hour, before it is sealed: what is under way gets there
+LEAF_COLUMNS = {  # what a leaf covers, by the number that its entry states; one that was used is never changed
+    1: (
+        "id", "key", "trace_id", "class_name", "image_id", "image_path", "captured_at", "received_at",
+        "capture_suspect", "source", "frame_group", "is_first", "review_share", "review_drawn", "candidate", "legacy",
+        "answered_by", "candidate_score", "candidate_threshold", "candidate_alarm", "candidate_latency_ms",
+        "candidate_error", "legacy_score", "legacy_threshold", "legacy_alarm", "legacy_latency_ms", "legacy_error",
+    ),
+}  # fmt: skip
+_LEAF = max(LEAF_COLUMNS)
+_AT_ONCE = 250_000  # pairs that one tick seals, a few seconds; the first one after an upgrade finds all of them
+_HOUR = len("2026-01-05T06")
+_CHUNK = 10_000  # pairs between two steps of the progress bar
+_PATIENCE_S = 5  # for a writer of pairs that does not come to its end
+
+Place = tuple[str, str]  # class, hour
+
+
+def received() -> InstrumentedAttribute[datetime]:
+    """The column by whose hour pairs are sealed: when the server received the image."""
+    return PairRow.received_at
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What one entry says of one batch."""
+
+    statement: Statement
+    place: Place
+    count: int
+    root: str
+    last_id: int
+    next_id: int
+    leaf: int
+
+
+@dataclass(frozen=True)
+class PairsReport:
+    """All pairs, held to the chain."""
+
+    table: TableReport
+    num_batches: int
+    num_late: int  # pairs in batches beyond the first of their hour: recorded late, or too many for one tick
+
+
+# --- sealing --------------------------------------------------------------------------------------------------------
+
+
+def seal_pairs(chain: Chain, now: datetime) -> int:
+    """Note the batches of all hours that have settled, and seal the notes; returns how many pairs are new in them.
+
+    Pairs are read beside their writers, which wait for nothing but the moment in which the notes are written.
+    """
+    settled = _last_settled(chain.engine)
+    gathered = _gather(chain.engine, settled, now)
+    if not gathered.batches or not _note(chain, gathered, settled, now):
+        return 0
+    chain.seal()
+    return sum(batch.tree.num_leaves for batch in gathered.batches.values())
+
+
+def seal_pairs_if_possible(chain: Chain, now: datetime) -> None:
+    """The same for a tick, which goes on without; what hinders it is logged, and the next tick tries again."""
+    try:
+        seal_pairs(chain, now)
+    except (ValueError, OSError, SQLAlchemyError) as error:
+        log.error("audit: pairs not sealed, tried again at the next tick: %s", " ".join(str(error).split()))
+
+
+@dataclass
+class _Batch:
+    tree: Tree
+    last_id: int
+
+
+def _latest(connection: Connection, settled: int) -> Seal | None:
+    """The batch that was noted last. What somebody else wrote among the notes is passed over, be it sealed by now."""
+    said = map(seal_of, read_latest(connection, Kind.PAIRS))
+    return next((one for one in said if one is not None and one.next_id <= settled + 1), None)
+
+
+def _last_settled(engine: Engine) -> int:
+    """The last id; no smaller one comes after it. PostgreSQL gives ids before it commits: writers are waited for."""
+    query = select(func.max(PairRow.id))
+    if engine.dialect.name != "postgresql":
+        with reading(engine) as connection:
+            return int(connection.execute(query).scalar() or 0)
+    with engine.begin() as connection:
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE_S}s'"))
+        connection.execute(text(f"LOCK TABLE {PairRow.__tablename__} IN SHARE MODE"))
+        return int(connection.execute(query).scalar() or 0)
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    batches: Mapping[Place, _Batch]
+    before: Seal | None  # what was noted last
+    next_id: int  # the smallest id that they leave unsealed
+
+
+def _gather(engine: Engine, settled: int, now: datetime) -> _Gathered:
+    cutoff = (now.astimezone(UTC) - SETTLING).replace(minute=0, second=0, microsecond=0)
+    batches: dict[Place, _Batch] = {}
+    sealed: dict[Place, int] = {}
+    with reading_any_text(engine) as connection:
+        before = _latest(connection, settled)
+        within = (PairRow.id >= (before.next_id if before else 0), PairRow.id <= settled)
+        first_open = connection.execute(select(func.min(PairRow.id)).where(*within, received() >= cutoff)).scalar()
+        num_read, last_read = 0, settled
+        for values in _read(
+            connection,
+            lambda query: query.where(*within, received() < cutoff).order_by(PairRow.id).limit(_AT_ONCE),
+        ):
+            num_read, last_read = num_read + 1, values[_ID]
+            place = _place_of(values)
+            if place not in sealed:
+                sealed[place] = max((one.last_id for one in _seals(connection, *place)), default=0)
+            if last_read > sealed[place]:
+                batch = batches.setdefault(place, _Batch(Tree(), 0))
+                batch.tree.add(_leaf(_LEAF, values))
+                batch.last_id = last_read
+    next_id = last_read + 1 if num_read == _AT_ONCE else settled + 1
+    return _Gathered(batches, before, next_id if first_open is None else min(next_id, first_open))
+
+
+def _note(chain: Chain, gathered: _Gathered, settled: int, now: datetime) -> bool:
+    """False where another tick has sealed meanwhile: nothing is noted."""
+    with chain.alone() as connection:
+        if _latest(connection, settled) != gathered.before:
+            return False
+        chain.note(connection, _records(gathered, now))
+    return True
+
+
+def _records(gathered: _Gathered, now: datetime) -> Iterator[Record]:
+    for (class_name, hour), batch in sorted(gathered.batches.items()):
+        body = {
+            "hour": hour,
+            "count": batch.tree.num_leaves,
+            "root": batch.tree.root().hex(),
+            "last_id": batch.last_id,
+            "next_id": gathered.next_id,
+            "leaf": _LEAF,
+        }
+        yield Record(Kind.PAIRS, class_name, body, ENGINE, now)
+
+
+def _seals(connection: Connection, class_name: str, hour: str) -> Iterator[Seal]:
+    """The batches of one class and hour."""
+    found = (seal_of(one) for one in read_statements(connection, [Kind.PAIRS], class_name, containing=hour))
+    return (one for one in found if one is not None and one.place[1] == hour)
+
+
+# --- verifying ------------------------------------------------------------------------------------------------------
+
+
+def compare_pairs(engine: Engine, progress: Progress) -> PairsReport:
+    """Make every root again, at one moment; names class and hour of those that differ.
+
+    Pairs of hours that are not sealed yet are pending.
+    """
+    with reading_any_text(engine) as connection:
+        seals, garbage = _all_seals(connection)
+        check = _Check(seals)
+        total = int(connection.execute(select(func.count()).select_from(PairRow)).scalar_one())
+        with progress.task("pairs", total=total) as task:
+            for counted, values in enumerate(_read(connection, lambda query: query.order_by(PairRow.id)), start=1):
+                check.add(values)
+                if counted % _CHUNK == 0:
+                    task.advance(_CHUNK)
+    found = [*garbage, *check.differences()]
+    num_noted = sum(check.trees[one].num_leaves for one in check.trees if check.seals[one].statement.number is None)
+    late = sum(one.count for batches in seals.values() for one in batches[1:])
+    table = TableReport(PairRow.__tablename__, check.num_rows, 0, check.num_unsealed + num_noted, tuple(found))
+    return PairsReport(table, sum(map(len, seals.values())), late)
+
+
+class _Check:
+    """Puts each pair into its batch."""
+
+    def __init__(self, seals: Mapping[Place, Sequence[Seal]]) -> None:
+        self._by_place = seals
+        self._next_id = max((one.next_id for batches in seals.values() for one in batches), default=0)
+        self.seals = {(one.place, one.last_id): one for batches in seals.values() for one in batches}
+        self.trees: dict[tuple[Place, int], Tree] = defaultdict(Tree)
+        self.num_rows = self.num_unsealed = 0
+        self._left_out: dict[Place, int] = defaultdict(int)
+
+    def add(self, values: Sequence[Any]) -> None:
+        place, number = _place_of(values), values[_ID]
+        self.num_rows += 1
+        batch = next((one for one in self._by_place.get(place, ()) if number <= one.last_id), None)
+        if batch is not None:
+            self.trees[place, batch.last_id].add(_leaf(batch.leaf, values))
+        elif number < self._next_id:
+            self._left_out[place] += 1
+        else:
+            self.num_unsealed += 1
+
+    def differences(self) -> Iterator[Difference]:
+        for key, seal in self.seals.items():
+            tree = self.trees.get(key) or Tree()
+            if (tree.num_leaves, tree.root().hex()) != (seal.count, seal.root):
+                found = f"{tree.num_leaves} pairs with root {tree.root().hex()[:12]}…"
+                signed = f"{seal.count} pairs with root {seal.root[:12]}…"
+                yield _difference(seal.place, signed, found, seal.statement.number)
+        for place, number in self._left_out.items():
+            yield _difference(place, "no entry", f"{number} pairs that were not there when later ones were sealed")
+
+
+def _difference(place: Place, signed: str, found: str, entry: int | None = None) -> Difference:
+    class_name, hour = place
+    return Difference(PairRow.__tablename__, "batch", f"{class_name!a} in hour {hour!a}", signed, found, entry, hour)
+
+
+def _all_seals(connection: Connection) -> tuple[dict[Place, list[Seal]], list[Difference]]:
+    """Class and hour → its batches, in order; and what is no batch that could follow the ones before it."""
+    found: dict[Place, list[Seal]] = defaultdict(list)
+    garbage = []
+    for statement in read_statements(connection, [Kind.PAIRS]):
+        seal = seal_of(statement)
+        if seal is None:
+            garbage.append(_difference((statement.subject, "unknown"), f"{statement.name} names no batch", "", None))
+        elif found[seal.place] and seal.last_id <= found[seal.place][-1].last_id:
+            signed = f"a batch up to id {found[seal.place][-1].last_id}"
+            garbage.append(_difference(seal.place, signed, f"another up to id {seal.last_id} in {statement.name}"))
+        else:
+            found[seal.place].append(seal)
+    return found, garbage
+
+
+def seal_of(said: Statement) -> Seal | None:
+    """None for a statement that does not say what it has to: only a note can, which anybody may have written."""
+    facts = said.facts
+    numbers = [facts.get(name) for name in ("count", "last_id", "next_id", "leaf")]
+    hour, root = facts.get("hour"), facts.get("root")
+    if not (all(type(one) is int for one in numbers) and isinstance(hour, str) and isinstance(root, str)):
+        return None
+    count, last_id, next_id, leaf = map(int, (one or 0 for one in numbers))
+    return Seal(said, (said.subject, hour), count, root, last_id, next_id, leaf) if leaf in LEAF_COLUMNS else None
+
+
+# --- leaves ---------------------------------------------------------------------------------------------------------
+
+
+_COLUMNS = list(PairRow.__table__.columns)
+_PLACES = {column.name: place for place, column in enumerate(_COLUMNS)}
+_ID, _CLASS, _RECEIVED = _PLACES["id"], _PLACES["class_name"], _PLACES[received().key]
+_PICK = {leaf: itemgetter(*(_PLACES[name] for name in names)) for leaf, names in LEAF_COLUMNS.items()}
+
+
+def _read(connection: Connection, chosen: Callable[[Select[Any]], Select[Any]]) -> Iterator[list[Any]]:
+    """All columns of pairs."""
+    return plain_values(connection, _COLUMNS, chosen)
+
+
+def _place_of(values: Sequence[Any]) -> Place:
+    return str(values[_CLASS]), str(values[_RECEIVED])[:_HOUR]
+
+
+def _leaf(leaf: int, values: Sequence[Any]) -> bytes:
+    return json.dumps(_PICK[leaf](values), separators=(",", ":"), default=repr).encode()

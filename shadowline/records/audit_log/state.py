@@ -1,0 +1,472 @@
+"""The tables that decide, held to the entries that sign them.
+
+    for report in compare_tables(engine):
+        report.table, report.num_rows, report.differences
+
+Every row is signed by an entry of the chain: a phase, an approval, an order and that it was obeyed, an item of the
+checklist, an action of the outbox, a label, the location of a model. What differs is named by table, column and key. A
+row whose note waits to be sealed counts as pending. Entries from before rows were numbered in them are matched by their
+content, and counted as older.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from shadowline.core.differences import differences
+from shadowline.records.audit_log.entry import Kind, json_sha256
+from shadowline.records.audit_log.rows import plain_rows
+from shadowline.records.audit_log.statements import Statement, read_statements
+from shadowline.records.database import reading_any_text
+from shadowline.records.tables import (
+    ActionRow,
+    ApprovalRow,
+    Base,
+    ChampionRow,
+    ClassRow,
+    EventRow,
+    EvidenceRow,
+    FeedbackRow,
+    ModelRow,
+    OrderRow,
+    RefusalRow,
+)
+
+Row = Mapping[str, Any]
+NO_ROW, NO_ENTRY = "no such row", "no entry"
+_STATED = ("share", "candidate", "legacy", "reason")  # of a class's state, in plain words in every entry of a phase
+_KINDS = (
+    Kind.PHASE,
+    Kind.APPROVAL,
+    Kind.REFUSAL,
+    Kind.ORDER,
+    Kind.EVIDENCE,
+    Kind.FEEDBACK,
+    Kind.LOCATION,
+    Kind.CHAMPION,
+)
+_SHOWN = 120  # letters of a value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an entry signs, and what is there instead."""
+
+    table: str
+    column: str
+    key: str  # of the row
+    signed: str
+    found: str
+    entry: int | None = None  # None: no entry speaks of it, or only a note
+    at: str = ""  # UTC, when what it is about happened; empty where that is not known
+
+    def __str__(self) -> str:
+        source = f" by entry {self.entry}" if self.entry else ""
+        return f"{self.table}.{self.column} of {self.key}: signed{source} is {self.signed}, found is {self.found}"
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """One table, held to the chain."""
+
+    table: str
+    num_rows: int
+    num_older: int  # rows whose entry does not sign all of them: it is from before that was done
+    num_pending: int  # rows that only a note signs, which waits to be sealed
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one statement says that a row holds."""
+
+    statement: Statement
+    key: Any  # of the row; None: the statement does not name it, and is matched by its content
+    columns: Mapping[str, Any]
+
+    def differences(self, table: str, key: str, row: Row) -> Iterator[Difference]:
+        for column, signed in self.columns.items():
+            if row[column] != signed:
+                yield self.difference(table, column, key, signed, row[column])
+
+    def difference(self, table: str, column: str, key: str, signed: Any, found: Any) -> Difference:
+        entry, at = self.statement.number, self.statement.at
+        return Difference(table, column, shown(key), shown(signed), shown(found), entry, at)
+
+
+def compare_tables(engine: Engine) -> tuple[TableReport, ...]:
+    """Every table but the pairs (`shadowline/records/audit_log/pair_seals.py`), at one moment."""
+    with reading_any_text(engine) as connection:
+        said: dict[str, list[Statement]] = defaultdict(list)
+        for statement in read_statements(connection, _KINDS):
+            said[statement.kind].append(statement)
+        return tuple(compare(connection, said) for compare in _COMPARISONS)
+
+
+def shown(value: Any) -> str:
+    """A value for people: printable and short."""
+    text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+# --- the rollout ----------------------------------------------------------------------------------------------------
+
+
+def _compare_events(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    rows = {row["revision"]: row for row in plain_rows(connection, EventRow)}
+    claims = [_phase_claim(one) for one in said[Kind.PHASE]]
+    found = list(_by_key(EventRow, "revision", rows, claims))
+    first = {claim.key: claim for claim in reversed(claims)}
+    for revision in rows.keys() & first.keys():
+        found += _state_differences(EventRow, "after", str(revision), first[revision], rows[revision]["after"])
+    older = sum("after_sha256" not in first[one].statement.facts for one in rows.keys() & first.keys())
+    return _report(EventRow, rows.values(), [first[one] for one in rows.keys() & first.keys()], found, older)
+
+
+def _phase_claim(said: Statement) -> Claim:
+    facts = said.facts
+    columns = {
+        "at": said.at,
+        "by": said.by,
+        "source": facts.get("from"),
+        "class_name": said.subject,
+        "phase": facts.get("to"),
+    }
+    return Claim(said, _key(facts.get("revision")), columns)
+
+
+def _state_differences(table: type[Base], column: str, key: str, claim: Claim, state: Any) -> Iterator[Difference]:
+    """A class's state against the entry of its last event: by its hash, and by what the entry says in plain words."""
+    facts, name = claim.statement.facts, table.__tablename__
+    if not isinstance(state, dict):
+        yield claim.difference(name, column, key, "a JSON object", state)
+        return
+    stated = {field: facts[field] for field in _STATED if field in facts}
+    stated |= {"class_name": claim.statement.subject, "phase": facts.get("to")}
+    wrong = [field for field, signed in stated.items() if state.get(field) != signed]
+    for field in wrong:
+        yield claim.difference(name, f"{column}.{field}", key, stated[field], state.get(field))
+    signed, found = facts.get("after_sha256"), json_sha256(state)
+    if signed is not None and signed != found and not wrong:
+        yield claim.difference(name, column, key, f"sha256 {signed}", f"sha256 {found}")
+
+
+def _compare_classes(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    """The phase table is what the last event of each class leads to."""
+    rows = {row["class_name"]: row for row in plain_rows(connection, ClassRow)}
+    last: dict[str, Claim] = {}
+    for statement in said[Kind.PHASE]:
+        claim = Claim(statement, statement.subject, {"revision": statement.facts.get("revision")})
+        if statement.subject not in last or _revision(claim) > _revision(last[statement.subject]):
+            last[statement.subject] = claim
+    found = list(_by_key(ClassRow, "class_name", rows, list(last.values())))
+    events = {row["revision"]: row["after"] for row in plain_rows(connection, EventRow)}
+    for name in rows.keys() & last.keys():
+        found += _class_differences(name, last[name], rows[name]["state"], events)
+    compared = [last[name] for name in rows.keys() & last.keys()]
+    older = sum("after_sha256" not in claim.statement.facts for claim in compared)
+    return _report(ClassRow, rows.values(), compared, found, older)
+
+
+def _class_differences(name: str, claim: Claim, state: Any, events: Mapping[Any, Any]) -> Iterator[Difference]:
+    """Field by field where the event that led here is as it was signed."""
+    after = events.get(_revision(claim))
+    is_signed = isinstance(after, dict) and json_sha256(after) == claim.statement.facts.get("after_sha256")
+    if not (is_signed and isinstance(after, dict) and isinstance(state, dict)):
+        yield from _state_differences(ClassRow, "state", name, claim, state)
+        return
+    for field, values in differences(after, state).items():
+        yield claim.difference(
+            ClassRow.__tablename__, f"state.{field}", name, *(values[side] for side in ("from", "to"))
+        )
+
+
+def _revision(claim: Claim) -> int:
+    revision = claim.statement.facts.get("revision")
+    return revision if isinstance(revision, int) else 0
+
+
+def _compare_actions(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    """What was to be done outside, by the entry of the event that asked for it; whether it is done is not signed."""
+    rows = list(plain_rows(connection, ActionRow))
+    asked: dict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        asked[row["revision"]].append(row)
+    found: list[Difference] = []
+    claims: list[Claim] = []
+    older = 0
+    for statement in said[Kind.PHASE]:
+        claim = _phase_claim(statement)
+        mine = asked.pop(claim.key, [])
+        if "actions" not in statement.facts:
+            older += len(mine)
+            continue
+        claims += [claim] * len(mine)
+        found += _action_differences(claim, mine)
+    found += [_unsigned(ActionRow, "revision", row["id"], row) for left in asked.values() for row in left]
+    return _report(ActionRow, rows, claims, found, older)
+
+
+def _action_differences(claim: Claim, rows: Sequence[Row]) -> Iterator[Difference]:
+    actions = claim.statement.facts["actions"]
+    for action, row in zip(actions, rows, strict=False):
+        yield from Claim(claim.statement, None, action).differences(ActionRow.__tablename__, f"id {row['id']}", row)
+    key = f"revision {claim.key}"
+    for action in actions[len(rows) :]:
+        yield claim.difference(ActionRow.__tablename__, "revision", key, _summary(action), NO_ROW)
+    for row in rows[len(actions) :]:
+        yield _unsigned(ActionRow, "revision", f"id {row['id']}", row)
+
+
+# --- what people said -----------------------------------------------------------------------------------------------
+
+
+def _compare_approvals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(connection, ApprovalRow, [_approval_claim(one) for one in said[Kind.APPROVAL]])
+
+
+def _compare_refusals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(connection, RefusalRow, [_approval_claim(one) for one in said[Kind.REFUSAL]])
+
+
+def _approval_claim(said: Statement) -> Claim:
+    facts = {name: said.facts.get(name) for name in ("target", "legacy", "candidate")}
+    return Claim(said, _key(said.facts.get("id")), {"class_name": said.subject, **facts, "by": said.by, "at": said.at})
+
+
+def _compare_evidence(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(connection, EvidenceRow, [_evidence_claim(one) for one in said[Kind.EVIDENCE]])
+
+
+def _evidence_claim(said: Statement) -> Claim:
+    facts = {name: said.facts.get(name) for name in ("legacy", "item", "link")}
+    return Claim(said, _key(said.facts.get("id")), {"class_name": said.subject, **facts, "by": said.by, "at": said.at})
+
+
+def _compare_orders(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    """An order has an entry for each of its classes, and so has that it was obeyed."""
+    obeyed = {_key(one.facts.get("id")): one.facts["obeyed_at_revision"] for one in said[Kind.ORDER] if _is_obeyed(one)}
+    given = [one for one in said[Kind.ORDER] if not _is_obeyed(one)]
+    claims = [_order_claim(one, one.facts.get("classes"), obeyed) for one in given if "id" in one.facts]
+    older: dict[tuple[str, ...], list[Statement]] = defaultdict(list)
+    for one in given:
+        if "id" not in one.facts:
+            older[str(one.facts.get("order")), str(one.facts.get("why")), one.by, one.at].append(one)
+    claims += [_order_claim(group[0], [one.subject for one in group], None) for group in older.values()]
+    return _compare_numbered(connection, OrderRow, claims)
+
+
+def _is_obeyed(said: Statement) -> bool:
+    return "obeyed_at_revision" in said.facts
+
+
+def _order_claim(said: Statement, classes: Any, obeyed: Mapping[Any, Any] | None) -> Claim:
+    """`obeyed`: order → revision; None for an older entry, of whose order nothing signs when it was obeyed."""
+    columns = {"kind": said.facts.get("order"), "classes": classes, "why": said.facts.get("why")}
+    columns |= {"by": said.by, "at": said.at}
+    number = _key(said.facts.get("id"))
+    return Claim(said, number, columns if obeyed is None else {**columns, "done_revision": obeyed.get(number)})
+
+
+def _compare_feedback(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    claims = [_feedback_claim(one) for one in said[Kind.FEEDBACK]]
+    all_noted_since = min((one.statement.at for one in claims if one.key is not None), default="~")
+    report = _compare_numbered(connection, FeedbackRow, claims, lambda rows: _repeated(rows, all_noted_since))
+    return TableReport(
+        report.table,
+        report.num_rows,
+        report.num_older,
+        report.num_pending,
+        (*report.differences, *_supersession(plain_rows(connection, FeedbackRow))),
+    )
+
+
+def _feedback_claim(said: Statement) -> Claim:
+    facts = said.facts
+    columns = {
+        "class_name": said.subject,
+        "image_id": facts.get("image"),
+        "label": facts.get("to"),
+        "by": said.by,
+        "at": said.at,
+        "note": facts.get("note"),
+    }
+    return Claim(said, _key(facts.get("id")), columns)
+
+
+def _repeated(rows: Iterable[Row], all_noted_since: str) -> set[int]:
+    """Ids of labels that an image had already, from the time when such were not noted."""
+    standing: dict[tuple[Any, Any], Any] = {}
+    found = set()
+    for row in rows:
+        image = row["class_name"], row["image_id"]
+        if standing.get(image) == row["label"] and str(row["at"]) < all_noted_since:
+            found.add(row["id"])
+        standing[image] = row["label"]
+    return found
+
+
+def _supersession(rows: Iterable[Row]) -> Iterator[Difference]:
+    """Of the labels of an image the last one counts, and no other."""
+    last: dict[tuple[Any, Any], Row] = {}
+    for row in rows:
+        image = row["class_name"], row["image_id"]
+        if image in last:
+            yield from _superseded_is(True, last[image])
+        last[image] = row
+    for row in last.values():
+        yield from _superseded_is(False, row)
+
+
+def _superseded_is(expected: bool, row: Row) -> Iterator[Difference]:
+    if row["superseded"] is not expected:
+        found, at = shown(row["superseded"]), str(row["at"])
+        yield Difference(FeedbackRow.__tablename__, "superseded", f"id {row['id']}", str(expected), found, None, at)
+
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def _compare_models(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    """A newer location of the same model wins."""
+    rows = {row["fingerprint"]: row for row in plain_rows(connection, ModelRow)}
+    last = {_key(one.facts.get("fingerprint")): _location_claim(one) for one in said[Kind.LOCATION]}
+    found = list(_by_key(ModelRow, "fingerprint", rows, list(last.values())))
+    return _report(ModelRow, rows.values(), [last[one] for one in rows.keys() & last.keys()], found)
+
+
+def _location_claim(said: Statement) -> Claim:
+    columns = {name: said.facts.get(name) for name in ("class_name", "role", "location", "version")}
+    return Claim(said, _key(said.facts.get("fingerprint")), {**columns, "at": said.at})
+
+
+def _compare_champions(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+    """A class whose last entry names no model has no row."""
+    rows = {row["class_name"]: row for row in plain_rows(connection, ChampionRow)}
+    last = {one.subject: one for one in said[Kind.CHAMPION]}
+    claims = {
+        name: Claim(one, name, {"fingerprint": one.facts["fingerprint"], "at": one.at})
+        for name, one in last.items()
+        if one.facts.get("fingerprint") is not None
+    }
+    found = list(_by_key(ChampionRow, "class_name", rows, list(claims.values())))
+    return _report(ChampionRow, rows.values(), [claims[one] for one in rows.keys() & claims.keys()], found)
+
+
+# --- rows and claims ------------------------------------------------------------------------------------------------
+
+
+def _compare_numbered(
+    connection: Connection,
+    table: type[Base],
+    claims: Sequence[Claim],
+    excuse: Callable[[Iterable[Row]], set[int]] = lambda rows: set(),
+) -> TableReport:
+    """A table whose rows have ids; `excuse`: ids of rows of which no entry has to speak."""
+    rows = {row["id"]: row for row in plain_rows(connection, table)}
+    named = [claim for claim in claims if claim.key is not None]
+    found = list(_by_key(table, "id", rows, named, all_signed=False))
+    first = {claim.key: claim for claim in reversed(named)}
+    left, unmatched = _match_older(
+        [row for number, row in rows.items() if number not in first], [one for one in claims if one.key is None]
+    )
+    num_older = len(rows) - len(left) - len(rows.keys() & first.keys())
+    excused = excuse(rows.values()) if left else set()
+    found += [_gone(table, "id", claim) for claim in unmatched]
+    found += [_unsigned(table, "id", row["id"], row) for row in left if row["id"] not in excused]
+    num_older += sum(row["id"] in excused for row in left)
+    return _report(table, rows.values(), [first[one] for one in rows.keys() & first.keys()], found, num_older)
+
+
+def _match_older(rows: Iterable[Row], claims: Iterable[Claim]) -> tuple[list[Row], list[Claim]]:
+    """Rows that no claim without a key describes, and claims that describe no row."""
+    wanted: Counter[str] = Counter()
+    by_content: dict[str, list[Claim]] = defaultdict(list)
+    names: tuple[str, ...] = ()
+    for claim in claims:
+        names = tuple(claim.columns)
+        by_content[repr(tuple(claim.columns.values()))].append(claim)
+    left = []
+    for row in rows:
+        content = repr(tuple(row[name] for name in names))
+        if wanted[content] < len(by_content.get(content, ())):
+            wanted[content] += 1
+        else:
+            left.append(row)
+    return left, [claim for content, group in by_content.items() for claim in group[wanted[content] :]]
+
+
+def _by_key(
+    table: type[Base], key: str, rows: Mapping[Any, Row], claims: Sequence[Claim], all_signed: bool = True
+) -> Iterator[Difference]:
+    """Each claim against the row that it names; the first claim of a row counts, and another must not contradict it.
+
+    `all_signed`: a row that no claim names is a difference.
+    """
+    first: dict[Any, Claim] = {}
+    for claim in claims:
+        if claim.key not in first:
+            first[claim.key] = claim
+            row = rows.get(claim.key)
+            found = (
+                [_gone(table, key, claim)]
+                if row is None
+                else claim.differences(table.__tablename__, _of(key, claim.key), row)
+            )
+            yield from found
+        elif claim.columns != first[claim.key].columns:
+            signed, second = _summary(first[claim.key].columns), f"{claim.statement.name}: {_summary(claim.columns)}"
+            yield first[claim.key].difference(table.__tablename__, key, _of(key, claim.key), signed, second)
+    for name in rows.keys() - first.keys() if all_signed else ():
+        yield _unsigned(table, key, name, rows[name])
+
+
+def _gone(table: type[Base], column: str, claim: Claim) -> Difference:
+    key = _of(column, claim.key) if claim.key is not None else "a row"
+    return claim.difference(table.__tablename__, column, key, _summary(claim.columns), NO_ROW)
+
+
+def _unsigned(table: type[Base], column: str, key: Any, row: Row) -> Difference:
+    at = str(row["at"]) if "at" in row else ""
+    return Difference(table.__tablename__, column, _of(column, key), NO_ENTRY, shown(_summary(row)), None, at)
+
+
+def _of(column: str, key: Any) -> str:
+    return shown(key) if column in ("class_name", "fingerprint") else f"{column} {shown(key)}"
+
+
+def _summary(columns: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {shown(value)}" for name, value in columns.items() if name not in ("id", "after", "state")
+    )
+
+
+def _key(value: Any) -> Any:
+    """What a statement names a row by; a note may name anything."""
+    return value if value is None or isinstance(value, int | str) else repr(value)
+
+
+def _report(
+    table: type[Base], rows: Iterable[Row], claims: Iterable[Claim], found: Iterable[Difference], num_older: int = 0
+) -> TableReport:
+    pending = sum(claim.statement.number is None for claim in claims)
+    return TableReport(table.__tablename__, len(list(rows)), num_older, pending, tuple(found))
+
+
+_COMPARISONS = (
+    _compare_classes,
+    _compare_events,
+    _compare_actions,
+    _compare_approvals,
+    _compare_refusals,
+    _compare_orders,
+    _compare_evidence,
+    _compare_feedback,
+    _compare_models,
+    _compare_champions,
+)

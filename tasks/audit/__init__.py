@@ -1,0 +1,1 @@
+"""Reproduction, verification, decision records and evidence packs."""

@@ -1,0 +1,263 @@
+"""One decision shown again: gathered from the records, the registry and wherever its image lies, and scored anew.
+
+    drawn = draw_decision(Question("line-7.0042"), Layout(), limits, now, Path("out"))
+    drawn.record.confirmed, drawn.folder        # record.json, page.html, heatmap.png
+
+The model only counts with the fingerprint that the pair names (tasks/audit/decision_model.py), the image with its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shadowline.audit.decision import Case, compare, draw_up, said_by
+from shadowline.audit.inspection import (
+    HeatMap,
+    InspectionRecord,
+    Outcome,
+    Rerun,
+    Said,
+    digest,
+)
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.device import pick_device
+from shadowline.core.layout import Layout
+from shadowline.core.params import CLASS_NAME_PATTERN, DataParams
+from shadowline.data.images import open_rgb, read_bounded
+from shadowline.data.manifest import content_id
+from shadowline.enrolment.inbox import Inbox
+from shadowline.inference.overlay import heatmap_overlay
+from shadowline.inference.routing import position
+from shadowline.inference.scoring import Answer, Heat, ScoringError, score_all, scorer_of
+from shadowline.inference.scoring import Question as Asked
+from shadowline.models.detector import Detector
+from shadowline.models.inspector_detector import CandidateDetector
+from shadowline.records.audit_log.entry import Entry, Kind, Record
+from shadowline.records.pairs import Pair
+from shadowline.records.stores import Records, open_records
+from shadowline.records.traces import StoredPair, pairs_of_trace, words_on
+from shadowline.report.decision import Picture, build_page
+from tasks.audit.decision_model import Loaded, load_deciding
+
+DRAWER = "audit decision"  # who put the record on the chain
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_COOL = 0.97  # of a legacy model's map stays without colour
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which decision is to be shown, and what the caller knows of it."""
+
+    trace_id: str
+    class_name: str = ""  # needed where pairs of several classes carry the trace id
+    image: Path | None = None
+    part: str = ""  # the part's number
+    rerun: bool = True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The record, its entry in the chain, and where it lies."""
+
+    record: InspectionRecord
+    entry: Entry
+    folder: Path
+
+    def to_dict(self) -> dict[str, object]:
+        """What record.json holds."""
+        record = self.record.to_dict()
+        return {"record": record, "record_sha256": digest(record), "entry": self.entry.to_dict()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Again:
+    """The image scored again, and where the model saw it."""
+
+    rerun: Rerun
+    image: Image.Image | None = None
+    overlay: Image.Image | None = None
+    caption: str = ""  # of the overlay
+
+
+def draw_decision(question: Question, layout: Layout, limits: DataParams, now: datetime, out: Path) -> Drawn:
+    """Draw the record up, put its hash on the chain, and write it into a folder below `out`.
+
+    Raises ValueError for a trace id that no pair or that several carry, and FileNotFoundError for an image that is
+    nowhere, unless no re-run is asked for.
+    """
+    records = open_records()
+    stored, several = _choose(question, pairs_of_trace(records.pairs.engine, question.trace_id))
+    data = _find_image(stored.pair, question, layout, limits)
+    with tempfile.TemporaryDirectory() as scratch:
+        loaded = load_deciding(stored, records, Path(scratch) / "restored")
+        again = _score_again(stored, loaded, data, limits, asked=question.rerun)
+    record = draw_up(_case(question, stored, loaded, records), again.rerun, now)
+    entry = _put_on_chain(record, records, now)
+    name = question.trace_id if _FOLDER_NAME.fullmatch(question.trace_id) else content_id(question.trace_id.encode())
+    folder = out / (f"{name}-{record.part.class_name}" if several else name)
+    return _write(Drawn(record, entry, folder), again, records.chain.keys.public()[entry.key])
+
+
+# --- which pair, which image ----------------------------------------------------------------------------------------
+
+
+def _choose(question: Question, found: Sequence[StoredPair]) -> tuple[StoredPair, bool]:
+    """The pair that is meant, and whether there are others; of one image judged twice, what was recorded last."""
+    if not found:
+        raise ValueError(f"trace '{question.trace_id}': nothing was inspected under it; check the id")
+    fitting = [one for one in found if question.class_name in ("", one.pair.class_name)]
+    if question.image is not None and len({one.pair.image_id for one in fitting}) > 1:
+        image_id = content_id(question.image.read_bytes())
+        fitting = [one for one in fitting if one.pair.image_id == image_id]
+    if len({(one.pair.class_name, one.pair.image_id) for one in fitting}) != 1:
+        there_are = ", ".join(sorted({f"{one.pair.class_name} (image {one.pair.image_id[:12]}…)" for one in found}))
+        raise ValueError(f"trace '{question.trace_id}': {there_are} carry it; choose with --class and --image")
+    return fitting[-1], len({one.pair.class_name for one in found}) > 1
+
+
+def _find_image(pair: Pair, question: Question, layout: Layout, limits: DataParams) -> bytes | None:
+    """The bytes that were inspected; None where nobody will look at them and they are nowhere."""
+    others = []
+    for path in _places(pair, question.image, layout):
+        if path.is_file():
+            data = read_bounded(path, limits.max_file_bytes + 1)
+            if content_id(data) == pair.image_id:
+                return data
+            others.append(str(path))
+    if not question.rerun:
+        return None
+    found = f"; {', '.join(others)}: another image by now" if others else ""
+    raise FileNotFoundError(
+        f"trace '{question.trace_id}': image {pair.image_id[:12]}… is nowhere{found}; name it with --image, "
+        "or draw the record without it (--no-rerun)"
+    )
+
+
+def _places(pair: Pair, given: Path | None, layout: Layout) -> Iterator[Path]:
+    if given is not None:
+        yield given
+        return
+    if pair.image_path:
+        yield layout.root / pair.image_path
+    if re.fullmatch(CLASS_NAME_PATTERN, pair.class_name) and _SHA256.fullmatch(pair.image_id):
+        for folder in (layout.inspected / pair.class_name, layout.images(pair.class_name)):
+            yield from sorted(folder.glob(f"{pair.image_id}.*"))
+        yield from sorted(Inbox(layout.inbox, pair.class_name).folder.rglob(f"{pair.image_id}.*"))
+
+
+# --- again ----------------------------------------------------------------------------------------------------------
+
+
+def _score_again(stored: StoredPair, loaded: Loaded, data: bytes | None, limits: DataParams, *, asked: bool) -> _Again:
+    """The image alone under the model, as the gateway asks it."""
+    pair, image = stored.pair, None
+    if data is not None:
+        name = f"image {pair.image_id[:12]}…"
+        image = open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+    if not asked:
+        return _Again(Rerun(Outcome.NOT_ASKED, "not asked for"), image)
+    if loaded.detector is None or image is None:
+        return _Again(Rerun(Outcome.IMPOSSIBLE, loaded.facts.problem), image)
+    answer = _ask(loaded.detector, image)
+    if isinstance(answer, ScoringError):
+        return _Again(Rerun(Outcome.DIFFERENT, f"the model gives no answer now: {answer}"), image)
+    decided = said_by(stored, pair.answered_by)
+    if decided.score is None:
+        return _Again(Rerun(Outcome.DIFFERENT, "the model gave no answer then, and gives one now"), image)
+    rerun = _compared(decided, answer, loaded.detector)
+    return _Again(rerun, image, *_draw(image, answer.heat, loaded.detector)) if answer.heat else _Again(rerun, image)
+
+
+def _ask(detector: Detector, image: Image.Image) -> Answer | ScoringError:
+    """With the map where the model has one; a model without maps is asked for the score alone."""
+    scorer = scorer_of(detector)
+    for wants_heat in (True, False):
+        (answer,) = score_all(scorer, [Asked(image, detector.class_name, wants_heat)])
+        if isinstance(answer, Answer):
+            return answer
+    assert isinstance(answer, ScoringError)  # the question had a class
+    return answer
+
+
+def _compared(decided: Said, answer: Answer, detector: Detector) -> Rerun:
+    return compare(decided, answer.score, answer.threshold, _environment(), _heatmap(answer.heat))
+
+
+def _heatmap(heat: Heat | None) -> HeatMap | None:
+    if heat is None:
+        return None
+    height, width = heat.map_HW.shape
+    return HeatMap(height, width, hashlib.sha256(np.ascontiguousarray(heat.map_HW, "<f8").tobytes()).hexdigest())
+
+
+def _draw(image: Image.Image, heat: Heat, detector: Detector) -> tuple[Image.Image, str]:
+    """The map over the image, and what its colours say: a legacy model's map has no level of normal parts."""
+    level, caption = heat.level, "What the model saw: coloured where it is beyond the level of normal parts"
+    if not isinstance(detector, CandidateDetector):
+        level, caption = float(np.quantile(heat.map_HW, _COOL)), "What the model saw: coloured where its map is hottest"
+    return heatmap_overlay(image, heat.map_HW, level, coverage=heat.coverage), caption
+
+
+def _environment() -> str:
+    """What a score may depend on by rounding."""
+    where = f"{pick_device()}, {torch.get_num_threads()} threads, {platform.machine()}"
+    return f"Python {platform.python_version()}, torch {torch.__version__}, {where}"
+
+
+# --- put on record --------------------------------------------------------------------------------------------------
+
+
+def _case(question: Question, stored: StoredPair, loaded: Loaded, records: Records) -> Case:
+    pair, chain = stored.pair, records.chain
+    phases = chain.entries(kinds=[Kind.PHASE], subject=pair.class_name)
+    return Case(
+        stored=stored,
+        number=question.part,
+        position=position(pair.image_id) if _SHA256.fullmatch(pair.image_id) else 0.0,
+        words=words_on(records.pairs.engine, pair.class_name, pair.image_id),
+        model=loaded.facts,
+        calibration=loaded.calibration,
+        events=records.rollout.events(pair.class_name),
+        entries=(*chain.entries(kinds=[Kind.REGISTRATION]), *phases),
+    )
+
+
+def _put_on_chain(record: InspectionRecord, records: Records, now: datetime) -> Entry:
+    """The entry of this record, whoever sealed it. Raises ValueError where the key is not at hand."""
+    sha256 = digest(record.to_dict())
+    body = {
+        "record_sha256": sha256,
+        "class_name": record.part.class_name,
+        "image_id": record.part.image_id,
+        "decision": str(record.decision.decision),
+        "rerun": str(record.rerun.outcome),
+        "confirmed": record.confirmed,
+    }
+    records.chain.append(Record(Kind.DECISION, record.part.trace_id, body, DRAWER, now))
+    entries = records.chain.entries(since=now, kinds=[Kind.DECISION], subject=record.part.trace_id)
+    return next(one for one in entries if one.facts["record_sha256"] == sha256)
+
+
+def _write(drawn: Drawn, again: _Again, public_key: str) -> Drawn:
+    if again.overlay is None:
+        (drawn.folder / "heatmap.png").unlink(missing_ok=True)  # of an earlier drawing
+    else:
+        with replace_file(drawn.folder / "heatmap.png") as temporary:
+            again.overlay.save(temporary, format="PNG")
+    page = build_page(drawn.record, drawn.entry, public_key, Picture(again.image, again.overlay, again.caption))
+    with replace_file(drawn.folder / "page.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    write_json(drawn.folder / "record.json", {**drawn.to_dict(), "public_key": public_key})
+    return drawn

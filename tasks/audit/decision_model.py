@@ -1,0 +1,132 @@
+"""The model that decided on a part, whatever has become of it since, and what is known of it.
+
+    loaded = load_deciding(stored, open_records(), Path("/tmp/new"))
+    loaded.detector, loaded.facts.source, loaded.facts.problem
+
+From the registry, or from its archive where its version was deleted. Only the fingerprint that the pair names counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+from safetensors import SafetensorError
+
+from shadowline.audit.inspection import CalibrationFacts, ModelFacts
+from shadowline.data.manifest import content_id
+from shadowline.models.detector import Detector
+from shadowline.models.few_shot.detector import FewShot
+from shadowline.models.inspector_detector import CandidateDetector
+from shadowline.models.loader import find_model, load_detector
+from shadowline.records.audit_log.entry import timestamp
+from shadowline.records.rollout_store import LEGACY, ModelPlace
+from shadowline.records.stores import Records
+from shadowline.records.traces import StoredPair
+from tasks.integrations.mlflow_registry import ModelVersion, client, list_versions
+from tasks.rollout.legacy_models import restore_legacy
+
+_UNKNOWN = CalibrationFacts(None, "", None, None, "", "")
+_CANNOT_BE_LOADED = (ValueError, OSError, SafetensorError, MlflowException)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The model that decided, where it could be loaded."""
+
+    facts: ModelFacts
+    calibration: CalibrationFacts
+    detector: Detector | None
+
+
+def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> Loaded:
+    """The model of the side that answered; what hinders is said in `facts.problem`. `scratch` is not there yet."""
+    pair = stored.pair
+    fingerprint = pair.candidate if pair.answered_by == "candidate" else pair.legacy
+    facts, since = ModelFacts("", "", (), "", "", "", "", "", "", ""), _UNKNOWN
+    try:
+        place = records.rollout.model(fingerprint)
+        facts, since = _of_registry(facts, place, stored.received_at)
+        facts, detector, directory = _open(facts, place, pair.class_name, scratch)
+    except _CANNOT_BE_LOADED as error:
+        problem = f"the model that decided cannot be loaded: {error}"
+        return Loaded(replace(facts, problem=problem), since, None)
+    if detector.fingerprint != fingerprint:
+        problem = f"{directory} holds model {detector.fingerprint[:12]}…, the pair names {fingerprint[:12]}…"
+        return Loaded(replace(facts, problem=problem), _calibration(detector, since), None)
+    return Loaded(_of_files(facts, detector, directory), _calibration(detector, since), detector)
+
+
+def _open(facts: ModelFacts, place: ModelPlace, class_name: str, scratch: Path) -> tuple[ModelFacts, Detector, Path]:
+    """From where the records say; a legacy model that is no longer there, from its archive."""
+    location = f"models:/{facts.name}/{facts.version}" if facts.same_in else place.location
+    try:
+        detector = load_detector(location, class_name)
+        source = "registry" if location.startswith("models:/") else "directory"
+        return replace(facts, source=source), detector, find_model(location)[0]
+    except _CANNOT_BE_LOADED as error:
+        if place.role != LEGACY:
+            raise
+        try:
+            restored = restore_legacy(class_name, place.fingerprint, scratch)
+        except _CANNOT_BE_LOADED as missing:
+            raise ValueError(f"{error}; nor from its archive: {missing}") from None
+        return replace(facts, source="archive"), load_detector(str(restored), class_name), restored
+
+
+def _of_registry(facts: ModelFacts, place: ModelPlace, at: datetime) -> tuple[ModelFacts, CalibrationFacts]:
+    """The version that was the newest at that time of all that decide by the same bits, and since when they do."""
+    name = place.location.removeprefix("models:/").rpartition("/")[0] if "models:/" in place.location else ""
+    if not name:
+        return replace(facts, name=place.location, version=place.version), _UNKNOWN
+    versions = [one for one in reversed(list_versions(name)) if _decides(one, place)]
+    if not versions:
+        return replace(facts, name=name, version=place.version), _UNKNOWN
+    times = [_registered_at(one) for one in versions]
+    chosen = versions[max(0, sum(time <= at for time in times) - 1)]
+    known = replace(
+        facts,
+        name=name,
+        version=chosen.version,
+        same_in=tuple(one.version for one in versions),
+        git_commit=chosen.tags.get("git_commit", ""),
+        params_hash=chosen.tags.get("params_hash", ""),
+    )
+    return known, replace(_UNKNOWN, since_version=versions[0].version, since=timestamp(times[0]))
+
+
+def _registered_at(version: ModelVersion) -> datetime:
+    created_ms = client().get_model_version(version.name, version.version).creation_timestamp
+    return datetime.fromtimestamp(created_ms / 1000, UTC)
+
+
+def _decides(version: ModelVersion, place: ModelPlace) -> bool:
+    own = version.class_fingerprints.get(place.class_name, version.tags.get("fingerprint"))
+    return own == place.fingerprint
+
+
+def _of_files(facts: ModelFacts, detector: Detector, directory: Path) -> ModelFacts:
+    if not isinstance(detector, CandidateDetector):
+        return facts
+    return replace(
+        facts,
+        encoder=detector.inspector.config["encoder_fingerprint"],
+        bank=content_id((directory / f"banks/{detector.class_name}.safetensors").read_bytes()),
+        decoder=content_id((directory / "decoder.safetensors").read_bytes()),
+    )
+
+
+def _calibration(detector: Detector, since: CalibrationFacts) -> CalibrationFacts:
+    if isinstance(detector, CandidateDetector):
+        one = detector.inspector.calibrations[detector.class_name]
+        method, promise, num_images = "split-conformal threshold", one.target_fpr, one.num_calibrating
+        return replace(since, threshold=one.threshold, method=method, target_fpr=promise, num_images=num_images)
+    if isinstance(detector, FewShot):
+        few = detector.config
+        method = f"few-shot, from {few.basis}"
+        return replace(
+            since, threshold=few.threshold, method=method, target_fpr=few.promised_fpr, num_images=few.num_images
+        )
+    return replace(since, threshold=detector.threshold, method="the legacy model's own, without a promise")

@@ -1,0 +1,263 @@
+"""The evidence of a period: gathered from the audit chain, the records, MLflow and DVC, and packed.
+
+    export_pack(open_records(), Layout(), params, Period(since, until), Path("evidence.zip"), "Ada", now)
+
+Nothing is judged here that was not judged before, and nothing is packed that is not what the chain signs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from shadowline.audit.pack import PackWriter, new_pack, to_json
+from shadowline.audit.verify_pack import outcomes
+from shadowline.core.hashing import file_sha256
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+from shadowline.evaluation.evidence import Evidence as PairEvidence
+from shadowline.evaluation.evidence import count_cells, slot_of
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.chain_range import Period, Stretch, UnsoundChainError, place, to_line
+from shadowline.records.audit_log.entry import Entry, Kind, public_key_in
+from shadowline.records.audit_log.pair_seals import compare_pairs
+from shadowline.records.audit_log.state import Difference, compare_tables
+from shadowline.records.database import reading
+from shadowline.records.evidence import read_table
+from shadowline.records.stores import Records
+from shadowline.records.tables import ApprovalRow, EvidenceRow, OrderRow, PairRow
+from shadowline.report.evidence import (
+    AgreementFacts,
+    ChainFacts,
+    Evidence,
+    Reproduction,
+    Word,
+    render_index,
+    version_id,
+)
+from shadowline.report.model_card import Card, render_card
+from shadowline.rollout.state import Event
+from shadowline.rollout.weighing import appraise
+from tasks.audit.evidence_versions import find_versions, read_classes
+from tasks.integrations.audit_log import find_witnesses
+from tasks.integrations.registry_comparison import compare_registry
+
+log = logging.getLogger(__name__)
+
+_MOMENT = timedelta(microseconds=1)  # pairs are counted after a time and up to another, a period is the other way round
+_SHOWN = (Kind.PROMOTION, Kind.BACKUP, Kind.DELETION)  # on the first page, one by one
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a pack holds."""
+
+    path: Path
+    sha256: str
+    root: str  # public half of the chain's first key, hex
+    num_entries: int
+    first: int
+    last: int
+    num_versions: int
+    num_files: int
+
+
+def export_pack(
+    records: Records, layout: Layout, params: Params, period: Period, target: Path, by: str, now: datetime,
+    progress: Progress,
+) -> Exported:  # fmt: skip
+    """Write the pack of a period; what is noted and not yet in the chain gets its place first.
+
+    Raises ValueError for a chain without entries, and UnsoundChainError, with no pack written, for one that does not
+    hold, for records or numbers that are not those that it signs, and for a pack that its own verifier would refuse.
+    """
+    records.chain.seal()
+    _require_whole(records.chain)
+    _require_as_signed(records, period, progress)
+    stretch = Stretch.of(records.chain, period)
+    keys = stretch.keys()
+    if not keys:
+        raise ValueError("audit chain: no entries yet, so nothing to show and no key to sign with; retrain first")
+    signer = records.chain.keys.load(keys[-1].subject)
+    with new_pack(target, lambda path: _require_verified(path, public_key_in(keys[0]))) as pack:
+        pack.add_lines("chain.jsonl", stretch.lines(progress))
+        pack.add_lines("keys.jsonl", map(to_line, keys))
+        pack.add("anchor.json", to_json(stretch.before.to_dict() if stretch.before else place(None)))
+        evidence = _gather(records, layout, params, period, stretch, keys, pack, by, now)
+        pack.add("index.html", render_index(evidence))
+        facts = {"since": evidence.since, "until": evidence.until, "made_by": by, "made_at": evidence.made_at}
+        ends = {"head": evidence.chain.head, "last": place(stretch.end), "registered_after": stretch.registered_after()}
+        pack.sign({**facts, **ends}, signer)
+    return Exported(
+        path=target,
+        sha256=file_sha256(target),
+        root=evidence.chain.root,
+        num_entries=stretch.num_entries,
+        first=stretch.first,
+        last=stretch.last,
+        num_versions=len(evidence.versions),
+        num_files=len(pack.files),
+    )
+
+
+def _require_whole(chain: Chain) -> None:
+    """Witnesses, as far as they answer, know entries that a chain whose end was cut no longer has."""
+    witnesses, absent, problem = find_witnesses(chain)
+    for line in filter(None, (problem, *absent)):
+        log.warning("a witness was not heard: %s", line)
+    lost = chain.unheard(witnesses)
+    if lost is not None:
+        raise UnsoundChainError(f"audit chain: {lost.complaint}; see `shadowline audit verify`")
+
+
+def _require_as_signed(records: Records, period: Period, progress: Progress) -> None:
+    """What the pack would show of the records in the period, and of any version that is there."""
+    engine = records.chain.engine
+    registry = compare_registry(records.chain)
+    if registry.problem:
+        raise ValueError(f"the registry does not answer, and its numbers cannot be compared: {registry.problem}")
+    tables = (*compare_tables(engine), compare_pairs(engine, progress).table)
+    of_period = [one for table in tables for one in table.differences if _may_be_of(one, period)]
+    faults = [*map(str, (*registry.differences, *of_period))]
+    if faults:
+        more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise UnsoundChainError(f"audit chain: {faults[0]}{more}; see `shadowline audit verify`")
+
+
+def _may_be_of(difference: Difference, period: Period) -> bool:
+    """By the time that is signed or written; what has none may be of any."""
+    try:
+        at = datetime.fromisoformat(difference.at)
+    except ValueError:
+        return True
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)) in period
+
+
+def _require_verified(path: Path, root: str) -> None:
+    """Nothing is signed that the pack's own verifier refuses."""
+    faults = [f"{name}: {reason}" for name, reason, holds in outcomes(path, root) if not holds]
+    if faults:
+        raise UnsoundChainError(f"the pack's verifier refuses it: {'; '.join(faults)}; see `shadowline audit verify`")
+
+
+def _gather(
+    records: Records, layout: Layout, params: Params, period: Period, stretch: Stretch, keys: Sequence[Entry],
+    pack: PackWriter, by: str, now: datetime,
+) -> Evidence:  # fmt: skip
+    """What the first page shows; the files that it links to are added on the way."""
+    within = tuple(event for event in records.rollout.events() if event.at in period)
+    versions = find_versions(records, params, period, stretch)
+    words = tuple(_words(records, period, pack, within))
+    cards = [Card(one, read_classes(one, layout)) for one in versions if one.name == params.registry.model_name]
+    for card in cards:
+        pack.add(card.version.card, render_card(card))
+    pack.add("versions.json", to_json({one.id: one.to_dict() for one in versions}))
+    pack.add("gates.json", to_json({one.id: one.gates for one in versions if one.gates}))
+    agreement = tuple(find_agreement(records, params, period, now))
+    pack.add("agreement.json", to_json([one.to_dict() for one in agreement]))
+    reproductions = tuple(add_reproductions(stretch, layout, pack))
+    pack.add("reproductions.json", to_json([vars(one) for one in reproductions]))
+    return Evidence(
+        since=period.since.isoformat() if period.since else "",
+        until=period.until.isoformat(),
+        made_by=by,
+        made_at=now.isoformat(timespec="seconds"),
+        chain=_chain_facts(stretch, keys),
+        versions=versions,
+        cards=frozenset(card.version.id for card in cards),
+        events=within,
+        words=words,
+        agreement=agreement,
+        reproductions=reproductions,
+        entries=tuple(stretch.entries(_SHOWN)),
+    )
+
+
+def _chain_facts(stretch: Stretch, keys: Sequence[Entry]) -> ChainFacts:
+    names, root = tuple(one.subject for one in keys), public_key_in(keys[0])
+    return ChainFacts(stretch.first, stretch.last, place(stretch.head), root, names, stretch.num_by_kind())
+
+
+# --- the records ----------------------------------------------------------------------------------------------------
+
+
+def find_agreement(records: Records, params: Params, period: Period, now: datetime) -> Iterator[AgreementFacts]:
+    """Of every class and pair of models of which both judged a part in the period."""
+    until = min(period.until, now)
+    columns = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
+    query = select(*columns).where(*_within(PairRow.received_at, period)).distinct().order_by(*columns)
+    with reading(records.pairs.engine) as connection:
+        models = [(row.class_name, row.candidate, row.legacy) for row in connection.execute(query)]
+    for one in models:
+        table = read_table(records.pairs.engine, one, period.since, until, params.rollout.guards.latency.bound)
+        if count_cells(table).any():
+            evidence = PairEvidence(table, slot_of(until))
+            _, verdict = appraise(evidence, params.shadow, params.rollout, params.shadow.min_agreement)
+            yield AgreementFacts(*one, verdict.outcome, verdict.reasons, verdict.agreement)
+
+
+def _words(records: Records, period: Period, pack: PackWriter, events: Sequence[Event]) -> Iterator[Word]:
+    """What people said in the period, by time; all of it is in rollouts.json as well."""
+    tables = {"orders": OrderRow, "approvals": ApprovalRow, "checklist": EvidenceRow}
+    rows = {name: _rows(records, table, period) for name, table in tables.items()}
+    pack.add("rollouts.json", to_json({"events": [_event(one) for one in events], **rows}))
+    said = [Word(r["at"], r["by"], r["kind"], ", ".join(r["classes"]), r["why"]) for r in rows["orders"]]
+    said += [Word(r["at"], r["by"], "approve", r["class_name"], f"may enter {r['target']}") for r in rows["approvals"]]
+    said += [Word(r["at"], r["by"], r["item"], r["class_name"], r["link"]) for r in rows["checklist"]]
+    yield from sorted(said, key=lambda word: word.at)
+
+
+def _rows(records: Records, table: Any, period: Period) -> list[dict[str, Any]]:
+    query = select(table.__table__).where(*_within(table.at, period)).order_by(table.id)
+    with reading(records.rollout.engine) as connection:
+        return [_as_json(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def _as_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+
+
+def _event(event: Event) -> dict[str, Any]:
+    after = event.after.to_dict()
+    return {
+        "revision": event.revision,
+        "at": event.at.isoformat(),
+        "by": event.by,
+        "from": event.source,
+        "after": after,
+    }
+
+
+def _within(column: Any, period: Period) -> list[Any]:
+    return [column < period.until, *([column >= period.since] if period.since else [])]
+
+
+# --- reproductions --------------------------------------------------------------------------------------------------
+
+
+def add_reproductions(stretch: Stretch, layout: Layout, pack: PackWriter) -> Iterator[Reproduction]:
+    """Put the results that the entries speak of into the pack; the chain names them, the folder is always the same."""
+    folder = layout.reproductions
+    for entry in stretch.entries([Kind.REPRODUCTION]):
+        facts = entry.facts
+        name = str(facts["result"]).rpartition("/")[2]
+        path, packed = folder / name, f"reproductions/{name}"
+        is_there = name not in ("", ".", "..") and path.is_file() and not path.is_symlink()
+        if is_there and packed not in pack.files:
+            pack.add(packed, path.read_bytes())
+        yield Reproduction(
+            number=entry.number,
+            at=entry.at,
+            by=entry.by,
+            version=version_id(entry.subject),
+            finding=str(facts["finding"]),
+            file=packed if is_there else "",
+            is_as_stated=is_there and pack.files[packed] == facts["result_sha256"],
+        )

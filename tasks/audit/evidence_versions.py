@@ -1,0 +1,137 @@
+"""The versions of a period, for the evidence pack: from MLflow and the rollout, and what DVC keeps of their classes.
+
+find_versions(records, params, period, stretch)      # made in the period, at work in it, or named by its entries
+read_classes(version, Layout())                      # metrics and calibration, at the version's commit
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlflow
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+from mlflow.exceptions import MlflowException
+
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.records.audit_log.chain_range import Period, Stretch
+from shadowline.records.audit_log.entry import Kind
+from shadowline.records.rollout_store import LEGACY
+from shadowline.records.stores import Records
+from shadowline.report.evaluation_data import Calibration, ClassMetrics, Summary
+from shadowline.report.evidence import VersionFacts, version_id
+from shadowline.report.model_card import CardClass, card_classes
+from shadowline.rollout.phases import CANDIDATE_JUDGES
+from shadowline.rollout.state import Event
+from tasks.integrations.mlflow_registry import client, describe
+
+_ABSENT = (OSError, ValueError, DvcException, MlflowException)  # of what an old version no longer has
+Kept = TypeVar("Kept", ClassMetrics, Calibration)
+
+
+def judging(events: Iterable[Event], period: Period) -> set[str]:
+    """Fingerprints of the models that judged parts in the period, as the rollout's events have it."""
+    found: set[str] = set()
+    ordered = sorted(events, key=lambda event: (event.after.class_name, event.revision))
+    for _, of_class in groupby(ordered, key=lambda event: event.after.class_name):
+        states = list(of_class)
+        ends = [event.at for event in states[1:]] + [None]
+        for event, end in zip(states, ends, strict=True):
+            one = event.after
+            if event.at < period.until and (end is None or period.since is None or end > period.since):
+                found |= {one.candidate} if one.standing in CANDIDATE_JUDGES else set()
+                found |= {one.legacy} if one.legacy_judges else set()
+    return found - {""}
+
+
+def find_versions(records: Records, params: Params, period: Period, stretch: Stretch) -> tuple[VersionFacts, ...]:
+    """By the time they were made; one that was deleted since is on record nowhere, and missing here."""
+    tracking, found, at_work = client(), {}, judging(records.rollout.events(), period)
+    places = [one.location.removeprefix("models:/") for one in records.rollout.models(LEGACY)]
+    names = {params.registry.model_name, *(one.partition("/")[0] for one in places if "/" in one)}
+    for name in sorted(names):
+        for raw in tracking.search_model_versions(f"name='{name}'"):
+            version = _version(tracking, raw)
+            made = datetime.fromisoformat(version.made_at)
+            decides = {version.tags.get("fingerprint"), *_class_fingerprints(version)}
+            is_at_work = made < period.until and (bool(version.aliases) or bool(decides & at_work))
+            if made in period or is_at_work:
+                found[version.id] = version
+    for named in _named(stretch) - set(found):
+        name, _, number = named.rpartition("/")
+        try:
+            found[named] = _version(tracking, tracking.get_model_version(name, number))
+        except MlflowException:
+            continue  # it is deleted, which the verifier says
+    return tuple(sorted(found.values(), key=lambda one: (one.made_at, one.id)))
+
+
+def _named(stretch: Stretch) -> set[str]:
+    """The versions that the entries speak of, `inspector/3`."""
+    entries = stretch.entries([Kind.REGISTRATION, Kind.REPRODUCTION])
+    return {version_id(one.subject) for one in entries}
+
+
+def _class_fingerprints(version: VersionFacts) -> set[str]:
+    return set(json.loads(version.tags.get("class_fingerprints", "{}")).values())
+
+
+def _version(tracking: mlflow.MlflowClient, raw: Any) -> VersionFacts:
+    known = describe(tracking, raw.name, str(raw.version))
+    params, metrics, summary = _run(tracking, known.tags.get("results_run", raw.run_id))
+    return VersionFacts(
+        name=raw.name,
+        version=str(raw.version),
+        made_at=datetime.fromtimestamp(raw.creation_timestamp / 1000, UTC).isoformat(),
+        aliases=known.aliases,
+        tags=known.tags,
+        params=params,
+        metrics=metrics,
+        summary=summary,
+    )
+
+
+def _run(tracking: mlflow.MlflowClient, run_id: str | None) -> tuple[dict[str, str], dict[str, float], Summary | None]:
+    """Hyper-parameters, metrics and summary of a run; empty for one that is gone."""
+    if not run_id:
+        return {}, {}, None
+    try:
+        run = tracking.get_run(run_id)
+    except MlflowException:
+        return {}, {}, None
+    return dict(run.data.params), dict(run.data.metrics), _summary(f"{run.info.artifact_uri}/summary.json")
+
+
+def _summary(uri: str) -> Summary | None:
+    try:
+        return Summary.model_validate(mlflow.artifacts.load_dict(uri))
+    except _ABSENT:
+        return None
+
+
+def read_classes(version: VersionFacts, layout: Layout) -> tuple[CardClass, ...]:
+    """What DVC keeps of each class at the version's commit; None where the files are not at hand any more."""
+    commit, here = version.tags.get("git_commit"), Layout()
+    files = DVCFileSystem(str(layout.root), rev=commit) if commit else None
+    return tuple(
+        CardClass(
+            name=name,
+            num_images=num_images,
+            metrics=_read(files, here.evaluation(name) / "metrics.json", ClassMetrics),
+            calibration=_read(files, here.calibration(name), Calibration),
+        )
+        for name, num_images in card_classes(version).items()
+    )
+
+
+def _read(files: DVCFileSystem | None, path: Path, record: type[Kept]) -> Kept | None:
+    try:
+        return record.model_validate_json(files.read_text(path.as_posix())) if files else None
+    except _ABSENT:
+        return None

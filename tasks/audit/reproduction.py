@@ -1,0 +1,293 @@
+"""A registered version made again in a clean place, from its commit and the remote, and compared with its record.
+
+    place = check_out(registered, root, folder)           # the commit, with the lock and the parameters of the tags
+    found = recompute(place)                              # stage by stage, with the commit's own code
+    compare_package(place, model)                         # with what the registry holds
+    compare_results(place)                                # with what the run has
+
+Nothing of the project is changed: git lends its objects, sources are linked, everything else comes from the remote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from shadowline.audit.comparison import (
+    Finding,
+    Item,
+    StageOutcome,
+    Step,
+    compare_files,
+    compare_metrics,
+    compare_step,
+)
+from shadowline.audit.environment import same_settings
+from shadowline.core.hashing import file_sha256
+from shadowline.core.layout import Layout
+from shadowline.data.additions import Additions
+from tasks.integrations.dvc_pipeline import StageFailedError, run_stage
+from tasks.integrations.dvc_remote import configure_remote, open_remote, read_steps
+from tasks.integrations.git import has_commit
+from tasks.integrations.provenance import PACKAGE, list_files
+from tasks.integrations.registered_version import Registered
+
+_HASH_PARAMS = """\
+from pathlib import Path
+from shadowline.params import load_params
+print(load_params(Path("params.yaml")).hash())
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A clean place with the commit of a version."""
+
+    root: Path  # the clone
+    project: Path
+    registered: Registered
+    scratch: Path  # for what is downloaded
+    steps: tuple[Step, ...]  # as the commit's lock has them; what others read comes before them
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.root)
+
+    @property
+    def stages(self) -> dict[str, list[Step]]:
+        """Stage → its steps, one or one per class, in the order in which they can run."""
+        found: dict[str, list[Step]] = {}
+        for step in self.steps:
+            found.setdefault(step.stage, []).append(step)
+        made_by = {out.path: step.stage for step in self.steps for out in step.outs}
+        reads = {
+            name: {made_by[out] for step in steps for dep in step.deps for out in made_by if _overlap(dep, out)}
+            - {name}
+            for name, steps in found.items()
+        }
+        return {name: found[name] for name in TopologicalSorter(reads).static_order()}
+
+
+# --- the commit -----------------------------------------------------------------------------------------------------
+
+
+@task(cache_policy=NO_CACHE)
+def check_out(registered: Registered, project: Path, folder: Path) -> Place:
+    """The version's commit in `folder`/project.
+
+    Raises ValueError where the commit is gone, its files cannot be read, or they are not those of the tags.
+    """
+    commit = registered.tag("git_commit")
+    if not has_commit(project, commit):
+        raise ValueError(f"{registered.uri}: commit {commit} is not in this repository; fetch it, or restore a backup")
+    clone = folder / "project"
+    _git(project, "clone", "--quiet", "--no-checkout", "--shared", str(project.resolve()), str(clone))
+    _git(clone, "checkout", "--quiet", "--detach", commit)
+    lock = clone / "dvc.lock"
+    found = file_sha256(lock) if lock.is_file() else "none"
+    _require(registered, "dvc_lock_sha256", found, f"dvc.lock of commit {commit[:12]}")
+    _require(registered, "params_hash", _params_hash(registered, clone), f"params.yaml of commit {commit[:12]}")
+    _keep_to_itself(clone)
+    configure_remote(clone, project)
+    return Place(clone, project, registered, folder, read_steps(clone))
+
+
+def _require(registered: Registered, tag: str, found: str, subject: str) -> None:
+    if registered.tag(tag) != found:
+        raise ValueError(
+            f"{registered.uri}: {subject} has hash {found[:12]}…, and {registered.tag(tag)[:12]}… was registered; "
+            "restore the repository from a backup"
+        )
+
+
+def _params_hash(registered: Registered, clone: Path) -> str:
+    """By the commit's own reading of its parameters."""
+    environment = {**os.environ, **_own_code(clone)}
+    command = [sys.executable, "-c", _HASH_PARAMS]
+    answer = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ValueError(f"{registered.uri}: params.yaml: {answer.stderr.strip().splitlines()[-1]}")
+    return answer.stdout.strip()
+
+
+def _own_code(clone: Path) -> dict[str, str]:
+    """The commit's own library, where it holds one, before the installed one."""
+    return {"PYTHONPATH": str(clone.resolve())} if (clone / "shadowline").is_dir() else {}
+
+
+def _keep_to_itself(clone: Path) -> None:
+    """DVC keeps nothing of this clone where others look."""
+    from dvc.config import Config
+
+    with Config(str(clone / ".dvc")).edit("local") as content:
+        content.setdefault("core", {})["site_cache_dir"] = str(clone.resolve() / ".dvc/tmp/site")
+
+
+def _git(root: Path, *arguments: str) -> None:
+    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        reason = (answer.stderr.strip().splitlines() or ["failed"])[0]
+        raise ValueError(f"git {arguments[0]}: {reason}; restore the repository from a backup")
+
+
+# --- made again -----------------------------------------------------------------------------------------------------
+
+
+def recompute(place: Place) -> tuple[StageOutcome, ...]:
+    """Every stage that can be made again, with what cannot be taken from the remote; stops at a stage that fails.
+
+    Raises RemoteError or DamagedError where an input cannot be had.
+    """
+    recorded, archived = place.stages, bring_inputs(place)
+    seconds: dict[str, float] = {}
+    failure: dict[str, str] = {}
+    for name, steps in recorded.items():
+        try:
+            seconds[name] = _run(place, name, [step.name for step in steps if step.name not in archived], len(steps))
+        except StageFailedError as error:
+            failure[name] = _own_words(error)
+            break
+    made = {step.name: step for step in read_steps(place.root)}
+    reached = [name for name in recorded if name in seconds]
+    outcomes = [StageOutcome(name, _compare(recorded[name], made, archived), seconds=seconds[name]) for name in reached]
+    return (*outcomes, *(StageOutcome(name, (), failure=reason) for name, reason in failure.items()))
+
+
+def _own_words(error: StageFailedError) -> str:
+    """The last line of a failed stage that is not DVC's."""
+    lines = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
+    return lines[-1]
+
+
+def _run(place: Place, stage: str, wanted: list[str], num_steps: int) -> float:
+    """Seconds that it took to make the wanted steps of a stage: all in one go, or one after the other."""
+    targets = [stage] if len(wanted) == num_steps else wanted
+    variables = {**same_settings(place.registered.environment), **_own_code(place.root)}
+    return sum(run_stage(place.root, one, True, None, variables).seconds for one in targets)
+
+
+def _compare(steps: Iterable[Step], made: Mapping[str, Step], archived: Mapping[str, str]) -> tuple[Item, ...]:
+    return tuple(item for step in steps for item in compare_step(step, made[step.name], archived.get(step.name, "")))
+
+
+@task(cache_policy=NO_CACHE)
+def bring_inputs(place: Place) -> dict[str, str]:
+    """Sources that are at hand in the project, and the outputs of steps whose source is not: step → why.
+
+    Raises DamagedError for an output that the remote does not hold as it was.
+    """
+    archived = _without_source(place)
+    with open_remote(place.root, place.project) as remote:
+        for step in place.steps:
+            for out in step.outs if step.name in archived else ():
+                if out.kept:
+                    remote.fetch(out, place.root)
+    return archived
+
+
+def _without_source(place: Place) -> dict[str, str]:
+    """Links what the project still has into the place; a step is without source where its hash is another one."""
+    from dvc.repo import Repo
+
+    outs = [out.path for step in place.steps for out in step.outs]
+    sources = {path for step in place.steps for path in step.deps if not any(_overlap(path, out) for out in outs)}
+    for path in sources:
+        _bring(place, path)
+    with Repo(str(place.root)) as repo:
+        moved = {
+            stage.name: dep.def_path
+            for stage in repo.index.stages
+            for dep in stage.deps
+            if dep.def_path in sources and dep.status()
+        }
+    missing = {name: f"source not at hand: {path}" for name, path in moved.items()}
+    return {**missing, **additions_gone(place), **_encoder_without_source(place)}
+
+
+def additions_gone(place: Place) -> dict[str, str]:
+    """Links images that came after the classes' sources; the imports for which some are gone, and why.
+
+    They are no dependency in dvc.yaml: params.yaml names them by hash.
+    """
+    _bring(place, place.layout.additions.relative_to(place.root).as_posix())
+    gone = {}
+    for name, entry in yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["classes"].items():
+        try:
+            Additions(place.layout.additions, name).check(one["index"] for one in entry.get("additions", ()))
+        except (FileNotFoundError, ValueError) as error:
+            gone[f"import@{name}"] = f"source not at hand: {error}"
+    return gone
+
+
+def _encoder_without_source(place: Place) -> dict[str, str]:
+    """The encoder's weights are no dependency in dvc.yaml, since a hub has no file: their hash is a tag."""
+    names = [step.name for step in place.steps if step.stage == "encoder"]
+    location = yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["encoder"].get("location", "")
+    wanted = place.registered.tags.get("encoder_source_sha256")
+    if wanted is None:
+        return dict.fromkeys(names, "the bytes of its weights are not on record")
+    _bring(place, location)
+    path = place.root / location
+    if not path.is_file() or file_sha256(path) != wanted:
+        return dict.fromkeys(names, f"source not at hand: {location}")
+    return {}
+
+
+def _bring(place: Place, path: str) -> None:
+    """Link a file or the files of a folder from the project; what the commit holds itself stays as it is."""
+    source, target = place.project / path, place.root / path
+    if Path(path).is_absolute() or target.exists() or not source.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link)
+    else:
+        _link(source, target)
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def _overlap(path: str, other: str) -> bool:
+    """Whether one of two paths is the other, or lies in it."""
+    return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
+
+
+def compare_package(place: Place, registered: Path) -> tuple[Item, ...]:
+    """Every file of the package that was made, against the registered one, by sha256."""
+    made = place.layout.package
+    if not made.is_dir():
+        return (Item(f"{PACKAGE}", Finding.DIFFERENT, "no package was made", inherited=True),)
+    return compare_files(list_files(registered / PACKAGE), list_files(made), "the package that was made")
+
+
+def compare_results(place: Place) -> tuple[Item, ...]:
+    """Every number of the summary that the run has, against the one that was made."""
+    if not place.layout.summary.is_file():
+        return (Item("summary", Finding.DIFFERENT, "no summary was made", inherited=True),)
+    made = read_json(place.layout.summary)
+    try:
+        return compare_metrics(read_json(place.registered.summary(place.scratch)), made)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        return (Item("summary.json", Finding.DIFFERENT, f"the run's is gone, or is no summary: {error}"),)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found

@@ -1,0 +1,168 @@
+"""SQL databases as files: copied at one moment while others write, and put in the place of an empty one.
+
+    with copied("sqlite:///data/records.db", scratch / "records") as copy:
+        copy.path                                   # records.db, or records.dump of a PostgreSQL
+        copy.connection                             # sees exactly the moment that the file holds
+    load_dump(path, "postgresql+psycopg://…")       # into a database without tables
+
+SQLite is copied by its online backup; PostgreSQL by pg_dump from the snapshot of the connection, so that what is read
+there and what is dumped are one. A password travels in the environment of these programs, never on their command line.
+Both programs are the oldest installed ones that are no older than the server: pg_dump refuses a newer server, and
+pg_restore 17 sets a transaction_timeout that no server before 17 knows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from shadowline.records.database import reading
+from tasks.backup.manifest import DatabaseKind
+
+_PATIENCE_S = 30  # for SQLite's writers
+_INSTALLED = Path("/usr/lib/postgresql")  # where Debian keeps a folder for each major version
+
+
+@dataclass(frozen=True)
+class DatabaseCopy:
+    kind: DatabaseKind
+    path: Path
+    connection: Connection
+
+
+def kind_of(url: str) -> DatabaseKind:
+    """Raises ValueError, without the password, for anything but SQLite and PostgreSQL."""
+    try:
+        return DatabaseKind(make_url(url).get_backend_name())
+    except (ArgumentError, ValueError):
+        scheme = url.partition(":")[0]
+        raise ValueError(
+            f"'{scheme}:…': need the database itself for a backup, sqlite:///FILE or postgresql+psycopg://…; "
+            "set SHADOWLINE_TRACKING_URI to the store behind the server"
+        ) from None
+
+
+def sqlite_path(url: str) -> Path:
+    return Path(make_url(url).database or "")
+
+
+@contextmanager
+def copied(url: str, stem: Path) -> Iterator[DatabaseCopy]:
+    """Copy to `stem` with the suffix of its kind."""
+    if kind_of(url) is DatabaseKind.SQLITE:
+        path = stem.with_suffix(".db")
+        _copy_sqlite(sqlite_path(url), path)
+        with opened(f"sqlite:///{path}") as engine, reading(engine) as connection:
+            yield DatabaseCopy(DatabaseKind.SQLITE, path, connection)
+        return
+    path = stem.with_suffix(".dump")
+    with opened(url) as engine, reading(engine) as connection:
+        _dump(make_url(url), path, connection)
+        yield DatabaseCopy(DatabaseKind.POSTGRESQL, path, connection)
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """An engine as it is, for any schema; nothing of it is left open."""
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def refuse_unless_empty(url: str, name: str) -> None:
+    """Raises ValueError for a PostgreSQL database that cannot be reached, or holds a table."""
+    shown = make_url(url).set(query={}).render_as_string(hide_password=True)
+    with opened(url) as engine:
+        try:
+            tables = inspect(engine).get_table_names()
+        except SQLAlchemyError as error:
+            raise ValueError(f"{name} {shown}: {' '.join(str(error).split())[:200]}; name an empty database") from None
+    if tables:
+        raise ValueError(f"{name} {shown}: holds {len(tables)} tables, need an empty database; create a new one")
+
+
+def load_dump(path: Path, url: str) -> None:
+    """All of it or nothing."""
+    with opened(url) as engine, engine.connect() as connection:
+        program = _program("pg_restore", connection)
+    options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
+    _run([program, *options, *_address(make_url(url)), str(path)], make_url(url))
+
+
+def choose_program(name: str, versions: Mapping[str, int], server: int) -> str:
+    """The path of the oldest that is no older than the server; `versions`: path → major version.
+
+    Raises ValueError where there is none.
+    """
+    fitting = [path for path, major in versions.items() if major >= server]
+    if not fitting:
+        newest = max(versions, key=lambda path: versions[path], default="")
+        have = f"{newest} is of version {versions[newest]}" if newest else "none is installed"
+        raise ValueError(f"{name}: need version {server} or newer, {have}; install postgresql-client")
+    return min(fitting, key=lambda path: versions[path])
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    """In one step: writers of a write-ahead log go on, and what they commit meanwhile is not in the copy."""
+    if not source.is_file():
+        raise FileNotFoundError(f"{source}: no such database; run the backup in the project's root")
+    uri = f"{source.resolve().as_uri()}?mode=rw"
+    with (
+        closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE_S)) as live,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # the copy is one file, whole without a log
+
+
+def _dump(url: URL, target: Path, connection: Connection) -> None:
+    snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+    options = ["--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={target}"]
+    _run([_program("pg_dump", connection), *options, *_address(url)], url)
+
+
+def _address(url: URL) -> list[str]:
+    """Where the database is, and who asks; not the password."""
+    from psycopg.conninfo import make_conninfo
+
+    more = {name: str(value) for name, value in url.query.items() if name != "password"}
+    named = {"host": url.host, "port": url.port, "user": url.username, "dbname": url.database, **more}
+    return ["--dbname=" + make_conninfo("", **{name: value for name, value in named.items() if value is not None})]
+
+
+def _run(command: list[str], url: URL) -> None:
+    password = url.password or url.query.get("password")
+    environment = {**os.environ, "PGPASSWORD": str(password)} if password else dict(os.environ)
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        said = " ".join(answer.stderr.split())[:300]
+        raise ValueError(f"{Path(command[0]).name}: {said}; check the database and that it can be reached")
+
+
+def _program(name: str, connection: Connection) -> str:
+    """For the server of the connection. Of two equal ones not that of the path, which in Debian may run another one."""
+    on_path = shutil.which(name)
+    found = [*_INSTALLED.glob(f"*/bin/{name}"), *([Path(on_path)] if on_path else [])]
+    return choose_program(name, {str(path): _major(path) for path in found}, _server_major(connection))
+
+
+def _server_major(connection: Connection) -> int:
+    return int(connection.execute(text("SHOW server_version_num")).scalar_one()) // 10_000
+
+
+def _major(program: Path) -> int:
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    number = re.search(r"(\d+)", answer.stdout)
+    return int(number.group(1)) if number else 0

@@ -1,0 +1,161 @@
+"""The files of a backup: where each lies now, and what it is called there.
+
+bundle = write_bundle(root, scratch / "repository.bundle")
+objects = find_objects(root, [bundle.commit, *commits])     # what DVC keeps of these commits
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shadowline.core.hashing import file_md5
+from shadowline.core.settings import Settings
+from tasks.backup.consistency import local_folder
+from tasks.integrations.git import has_commit
+
+_OBJECTS = "files/md5"  # below DVC's cache, and below a remote that is a folder
+_UNFINISHED = re.compile(r"\.num_bytes|\.lock|\..*\.tmp")  # rewritten at any moment, and not missed
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file on its way into a backup; one that has an md5 is the first of `paths` that is what it says."""
+
+    paths: tuple[Path, ...]
+    name: str
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All of git in one file."""
+
+    path: Path
+    branch: str  # the commit itself where no branch is checked out
+    commit: str
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What DVC keeps of some commits."""
+
+    sources: tuple[Source, ...]
+    num_missing: int  # neither in the cache nor in a remote that is a folder
+    uncached: tuple[str, ...]  # outputs of the first commit that DVC does not keep; paths in the project
+    unknown: tuple[str, ...]  # commits that git does not have
+
+
+# --- git ------------------------------------------------------------------------------------------------------------
+
+
+def write_bundle(root: Path, path: Path) -> Bundle:
+    """Every branch and tag. Raises ValueError where there is no commit to keep, or only a part of the history."""
+    if _git(root, "rev-parse", "--verify", "HEAD") is None:
+        raise ValueError(f"{root.resolve()}: no git repository with a commit; run the backup in the project's root")
+    if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+        raise ValueError(f"{root.resolve()}: a shallow clone, which no restore can fetch; run `git fetch --unshallow`")
+    if _git(root, "bundle", "create", "--quiet", str(path.resolve()), "--all") is None:
+        raise ValueError(f"{root.resolve()}: git cannot write a bundle; check `git fsck`")
+    heads = (_git(root, "bundle", "list-heads", str(path.resolve()), "HEAD") or "").split()
+    return Bundle(path, _git(root, "symbolic-ref", "--short", "HEAD") or heads[0], heads[0])
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return None if answer.returncode else answer.stdout.strip()
+
+
+# --- DVC ------------------------------------------------------------------------------------------------------------
+
+
+def find_objects(root: Path, commits: Iterable[str]) -> Objects:
+    """The objects that the locks of these commits name; the first commit is the one that is checked out."""
+    places = _object_places(root)
+    found: dict[str, Source] = {}
+    uncached: list[str] = []
+    unknown: list[str] = []
+    missing: set[str] = set()
+    for number, commit in enumerate(dict.fromkeys(commits)):
+        if not has_commit(root, commit):
+            unknown.append(commit)
+            continue
+        left = not_kept(_git(root, "show", f"{commit}:./dvc.yaml") or "")
+        for path, md5 in _outputs(_git(root, "show", f"{commit}:./dvc.lock") or ""):
+            if left.fullmatch(path):
+                uncached += [path] if number == 0 else []
+                continue
+            for one in _with_members(md5, places):
+                source = _object(one, places)
+                if source.paths:
+                    found[one] = source
+                else:
+                    missing.add(one)
+    return Objects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
+
+
+def _object_places(root: Path) -> tuple[Path, ...]:
+    """The cache, and a remote that is a folder."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ValueError(f"dvc cache dir: {answer.stderr.strip()}; run the backup in the project's root")
+    remote = local_folder(Settings().data_url)
+    return tuple(path / _OBJECTS for path in (root / answer.stdout.strip(), root / remote if remote else None) if path)
+
+
+def _outputs(lock: str) -> Iterator[tuple[str, str]]:
+    """Path and md5 of each."""
+    stages: Mapping[str, Any] = (yaml.safe_load(lock) or {}).get("stages", {})
+    for stage in stages.values():
+        yield from ((out["path"], out["md5"]) for out in stage.get("outs", ()) if "md5" in out)
+
+
+def not_kept(dvc_yaml: str) -> re.Pattern[str]:
+    """The outputs that say `cache: false`; ${…} stands for any name."""
+    stages: Mapping[str, Any] = (yaml.safe_load(dvc_yaml) or {}).get("stages", {})
+    named = [out for one in stages.values() for kind in ("outs", "metrics") for out in one.get("do", one).get(kind, ())]
+    paths = [path for out in named if isinstance(out, dict) for path, how in out.items() if how.get("cache") is False]
+    templates = (re.split(r"\$\{[^}]*\}", path) for path in paths)
+    return re.compile("|".join("[^/]+".join(map(re.escape, parts)) for parts in templates) or "(?!)")
+
+
+def _with_members(md5: str, places: tuple[Path, ...]) -> Iterator[str]:
+    """An object, and for a directory the objects of its files, as far as its list is anywhere what its md5 says."""
+    yield md5
+    if not md5.endswith(".dir"):
+        return
+    source = _object(md5, places)
+    sound = next((path for path in source.paths if file_md5(path) == source.md5), None)
+    if sound is not None:
+        yield from (member["md5"] for member in json.loads(sound.read_text(encoding="utf-8")))
+
+
+def _object(md5: str, places: tuple[Path, ...]) -> Source:
+    name = f"{md5[:2]}/{md5[2:]}"
+    candidates = (place / name for place in places)
+    return Source(tuple(path for path in candidates if path.is_file()), f"objects/{name}", md5.removesuffix(".dir"))
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def below(folder: Path, name: str) -> list[Source]:
+    """Every finished file below a folder, `name` standing for the folder; none where it is not there."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
+    finished = (path for path in paths if not _UNFINISHED.fullmatch(path.name))
+    return [Source((path,), f"{name}/{path.relative_to(folder).as_posix()}") for path in finished]
+
+
+def in_project(root: Path, place: str) -> list[Source]:
+    """A file or a folder of the project."""
+    path = root / place
+    return [Source((path,), f"project/{place}")] if path.is_file() else below(path, f"project/{place}")

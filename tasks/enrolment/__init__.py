@@ -1,0 +1,1 @@
+"""Enrolment of a product class."""

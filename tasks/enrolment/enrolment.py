@@ -1,0 +1,352 @@
+"""A new product from Prefect: its images, its starter model, and its place in the multi-class model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from PIL import Image
+from prefect import get_run_logger, task
+from sklearn.metrics import roc_auc_score
+
+from shadowline.core.atomic_files import write_json
+from shadowline.core.device import pick_device
+from shadowline.core.hashing import file_sha256
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.data.additions import Addition, Additions, Intake, Offer, known_images
+from shadowline.data.images import open_within
+from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.sources.source_image import reader
+from shadowline.enrolment.inbox import Inbox, Stock, classes_waiting, named_images
+from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
+from shadowline.enrolment.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
+from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.encoder import load_encoder
+from shadowline.inference.shadow_batch import SUFFIXES
+from shadowline.models.class_identification import ClassIdentity, Identities
+from shadowline.models.inspector import class_fingerprints
+from shadowline.models.legacy_validation import LegacyModel, Stated, examine
+from shadowline.models.loader import Kind
+from shadowline.models.winclip.weights import MissingWeightsError
+from shadowline.stages.features import ids_of
+from shadowline.stages.identity import embed_all
+from tasks.integrations.dvc_pipeline import stale_targets
+from tasks.integrations.object_storage import folders_of, local_copy
+from tasks.rollout.legacy_models import list_legacy
+
+_NUM_NAMED = 5  # images that an error names
+_STARTERS = {str(Kind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(Kind.FEW_SHOT): EnrolmentPhase.FEW_SHOT}
+
+
+class RefusedEnrolmentError(ValueError):
+    """The evidence speaks against it; everything is as it was before. The message says why."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What an enrolment must leave as it is, and what it is compared with."""
+
+    class_fingerprints: dict[str, str]
+    decoder_sha256: str
+    scores: pd.DataFrame | None  # of the class's test images, where the model knows it already
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+@task
+def take_images(class_name: str, location: str, layout: Layout, params: Params) -> Stock:
+    """Copy new images from a folder or an s3:// prefix into the class's inbox; returns all that lies there.
+
+    Raises ValueError that names the images, with none of them kept, where too many cannot be trusted.
+    """
+    inbox = Inbox(layout.inbox, class_name)
+    if location:
+        folder = local_copy(location, layout.scratch / "inbox", SUFFIXES, drop_gone=True)
+        offered = list(named_images(folder))
+        done = inbox.take(offered, params.data)
+        if len(done.refused) > params.data.max_refused_share * len(offered):
+            for path in done.new:
+                path.unlink()
+                with suppress(OSError):  # others lie there; a class without any would be taken for a new one
+                    os.removedirs(path.parent)
+            raise ValueError(_name_all(f"class '{class_name}': {len(done.refused)} images refused", done.refused))
+        for line in done.refused:
+            get_run_logger().warning("refused %s", line)
+    return inbox.stock
+
+
+def _name_all(subject: str, lines: Sequence[str]) -> str:
+    more = f"\n  and {len(lines) - _NUM_NAMED} more" if len(lines) > _NUM_NAMED else ""
+    return f"{subject}:\n  " + "\n  ".join(lines[:_NUM_NAMED]) + more
+
+
+@task
+def take_additions(class_name: str, location: str, layout: Layout, params: Params) -> Intake:
+    """New images of a class of the model, from a folder or an s3:// prefix, or else from its inbox.
+
+    Raises ValueError that names the images where too many cannot be trusted.
+    """
+    offers = _offers(class_name, location, layout, params)
+    known = known_images(params.classes, layout)
+    taken = Additions(layout.additions, class_name).keep(offers, known, params.data, datetime.now(UTC))
+    if len(taken.refused) > params.data.max_refused_share * len(offers):
+        raise ValueError(_name_all(f"class '{class_name}': {len(taken.refused)} images refused", taken.refused))
+    for line in taken.refused:
+        get_run_logger().warning("refused %s", line)
+    return taken
+
+
+def entry_with(class_name: str, new: Sequence[Addition], params: Params, layout: Layout) -> dict[str, Any]:
+    """The part of the class's entry in params.yaml that the images change."""
+    additions = [one.model_dump(mode="json", exclude_defaults=True) for one in params.classes[class_name].additions]
+    if new:
+        additions.append({"index": Additions(layout.additions, class_name).write(new)})
+    return {"additions": additions} if additions else {}
+
+
+def count_normals(class_name: str, layout: Layout) -> int:
+    """Normal images of a class of the model, in all splits."""
+    return int((read_manifest([layout.manifest(class_name)])["label"] == Label.NORMAL).sum())
+
+
+def _offers(class_name: str, location: str, layout: Layout, params: Params) -> list[Offer]:
+    inbox = Inbox(layout.inbox, class_name)
+    if location:
+        folder = local_copy(location, layout.scratch / "additions", SUFFIXES, drop_gone=True)
+        return [Offer(one.name, one.kind, one.read, one.name) for one in named_images(folder)]
+    is_source = Path(params.classes[class_name].location) == Inbox(Layout().inbox, class_name).folder
+    paths = [] if is_source else [*inbox.stock.normals, *inbox.stock.defects]
+    if not paths:
+        raise ValueError(f"class '{class_name}': no new images named; name the folder or s3:// prefix that holds them")
+    return [Offer(path.as_posix(), path.parent.name, reader(inbox.folder, path), path.as_posix()) for path in paths]
+
+
+# --- the first days -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Starter:
+    """A starter model that has been tried; `model` is None where it may not answer."""
+
+    phase: EnrolmentPhase
+    trial: Trial
+    advice: Advice
+    model: LegacyModel | None
+
+
+@task
+def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) -> Starter:
+    """Words where there is no image, the better of words and references where there are some; tried and examined.
+
+    Raises MissingWeightsError where there are neither images nor weights for words.
+    """
+    phase = choose_phase(len(stock.normals), params.enrolment)
+    directory = layout.starter(class_name)
+    shutil.rmtree(directory, ignore_errors=True)
+    if phase is EnrolmentPhase.ZERO_SHOT:
+        trial = Trial(None, 0, len(stock.defects), injected=False)
+        build_zero_shot(class_name, params, layout.root).save(directory)
+    else:
+        phase, trial = _make_of_images(class_name, stock, params, layout, directory)
+    advice = advise(phase, trial, params.enrolment)
+    stated = Stated(auroc=trial.auroc)
+    model = examine(class_name, str(directory), params, layout, stated) if advice.may_answer else None
+    return Starter(phase, trial, advice, model)
+
+
+def _make_of_images(
+    class_name: str, stock: Stock, params: Params, layout: Layout, directory: Path
+) -> tuple[EnrolmentPhase, Trial]:
+    """References, unless words are here, may answer by the deployment rule, and tell more apart."""
+    normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
+    encoder = load_encoder(layout.encoder, pick_device())
+    trial = try_few_shot(class_name, normals, defects, encoder, params)
+    with suppress(MissingWeightsError):
+        words = build_zero_shot(class_name, params, layout.root)
+        of_words = try_zero_shot(words, normals, defects, params)
+        may_answer = advise(EnrolmentPhase.ZERO_SHOT, of_words, params.enrolment) is Advice.DEPLOY
+        if may_answer and (of_words.auroc or 0.0) > (trial.auroc or 0.0):
+            words.save(directory)
+            return EnrolmentPhase.ZERO_SHOT, of_words
+    build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+    return EnrolmentPhase.FEW_SHOT, trial
+
+
+def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
+    """As many as a starter or its trial can use."""
+    return [open_within(path, params.data) for path in paths[: params.enrolment.few_shot_images]]
+
+
+# --- into the model -------------------------------------------------------------------------------------------------
+
+
+def refuse_known(class_name: str, params: Params, *, update: bool, resumed: bool) -> None:
+    """A class that exists is updated on demand only."""
+    if resumed:  # killed when all was done but the registration
+        return
+    if update and class_name not in params.classes:
+        raise ValueError(f"class '{class_name}' is not in the model; enrol it with `shadowline enroll`")
+    if not update and class_name in params.classes:
+        raise ValueError(f"class '{class_name}' is in the model already; `shadowline bank update` adds images to it")
+
+
+@task
+def look_before(class_name: str, root: Path, *, resumed: bool) -> Before:
+    """What is in the model now. Raises ValueError where a stage is stale: it would run as well.
+
+    `resumed`: after a kill, the import of the class itself may have to run.
+    """
+    layout = Layout(root)
+    stale = stale_targets(root) - ({f"import@{class_name}"} if resumed else set())
+    if stale or not layout.package.is_dir():
+        named = ", ".join(sorted(stale)) or "package"
+        raise ValueError(f"stages {named} are not up to date; run `shadowline retrain` first, so that only "
+                         f"'{class_name}' changes now")  # fmt: skip
+    decoder = file_sha256(layout.decoder_weights)
+    return Before(class_fingerprints(layout.package), decoder, _scores_of(class_name, layout))
+
+
+def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
+    """What the evaluation gave its test images last; None for a class that it does not know."""
+    path = layout.evaluation(class_name) / "scores.parquet"
+    return pd.read_parquet(path, columns=["image_id", "label", "score"]) if path.is_file() else None
+
+
+def accept(
+    class_name: str, before: Before, root: Path, summary: dict[str, Any], new: frozenset[str] | None = None
+) -> None:
+    """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, touches another class, or got
+    worse on the test images that it had before. `new`: the images to look at; without it, all of the class."""
+    layout = Layout(root)
+    params = load_params(layout.params)
+    num_images = sum(summary["num_images"][class_name].values()) if new is None else len(new)
+    alike = look_alikes(class_name, params, layout, new)
+    if len(alike) > params.enrolment.max_lookalikes * num_images:
+        raise RefusedEnrolmentError(_name_all(f"class '{class_name}': {len(alike)} images look like another", alike))
+    _refuse_touched(class_name, before, layout)
+    verdict = summary["verdict"]
+    if not verdict["passed"]:
+        reasons = [one["reason"] for one in verdict["checks"] if not one["passed"] and not one["advisory"]]
+        raise RefusedEnrolmentError(_name_all(f"class '{class_name}': gates not passed", reasons))
+    _refuse_loss(class_name, before, params, layout)
+
+
+def look_alikes(class_name: str, params: Params, layout: Layout, among: frozenset[str] | None = None) -> list[str]:
+    """The class's own normal images that another class of the model would rather call its own, with its name."""
+    manifest = read_manifest([layout.manifest(class_name)])
+    if among is None:
+        normal = [*ids_of(manifest, Split.TRAIN), *ids_of(manifest, Split.VAL)]
+    else:
+        has_features = (manifest["split"] != Split.STREAM) & (manifest["label"] == Label.NORMAL)
+        normal = sorted(among & set(manifest.loc[has_features, "image_id"]))
+    names = dict(zip(manifest["image_id"], manifest["source"], strict=True))
+    classes = {name: ClassIdentity.load(layout.identity(name)) for name in params.classes}
+    identities = Identities.of(classes)
+    embedded = embed_all(FeatureFile(layout.features(class_name)), [Key(image_id) for image_id in normal]).numpy()
+    found = zip(normal, (identities.identify(one) for one in embedded), strict=True)
+    return [f"{names[i]}: looks like {one.class_name}" for i, one in found if one.class_name not in {None, class_name}]
+
+
+def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
+    after = class_fingerprints(layout.package)
+    touched = sorted(
+        name for name, old in before.class_fingerprints.items() if name != class_name and after[name] != old
+    )
+    if file_sha256(layout.decoder_weights) != before.decoder_sha256:
+        touched.append("the decoder")
+    if touched:
+        raise RefusedEnrolmentError(
+            f"class '{class_name}': {', '.join(touched)} would change as well; nothing was changed"
+        )
+
+
+def _refuse_loss(class_name: str, before: Before, params: Params, layout: Layout) -> None:
+    """On the same test images; new ones are judged by the gates."""
+    scores = _scores_of(class_name, layout)
+    if before.scores is None or scores is None:
+        return
+    was = _auroc_of(before.scores)
+    now = _auroc_of(scores[scores["image_id"].isin(before.scores["image_id"])])
+    get_run_logger().info("class %s: AUROC %.3f before, %.3f now", class_name, was, now)
+    if now < was - params.enrolment.max_loss:
+        raise RefusedEnrolmentError(
+            f"class '{class_name}': AUROC {now:.3f} with the new images, {was:.3f} without, may lose "
+            f"{params.enrolment.max_loss:g}; look at the new images"
+        )
+
+
+def _auroc_of(scores: pd.DataFrame) -> float:
+    return float(roc_auc_score(scores["label"] == Label.ANOMALOUS, scores["score"]))
+
+
+# --- how things stand -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """Where one class stands on its way in."""
+
+    class_name: str
+    num_normal: int  # in the inbox
+    num_defects: int
+    due: EnrolmentPhase  # by its images
+    reached: EnrolmentPhase | None  # by what is on record; None: nothing answers yet
+    auroc: float | None  # of the starter's trial
+    missing: int  # normal images that the next phase lacks
+
+    @property
+    def is_due(self) -> bool:
+        """More images make a better few-shot model, and other phases are entered once."""
+        return self.reached is not EnrolmentPhase.BANK and (
+            self.due is not self.reached or self.due is EnrolmentPhase.FEW_SHOT
+        )
+
+
+def list_enrolments(root: Path) -> list[Enrolment]:
+    """Every class that has a folder in the inbox, or a starter model on record."""
+    layout = Layout(root)
+    params = load_params(layout.params)
+    tags = {one.place.class_name: one.tags for one in reversed(list_legacy())}
+    started = {name for name, found in tags.items() if found.get("kind") in _STARTERS}
+    names = sorted({*classes_waiting(layout.inbox), *started})
+    return [_enrolment(name, params, layout, tags.get(name, {})) for name in names]
+
+
+def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, str]) -> Enrolment:
+    """`tags`: of the class's newest model in the place of a legacy one."""
+    stock = Inbox(layout.inbox, class_name).stock
+    num_normal = len(stock.normals)
+    reached = EnrolmentPhase.BANK if class_name in params.classes else _STARTERS.get(tags.get("kind", ""))
+    auroc = float(tags["auroc"]) if "auroc" in tags else None
+    due, missing = choose_phase(num_normal, params.enrolment), missing_images(num_normal, params.enrolment)
+    return Enrolment(class_name, num_normal, len(stock.defects), due, reached, auroc, missing)
+
+
+@task
+def collect_due(location: str, root: Path) -> list[str]:
+    """Classes whose images allow more than is on record, each tried once for the images that it has.
+
+    `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or nothing.
+    A class whose images cannot be taken in is named in the log, and keeps no other from its turn.
+    """
+    layout = Layout(root)
+    params = load_params(layout.params)
+    for class_name in folders_of(location) if location else ():
+        try:
+            take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
+        except (FileNotFoundError, ValueError) as error:
+            get_run_logger().error("class '%s' not taken in: %s", class_name, error)
+    due = {one.class_name: one.num_normal + one.num_defects for one in list_enrolments(root) if one.is_due}
+    tried = json.loads(layout.enrolments_tried.read_text()) if layout.enrolments_tried.is_file() else {}
+    write_json(layout.enrolments_tried, {**tried, **due})
+    return sorted(name for name, num_images in due.items() if tried.get(name) != num_images)

@@ -1,0 +1,79 @@
+"""A class's entry in params.yaml is made or changed; where that does not end well, everything is as it was before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
+from shadowline.core.params_file import editing
+from tasks.integrations.git import require_clean, take_back
+
+
+@contextmanager
+def class_entered(class_name: str, entry: Mapping[str, Any], root: Path) -> Iterator[None]:
+    """params.yaml holds `entry`, as far as it goes, for the class; whatever goes wrong inside, all is as it was before.
+
+    After a kill, the mark that it leaves lets the next run of any flow put that right (`mend`).
+    """
+    layout = Layout(root)
+    require_clean(root)
+    _set_aside(layout, class_name)
+    write_json(layout.enrolling, {"class_name": class_name})
+    try:
+        with editing(layout.params) as content:
+            content["classes"].setdefault(class_name, {}).update(entry)
+        load_params(layout.params)
+        yield
+    except BaseException:
+        mend(root)
+        raise
+    layout.enrolling.unlink()
+
+
+def mend(root: Path) -> str | None:
+    """Undo an enrolment that did not come to its end; returns its class, or None where there is none."""
+    layout = Layout(root)
+    if not layout.enrolling.is_file():
+        return None
+    class_name: str = json.loads(layout.enrolling.read_text(encoding="utf-8"))["class_name"]
+    layout.forget(class_name)
+    take_back(root)
+    _put_back(layout, class_name)
+    layout.enrolling.unlink()
+    return class_name
+
+
+def _set_aside(layout: Layout, class_name: str) -> None:
+    """Copies of the outputs that DVC does not keep."""
+    shutil.rmtree(layout.set_aside, ignore_errors=True)
+    for path in _uncached(layout, class_name):
+        if path.exists():  # a new class has no report of its import
+            _copy(path, layout.set_aside / path.relative_to(layout.root))
+
+
+def _put_back(layout: Layout, class_name: str) -> None:
+    for path in _uncached(layout, class_name):
+        copy = layout.set_aside / path.relative_to(layout.root)
+        if copy.exists():
+            _copy(copy, path)
+
+
+def _uncached(layout: Layout, class_name: str) -> tuple[Path, ...]:
+    return (*layout.uncached, layout.import_report(class_name))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file or a folder, in the place of what is there."""
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    else:
+        with replace_file(target) as temporary:
+            shutil.copyfile(source, temporary)

@@ -1,0 +1,188 @@
+"""DVC from Prefect: which stages are stale, and running one with its log, progress and metrics passed on.
+
+A stage's own lines arrive as JSON (shadowline/core/progress.py) or as plain text; text goes to the Prefect log,
+progress to a bar, metrics to whoever asked for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prefect import get_run_logger, task
+from rich.progress import Progress as RichBars
+from rich.progress import TaskID
+
+Metric = Callable[[str, float, int], None]  # name, value, step
+
+_LOG_EVERY_S = 20.0
+_ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
+_RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
+_ANEW = ("--force", "--no-run-cache", "--no-commit")
+_TAIL_LINES = 30  # of a failed stage's output, repeated in the error
+
+
+class StageFailedError(RuntimeError):
+    """A stage of dvc.yaml ended with an error; the message holds the end of its output."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What became of one stage of dvc.yaml, all its classes together."""
+
+    name: str
+    skipped: bool  # nothing that it depends on has changed
+    seconds: float
+
+
+@task
+def find_stale(root: Path) -> frozenset[str]:
+    """The stages (`import`, `features`, …, without their class) that `dvc status` says must run again."""
+    return frozenset(name.partition("@")[0] for name in stale_targets(root))
+
+
+def stale_targets(root: Path) -> frozenset[str]:
+    """The same, class by class: `import@bolt`."""
+    _mend_lock_file(root)
+    answer = subprocess.run(_dvc("status", "--json"), cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise StageFailedError(f"dvc status: {answer.stderr.strip() or answer.stdout.strip()}")
+    return frozenset(json.loads(answer.stdout or "{}"))
+
+
+@task(task_run_name="stage {name}")
+def run_stage(
+    root: Path, name: str, stale: bool, on_metric: Metric | None = None, anew: Mapping[str, str] | None = None
+) -> StageRun:
+    """`dvc repro` of one stage for every class that it is written for; skipped when nothing it reads has changed.
+
+    `anew`: variables under which it runs whatever DVC knows of it, with nothing taken from or kept in a cache.
+    Raises StageFailedError with the stage's last lines, which name the rows or values at fault.
+    """
+    if not stale:
+        return StageRun(name, skipped=True, seconds=0.0)
+    started = time.monotonic()
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    ran = False
+    command = _dvc("repro", "--single-item", *(_ANEW if anew is not None else ()), name)
+    environment = {**_environment(), **(anew or {})}
+    with (
+        subprocess.Popen(
+            command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process,
+        _bars() as bars,
+    ):
+        for line in process.stdout or ():
+            ran = ran or line.startswith("Running stage") or _RESTORED in line
+            _forward(line.rstrip(), bars, tail, on_metric)
+    if process.returncode:
+        raise StageFailedError(f"stage {name} failed:\n" + "\n".join(tail))
+    return StageRun(name, skipped=not ran, seconds=time.monotonic() - started)
+
+
+def merge_runs(runs: Sequence[StageRun], again: Sequence[StageRun]) -> list[StageRun]:
+    """Each stage of `runs`, with the time of its second run added."""
+    seconds = {run.name: run.seconds for run in again}
+    return [
+        replace(run, skipped=False, seconds=run.seconds + seconds[run.name]) if run.name in seconds else run
+        for run in runs
+    ]
+
+
+def _mend_lock_file(root: Path) -> None:
+    """Remove DVC's list of path locks where a kill left it half written, or none who is in it lives.
+
+    DVC itself takes a process id for alive that a later process has, as after a restart of the machine, or a dead one
+    that nobody has buried, and says that it is busy until a person removes the list.
+    """
+    locks = root / ".dvc/tmp/rwlock"
+    if not locks.is_file():
+        return
+    try:
+        held, written_at = json.loads(locks.read_text(encoding="utf-8")), locks.stat().st_mtime
+    except ValueError:
+        locks.unlink()
+        return
+    holders = [*held.get("write", {}).values(), *chain.from_iterable(held.get("read", {}).values())]
+    if holders and not any(_lives(one["pid"], written_at) for one in holders):
+        locks.unlink()
+
+
+def _lives(pid: int, since: float) -> bool:
+    """Whether the process that had the id at that time is still at work."""
+    try:
+        process = psutil.Process(pid)
+        return bool(process.create_time() <= since and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+class _Bars:
+    """One Rich bar per task that a stage reports; a line in the log now and then where there is no terminal."""
+
+    def __init__(self, rich: RichBars | None) -> None:
+        self._rich, self._ids, self._logged = rich, dict[str, TaskID](), time.monotonic()
+
+    def update(self, name: str, done: int, total: int, note: str) -> None:
+        if self._rich is None:
+            if time.monotonic() - self._logged > _LOG_EVERY_S:
+                self._logged = time.monotonic()
+                get_run_logger().info("%s: %d of %d %s", name, done, total, note)
+            return
+        if name not in self._ids:
+            self._ids[name] = self._rich.add_task(name, total=total)
+        self._rich.update(self._ids[name], completed=done, description=f"{name} {note}")
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    if not sys.stderr.isatty():
+        yield _Bars(None)
+        return
+    with RichBars(transient=True) as rich:
+        yield _Bars(rich)
+
+
+def _forward(line: str, bars: _Bars, tail: deque[str], on_metric: Metric | None) -> None:
+    record = _parse(line)
+    if record is None:
+        if line and not line.strip().startswith(_ADVICE):
+            tail.append(line)
+            get_run_logger().info(line)
+    elif record["event"] == "progress":
+        bars.update(record["task"], record["done"], record["total"], record["note"])
+    elif record["event"] == "metric" and on_metric is not None:
+        on_metric(record["name"], record["value"], record["step"])
+    elif record["event"] == "message":
+        tail.append(record["text"])
+        get_run_logger().info(record["text"])
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    if not line.startswith('{"event"'):
+        return None
+    try:
+        record: dict[str, Any] = json.loads(line)
+        return record
+    except json.JSONDecodeError:
+        return None
+
+
+def _environment() -> dict[str, str]:
+    """For stages, whose commands say `shadowline` and `python`: those beside this interpreter, wherever it started."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+
+
+def _dvc(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "dvc", *arguments]

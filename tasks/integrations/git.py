@@ -1,0 +1,123 @@
+"""Git from Prefect: a registered model's commit must really contain the code, parameters and lock that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from prefect import task
+
+from shadowline.core.layout import Layout
+
+_OURS = ("params.yaml", "dvc.lock")  # the only files that a run may commit
+
+
+class RepositoryError(RuntimeError):
+    """The repository is not in a state from which a model could be reproduced; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    git_commit: str
+    dvc_lock_sha256: str
+
+
+@contextmanager
+def hold_project(root: Path, *, wait: bool = False) -> Iterator[None]:
+    """Let one run at a time work in a project; the lock is the operating system's, so that a killed run leaves none.
+
+    While another run holds it, wait for its end, or raise RepositoryError, at once and naming the process.
+    """
+    scratch = Layout(root).scratch
+    scratch.mkdir(exist_ok=True)
+    owner = scratch / "run.pid"
+    try:
+        lock = FileLock(scratch / "run.lock").acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+        raise RepositoryError(
+            f"{root.resolve()}: another run (process {pid}) is at work here; wait for its end or stop it"
+        ) from None
+    with lock:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+
+
+@task
+def check_repository(root: Path) -> None:
+    """Refuse before hours of work what `commit_run` would refuse after them."""
+    if _git(root, "rev-parse", "--is-inside-work-tree", check=False) != "true":
+        raise RepositoryError(f"{root.resolve()}: not a git repository; run `git init` and commit the project first")
+    if not _git(root, "rev-parse", "--verify", "HEAD", check=False):
+        raise RepositoryError(f"{root.resolve()}: no commit yet; commit the project first")
+    lock = root / _git(root, "rev-parse", "--git-path", "index.lock")
+    if lock.exists():
+        raise RepositoryError(f"{lock}: another git command is at work here, or was killed; then remove this file")
+    _refuse_other_changes(root)
+
+
+@task
+def commit_run(root: Path, message: str) -> Provenance:
+    """Commit params.yaml and dvc.lock when they changed; nothing else is ever committed."""
+    _refuse_other_changes(root)
+    present = [name for name in _OURS if (root / name).is_file()]
+    _git(root, "add", "--", *present)
+    if _git(root, "diff", "--cached", "--name-only", "--", *present):
+        _git(root, *_identity(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
+    lock = hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest()
+    return Provenance(git_commit=_git(root, "rev-parse", "HEAD"), dvc_lock_sha256=lock)
+
+
+def has_commit(root: Path, commit: str) -> bool:
+    return _git(root, "cat-file", "-t", f"{commit}^{{commit}}", check=False) == "commit"
+
+
+def require_clean(root: Path) -> None:
+    """Refuse to change files that somebody else is changing: what goes wrong is taken back to the last commit."""
+    changed = _git(root, "status", "--porcelain", "--", *_OURS)
+    if changed:
+        raise RepositoryError(f"uncommitted changes in {' and '.join(_OURS)}: commit or revert them first")
+
+
+def take_back(root: Path) -> None:
+    """params.yaml, dvc.lock and everything that DVC keeps as the last commit has them."""
+    _git(root, "checkout", "HEAD", "--", *(name for name in _OURS if _git(root, "ls-files", name)))
+    answer = subprocess.run(
+        [sys.executable, "-m", "dvc", "checkout", "--force"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        raise RepositoryError(f"dvc checkout: {answer.stderr.strip()}; run `dvc repro` to make what is missing again")
+
+
+def _refuse_other_changes(root: Path) -> None:
+    changed = [line[3:] for line in _git(root, "status", "--porcelain", strip=False).splitlines()]
+    others = [name for name in changed if name not in _OURS]
+    if others:
+        listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+        raise RepositoryError(
+            f"{len(others)} uncommitted changes beside params.yaml and dvc.lock: {listed}; "
+            "commit or stash them, so that the registered commit contains what made the model"
+        )
+
+
+def _identity(root: Path) -> list[str]:
+    """A committer for machines that have none."""
+    if _git(root, "config", "user.email", check=False):
+        return []
+    return ["-c", "user.name=Shadowline", "-c", "user.email=shadowline@localhost"]
+
+
+def _git(root: Path, *arguments: str, check: bool = True, strip: bool = True) -> str:
+    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        if check:
+            raise RepositoryError(f"git {arguments[0]}: {answer.stderr.strip()}")
+        return ""
+    return answer.stdout.strip() if strip else answer.stdout

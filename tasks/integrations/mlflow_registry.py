@@ -1,0 +1,335 @@
+"""MLflow from Prefect: runs, live metrics, model versions with their provenance, and aliases on exact versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from prefect.logging import get_logger
+from prefect.runtime import task_run
+from sqlalchemy.exc import SQLAlchemyError
+
+import shadowline
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.settings import Settings, prepare_environment
+from shadowline.evaluation.gates import Verdict
+from shadowline.models.inspector import class_fingerprints
+from tasks.integrations.git import Provenance
+from tasks.integrations.provenance import put_origin
+from tasks.integrations.rejudgement import PASSED, failed_since, judge_again, word_of
+from tasks.integrations.retry import retried_task
+
+CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
+
+_MAX_PARAMS = 100  # in one request, as MLflow allows
+STORE_ERRORS = (MlflowException, SQLAlchemyError)  # the latter bare where a connection dies while MLflow rolls back
+_NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})  # the model; the alias
+
+log = get_logger(__name__)
+
+SIGNATURE = ModelSignature(
+    inputs=Schema(
+        [
+            ColSpec(DataType.string, "image", required=False),
+            ColSpec(DataType.string, "path", required=False),
+            ColSpec(DataType.string, "class_name", required=False),
+        ]
+    ),
+    outputs=Schema(
+        [
+            ColSpec(DataType.double, "score"),
+            ColSpec(DataType.double, "threshold"),
+            ColSpec(DataType.string, "decision"),
+            ColSpec(DataType.string, "class_name"),
+            ColSpec(DataType.string, "model_version"),
+            ColSpec(DataType.string, "fingerprint"),
+        ]
+    ),
+)
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One exact version of a registered model."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def class_fingerprints(self) -> dict[str, str]:
+        """Class → fingerprint of what decides on it."""
+        return dict(json.loads(self.tags.get("class_fingerprints", "{}")))
+
+
+def client() -> mlflow.MlflowClient:
+    """A client of the store that SHADOWLINE_TRACKING_URI names."""
+    prepare_environment()
+    uri = Settings().tracking_uri
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri)
+
+
+@retried_task
+def start_run(experiment: str, params: Mapping[str, Any]) -> str:
+    """Open a run with all hyper-parameters; returns its id. The retry of a task goes on with the run that it opened."""
+    tracking = client()
+    experiment_id = _find_experiment(tracking, experiment)
+    opened_by = {"opened_by": str(task_run.id)} if task_run.id else {}
+    tried = tracking.search_runs([experiment_id], f"tags.opened_by = '{task_run.id}'") if opened_by else []
+    run = tried[0] if tried else tracking.create_run(experiment_id, tags=opened_by)
+    flat = [Param(name, value) for name, value in _flatten(params)]
+    for start in range(0, len(flat), _MAX_PARAMS):
+        tracking.log_batch(run.info.run_id, params=flat[start : start + _MAX_PARAMS])
+    return str(run.info.run_id)
+
+
+def _find_experiment(tracking: mlflow.MlflowClient, name: str) -> str:
+    """Its id. A new one keeps its files below SHADOWLINE_ARTIFACTS_URL; one that exists keeps them where it did."""
+    found, wanted = tracking.get_experiment_by_name(name), Settings().artifacts_url.rstrip("/")
+    if found is None:
+        return str(tracking.create_experiment(name, f"{wanted}/{name}" if wanted else None))
+    if wanted and not found.artifact_location.startswith(f"{wanted}/"):
+        log.warning(
+            "experiment %s keeps its files in %s as before; SHADOWLINE_ARTIFACTS_URL=%s holds for new experiments, "
+            "see registry.experiment in params.yaml", name, found.artifact_location, wanted,
+        )  # fmt: skip
+    return str(found.experiment_id)
+
+
+@retried_task
+def close_run(run_id: str, succeeded: bool) -> None:
+    client().set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+
+
+@retried_task
+def log_results(run_id: str, summary: Mapping[str, Any], files: list[Path]) -> None:
+    """The means, gates and files of a finished evaluation."""
+    tracking = client()
+    for name, value in result_metrics(summary).items():
+        tracking.log_metric(run_id, name, value)
+    for path in files:
+        tracking.log_artifact(run_id, str(path))
+
+
+def result_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """`test/auroc`, `gate/drop/bolt`: the numbers of a summary as a run has them."""
+    metrics = {f"test/{name}": value for name, value in summary["means"].items()}
+    for check in summary["verdict"]["checks"]:
+        if check["measured"] is not None:
+            subject = f"/{check['subject']}" if check["subject"] else ""
+            metrics[f"gate/{check['name']}{subject}"] = check["measured"]
+    return metrics
+
+
+@retried_task
+def register(
+    run_id: str, params: Params, layout: Layout, summary: Mapping[str, Any], provenance: Provenance
+) -> ModelVersion:
+    """Register the package as a new version with its provenance; alias `challenger` only when the verdict passed.
+
+    A package whose fingerprint is registered already gives that version back, with the tags that it has: they are
+    written once, and another judgement of it is a further record (tasks/integrations/rejudgement.py). Registering twice
+    is harmless, also after a kill in between.
+    """
+    tracking, name = client(), params.registry.model_name
+    config = json.loads((layout.package / "config.json").read_text(encoding="utf-8"))
+    version = find_version(tracking, name, config["fingerprint"]) or _log_version(
+        tracking, run_id, name, layout.package, config
+    )
+    verdict = Verdict.from_dict(summary["verdict"])
+    known = describe(tracking, name, version)
+    put_origin(tracking, name, version, params, layout.root)
+    if "verdict" in known.tags and known.tags.get("results_run") != run_id:
+        judge_again(tracking, known, run_id, params, verdict, provenance)
+    else:
+        classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
+        tags = {**_provenance(config, params, summary, provenance), "class_fingerprints": classes}
+        tags |= {"results_run": run_id, "verdict": word_of(verdict)}  # the verdict last: it says that all is written
+        for key, value in tags.items():
+            tracking.set_model_version_tag(name, version, key, value)
+    _move_challenger(tracking, known, verdict)
+    return describe(tracking, name, version)
+
+
+def _provenance(
+    config: Mapping[str, Any], params: Params, summary: Mapping[str, Any], provenance: Provenance
+) -> dict[str, str]:
+    """All that an auditor needs to make the same model again."""
+    return {
+        "git_commit": provenance.git_commit,
+        "dvc_lock_sha256": provenance.dvc_lock_sha256,
+        "params_hash": params.hash(),
+        "encoder_fingerprint": config["encoder_fingerprint"],
+        "num_images": json.dumps(summary["num_images"], sort_keys=True),
+    }
+
+
+def _move_challenger(tracking: mlflow.MlflowClient, known: ModelVersion, verdict: Verdict) -> None:
+    """To a version that passed; away from one that fails now, unless only a latency speaks against one that passed."""
+    if verdict.passed:
+        tracking.set_registered_model_alias(known.name, CHALLENGER, known.version)
+    elif CHALLENGER in known.aliases and not verdict.failed_on_latency_only:  # it passed once, under other gates
+        tracking.delete_registered_model_alias(known.name, CHALLENGER)
+
+
+def _log_version(
+    tracking: mlflow.MlflowClient, run_id: str, model_name: str, package: Path, config: Mapping[str, Any]
+) -> str:
+    code = Path(shadowline.__file__).parent
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="inspector",
+            python_model=str(code / "models/pyfunc/inspector_model.py"),
+            artifacts={"inspector": str(package)},
+            code_paths=[str(code)],
+            signature=SIGNATURE,
+            pip_requirements=requirements(),
+        )
+    return new_version(tracking, model_name, run_id, logged, config["fingerprint"])
+
+
+def new_version(tracking: mlflow.MlflowClient, model_name: str, run_id: str, logged: Any, fingerprint: str) -> str:
+    """Make what was logged in a run a version of a registered model, found again by its fingerprint."""
+    with suppress(MlflowException):  # exists already
+        tracking.create_registered_model(model_name)
+    tags = {"fingerprint": fingerprint}
+    created = tracking.create_model_version(
+        model_name, source=logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
+    )
+    return str(created.version)
+
+
+def find_version(tracking: mlflow.MlflowClient, model_name: str, fingerprint: str) -> str | None:
+    found = [one for one in all_versions(tracking, model_name) if one.tags.get("fingerprint") == fingerprint]
+    return str(found[0].version) if found else None
+
+
+def all_versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
+    return list(tracking.search_model_versions(f"name='{model_name}'"))
+
+
+def requirements() -> list[str]:
+    """What serving needs beside the code that travels with the model, in the versions that trained it."""
+    from importlib.metadata import version
+
+    names = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "pandas")
+    more = ("pydantic", "pydantic-settings", "pyyaml", "mlflow")
+    return [f"{name}=={version(name).partition('+')[0]}" for name in (*names, *more)]
+
+
+def describe(tracking: mlflow.MlflowClient, model_name: str, version: str) -> ModelVersion:
+    found = tracking.get_model_version(model_name, version)
+    return ModelVersion(model_name, str(found.version), tuple(sorted(found.aliases)), dict(found.tags))
+
+
+def list_versions(model_name: str) -> list[ModelVersion]:
+    """All versions, newest first."""
+    tracking = client()
+    numbers = sorted((int(one.version) for one in all_versions(tracking, model_name)), reverse=True)
+    return [describe(tracking, model_name, str(number)) for number in numbers]
+
+
+def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion:
+    """Make exactly `version` champion in the place of exactly `replaces` (None: there must be no champion yet).
+
+    Raises ValueError when the champion is another one, the version's verdict is negative, or gates other than that of
+    latency have failed it since.
+    """
+    tracking = client()
+    current = _aliased(tracking, model_name, CHAMPION)
+    if current != replaces:
+        raise ValueError(f"champion of {model_name} is version {current}, not {replaces}; name the version to replace")
+    chosen = describe(tracking, model_name, version)
+    if chosen.tags.get("verdict") != PASSED:
+        raise ValueError(
+            f"{chosen.uri}: verdict {chosen.tags.get('verdict', 'missing')!r}; only a passed version can lead"
+        )
+    failed = failed_since(tracking, chosen)
+    if failed:
+        raise ValueError(
+            f"{chosen.uri}: passed once, and fails {', '.join(failed)} by the gates of run "
+            f"{chosen.tags['last_judged_run']}; run `shadowline retrain`, or promote another version"
+        )
+    return _lead(tracking, chosen, current)
+
+
+def _lead(tracking: mlflow.MlflowClient, chosen: ModelVersion, current: str | None) -> ModelVersion:
+    if current is not None:
+        tracking.set_registered_model_alias(chosen.name, PREVIOUS, current)
+    tracking.set_registered_model_alias(chosen.name, CHAMPION, chosen.version)
+    return describe(tracking, chosen.name, chosen.version)
+
+
+def challenger_version(model_name: str) -> ModelVersion | None:
+    """The version that waits for its rollout, or None."""
+    tracking = client()
+    version = _aliased(tracking, model_name, CHALLENGER)
+    return describe(tracking, model_name, version) if version else None
+
+
+def challenger_fingerprints(model_name: str) -> dict[str, str]:
+    """Class → fingerprint of what the challenger decides with; empty where no version waits."""
+    waiting = challenger_version(model_name)
+    return waiting.class_fingerprints if waiting else {}
+
+
+def challenger_if_known(model_name: str) -> dict[str, str]:
+    """The same for a tick, and empty too where the registry is away: a rollback waits for no registry."""
+    try:
+        return challenger_fingerprints(model_name)
+    except STORE_ERRORS as error:
+        log.warning("registry: %s; this tick tries no new challenger", str(error).partition("\n")[0])
+        return {}
+
+
+@retried_task
+def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
+    """Make champion the newest version that holds exactly the models that are live, class by class.
+
+    Raises ValueError where no passed version holds them all. Again, for the version that leads already: no effect.
+    """
+    holding = [one for one in list_versions(model_name) if live.items() <= one.class_fingerprints.items()]
+    passed = [one for one in holding if one.tags.get("verdict") == PASSED]
+    if not passed:
+        raise ValueError(f"{model_name}: no passed version holds the live models of {', '.join(sorted(live))}")
+    tracking = client()
+    current = _aliased(tracking, model_name, CHAMPION)
+    return passed[0] if passed[0].version == current else _lead(tracking, passed[0], current)
+
+
+def _aliased(tracking: mlflow.MlflowClient, model_name: str, alias: str) -> str | None:
+    try:
+        return str(tracking.get_model_version_by_alias(model_name, alias).version)
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return None
+
+
+def is_missing(error: MlflowException) -> bool:
+    """Whether the store says that there is no such thing; a store that is away says something else."""
+    return error.error_code in _NOT_THERE
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    flat: list[tuple[str, str]] = []
+    for name, value in values.items():
+        dotted = f"{prefix}{name}"
+        flat += _flatten(value, f"{dotted}.") if isinstance(value, Mapping) else [(dotted, str(value)[:500])]
+    return flat

@@ -1,0 +1,82 @@
+"""What the registry holds of one version, for whoever wants to make it again or to verify it.
+
+registered = find_registered("inspector", "3")        # its tags, its run
+folder = registered.download(scratch)                 # every file of the logged model
+registered.summary(scratch)                           # data/summary.json as the run has it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shadowline.core.hashing import file_sha256
+from tasks.integrations.git import has_commit
+from tasks.integrations.mlflow_registry import STORE_ERRORS, all_versions, client
+from tasks.integrations.provenance import FILES, download, first_line
+
+
+@dataclass(frozen=True)
+class Registered:
+    """One exact version, with all that is needed to make it again."""
+
+    uri: str  # models:/inspector/3
+    source: str  # where the logged model lies
+    run_id: str  # of the logged model
+    tags: Mapping[str, str]
+
+    @property
+    def results_run(self) -> str:
+        """The run that evaluated what the commit holds: the last one that came to this very model."""
+        return self.tags.get("results_run", self.run_id)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Empty where it was not put on record."""
+        return dict(json.loads(self.tags.get("environment", "{}")))
+
+    def tag(self, name: str) -> str:
+        """Raises ValueError where the version has none."""
+        if name not in self.tags:
+            raise ValueError(f"{self.uri}: has no tag {name}, and cannot be made again; was it registered by hand?")
+        return self.tags[name]
+
+    def download(self, folder: Path) -> Path:
+        """The logged model, below `folder`. Raises ValueError where it is not there."""
+        return download(self.uri, self.source, folder / "registered")
+
+    def files(self, folder: Path) -> dict[str, str] | None:
+        """Path → sha256 as listed at the registration; None where no list was made. Raises ValueError."""
+        if "files_sha256" not in self.tags:
+            return None
+        path = download(self.uri, f"runs:/{self.run_id}/{FILES}", folder / "files")
+        if file_sha256(path) != self.tags["files_sha256"]:
+            raise ValueError(f"{self.uri}: {FILES} of run {self.run_id} is not the list that was made at registration")
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+
+    def summary(self, folder: Path) -> Path:
+        """data/summary.json as the run has it. Raises ValueError where it is not there."""
+        return download(self.uri, f"runs:/{self.results_run}/summary.json", folder / "results")
+
+    def metrics(self) -> dict[str, float]:
+        """Name → value as the run has them."""
+        return dict(client().get_run(self.results_run).data.metrics)
+
+
+def find_registered(model_name: str, version: str) -> Registered:
+    """Raises ValueError for a version that is not registered."""
+    uri = f"models:/{model_name}/{version}"
+    try:
+        found = client().get_model_version(model_name, version)
+    except STORE_ERRORS as error:
+        raise ValueError(f"{uri}: {first_line(error)}; `shadowline models` lists the versions") from None
+    return Registered(uri, str(found.source), str(found.run_id), dict(found.tags))
+
+
+def known_commits(root: Path, model_name: str) -> list[str]:
+    """The commits of the versions that are registered, as far as the repository has them."""
+    found = all_versions(client(), model_name)
+    commits = {one.tags["git_commit"] for one in found if "git_commit" in one.tags}
+    return sorted(commit for commit in commits if has_commit(root, commit))

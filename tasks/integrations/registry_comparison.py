@@ -1,0 +1,204 @@
+"""The model registry, held to the audit chain: its versions, their tags, their numbers, and who leads.
+
+    report = compare_registry(chain)
+    report.differences, report.absent
+
+The entry of a registration signs the version's provenance, its verdict and the metrics of its results run; the entry of
+a promotion signs which version is champion. Entries from before the metrics were signed are counted as older.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from shadowline.core.settings import Settings
+from shadowline.records.audit_log.chain import Chain
+from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.state import NO_ENTRY, Difference, shown
+from shadowline.records.audit_log.statements import Statement, read_statements
+from shadowline.records.audit_log.verification import RegistryReport
+from shadowline.records.database import reading_any_text
+from tasks.integrations.mlflow_registry import CHALLENGER, CHAMPION, PREVIOUS, STORE_ERRORS, client, is_missing
+from tasks.integrations.provenance import first_line
+
+WITNESS_TAG = "audit_entry"  # of a version: NUMBER:HASH of the entry of its registration
+PROVENANCE = (  # tags of a version that the entry of its registration repeats, signed
+    "fingerprint", "git_commit", "dvc_lock_sha256", "params_hash", "encoder_fingerprint", "encoder_source_sha256",
+    "files_sha256", "environment", "verdict", "results_run",
+)  # fmt: skip
+SIGNED_METRICS = ("test/", "gate/")  # beginnings of their names
+NOT_THERE = "none"
+_KINDS = (Kind.REGISTRATION, Kind.LEGACY, Kind.PROMOTION, Kind.DELETION)
+
+
+@dataclass
+class _Said:
+    """What the chain says of the registry, the last word on each."""
+
+    registered: dict[str, Statement] = field(default_factory=dict)  # models:/NAME/VERSION → its registration
+    legacy: dict[str, Statement] = field(default_factory=dict)  # likewise
+    promoted: dict[str, Statement] = field(default_factory=dict)  # name of the model → who leads
+    last: Statement | None = None  # the last registration of all
+    waiting: dict[str, str | None] = field(default_factory=dict)  # name of the model → the version that waits
+
+    @classmethod
+    def by(cls, chain: Chain) -> _Said:
+        said = cls()
+        with reading_any_text(chain.engine) as connection:
+            for one in read_statements(connection, _KINDS):
+                said.hear(one)
+        return said
+
+    def hear(self, one: Statement) -> None:
+        if one.kind == Kind.REGISTRATION:
+            self.registered[one.subject] = self.last = one
+            name, version = split_uri(one.subject)
+            if one.facts.get("verdict") == "passed":
+                self.waiting[name] = version
+            elif self.waiting.get(name) == version:
+                self.waiting[name] = None
+        elif one.kind == Kind.LEGACY:
+            self.legacy[str(one.facts.get("version"))] = one
+        elif one.kind == Kind.PROMOTION:
+            self.promoted[one.subject] = one
+        else:  # a legacy model was deleted, with all of its versions
+            for version in one.facts.get("versions", ()):
+                self.legacy.pop(f"models:/legacy-{one.subject}/{version}", None)
+
+    @property
+    def names(self) -> set[str]:
+        """The models that the chain knows."""
+        return {split_uri(uri)[0] for uri in (*self.registered, *self.legacy)} | set(self.promoted)
+
+
+def compare_registry(chain: Chain) -> RegistryReport:
+    """The registry against the last word of the chain on each of its versions."""
+    said = _Said.by(chain)
+    if not said.names:
+        return RegistryReport()
+    try:
+        found = _versions() if registry_exists() else {}
+        differences = tuple(_compare(said, found))
+    except STORE_ERRORS as error:
+        return RegistryReport(problem=first_line(error))
+    older = sum("metrics" not in one.facts for one in said.registered.values())
+    absent = tuple(_absent(said, found))
+    return RegistryReport(len({*said.registered, *said.legacy}), older, differences, absent)
+
+
+def registry_exists() -> bool:
+    """False where the store is a file that nobody has made yet, which asking would make."""
+    uri = Settings().tracking_uri
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+def signed_metrics(tracking: mlflow.MlflowClient, run_id: str | None) -> dict[str, float | str]:
+    """The numbers of a results run that its registration signs; empty for a run that is gone. NaN is a text."""
+    try:
+        metrics = tracking.get_run(run_id).data.metrics if run_id else {}
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        metrics = {}
+    chosen = {name: value for name, value in sorted(metrics.items()) if name.startswith(SIGNED_METRICS)}
+    return {name: value if math.isfinite(value) else str(value) for name, value in chosen.items()}
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """models:/NAME/VERSION → name and version."""
+    name, _, version = uri.removeprefix("models:/").rpartition("/")
+    return name, version
+
+
+def _versions() -> dict[str, Any]:
+    return {f"models:/{one.name}/{one.version}": one for one in client().search_model_versions()}
+
+
+def _compare(said: _Said, found: Mapping[str, Any]) -> Iterator[Difference]:
+    for uri, statement in said.registered.items():
+        if uri in found:
+            yield from _version_differences(uri, statement, found[uri])
+    for uri, statement in said.legacy.items():
+        if uri in found:
+            signed = {name: value for name, value in statement.facts.items() if name != "version"}
+            yield from _tag_differences(uri, statement, signed, found[uri].tags)
+    for uri, version in found.items():
+        if split_uri(uri)[0] in said.names and uri not in {*said.registered, *said.legacy}:
+            yield Difference("registry", "version", uri, NO_ENTRY, shown(version.tags.get("fingerprint", NOT_THERE)))
+    for name in sorted(said.names):
+        yield from _alias_differences(name, said)
+
+
+def _version_differences(uri: str, said: Statement, version: Any) -> Iterator[Difference]:
+    facts = said.facts
+    signed = {name: facts[name] for name in PROVENANCE if name in facts}
+    if facts.get("class_fingerprints"):
+        signed["class_fingerprints"] = json.dumps(facts["class_fingerprints"], sort_keys=True)
+    yield from _tag_differences(uri, said, signed, version.tags)
+    if "metrics" in facts:
+        metrics = signed_metrics(client(), version.tags.get("results_run"))
+        for name in sorted({*facts["metrics"], *metrics}):
+            signed_value, found = (of.get(name, NOT_THERE) for of in (facts["metrics"], metrics))
+            if signed_value != found:
+                yield _difference(f"metrics.{name}", uri, signed_value, found, said)
+
+
+def _tag_differences(
+    uri: str, said: Statement, signed: Mapping[str, Any], tags: Mapping[str, str]
+) -> Iterator[Difference]:
+    for name, value in signed.items():
+        if tags.get(name) != value:
+            yield _difference(f"tags.{name}", uri, value, tags.get(name, NOT_THERE), said)
+
+
+def _alias_differences(name: str, said: _Said) -> Iterator[Difference]:
+    """Who leads and led by the last promotion; who waits by the registrations, where the last one signs its metrics."""
+    aliases = _aliases(name)
+    promotion = said.promoted.get(name)
+    expected: dict[str, tuple[Any, Statement | None]] = {CHAMPION: (None, None)}
+    if promotion is not None:
+        expected[CHAMPION] = promotion.facts.get("version"), promotion
+        if promotion.facts.get("replaces"):
+            expected[PREVIOUS] = promotion.facts["replaces"], promotion
+    if name in said.waiting and said.last is not None and "metrics" in said.last.facts:
+        expected[CHALLENGER] = said.waiting[name], said.last
+    for alias, (version, statement) in expected.items():
+        if aliases.get(alias) != version:
+            signed, found = version or NOT_THERE, aliases.get(alias, NOT_THERE)
+            yield _difference(f"alias.{alias}", name, signed, found, statement)
+
+
+def _aliases(name: str) -> dict[str, str]:
+    try:
+        found = client().get_registered_model(name).aliases if registry_exists() else {}
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return {}
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def _absent(said: _Said, found: Mapping[str, Any]) -> Iterator[str]:
+    for uri, statement in (said.registered | said.legacy).items():
+        if uri not in found:
+            yield f"{uri}, registered by {statement.name}, is gone from the registry; restore it from a backup"
+    for uri, statement in said.registered.items():
+        if uri in found and statement.number and WITNESS_TAG not in found[uri].tags:
+            yield (
+                f"{uri}, registered by entry {statement.number}: its tag {WITNESS_TAG} is gone; "
+                "find out who removed it; the next registration sets it again"
+            )
+
+
+def _difference(column: str, key: str, signed: Any, found: Any, said: Statement | None) -> Difference:
+    return Difference(
+        "registry", column, key, shown(signed), shown(found), said.number if said else None, said.at if said else ""
+    )

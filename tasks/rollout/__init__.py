@@ -1,0 +1,1 @@
+"""The rollout: ticks, outbox, approvals, legacy models, the demo's migration."""

@@ -1,0 +1,267 @@
+"""A migration in fast motion: days of images, people who review late and approve, and a tick every five minutes.
+
+Ticks at which nothing can have changed are counted and left out: evidence is as of the ends of quarters of an hour and
+of production days, so that a tick without one of them behind it, or a person's word, finds what the one before found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.params_file import editing
+from shadowline.core.progress import Progress, default_progress
+from shadowline.data.perturbations import ORIGINAL
+from shadowline.evaluation.evidence import end_of_slot
+from shadowline.inference.simulation import (
+    Calendar,
+    JudgedStream,
+    Light,
+    Part,
+    day_of_pairs,
+    judge_stream,
+    parts_of_day,
+    reviewed,
+    stock_of,
+)
+from shadowline.models.legacy_validation import LegacyModel, Stated, examine
+from shadowline.models.loader import load_detector
+from shadowline.records.observe import observe_class
+from shadowline.records.pairs import Pair
+from shadowline.records.stores import Records
+from shadowline.rollout.engine import ActionKind, leave
+from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistItem, Order, OrderKind
+from shadowline.rollout.phases import CANDIDATE_JUDGES, Phase
+from shadowline.rollout.state import ClassState, RolloutState
+from tasks.integrations.mlflow_registry import challenger_fingerprints
+from tasks.rollout.outbox import settle
+from tasks.rollout.tick import tick_once
+
+FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the play's own calendar
+_TICK = timedelta(minutes=5)  # the shipped interval of `schedule.rollout`
+_REVIEW, _OFFICE = timedelta(hours=4), timedelta(hours=9)  # after a working day's first image
+_NIGHT = timedelta(hours=15)  # a tick that sees silence
+_ENOUGH = timedelta(days=50)  # in which the first class has its production days without the legacy model
+_DAYS_AHEAD = 14  # whose parts are judged together
+_PEOPLE = frozenset(
+    {
+        ChecklistItem.NO_CRITICAL_ISSUE,
+        ChecklistItem.DOCUMENTED,
+        ChecklistItem.TRAINED,
+        ChecklistItem.MONITORED,
+        ChecklistItem.ROLLBACK_DOCUMENTED,
+    }
+)
+
+
+class Curtain(StrEnum):
+    """Why the play stopped."""
+
+    FINISHED = "finished"  # every class has arrived, or stays with its legacy model since its candidate was stopped
+    NEEDS_VERSION = "needs_version"  # a class has rolled back, and the next act brings a new candidate
+    OUT_OF_DAYS = "out_of_days"  # params.demo.max_days are over
+
+
+class Act(StrEnum):
+    """Which candidate the class with the failing camera has."""
+
+    FIRST = "first"  # as trained
+    SABOTAGE = "sabotage"  # params.demo.sabotage: the evidence is to stop it
+    REMEDY = "remedy"  # params.demo.remedy: the one that arrives
+
+
+@dataclass(frozen=True)
+class PlayResult:
+    curtain: Curtain
+    num_ticks: int  # that were played
+    num_idle: int  # that were left out: nothing can have changed
+    last_day: datetime
+
+
+@task
+def baselines(params: Params, layout: Layout) -> list[LegacyModel]:
+    """The single-class baselines of the evaluation: the legacy models of the play."""
+    names = [name for wave in params.demo.waves for name in wave]
+    return [examine(name, str(layout.legacy(name)), params, layout, Stated()) for name in names]
+
+
+@task(cache_policy=NO_CACHE)
+def play_days(records: Records, params: Params, root: Path, act: Act) -> PlayResult:
+    """One day after the other until the curtain falls; a play that was interrupted goes on with the next day."""
+    theatre = _Theatre(records, _with_patience(params), root, default_progress())
+    morning = _next_morning(records)
+    with theatre.progress.task("migration", total=params.demo.max_days) as bar:
+        while True:
+            curtain = _curtain(records.rollout.state(), theatre.challenger, morning, params, act)
+            if curtain is not None:
+                return PlayResult(curtain, theatre.num_ticks, theatre.num_idle, morning)
+            theatre.day(morning)
+            morning += timedelta(days=1)
+            bar.advance(note=theatre.last_reason[:60])
+
+
+def _with_patience(params: Params) -> Params:
+    """The latency of the play is that of whatever else runs here; the gate on the packaged model has judged speed."""
+    patient = params.rollout.guards.latency.model_copy(update={"bound": params.demo.max_latency_ms})
+    guards = params.rollout.guards.model_copy(update={"latency": patient})
+    return params.model_copy(update={"rollout": params.rollout.model_copy(update={"guards": guards})})
+
+
+@task
+def apply_promises(params_file: Path, promises: Mapping[str, float]) -> None:
+    """Write promised false-alarm rates into params.yaml."""
+    with editing(params_file) as content:
+        for class_name, promise in promises.items():
+            content["classes"][class_name]["target_fpr"] = promise
+
+
+def act_of(params: Params) -> Act:
+    """Which act the promises in params.yaml belong to."""
+
+    def are_held(promises: Mapping[str, float]) -> bool:
+        return all(params.classes[class_name].target_fpr == promise for class_name, promise in promises.items())
+
+    if are_held(params.demo.remedy):
+        return Act.REMEDY
+    return Act.SABOTAGE if are_held(params.demo.sabotage) else Act.FIRST
+
+
+def _curtain(
+    state: RolloutState, challenger: Mapping[str, str], morning: datetime, params: Params, act: Act
+) -> Curtain | None:
+    if morning - FIRST_DAY >= timedelta(days=params.demo.max_days):
+        return Curtain.OUT_OF_DAYS
+    if act is not Act.REMEDY:
+        one = state.of(params.demo.fault_class)
+        has_tried = one.candidate == challenger.get(one.class_name)
+        return Curtain.NEEDS_VERSION if one.phase is Phase.ROLLED_BACK and has_tried else None
+    settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
+    return Curtain.FINISHED if all(one.phase in settled for one in state.classes) else None
+
+
+def _next_morning(records: Records) -> datetime:
+    """The day after the last tick that left an event; days that left none are played again, to the same effect."""
+    events = records.rollout.events()
+    days = (events[-1].at - FIRST_DAY).days + 1 if events[-1].source else 0
+    return FIRST_DAY + timedelta(days=days)
+
+
+class _Theatre:
+    """The stage: parts and what the models say of them, judged a few days ahead, and the clock."""
+
+    def __init__(self, records: Records, params: Params, root: Path, progress: Progress) -> None:
+        self.records, self.params, self.root, self.progress = records, params, root, progress
+        self.layout = Layout(root)
+        self.calendar = Calendar(FIRST_DAY, params.demo.holiday)
+        self.challenger = challenger_fingerprints(params.registry.model_name)
+        self.num_ticks, self.num_idle, self.last_reason = 0, 0, ""
+        self._stock: dict[str, tuple[Part, ...]] = {}
+        self._judged: dict[tuple[str, Light], JudgedStream] = {}
+        self._unreviewed: list[Pair] = []
+        self._asked: tuple[ApprovalRequest, ...] = ()
+
+    def day(self, morning: datetime) -> None:
+        """24 hours from the first image on: images in two lots, reviews of the last working day's, paperwork, ticks."""
+        due = {morning, morning + _NIGHT}
+        if self.calendar.runs(morning):
+            pairs = [pair for one in self.records.rollout.state().classes for pair in self._pairs(one, morning)]
+            self.records.pairs.record(pairs)
+            due |= {end_of_slot(pair.received_at or morning) for pair in pairs} | {morning + _OFFICE}
+            due |= {end_of_slot(at) for at in self._review(morning + _REVIEW)}
+            self._unreviewed = pairs
+        self._tick_at(sorted(due), morning)
+
+    def _tick_at(self, due: Sequence[datetime], morning: datetime) -> None:
+        """The ticks of a day at which something may have changed, and after each that moved a class the next one."""
+        waiting, before = list(due), self.num_ticks
+        while waiting:
+            at = waiting.pop(0)
+            if at == morning + _OFFICE:
+                self._settle_laggards(at)
+                for asked in self._asked:  # Ada says yes to all that only waits for her
+                    self.records.rollout.approve(Approval(**asdict(asked), by="Ada"), at)
+                for one in self.records.rollout.state().classes:
+                    self._paperwork(one, at)
+            result = tick_once.fn(self.records, self.challenger, at, self.params)
+            settle.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
+            self.num_ticks += 1
+            self.last_reason, self._asked = result.reason, result.asks
+            if result.events and at + _TICK not in waiting:
+                waiting = sorted([*waiting, at + _TICK])
+        self.num_idle += int(timedelta(days=1) / _TICK) - (self.num_ticks - before)
+
+    def _pairs(self, one: ClassState, morning: datetime) -> list[Pair]:
+        """The parts begin anew with each candidate: only what was judged by these two models counts for them."""
+        if one.evidence_since is None or one.standing not in CANDIDATE_JUDGES:
+            return []
+        if one.class_name not in self._stock:
+            self._stock[one.class_name] = stock_of(one.class_name, self.params, self.layout)
+        number, light = self.calendar.num_days(one.evidence_since, morning), self._light(one)
+        candidate = self._said(one, one.candidate, number, light)
+        legacy = self._said(one, one.legacy, number, light) if one.legacy_judges else candidate
+        parts = self._parts(one.class_name, number)
+        return day_of_pairs(one, parts, candidate, legacy, morning, self.params)
+
+    def _parts(self, class_name: str, day: int) -> list[Part]:
+        return parts_of_day(class_name, self._stock[class_name], day, self.params.demo)
+
+    def _light(self, one: ClassState) -> Light:
+        """The camera of one class fails in its first canary, and is mended when the class has rolled back."""
+        demo = self.params.demo
+        fails = one.class_name == demo.fault_class and one.share > min(self.params.rollout.canary_shares)
+        first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(one.class_name))
+        return demo.fault_light if fails and first else ORIGINAL
+
+    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> JudgedStream:
+        """What a model says of the parts of a day, judged with those of the days after it."""
+        known = self._judged.get((fingerprint, light))
+        if known is None or any(part.image_id not in known.said for part in self._parts(one.class_name, day)):
+            ahead = _DAYS_AHEAD if light == ORIGINAL else 1
+            parts = [part for later in range(day, day + ahead) for part in self._parts(one.class_name, later)]
+            detector = load_detector(self.records.rollout.model(fingerprint).location, one.class_name)
+            known = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
+            self._judged[fingerprint, light] = known
+        return known
+
+    def _review(self, at: datetime) -> list[datetime]:
+        """Grace labels what the last working day left, a minute each; returns when."""
+        labels = {part.image_id: part.label for stock in self._stock.values() for part in stock}
+        times = []
+        for number, pair in enumerate(reviewed(self._unreviewed, self.params.demo.labelled_share)):
+            times.append(at + number * timedelta(minutes=1))
+            self.records.pairs.label(pair.class_name, pair.image_id, labels[pair.image_id], "Grace", times[-1])
+        return times
+
+    def _settle_laggards(self, at: datetime) -> None:
+        """When the first class has only the others to wait for, Ada lets those stay with their legacy models."""
+        rollout, first = self.records.rollout, self.params.demo.fault_class
+        state = rollout.state()
+        others = [one for one in state.classes if one.class_name != first and one.planned]
+        arrived = state.of(first)
+        if arrived.phase is not Phase.LEGACY_OFF or at - arrived.since < _ENOUGH:
+            return
+        for one in others:
+            if one.phase is Phase.SHADOW:
+                lacks = "; ".join(observe_class(one, self.records, at, self.params).verdict.reasons)
+                why = f"stays with its legacy model until a better candidate comes: {lacks}"
+                rollout.order(Order(OrderKind.ROLL_BACK, (one.class_name,), "Ada", why), at)
+            if one.phase is Phase.ROLLED_BACK:
+                rollout.commit(leave(state, one.class_name, at, "Ada"))
+                state = rollout.state()
+
+    def _paperwork(self, one: ClassState, at: datetime) -> None:
+        """Ada's part of the checklist, when the legacy model is off."""
+        if one.phase is not Phase.LEGACY_OFF:
+            return
+        on_record = self.records.rollout.evidence(one.class_name, one.legacy)
+        for item in sorted(_PEOPLE - set(on_record)):
+            link = "https://example.org/migration/checklist"
+            self.records.rollout.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)

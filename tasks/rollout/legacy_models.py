@@ -1,0 +1,299 @@
+"""A legacy model's last years: on record, archived, its archive proven, and only then deleted.
+
+    version = register_legacy(examine("bolt", location, params, layout, Stated()), "shadowline")
+    note_legacy(version, model, now)
+    archive_legacy("bolt", fingerprint)             # → the object storage, by hash
+    prove_archive("bolt", fingerprint, root)        # restored, it scores bit for bit as the original
+    delete_legacy("bolt", fingerprint)              # refuses without that proof
+
+Each can be repeated without harm, also after a kill in between. The first two are Prefect tasks with retries; the
+others are plain functions: a rollout's outbox repeats them until they are done (tasks/rollout/outbox.py).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from PIL import Image
+
+import shadowline
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, load_params
+from shadowline.models.archive import pack, unpack
+from shadowline.models.detector import Detector
+from shadowline.models.legacy_validation import LegacyModel, known_images
+from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.records.rollout_store import LEGACY, ModelPlace, RolloutStore
+from shadowline.records.stores import open_records
+from shadowline.rollout.observation import ChecklistItem
+from tasks.integrations.audit_log import note_deletion, note_legacy_model
+from tasks.integrations.mlflow_registry import (
+    SIGNATURE,
+    ModelVersion,
+    all_versions,
+    client,
+    describe,
+    find_version,
+    is_missing,
+    new_version,
+    requirements,
+    start_run,
+)
+from tasks.integrations.object_storage import StoredObject, open_storage
+from tasks.integrations.retry import retried_task
+
+NUM_PROOF_IMAGES = 8  # known images that the original and the restored model must score alike
+PROVER = "prove_archive"  # who put the proof on record
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One legacy model on record."""
+
+    place: ModelPlace
+    tags: dict[str, str]  # of its registered version; empty where that is deleted
+    archive: str  # link to the proven archive, or empty
+
+    @property
+    def is_registered(self) -> bool:
+        return bool(self.tags)
+
+
+def registered_name(class_name: str) -> str:
+    return f"legacy-{class_name}"
+
+
+# --- on record ------------------------------------------------------------------------------------------------------
+
+
+@retried_task
+def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
+    """Register the model as a new version of `legacy-<class>`, or find the version that has its fingerprint."""
+    tracking, name = client(), registered_name(model.class_name)
+    version = find_version(tracking, name, model.fingerprint) or _log_version(tracking, name, model, experiment)
+    for key, value in _tags(model).items():
+        tracking.set_model_version_tag(name, version, key, value)
+    return describe(tracking, name, version)
+
+
+@retried_task
+def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
+    """Let the rollout know where the legacy model of a class can be loaded from, and the audit chain that it is."""
+    place = ModelPlace(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
+    open_records().rollout.know_model([place], at)
+    note_legacy_model(model.class_name, version, _tags(model))
+
+
+def list_legacy() -> list[Standing]:
+    """All legacy models on record, the newest first."""
+    store, tracking = open_records().rollout, client()
+    return [
+        Standing(place, _tags_of(tracking, place), _proof_link(store, place.class_name, place.fingerprint))
+        for place in store.models(LEGACY)
+    ]
+
+
+def _tags(model: LegacyModel) -> dict[str, str]:
+    baseline = {name: str(value) for name, value in asdict(model.baseline).items() if value is not None}
+    about = {"fingerprint": model.fingerprint, "class": model.class_name, "kind": str(model.kind)}
+    return {**about, "source": model.source, **baseline}
+
+
+def _log_version(tracking: mlflow.MlflowClient, name: str, model: LegacyModel, experiment: str) -> str:
+    code = Path(shadowline.__file__).parent
+    run_id = start_run.fn(experiment, {"class": model.class_name, "source": model.source})
+    with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="legacy",
+            python_model=str(code / "models/pyfunc/legacy_model.py"),
+            artifacts=_artifacts(model, Path(scratch)),
+            code_paths=[str(code)],
+            signature=SIGNATURE,
+            pip_requirements=[*requirements(), *_more_requirements(model.kind)],
+        )
+    return new_version(tracking, name, run_id, logged, model.fingerprint)
+
+
+def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:
+    """The model's own files as `legacy`, as they would come out of the archive, and what an image may measure."""
+    pack(model.directory, scratch / "model.zip", model.class_name, model.fingerprint)
+    unpack(scratch / "model.zip", scratch / "legacy")
+    bounds = {"max_pixels": model.data.max_pixels, "max_file_bytes": model.data.max_file_bytes}
+    write_json(scratch / "limits.json", {"class_name": model.class_name, **bounds})
+    return {"legacy": str(scratch / "legacy"), "limits": str(scratch / "limits.json")}
+
+
+def _more_requirements(kind: Kind) -> list[str]:
+    return [f"onnxruntime=={version_of('onnxruntime')}"] if kind is Kind.ONNX else []
+
+
+def _tags_of(tracking: mlflow.MlflowClient, place: ModelPlace) -> dict[str, str]:
+    try:
+        return describe(tracking, registered_name(place.class_name), place.version).tags
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return {}
+
+
+# --- archived -------------------------------------------------------------------------------------------------------
+
+
+def archive_legacy(class_name: str, fingerprint: str) -> StoredObject:
+    """Copy the model to the object storage, and note its hash at the registered version.
+
+    Raises ValueError for a model that is not registered, or whose files are no longer those of its fingerprint.
+    """
+    tracking = client()
+    versions = _versions_of(tracking, class_name, fingerprint)
+    if not versions:
+        raise ValueError(
+            f"class '{class_name}': no registered version of model {fingerprint[:12]}…; run `shadowline legacy import`"
+        )
+    location = f"models:/{registered_name(class_name)}/{versions[0].version}"
+    _load(location, class_name, fingerprint)
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = Path(scratch) / "model.zip"
+        sha256 = pack(find_model(location)[0], packed, class_name, fingerprint)
+        storage, key = open_storage(), archive_key(class_name, fingerprint)
+        stored = storage.find(key)
+        if stored is None or stored.sha256 != sha256:
+            stored = storage.put(packed, key)
+    for one in versions:
+        tracking.set_model_version_tag(registered_name(class_name), one.version, "archive", _link(stored))
+    return stored
+
+
+def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images: Sequence[Image.Image] = ()) -> str:
+    """Restore the archive into a clean folder and score known images with it and with the original.
+
+    The images are those given, or the first of the class's test split in the project at `root`. Equal scores, bit for
+    bit, put the checklist's item on record; returns its link. Raises ValueError for anything less.
+    """
+    store = open_records().rollout
+    known = list(images) or _project_images(class_name, root)
+    if not known:
+        raise ValueError(f"class '{class_name}': no test images to prove the archive with; import the class")
+    place = store.model(fingerprint)
+    original = _load(place.location, class_name, fingerprint)
+    with tempfile.TemporaryDirectory() as scratch:
+        stored = _restore(class_name, fingerprint, Path(scratch) / "restored")
+        restored = _load(str(Path(scratch) / "restored"), class_name, fingerprint)
+        _compare(class_name, np.asarray(original.score(known)), np.asarray(restored.score(known)))
+    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored))
+    return _link(stored)
+
+
+def keep_predecessor(class_name: str, fingerprint: str) -> None:
+    """A former version of the multi-class model stays where it is: other classes and auditors need it.
+
+    That it loads from the registry, with the fingerprint on record, is what stands for the proof of an archive.
+    """
+    store = open_records().rollout
+    place = store.model(fingerprint)
+    _load(place.location, class_name, fingerprint)
+    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location)
+
+
+def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:
+    """The archived model's files in a new `folder`, verified; `shadowline legacy import` takes it on record again."""
+    _restore(class_name, fingerprint, folder)
+    return folder
+
+
+def archive_key(class_name: str, fingerprint: str) -> str:
+    return f"legacy/{class_name}/{fingerprint}.zip"
+
+
+def _restore(class_name: str, fingerprint: str, folder: Path) -> StoredObject:
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = Path(scratch) / "model.zip"
+        stored = open_storage().get(archive_key(class_name, fingerprint), packed)
+        contents = unpack(packed, folder)
+    if (contents.class_name, contents.fingerprint) != (class_name, fingerprint):
+        raise ValueError(f"{stored.uri}: holds model {contents.fingerprint[:12]}… of class '{contents.class_name}'")
+    return stored
+
+
+def _load(location: str, class_name: str, fingerprint: str) -> Detector:
+    detector = load_detector(location, class_name)
+    if detector.fingerprint != fingerprint:
+        raise ValueError(f"{location}: fingerprint {detector.fingerprint[:12]}…, need {fingerprint[:12]}…")
+    return detector
+
+
+def _compare(class_name: str, original: np.ndarray, restored: np.ndarray) -> None:
+    if original.tobytes() != restored.tobytes():
+        apart = float(np.abs(original - restored).max())
+        raise ValueError(f"class '{class_name}': restored scores differ by up to {apart:g}, need equal bits")
+
+
+def _project_images(class_name: str, root: Path) -> list[Image.Image]:
+    layout = Layout(root)
+    params: Params = load_params(layout.params)
+    return known_images(class_name, params, layout, NUM_PROOF_IMAGES)
+
+
+def _link(stored: StoredObject) -> str:
+    return f"{stored.uri}#sha256={stored.sha256}"
+
+
+# --- deleted --------------------------------------------------------------------------------------------------------
+
+
+def delete_legacy(class_name: str, fingerprint: str) -> int:
+    """Delete the registered versions of the model with their artifacts; returns how many there were.
+
+    Raises ValueError, with nothing deleted, where the proof of the archive is not on record or the storage no longer
+    holds what was proven. Of each version the artifacts go first and the version last: whatever is left after a kill is
+    found again through it.
+    """
+    archive = _require_proof(class_name, fingerprint)
+    tracking = client()
+    versions = _versions_of(tracking, class_name, fingerprint)
+    note_deletion(class_name, fingerprint, [str(one.version) for one in versions], archive)
+    for one in versions:
+        name = registered_name(class_name)
+        get_artifact_repository(tracking.get_model_version_download_uri(name, one.version)).delete_artifacts()
+        if one.source.startswith("models:/"):
+            tracking.delete_logged_model(one.source.removeprefix("models:/"))
+        tracking.delete_model_version(name, one.version)
+    return len(versions)
+
+
+def _require_proof(class_name: str, fingerprint: str) -> str:
+    """The link to the proven archive."""
+    subject = f"class '{class_name}', legacy model {fingerprint[:12]}…"
+    proven = _proof_link(open_records().rollout, class_name, fingerprint)
+    if not proven:
+        raise ValueError(f"{subject}: no proof of its archive is on record; prove the archive first")
+    key = archive_key(class_name, fingerprint)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            stored = open_storage().get(key, Path(scratch) / "model.zip")
+        except (FileNotFoundError, ValueError) as error:
+            raise ValueError(f"{subject}: the proven archive does not verify: {error}") from None
+    if stored.sha256 != proven.rpartition("#sha256=")[2]:
+        raise ValueError(f"{subject}: {stored.uri} is not the archive that was proven; prove it again")
+    return proven
+
+
+def _proof_link(store: RolloutStore, class_name: str, fingerprint: str) -> str:
+    record: Any = store.evidence(class_name, fingerprint).get(ChecklistItem.ARCHIVED, {})
+    return str(record.get("link", ""))
+
+
+def _versions_of(tracking: mlflow.MlflowClient, class_name: str, fingerprint: str) -> list[Any]:
+    found = all_versions(tracking, registered_name(class_name))
+    return [one for one in found if one.tags.get("fingerprint") == fingerprint]

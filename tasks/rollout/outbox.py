@@ -1,0 +1,71 @@
+"""What a rollout asks of the world outside the database; every action can be repeated without harm."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import httpx
+from mlflow.exceptions import MlflowException
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from shadowline.core.params import Params
+from shadowline.records.rollout_store import CANDIDATE, PendingAction, RolloutStore
+from shadowline.records.stores import Records
+from shadowline.rollout.engine import ENGINE, Action, ActionKind
+from shadowline.rollout.state import STAYS
+from tasks.integrations.audit_log import note_promotion
+from tasks.integrations.mlflow_registry import promote_live
+from tasks.integrations.webhook import notify
+from tasks.rollout.legacy_models import archive_legacy, delete_legacy, keep_predecessor, prove_archive
+
+_OUTSIDE = (ValueError, OSError, MlflowException, httpx.HTTPError)  # what the world answers when it cannot
+
+
+DECOMMISSIONING = frozenset({ActionKind.ARCHIVE_LEGACY, ActionKind.PROVE_ARCHIVE, ActionKind.DELETE_LEGACY})
+AT_ONCE = frozenset(ActionKind) - DECOMMISSIONING
+
+
+@task(cache_policy=NO_CACHE)
+def settle(records: Records, params: Params, root: Path, at: datetime, kinds: frozenset[ActionKind]) -> int:
+    """Do what is in the outbox of these kinds, oldest first, and cross it off; returns how many are left.
+
+    What fails is noted and tried again at the next settling, and what the same class asked for after it waits with it.
+    """
+    stuck: set[str] = set()
+    for pending in _pending(records, kinds):
+        if pending.action.class_name in stuck:
+            continue
+        try:
+            perform(pending.action, records.rollout, params, root)
+        except _OUTSIDE as error:
+            get_run_logger().error("%s %s: %s", pending.action.kind, pending.action.class_name, error)
+            records.rollout.finish_action(pending.id, at, error=str(error))
+            stuck.add(pending.action.class_name)
+        else:
+            records.rollout.finish_action(pending.id, at)
+    return len(_pending(records, kinds))
+
+
+def _pending(records: Records, kinds: frozenset[ActionKind]) -> list[PendingAction]:
+    return [one for one in records.rollout.pending_actions() if one.action.kind in kinds]
+
+
+def perform(action: Action, rollout: RolloutStore, params: Params, root: Path) -> None:
+    """Do one action; raises what the outside world raises."""
+    if action.kind in DECOMMISSIONING and rollout.model(action.fingerprint).role == CANDIDATE:
+        keep_predecessor(action.class_name, action.fingerprint)
+        return
+    match action.kind:
+        case ActionKind.PROMOTE:
+            live = {one.class_name: one.candidate for one in rollout.state().classes if one.wave != STAYS}
+            note_promotion(promote_live.fn(params.registry.model_name, live), ENGINE)
+        case ActionKind.ARCHIVE_LEGACY:
+            archive_legacy(action.class_name, action.fingerprint)
+        case ActionKind.PROVE_ARCHIVE:
+            prove_archive(action.class_name, action.fingerprint, root)
+        case ActionKind.DELETE_LEGACY:
+            delete_legacy(action.class_name, action.fingerprint)
+        case ActionKind.NOTIFY:
+            notify.fn(action.class_name, action.reason)

@@ -1,0 +1,1 @@
+"""Around a retraining: its live metrics, its report, images that production sends back."""

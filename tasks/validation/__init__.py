@@ -1,0 +1,1 @@
+"""Great Expectations over the manifest: `python -m tasks.validation`."""

@@ -1,0 +1,325 @@
+"""The manifest against what it must fulfil, judged by Great Expectations.
+
+    python -m tasks.validation
+
+Writes `<class>.json` and `overall.json` below `data/validation/checks/` and static HTML to `data/validation/docs/`.
+Exit code 0: fine, or advisory failures only; 1: a critical failure; 2: unusable input. A class's file depends on
+that class's slice and masks alone, so a new class leaves the others' files as they are, byte for byte.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import and_
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shadowline.core.atomic_files import write_json
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params, Severity, SeverityParams, load_params
+from shadowline.data.manifest import read_manifest
+from tasks.validation.expectations import (
+    Check,
+    Clause,
+    balance,
+    class_checks,
+    class_table,
+    overall_checks,
+    overall_table,
+)
+
+OVERALL = "overall"  # the suite that crosses classes, and its file
+MAX_FAILED_ROWS = 20  # rows that are written and printed for one check; all are counted
+ROW_COLUMNS = ["image_id", "path", "home"]  # what Great Expectations reports of a failed row, beside its value
+# Great Expectations' pages load scripts and styles from other hosts; without a network nothing of it works.
+FROM_ELSEWHERE = re.compile(
+    r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*https?://[^>]*>|url\('https?://[^)]*\)", re.DOTALL
+)
+DOCS_STYLE = """
+body { font: 15px/1.4 sans-serif; margin: 2em; }
+table { border-collapse: collapse; }
+td, th { border: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; vertical-align: top; }
+.fa-times::before, .fa-exclamation-triangle::before { content: "✗"; color: #b00; }
+.fa-check-circle::before { content: "✓"; color: #070; }
+.failed { background: #fdd; }
+.card.mb-3, .navbar-brand { display: none; }
+"""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The checks of one class, or of all together, and the table that they look at."""
+
+    table: pd.DataFrame
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    image_id: str
+    path: str
+    value: str | float | None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check's outcome; `observed` and `expected` are in words."""
+
+    name: str
+    severity: Severity
+    passed: bool
+    observed: str
+    expected: str
+    way_out: str
+    num_failed_rows: int
+    failed_rows: tuple[FailedRow, ...]  # the first MAX_FAILED_ROWS of them
+
+
+@dataclass(frozen=True)
+class ValidationOutcome:
+    passed: bool  # no critical failure
+    critical_failures: tuple[str, ...]  # <class>.<check>, or overall.<check>
+    advisory_failures: tuple[str, ...]
+    docs_path: Path
+    lines: tuple[str, ...]  # one for each failed row, or failed check without rows
+
+
+def validate(params: Params, layout: Layout) -> ValidationOutcome:
+    """Judge all manifest slices of `params.classes` and write the results below `layout.validation`.
+
+    Raises FileNotFoundError or ValueError for slices that cannot be read; a failed check is an outcome.
+    """
+    return _validate(_read_slices(params, layout), params, layout)
+
+
+def _read_slices(params: Params, layout: Layout) -> dict[str, pd.DataFrame]:
+    if OVERALL in params.classes:
+        raise ValueError(f"class '{OVERALL}': its results would overwrite the summary; rename the class")
+    return {name: read_manifest([layout.manifest(name)]) for name in params.classes}
+
+
+def _validate(slices: Mapping[str, pd.DataFrame], params: Params, layout: Layout) -> ValidationOutcome:
+    docs = layout.validation / "docs"
+    tables = {name: class_table(rows, layout.root, params.data) for name, rows in slices.items()}
+    suites = {name: Suite(table, class_checks(table, name, params.validation)) for name, table in tables.items()}
+    suites[OVERALL] = Suite(overall_table(slices), overall_checks(slices, params.validation))
+    results = _run(suites, params.validation.severity, docs)
+    outcome = ValidationOutcome(
+        passed=not _failures(results, Severity.CRITICAL),
+        critical_failures=_failures(results, Severity.CRITICAL),
+        advisory_failures=_failures(results, Severity.ADVISORY),
+        docs_path=docs / "index.html",
+        lines=tuple(line for name, checks in results.items() for check in checks for line in _lines(name, check)),
+    )
+    for name in slices:
+        _write_class(layout.checks / f"{name}.json", name, results[name])
+    _write_overall(layout.checks / f"{OVERALL}.json", outcome, results[OVERALL], slices)
+    return outcome
+
+
+def _run(suites: Mapping[str, Suite], severities: SeverityParams, docs: Path) -> dict[str, tuple[CheckResult, ...]]:
+    """One checkpoint per suite in one in-memory context, then one build of the Data Docs."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when the package is imported
+    import great_expectations as gx
+    from great_expectations.core.run_identifier import RunIdentifier
+
+    context = gx.get_context(mode="ephemeral", project_config=_docs_config(docs))
+    source = context.data_sources.add_pandas("manifest")
+    run_id = RunIdentifier(run_name="validation")
+    results = {}
+    for name, suite in suites.items():
+        checkpoint = _checkpoint(context, source, name, suite.checks, severities)
+        run = checkpoint.run(batch_parameters={"dataframe": suite.table}, run_id=run_id)
+        (found,) = [result.to_json_dict() for result in run.run_results.values()]
+        results[name] = tuple(_check_result(check, severities, found["results"]) for check in suite.checks)
+    shutil.rmtree(docs, ignore_errors=True)
+    context.build_data_docs()
+    _settle_docs(docs, results)
+    return results
+
+
+def _checkpoint(context: Any, source: Any, name: str, checks: Iterable[Check], severities: SeverityParams) -> Any:
+    import great_expectations as gx
+
+    expectations = [_expectation(clause, check, severities) for check in checks for clause in check.clauses]
+    suite = context.suites.add(gx.ExpectationSuite(name=name, expectations=expectations))
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all rows")
+    definition = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=suite))
+    result_format = {"result_format": "COMPLETE", "unexpected_index_column_names": ROW_COLUMNS}
+    checkpoint = gx.Checkpoint(name=name, validation_definitions=[definition], result_format=result_format)
+    return context.checkpoints.add(checkpoint)
+
+
+def _expectation(clause: Clause, check: Check, severities: SeverityParams) -> Any:
+    import great_expectations.expectations as gxe
+    from great_expectations.expectations.row_conditions import Column
+
+    conditions = [Column(column).is_in(values) for column, values in clause.where.items()]
+    return getattr(gxe, clause.kind)(
+        **clause.arguments,
+        **({"row_condition": reduce(and_, conditions)} if conditions else {}),
+        severity="critical" if _severity(check, severities) is Severity.CRITICAL else "warning",
+        meta={"check": check.name},
+        notes=f"{check.name}: {check.expected}",
+    )
+
+
+def _severity(check: Check, severities: SeverityParams) -> Severity:
+    severity: Severity = getattr(severities, check.name)
+    return severity
+
+
+def _check_result(check: Check, severities: SeverityParams, found: Iterable[dict[str, Any]]) -> CheckResult:
+    """Join what Great Expectations found for the clauses of one check; a row that fails two of them counts once."""
+    own = [clause for clause in found if clause["expectation_config"]["meta"]["check"] == check.name]
+    rows: dict[tuple[str, str], FailedRow] = {}
+    for clause in own:
+        for row in clause["result"].get("unexpected_index_list") or ():
+            rows.setdefault((row["image_id"], row["path"]), _failed_row(row, clause))
+    return CheckResult(
+        name=check.name,
+        severity=_severity(check, severities),
+        passed=all(clause["success"] for clause in own),
+        observed=_observed(own, len(rows)),
+        expected=check.expected,
+        way_out=check.way_out,
+        num_failed_rows=len(rows),
+        failed_rows=tuple(rows.values())[:MAX_FAILED_ROWS],
+    )
+
+
+def _failed_row(row: Mapping[str, Any], clause: Mapping[str, Any]) -> FailedRow:
+    column = clause["expectation_config"]["kwargs"]["column"]
+    value = row["home" if column == "image_id" else column]
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return FailedRow(row["image_id"], row["path"], value if finite else str(value))
+
+
+def _observed(found: Sequence[Mapping[str, Any]], num_failed: int) -> str:
+    """The aggregate that was measured, or how many rows are as expected."""
+    results = [clause["result"] for clause in found]
+    if any(not result or result.get("observed_value", 0) is None for result in results):
+        return "nothing to measure"
+    aggregates = [result["observed_value"] for result in results if "observed_value" in result]
+    if aggregates:
+        return ", ".join(f"{value:g}" for value in aggregates)
+    num_rows = max(result["element_count"] for result in results)
+    return f"{num_rows - num_failed} of {num_rows} rows as expected"
+
+
+def _failures(results: Mapping[str, Iterable[CheckResult]], severity: Severity) -> tuple[str, ...]:
+    return tuple(
+        f"{name}.{check.name}"
+        for name, checks in results.items()
+        for check in checks
+        if not check.passed and check.severity is severity
+    )
+
+
+def _lines(name: str, check: CheckResult) -> Iterator[str]:
+    """One line for each failed row: file, value, bound and the way out; one for a failure that has no rows."""
+    subject = "all classes" if name == OVERALL else f"class '{name}'"
+    bound = f"expected {check.expected}; {check.way_out}"
+    if not check.passed and not check.failed_rows:
+        yield f"{check.severity}: {subject}: {check.name}: {check.observed}, {bound}"
+    for row in check.failed_rows:
+        value = f"{row.value:.4g}" if isinstance(row.value, float) else row.value or "no value"
+        yield f"{check.severity}: {row.path}: {check.name}: {value}, {bound}"
+    if check.num_failed_rows > len(check.failed_rows):
+        more = check.num_failed_rows - len(check.failed_rows)
+        yield f"{check.severity}: {subject}: {check.name}: {more} more rows, {bound}"
+
+
+def _write_class(path: Path, name: str, checks: Iterable[CheckResult]) -> None:
+    failed = _failures({name: checks}, Severity.CRITICAL)
+    write_json(path, {"class_name": name, "passed": not failed, "checks": [asdict(check) for check in checks]})
+
+
+def _write_overall(
+    path: Path, outcome: ValidationOutcome, checks: Iterable[CheckResult], slices: Mapping[str, pd.DataFrame]
+) -> None:
+    found = balance(slices)
+    summary = {
+        "passed": outcome.passed,
+        "critical_failures": outcome.critical_failures,
+        "advisory_failures": outcome.advisory_failures,
+        "balance": {
+            "train_normals": found.train_normals,
+            "ratio": found.ratio if math.isfinite(found.ratio) else None,
+        },
+        "checks": [asdict(check) for check in checks],
+    }
+    write_json(path, summary)
+
+
+def _docs_config(docs: Path) -> Any:
+    """A project that keeps everything in memory but its Data Docs: without them it would open a site of its own."""
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    site = {
+        "class_name": "SiteBuilder",
+        "show_how_to_buttons": False,
+        "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(docs.resolve())},
+        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+    }
+    return DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+        data_docs_sites={"validation": site},
+        analytics_enabled=False,
+        progress_bars=ProgressBarsConfig(globally=False),
+    )
+
+
+def _settle_docs(docs: Path, results: Mapping[str, Iterable[CheckResult]]) -> None:
+    """Make the pages readable without a network: no script, no foreign style, and an index that is plain HTML."""
+    for page in docs.rglob("*.html"):
+        text = FROM_ELSEWHERE.sub("", page.read_text(encoding="utf-8"))
+        page.write_text(text.replace("</head>", f"<style>{DOCS_STYLE}</style></head>"), encoding="utf-8")
+    failed_first = sorted(((name, check) for name in results for check in results[name]), key=lambda row: row[1].passed)
+    rows = "".join(_index_row(docs, name, check) for name, check in failed_first)
+    head = "<tr><th>class<th>check<th>status<th>severity<th>observed<th>expected</tr>"
+    title = "Data validation"
+    (docs / "index.html").write_text(
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{DOCS_STYLE}</style></head><body><h1>{title}</h1><table>{head}{rows}</table></body></html>\n",
+        encoding="utf-8",
+    )
+
+
+def _index_row(docs: Path, name: str, check: CheckResult) -> str:
+    (page,) = (docs / "validations" / name).rglob("*.html")
+    status = "passed" if check.passed else "failed"
+    link = f'<a href="{page.relative_to(docs).as_posix()}">{name}</a>'
+    words = "".join(f"<td>{html.escape(text)}" for text in (check.observed, check.expected))
+    return f'<tr class="{status}"><td>{link}<td>{check.name}<td>{status}<td>{check.severity}{words}</tr>\n'
+
+
+def main() -> int:
+    """Validate the project in the current directory; the exit code is in the module's docstring."""
+    layout = Layout()
+    try:
+        params = load_params(layout.params)
+        slices = _read_slices(params, layout)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    outcome = _validate(slices, params, layout)
+    for line in outcome.lines:
+        print(line)
+    verdict = "passed" if outcome.passed else f"failed: {', '.join(outcome.critical_failures)}"
+    print(f"validation {verdict}; see {outcome.docs_path}")
+    return 0 if outcome.passed else 1

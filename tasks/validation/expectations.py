@@ -1,0 +1,259 @@
+"""What the manifest must fulfil, as named checks in plain data: nothing here runs them.
+
+    table = class_table(rows, root, params.data)
+    checks = class_checks(table, "bolt", params.validation)
+
+`class_checks` looks at one class's slice and at nothing else, `overall_checks` at all slices together;
+tasks/validation/checks.py hands both to Great Expectations. Its column expectations skip empty cells, so every clause
+on values stands beside one that refuses empty cells: what was not measured has not passed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shadowline.core.params import DataParams, ValidationParams
+from shadowline.data.images import RefusedImage, read_mask
+from shadowline.data.manifest import ADDED, Label, Split
+
+MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation in units of its median absolute deviation
+GREY_STEP = 1 / 255  # one step of an 8-bit image, in grey values 0…1
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One expectation of Great Expectations: its class, its arguments, and the rows that it looks at."""
+
+    kind: str
+    arguments: Mapping[str, Any]
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # column → values; empty: all rows
+
+
+@dataclass(frozen=True)
+class Check:
+    """Clauses that pass or fail under one name; `expected` and `way_out` are the words of its failure."""
+
+    name: str  # a field of params.validation.severity
+    expected: str
+    way_out: str
+    clauses: tuple[Clause, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A closed range of one image statistic."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Normal training images per class, and largest / smallest: infinite where a class has none."""
+
+    train_normals: Mapping[str, int]
+
+    @property
+    def ratio(self) -> float:
+        smallest = min(self.train_normals.values())
+        return max(self.train_normals.values()) / smallest if smallest else math.inf
+
+    @property
+    def smallest(self) -> str:
+        return min(self.train_normals, key=lambda name: self.train_normals[name])
+
+
+def class_table(rows: pd.DataFrame, root: Path, bounds: DataParams) -> pd.DataFrame:
+    """One class's rows with `home` (class/split), `size` (width×height) and `mask_problem` (None: no problem).
+
+    Reads the masks, below `root` and within `bounds`.
+    """
+    sizes = [_size(width, height) for width, height in zip(rows["width"], rows["height"], strict=True)]
+    return rows.assign(
+        home=rows["class_name"] + "/" + rows["split"],
+        size=pd.Series(sizes, index=rows.index, dtype=object),
+        mask_problem=pd.Series(mask_problems(rows, root, bounds), index=rows.index, dtype=object),
+    )
+
+
+def overall_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row per image and home: an image with two homes has two rows. `balance_ratio` is the same in all rows."""
+    rows = pd.concat([rows.assign(class_name=name) for name, rows in slices.items()], ignore_index=True)
+    homes = rows.drop_duplicates(["image_id", "class_name", "split"]).reset_index(drop=True)
+    return homes.assign(home=homes["class_name"] + "/" + homes["split"], balance_ratio=balance(slices).ratio)
+
+
+def class_checks(table: pd.DataFrame, class_name: str, params: ValidationParams) -> tuple[Check, ...]:
+    """The checks of one class, from its own `class_table` only."""
+    return (
+        _min_normal(params.min_normal),
+        _known_labels(class_name),
+        _consistent(table, "size", "crop or resize the image to it"),
+        _consistent(table, "mode", "convert the image to it"),
+        _in_range(table, "brightness", params.robust_range),
+        _in_range(table, "contrast", params.robust_range),
+        _in_range(table, "sharpness", params.robust_range),
+        _train_is_normal(),
+        _masks_match(),
+    )
+
+
+def overall_checks(slices: Mapping[str, pd.DataFrame], params: ValidationParams) -> tuple[Check, ...]:
+    """The checks that cross classes, for `overall_table`."""
+    return _unique_across_splits(), _class_balance(balance(slices), params.max_balance_ratio)
+
+
+def balance(slices: Mapping[str, pd.DataFrame]) -> Balance:
+    """Count the normal training images of each class."""
+    return Balance({name: int(_train_normal(rows).sum()) for name, rows in slices.items()})
+
+
+def robust_limits(values: pd.Series, robust_range: float) -> Limits | None:
+    """Median ± `robust_range` robust sigmas of the finite values; None where there are none.
+
+    1. The values spread: a sigma is 1.4826 · MAD.
+    2. More than half of them are equal (MAD = 0): the standard deviation.
+    3. All are equal: one step of an 8-bit image.
+    """
+    finite = values[np.isfinite(values)]
+    if finite.empty:
+        return None
+    median = float(finite.median())
+    sigma = MAD_TO_SIGMA * float((finite - median).abs().median())
+    if finite.nunique() == 1:
+        sigma = GREY_STEP
+    elif sigma == 0:
+        sigma = float(finite.std(ddof=0))
+    return Limits(median - robust_range * sigma, median + robust_range * sigma)
+
+
+def mask_problems(rows: pd.DataFrame, root: Path, bounds: DataParams) -> list[str | None]:
+    """What is wrong with each row's mask; None where it is right, or where there is none and none is due.
+
+    A mask is due for the anomalous test images of a class that has masks at all, but for those that came after the
+    class's source: production draws none.
+    """
+    masks = rows["mask_path"].fillna("")
+    due = (rows["label"] == Label.ANOMALOUS) & (rows["split"] == Split.TEST) & bool((masks != "").any())
+    due &= ~rows["source"].str.startswith(f"{ADDED}:")
+    columns = zip(masks, due, rows["width"], rows["height"], strict=True)
+    return [
+        _mask_problem(root, mask, _size(width, height), bounds) if mask else ("no mask" if is_due else None)
+        for mask, is_due, width, height in columns
+    ]
+
+
+def _mask_problem(root: Path, mask_path: str, image_size: str | None, bounds: DataParams) -> str | None:
+    try:
+        mask_HW = read_mask(root / mask_path, max_pixels=bounds.max_pixels, max_file_bytes=bounds.max_file_bytes)
+    except RefusedImage as refusal:
+        return f"mask {refusal}"
+    mask_size = _size(mask_HW.shape[1], mask_HW.shape[0])
+    if mask_size != image_size:
+        return f"mask of {mask_size} pixels on an image of {image_size or 'unknown size'}"
+    return None if mask_HW.any() else "mask without a marked pixel"
+
+
+def _size(width: float, height: float) -> str | None:
+    return None if pd.isna(width) or pd.isna(height) else f"{int(width)}×{int(height)}"
+
+
+def _train_normal(rows: pd.DataFrame) -> pd.Series:
+    return (rows["split"] == Split.TRAIN) & (rows["label"] == Label.NORMAL)
+
+
+def _one_of(column: str, values: list[str], where: Mapping[str, tuple[str, ...]] | None = None) -> Clause:
+    return Clause("ExpectColumnValuesToBeInSet", {"column": column, "value_set": values}, where or {})
+
+
+def _not_empty(column: str) -> Clause:
+    return Clause("ExpectColumnValuesToNotBeNull", {"column": column})
+
+
+def _min_normal(bound: int) -> Check:
+    where = {"split": (Split.TRAIN.value,), "label": (Label.NORMAL.value,)}
+    return Check(
+        "min_normal",
+        f"at least {bound} normal training images",
+        "add normal images or lower validation.min_normal",
+        (Clause("ExpectTableRowCountToBeBetween", {"min_value": bound}, where),),
+    )
+
+
+def _known_labels(class_name: str) -> Check:
+    legal = {"label": [*map(str, Label)], "split": [*map(str, Split)], "class_name": [class_name]}
+    return Check(
+        "known_labels",
+        ", ".join(f"{column} {' | '.join(values)}" for column, values in legal.items()),
+        "correct the row's source and import the class again",
+        tuple(clause for column, values in legal.items() for clause in (_not_empty(column), _one_of(column, values))),
+    )
+
+
+def _consistent(table: pd.DataFrame, column: str, cure: str) -> Check:
+    common = [str(value) for value in table[column].mode()[:1]]
+    return Check(
+        f"consistent_{column}",
+        f"{column} {common[0] if common else 'known'} in all rows",
+        f"{cure}, or make a class of its own for it",
+        (_not_empty(column), _one_of(column, common)),
+    )
+
+
+def _in_range(table: pd.DataFrame, column: str, robust_range: float) -> Check:
+    limits = robust_limits(table.loc[table["split"] == Split.TRAIN, column], robust_range)
+    way_out = "look at the image and leave it out, or raise validation.robust_range"
+    if limits is None:
+        some_train = Clause("ExpectTableRowCountToBeBetween", {"min_value": 1}, {"split": (Split.TRAIN.value,)})
+        expected = f"{column} within the range of the training rows, of which none has a value"
+        return Check(f"{column}_range", expected, "add training images", (some_train, _not_empty(column)))
+    between = {"column": column, "min_value": limits.low, "max_value": limits.high}
+    return Check(
+        f"{column}_range",
+        f"{column} {limits.low:.4g} … {limits.high:.4g}",
+        way_out,
+        (_not_empty(column), Clause("ExpectColumnValuesToBeBetween", between)),
+    )
+
+
+def _train_is_normal() -> Check:
+    return Check(
+        "train_is_normal",
+        "label normal in train and val",
+        "move the image to test or stream, or correct its label",
+        (_one_of("label", [Label.NORMAL.value], {"split": (Split.TRAIN.value, Split.VAL.value)}),),
+    )
+
+
+def _masks_match() -> Check:
+    return Check(
+        "masks_match",
+        "a readable mask of the image's size with at least one marked pixel",
+        "correct the mask and import the class again",
+        (Clause("ExpectColumnValuesToBeNull", {"column": "mask_problem"}),),
+    )
+
+
+def _unique_across_splits() -> Check:
+    return Check(
+        "unique_across_splits",
+        "each image in one split of one class",
+        "keep one of the copies",
+        (_not_empty("image_id"), Clause("ExpectColumnValuesToBeUnique", {"column": "image_id"})),
+    )
+
+
+def _class_balance(found: Balance, max_ratio: float) -> Check:
+    return Check(
+        "class_balance",
+        f"largest class at most {max_ratio:g} times the smallest, in normal training images",
+        f"add normal images to class '{found.smallest}' or raise validation.max_balance_ratio",
+        (Clause("ExpectColumnMaxToBeBetween", {"column": "balance_ratio", "max_value": max_ratio}),),
+    )
