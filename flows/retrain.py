@@ -33,6 +33,7 @@ from tasks.training.production_images import take_in
 from tasks.training.reporting import failed_on_latency_only, publish_artifacts, read_summary, write_report
 
 STAGES = (
+    "code",
     "classes",
     "import",
     "validate",

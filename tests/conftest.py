@@ -24,7 +24,8 @@ from shadowline.features import backbones
 from shadowline.features.cache import Key
 from shadowline.features.encoder import Encoder, EncoderConfig
 from shadowline.models.dinomaly.model import DecoderSpec
-from shadowline.models.dinomaly.training import ClassData, Trainer
+from shadowline.models.dinomaly.training import Trainer
+from shadowline.models.dinomaly.training_data import ClassData
 
 settings.register_profile("thorough", max_examples=400)  # pytest --hypothesis-profile thorough; of itself it is 100
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,7 +131,8 @@ def _run(as_json: bool, remeasure: bool = False) -> bool:
     seconds = time.monotonic() - started
     if as_json:
         summary = json.loads(Layout().summary.read_text(encoding="utf-8"))
-        typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, **summary}))
+        stages = [asdict(stage) for stage in result.stages]
+        typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, "stages": stages, **summary}))
     else:
         _print(result, seconds)
     return bool(result.passed)

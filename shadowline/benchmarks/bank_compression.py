@@ -20,13 +20,14 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.splits import halve
 from shadowline.features.cache import FeatureFile, Key
-from shadowline.models.calibration import Calibration, calibrate, halve, raw_maps
+from shadowline.features.keys import defect_keys, ids_of
+from shadowline.models.calibration import Calibration, calibrate, raw_maps
+from shadowline.models.calibration_file import load_calibration
 from shadowline.models.dinomaly.model import load_decoder
 from shadowline.models.gaussian_bank.bank import Bank, Moments
 from shadowline.models.gaussian_bank.covariance import Storage
-from shadowline.stages.evaluate import load_calibration
-from shadowline.stages.features import defect_keys, ids_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

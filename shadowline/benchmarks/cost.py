@@ -24,13 +24,12 @@ from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.features.cache import FeatureFile, Key
 from shadowline.features.encoder import Encoder, load_encoder
+from shadowline.features.keys import ids_of
 from shadowline.models.dinomaly.model import reconstruction_map
-from shadowline.models.dinomaly.training import ClassData, Trainer
+from shadowline.models.dinomaly.training import Trainer, decoder_spec
+from shadowline.models.dinomaly.training_data import ClassData, class_data
 from shadowline.models.inspector import Inspector
 from shadowline.models.patchcore.detector import PatchCore
-from shadowline.stages.features import ids_of
-from shadowline.stages.train import decoder_spec
-from shadowline.stages.training_set import class_data
 
 _WARM_UP_STEPS = 1
 _TOP_SHARE = 0.01  # of the map, for the AUROC of the decoder alone

@@ -29,6 +29,7 @@ from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.data.perturbations import ORIGINAL, apply_view
 from shadowline.features.cache import FeatureFile, Key
 from shadowline.features.encoder import Encoder, load_encoder
+from shadowline.features.keys import ids_of
 from shadowline.models.few_shot.model import (
     Distance,
     References,
@@ -38,7 +39,6 @@ from shadowline.models.few_shot.model import (
     pair_distance,
     unit_patches,
 )
-from shadowline.stages.features import ids_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]

@@ -91,9 +91,9 @@ def search(class_name: ClassArgument, as_json: JsonOption = False) -> None:
 def _validation_images(class_name: str, params: Params, layout: Layout) -> tuple[list[Read], dict[str, list[Read]]]:
     """Readers of the normals, and of the defects per kind."""
     from shadowline.data.manifest import Split, read_manifest
+    from shadowline.data.splits import halve
     from shadowline.features.cache import Key
-    from shadowline.models.calibration import halve
-    from shadowline.stages.features import defect_keys, ids_of
+    from shadowline.features.keys import defect_keys, ids_of
 
     manifest = read_manifest([layout.manifest(class_name)])
     paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))

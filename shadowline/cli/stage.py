@@ -16,6 +16,7 @@ from shadowline.core.progress import default_progress
 class StageName(StrEnum):
     """Stages of the library; the value is the name in dvc.yaml. `validate` is `python -m tasks.validation`."""
 
+    CODE = "code"
     CLASSES = "classes"
     IMPORT = "import"
     ENCODER = "encoder"

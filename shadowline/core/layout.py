@@ -48,6 +48,11 @@ class Layout:
         return self.root / "data/audit/evidence"
 
     @property
+    def code(self) -> Path:
+        """A hash of the code of each stage, a file per stage; see `shadowline/core/code.py`."""
+        return self.root / "data/code"
+
+    @property
     def classes(self) -> Path:
         """What params.yaml says of each class, as DVC compares it; see `shadowline/stages/classes.py`."""
         return self.root / "data/classes"
@@ -107,6 +112,10 @@ class Layout:
 
     def legacy(self, class_name: str) -> Path:
         return self.root / f"models/legacy/{class_name}"
+
+    def legacy_scores(self, class_name: str) -> Path:
+        """Its scores of the test split."""
+        return self.legacy(class_name) / "test_scores.parquet"
 
     def evaluation(self, class_name: str) -> Path:
         return self.root / f"data/evaluation/{class_name}"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,10 @@ def _check(frame: pd.DataFrame) -> None:
         unknown = sorted(set(frame[column].dropna()) - words)
         if unknown:
             raise ValueError(f"images to split: {column} {unknown}, expected one of {sorted(words)}")
+
+
+def halve(image_ids: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
+    """Split val in a selecting and a calibrating half by hash: disjoint, complete, independent of the order."""
+    ranked = sorted(image_ids, key=lambda image_id: hashlib.sha256(f"{seed}:half:{image_id}".encode()).digest())
+    middle = len(ranked) // 2
+    return sorted(ranked[:middle]), sorted(ranked[middle:])

@@ -15,7 +15,6 @@ calibrates the threshold, so that the conformal promise survives the selection.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -52,13 +51,6 @@ def raw_maps(fused_BGTD: Tensor, decoder: Decoder | None, bank: Bank, num_prefix
             rebuilt = reconstruction_map(fused, decoder(fused), num_prefix)
         maps.append(torch.cat([rebuilt[:, None], distance], dim=1))
     return torch.cat(maps).double().numpy()
-
-
-def halve(image_ids: Sequence[str], seed: int) -> tuple[list[str], list[str]]:
-    """Split val in a selecting and a calibrating half by hash: disjoint, complete, independent of the order."""
-    ranked = sorted(image_ids, key=lambda image_id: hashlib.sha256(f"{seed}:half:{image_id}".encode()).digest())
-    middle = len(ranked) // 2
-    return sorted(ranked[:middle]), sorted(ranked[middle:])
 
 
 @dataclass(frozen=True)

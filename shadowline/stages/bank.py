@@ -10,9 +10,9 @@ from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import read_manifest
 from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.keys import train_keys
 from shadowline.models.gaussian_bank.bank import Bank, Moments
 from shadowline.models.gaussian_bank.covariance import Storage
-from shadowline.stages.features import train_keys
 
 _CHUNK = 16  # images that are in memory at once
 

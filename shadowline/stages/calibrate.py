@@ -5,35 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Split, read_manifest
-from shadowline.features.cache import FeatureFile, Key
-from shadowline.models.calibration import Calibration, CalibrationResult, Recipe, calibrate, halve, raw_maps
-from shadowline.models.dinomaly.model import load_decoder
-from shadowline.models.gaussian_bank.bank import Bank
-from shadowline.stages.features import defect_keys, ids_of
-
-
-class ClassMaps:
-    """Raw maps of a class's cached images."""
-
-    def __init__(self, class_name: str, layout: Layout) -> None:
-        self._features = FeatureFile(layout.features(class_name))
-        self._decoder, self._spec = load_decoder(layout.decoder_weights)
-        self.bank = Bank.load(layout.bank(class_name))
-        if self.bank.fingerprint != self._features.fingerprint:
-            raise ValueError(f"class {class_name!r}: bank and features come from different encoders; run `dvc repro`")
-
-    def of(self, keys: Sequence[Key], recipe: Recipe | None = None) -> npt.NDArray[np.float64]:
-        """(B, M, P), float64; for a recipe without the reconstruction map, that map is left at zero."""
-        decoder = self._decoder if recipe is None or recipe.weights[0] > 0.0 else None
-        return raw_maps(self._features.fetch(keys), decoder, self.bank, self._spec.num_prefix)
+from shadowline.data.splits import halve
+from shadowline.features.cache import Key
+from shadowline.features.keys import defect_keys, ids_of
+from shadowline.models.calibration import Calibration, CalibrationResult, calibrate
+from shadowline.models.class_maps import ClassMaps
 
 
 def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> CalibrationResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -21,10 +20,10 @@ from shadowline.data.images import read_mask
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap, flip_share, image_metrics, pixel_metrics, practicality
 from shadowline.features.cache import Key
+from shadowline.features.keys import robustness_keys
 from shadowline.models.calibration import Calibration
-from shadowline.stages.calibrate import ClassMaps
-from shadowline.stages.features import robustness_keys
-from shadowline.stages.legacy import SCORES
+from shadowline.models.calibration_file import load_calibration
+from shadowline.models.class_maps import ClassMaps
 
 Array = npt.NDArray[np.float64]
 
@@ -57,13 +56,6 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     return metrics
 
 
-def load_calibration(class_name: str, layout: Layout) -> Calibration:
-    path = layout.calibration(class_name)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no calibration; run `dvc repro calibrate@{class_name}`")
-    return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))["calibration"])
-
-
 def _score_table(
     class_name: str, test: pd.DataFrame, raw_BMP: Array, calibration: Calibration, layout: Layout
 ) -> pd.DataFrame:
@@ -73,7 +65,7 @@ def _score_table(
     scores["decision"] = np.where(scores["score"] > calibration.threshold, Label.ANOMALOUS, Label.NORMAL)
     for name, recipe in calibration.alone.items():
         scores[f"{name}_score"] = calibration.score_raw(raw_BMP, recipe)
-    legacy = pd.read_parquet(layout.legacy(class_name) / SCORES).set_index("image_id")["score"]
+    legacy = pd.read_parquet(layout.legacy_scores(class_name)).set_index("image_id")["score"]
     scores["legacy_score"] = scores["image_id"].map(legacy)
     return scores
 

@@ -12,8 +12,8 @@ from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Split, read_manifest
 from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.keys import ids_of, train_keys
 from shadowline.models.class_identification import ClassIdentity, embed
-from shadowline.stages.features import ids_of, train_keys
 
 _CHUNK = 16  # images that are in memory at once
 

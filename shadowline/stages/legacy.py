@@ -14,8 +14,6 @@ from shadowline.data.images import open_within
 from shadowline.data.manifest import Split, read_manifest
 from shadowline.models.patchcore.detector import PatchCore
 
-SCORES = "test_scores.parquet"
-
 
 def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> PatchCore:
     manifest = read_manifest([layout.manifest(class_name)]).sort_values("image_id")
@@ -32,6 +30,6 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     detector.save(folder)
     test_ids = manifest.loc[manifest["split"] == Split.TEST, "image_id"]
     scores = pd.DataFrame({"image_id": test_ids, "score": np.asarray(detector.score(images(Split.TEST)))})
-    with replace_file(folder / SCORES) as temporary:
+    with replace_file(layout.legacy_scores(class_name)) as temporary:
         scores.to_parquet(temporary, index=False)
     return detector

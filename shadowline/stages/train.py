@@ -8,9 +8,9 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.features.cache import FeatureFile
-from shadowline.models.dinomaly.model import DecoderSpec, save_decoder
-from shadowline.models.dinomaly.training import History, Trainer
-from shadowline.stages.training_set import class_data
+from shadowline.models.dinomaly.model import save_decoder
+from shadowline.models.dinomaly.training import History, Trainer, decoder_spec
+from shadowline.models.dinomaly.training_data import class_data
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> History:
@@ -23,15 +23,3 @@ def run(params: Params, layout: Layout, progress: Progress) -> History:
     write_json(layout.history, result.history.to_dict())
     checkpoint.unlink(missing_ok=True)
     return result.history
-
-
-def decoder_spec(features: FeatureFile, params: Params) -> DecoderSpec:
-    """The decoder that fits these features."""
-    _, G, _, D = features.shape
-    return DecoderSpec(
-        width=D,
-        num_groups=G,
-        num_prefix=features.num_prefix,
-        num_blocks=params.train.decoder_blocks,
-        dropout=params.train.dropout,
-    )

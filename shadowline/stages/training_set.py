@@ -13,29 +13,12 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Split, read_manifest
-from shadowline.features.cache import FeatureFile, Key
-from shadowline.models.dinomaly.training import ClassData
-from shadowline.stages.features import ids_of, train_keys
+from shadowline.models.dinomaly.training_data import ClassData, class_data
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> None:
     classes = {name: _entry(class_data(name, params, layout)) for name in sorted(params.train.classes)}
     write_json(layout.training_set, {"classes": classes})
-
-
-def class_data(class_name: str, params: Params, layout: Layout) -> ClassData:
-    """What training may see of a class: its train rows with their declared views, and val to stop on.
-
-    Images that came after the last full retraining (`bank_only`) are not among them.
-    """
-    manifest = read_manifest([layout.manifest(class_name)])
-    manifest = manifest[~manifest["bank_only"]]
-    return ClassData(
-        source=FeatureFile(layout.features(class_name)),
-        train=tuple(train_keys(class_name, manifest, params)),
-        val=tuple(Key(image_id) for image_id in ids_of(manifest, Split.VAL)),
-    )
 
 
 def _entry(data: ClassData) -> dict[str, object]:

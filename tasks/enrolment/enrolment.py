@@ -31,13 +31,13 @@ from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, c
 from shadowline.enrolment.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
 from shadowline.features.cache import FeatureFile, Key
 from shadowline.features.encoder import load_encoder
+from shadowline.features.keys import ids_of
 from shadowline.inference.shadow_batch import SUFFIXES
 from shadowline.models.class_identification import ClassIdentity, Identities
 from shadowline.models.inspector import class_fingerprints
 from shadowline.models.legacy_validation import LegacyModel, Stated, examine
 from shadowline.models.loader import Kind
 from shadowline.models.winclip.weights import MissingWeightsError
-from shadowline.stages.features import ids_of
 from shadowline.stages.identity import embed_all
 from tasks.integrations.dvc_pipeline import stale_targets
 from tasks.integrations.object_storage import folders_of, local_copy

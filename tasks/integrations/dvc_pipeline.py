@@ -24,10 +24,14 @@ from prefect import get_run_logger, task
 from rich.progress import Progress as RichBars
 from rich.progress import TaskID
 
+from shadowline.core.layout import Layout
+from shadowline.stages.code import write_code_hashes
+
 Metric = Callable[[str, float, int], None]  # name, value, step
 
 _LOG_EVERY_S = 20.0
 _ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
+_ALWAYS_CHANGED = "always changed"  # what DVC says of the stage `code`, whatever it finds
 _RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
 _ANEW = ("--force", "--no-run-cache", "--no-commit")
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
@@ -53,12 +57,14 @@ def find_stale(root: Path) -> frozenset[str]:
 
 
 def stale_targets(root: Path) -> frozenset[str]:
-    """The same, class by class: `import@bolt`."""
+    """The same, class by class: `import@bolt`. The code is looked at first: a stage whose code has changed is stale."""
     _mend_lock_file(root)
+    write_code_hashes(Layout(root))
     answer = subprocess.run(_dvc("status", "--json"), cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise StageFailedError(f"dvc status: {answer.stderr.strip() or answer.stdout.strip()}")
-    return frozenset(json.loads(answer.stdout or "{}"))
+    reasons: dict[str, list[object]] = json.loads(answer.stdout or "{}")
+    return frozenset(name for name, why in reasons.items() if why != [_ALWAYS_CHANGED])
 
 
 @task(task_run_name="stage {name}")

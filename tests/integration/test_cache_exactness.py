@@ -29,7 +29,8 @@ from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Ke
 from shadowline.features.encoder import Encoder
 from shadowline.models.dinomaly.model import save_decoder
 from shadowline.models.dinomaly.optimizer import StableAdamW
-from shadowline.models.dinomaly.training import ClassData, Trainer
+from shadowline.models.dinomaly.training import Trainer
+from shadowline.models.dinomaly.training_data import ClassData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 KEYS = [Key(f"{i:012x}", view) for i in range(35) for view in ("original", "hflip")]  # three shards of at most 32

@@ -224,7 +224,7 @@ class TestADivergence:
 
 class TestEveryByte:
     KINDS = (
-        "data/classes", "data/images/dots", "data/manifest/dots.parquet", "data/validation/checks", "models/encoder",
+        "data/code", "data/classes", "data/images/dots", "data/manifest/dots.parquet", "data/validation/checks", "models/encoder",
         "data/features/dots.safetensors", "data/training_set.json", "models/decoder", "models/banks/dots.safetensors",
         "models/moments/dots.safetensors", "models/identity/dots.safetensors", "models/calibration/dots.json",
         "models/legacy/dots", "data/evaluation/dots", "models/inspector",

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowline.core.params import CalibrationParams
+from shadowline.data.splits import halve
 from shadowline.models.calibration import (
     Calibration,
     CalibrationResult,
@@ -24,7 +25,6 @@ from shadowline.models.calibration import (
     Scale,
     calibrate,
     candidate_weights,
-    halve,
     pooled,
     rank,
     raw_maps,

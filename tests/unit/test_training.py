@@ -15,7 +15,8 @@ from conftest import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_
 from shadowline.core.progress import Progress
 from shadowline.features.cache import Key
 from shadowline.models.dinomaly.schedule import learning_rate
-from shadowline.models.dinomaly.training import ClassData, Trainer
+from shadowline.models.dinomaly.training import Trainer
+from shadowline.models.dinomaly.training_data import ClassData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("bolt", "cap", "disc")

@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,31 +24,14 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from shadowline.core.atomic_files import replace_file
-from shadowline.core.params import TrainParams
+from shadowline.core.params import Params, TrainParams
 from shadowline.core.progress import Progress
-from shadowline.features.cache import Key
+from shadowline.features.cache import FeatureFile
 from shadowline.models.dinomaly.loss import loose_cosine_loss
 from shadowline.models.dinomaly.model import Decoder, DecoderSpec, reconstruction_map
 from shadowline.models.dinomaly.optimizer import StableAdamW
 from shadowline.models.dinomaly.schedule import easy_share, learning_rate
-
-
-class TokenSource(Protocol):
-    """Gives the fused features of images: from the cache, or from the encoder itself."""
-
-    @property
-    def fingerprint(self) -> str: ...  # of the encoder
-
-    def fetch(self, keys: Sequence[Key]) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class ClassData:
-    """The images of one class that training may see."""
-
-    source: TokenSource
-    train: tuple[Key, ...]
-    val: tuple[Key, ...]
+from shadowline.models.dinomaly.training_data import ClassData
 
 
 @dataclass
@@ -257,3 +239,15 @@ def _copy_state(decoder: Decoder) -> dict[str, Tensor]:
 def _mix(seed: int, step: int) -> int:
     """One 63-bit seed out of two integers."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def decoder_spec(features: FeatureFile, params: Params) -> DecoderSpec:
+    """The decoder that fits these features."""
+    _, G, _, D = features.shape
+    return DecoderSpec(
+        width=D,
+        num_groups=G,
+        num_prefix=features.num_prefix,
+        num_blocks=params.train.decoder_blocks,
+        dropout=params.train.dropout,
+    )

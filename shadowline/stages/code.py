@@ -1,0 +1,49 @@
+"""`shadowline stage code`: a hash of the code of every stage, so that DVC notices when it has changed.
+
+    data/code/train.json            {"sha256": "…", "files": {"shadowline/models/dinomaly/model.py": "…", …}}
+
+DVC runs this stage every time, and each other stage depends on its own file. The code is that of the installed
+package, wherever it lies: a project needs no copy of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from shadowline.core.atomic_files import write_json
+from shadowline.core.code import source_files
+from shadowline.core.hashing import file_sha256
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
+
+STAGE_MODULES = {
+    "classes": "shadowline.stages.classes",
+    "import": "shadowline.stages.import_class",
+    "validate": "tasks.validation.checks",
+    "encoder": "shadowline.stages.encoder",
+    "features": "shadowline.stages.features",
+    "training_set": "shadowline.stages.training_set",
+    "train": "shadowline.stages.train",
+    "bank": "shadowline.stages.bank",
+    "identity": "shadowline.stages.identity",
+    "calibrate": "shadowline.stages.calibrate",
+    "legacy": "shadowline.stages.legacy",
+    "evaluate": "shadowline.stages.evaluate",
+    "package": "shadowline.stages.package",
+    "cost": "shadowline.stages.cost",
+    "summary": "shadowline.stages.summary",
+}
+
+
+def run(params: Params, layout: Layout, progress: Progress) -> None:
+    write_code_hashes(layout)
+
+
+def write_code_hashes(layout: Layout) -> None:
+    """The same, for whoever asks DVC what is stale."""
+    for stage, module in STAGE_MODULES.items():
+        files = {name: file_sha256(path) for name, path in source_files(module).items()}
+        total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        write_json(layout.code / f"{stage}.json", {"sha256": total, "files": files})
