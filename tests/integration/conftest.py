@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import ROOT
+from fixtures.learning import ROOT
+from fixtures.plant import Server, connected
+from fixtures.tiny_project import CLASSES, Project, build_project, free_port, kill, wait_until
 
-from integration.plant import Server, connected
-from integration.tiny_project import CLASSES, Project, build_project, free_port, kill, wait_until
 from shadowline.core.settings import prepare_environment
 from shadowline.records.stores import Records, open_records
 

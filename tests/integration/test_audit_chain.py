@@ -16,13 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import boto3
 import pytest
-from conftest import ROOT
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import SecretStr
-from sqlalchemy import Engine, delete, insert, select, text
-from sqlalchemy.exc import DBAPIError
-
-from integration.made_records import (
+from fixtures.kills import Acknowledged, kill_after, opened
+from fixtures.learning import ROOT
+from fixtures.records import (
     CANDIDATE,
     LEGACY,
     START,
@@ -33,8 +30,11 @@ from integration.made_records import (
     tick,
     together,
 )
-from integration.s3 import s3_server
-from integration.test_records_kill import Acknowledged, kill_after, opened
+from fixtures.s3 import s3_server
+from pydantic import SecretStr
+from sqlalchemy import Engine, delete, insert, select, text
+from sqlalchemy.exc import DBAPIError
+
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
@@ -52,11 +52,10 @@ from shadowline.rollout.observation import Approval, ChecklistItem, Order, Order
 from shadowline.rollout.phases import Phase
 
 if TYPE_CHECKING:
-    from integration.postgres import Postgres
-    from integration.tiny_project import Project
-    from tasks.integrations.mlflow_registry import ModelVersion
+    from fixtures.postgres import Postgres
+    from fixtures.tiny_project import Project
 
-pytest_plugins = ["integration.postgres"]
+    from tasks.integrations.mlflow_registry import ModelVersion
 
 Command = Callable[..., tuple[int, str, str]]
 Rows = list[dict[str, Any]]

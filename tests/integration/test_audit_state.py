@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from sqlalchemy import Boolean, Engine, Float, Integer, delete, insert, select, update
 
-from integration.made_records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label
@@ -28,9 +28,7 @@ from shadowline.rollout.observation import Approval, ChecklistItem, Order, Order
 from shadowline.rollout.phases import Phase
 
 if TYPE_CHECKING:
-    from integration.postgres import Postgres
-
-pytest_plugins = ["integration.postgres"]
+    from fixtures.postgres import Postgres
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 HELD = (
@@ -72,7 +70,7 @@ def history(records: Records, params: Params) -> None:
 
 @pytest.fixture(scope="module")
 def params_of_project() -> Params:
-    from conftest import ROOT
+    from fixtures.learning import ROOT
 
     from shadowline.core.params import load_params
 
@@ -455,7 +453,7 @@ class TestSealingPairs:
     def test_two_ticks_at_once_seal_a_batch_once(self, engine: Engine) -> None:
         records = stores_on(engine)
         records.pairs.record([made_pair(number) for number in range(200)])
-        from integration.made_records import together
+        from fixtures.records import together
 
         url = engine.url.render_as_string(hide_password=False)
         done = together(_seal, [(url,), (url,), (url,)])
@@ -484,7 +482,7 @@ class TestSealingPairs:
 
 
 def _seal(url: str) -> int:
-    from integration.made_records import wait_for_the_others
+    from fixtures.records import wait_for_the_others
 
     records = stores_on(open_database(url))
     wait_for_the_others()

@@ -15,11 +15,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fixtures.gateway import Factory, Site, png, wait_for
+from fixtures.learning import ROOT
+from fixtures.postgres import PASSWORD, Postgres
+from fixtures.s3 import s3_server
+from fixtures.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
 
-from integration.gateway_factory import Factory, Site, png, wait_for
-from integration.postgres import PASSWORD, Postgres
-from integration.s3 import s3_server
-from integration.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.gateway.image_retention import KeptImages
@@ -36,8 +37,6 @@ from tasks.backup.manifest import MANIFEST, BackupManifest, read_manifest
 from tasks.backup.restore import restore
 from tasks.backup.snapshot import BackupDone, back_up
 from tasks.backup.targets import newest
-
-pytest_plugins = ["integration.postgres"]
 
 Command = Callable[..., tuple[int, str, str]]
 BUCKET = "backups"
@@ -584,7 +583,7 @@ def test_what_is_rewritten_at_any_moment_is_left_out_and_not_missed(tmp_path: Pa
 
 
 def test_only_outputs_that_say_so_are_not_in_the_cache() -> None:
-    stages = (Path(__file__).parents[2] / "dvc.yaml").read_text(encoding="utf-8")
+    stages = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
     found = not_kept(stages)
     assert all(found.fullmatch(path) for path in ("data/import/bolt.json", "data/cost.json", "data/summary.json"))
     assert not any(found.fullmatch(path) for path in ("data/images/bolt", "data/import/a/b.json", "models/inspector"))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SPEC, assert_same_state, fake_data, picture, stub_encoder, train_params
+from fixtures.learning import SPEC, assert_same_state, fake_data, picture, stub_encoder, train_params
 from PIL import Image
 from torch import Tensor
 

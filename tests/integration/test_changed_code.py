@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-
-from integration.tiny_project import MODEL, Project
+from fixtures.learning import ROOT
+from fixtures.tiny_project import MODEL, Project
 
 Command = Callable[..., tuple[int, str, str]]
 _EPSILON = ("eps=_NORM_EPS", "eps=0.37")

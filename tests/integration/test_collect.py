@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from fixtures.learning import ROOT
+from fixtures.records import made_pair
 from PIL import Image
 from prefect.logging import disable_run_logger
 
-from integration.made_records import made_pair
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
@@ -28,7 +29,6 @@ from shadowline.records.stores import Records, open_records
 from shadowline.stages import import_class
 from tasks.training.production_images import DEFECT_TYPE, Collected, take_in
 
-ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 7, 1, 6, tzinfo=UTC)
 
 

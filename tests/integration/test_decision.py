@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures.gateway import Factory, Site, build_models, decoded, image_id, png, wait_for
+from fixtures.tiny_project import CLASSES, Project
 from PIL import Image
 from sqlalchemy import update
 
-from integration.gateway_factory import Factory, Site, build_models, decoded, image_id, png, wait_for
-from integration.tiny_project import CLASSES, Project
 from shadowline.core.params import load_params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.gates import Verdict, check_at_least

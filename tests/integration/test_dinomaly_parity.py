@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import train_params
+from fixtures.learning import train_params
 from torch import Tensor, nn
 
 from shadowline.features import backbones

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, project_params
+from fixtures.learning import ROOT, project_params
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.nn import functional

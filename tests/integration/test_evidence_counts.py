@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from alembic import command
+from fixtures.records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
-from integration.made_records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
@@ -41,8 +41,6 @@ from shadowline.records.pairs import (
 from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
 from shadowline.records.traces import words_on
-
-pytest_plugins = ["integration.postgres"]
 
 RULE = FrameRule(window=5, levels=0.5)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

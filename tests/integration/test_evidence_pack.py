@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from evidence_fixture import (
+from fixtures.evidence_pack import (
     COMMIT,
     FINGERPRINT,
     RESULT,
@@ -29,10 +25,11 @@ from evidence_fixture import (
     unpack,
     verify,
 )
+from fixtures.learning import ROOT
+from fixtures.mlflow_store import edited_by_hand
+from fixtures.records import START, first_events, made_pair, random_pairs
+from fixtures.tiny_project import CLASSES, Project, read_json
 
-from integration.made_records import START, first_events, made_pair, random_pairs
-from integration.mlflow_store import edited_by_hand
-from integration.tiny_project import CLASSES, Project, read_json
 from shadowline.audit.pack import PackWriter
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -44,9 +41,7 @@ from shadowline.records.pairs import Pair
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.rollout.observation import Order, OrderKind
 
-pytest_plugins = ["integration.postgres"]
-
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
+PARAMS = load_params(ROOT / "params.yaml")
 NOW = datetime(2026, 8, 1, tzinfo=UTC)
 ALL = Period(None, datetime(2100, 1, 1, tzinfo=UTC))  # the keys and versions of these tests are made today
 HTML = "<img src=x onerror=alert(1)>"

@@ -19,11 +19,7 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from pydantic import SecretStr
-from sqlalchemy import delete
-
-from integration.gateway_factory import (
+from fixtures.gateway import (
     KEY,
     START,
     Alarming,
@@ -40,7 +36,11 @@ from integration.gateway_factory import (
     png,
     wait_for,
 )
-from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
+from PIL import Image
+from pydantic import SecretStr
+from sqlalchemy import delete
+
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Unplanned
@@ -52,8 +52,6 @@ from shadowline.models.loader import load_detector
 from shadowline.records.pairs import DROPPED
 from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase
-
-pytest_plugins = ["integration.postgres"]
 
 AT = "2026-02-03T04:05:06+00:00"
 

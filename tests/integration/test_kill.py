@@ -9,8 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import yaml
-
-from integration.tiny_project import MODEL, Project, kill, wait_until
+from fixtures.tiny_project import MODEL, Project, kill, wait_until
 
 _UNDONE = ("import@dots", "features@dots", "train")
 _REPRO = (sys.executable, "-m", "dvc", "repro", "train")  # the process that a flow starts, and kills with itself

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from fixtures.learning import ROOT
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
@@ -39,7 +40,6 @@ from shadowline.records.stores import open_records
 from shadowline.rollout.inventory import load_inventory
 from shadowline.rollout.observation import ChecklistItem
 
-ROOT = Path(__file__).parents[2]
 CLASS, OTHER = "weave", "bolt"  # the first has a test split, the second has none
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 Command = Callable[..., tuple[int, str, str]]

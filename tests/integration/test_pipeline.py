@@ -9,8 +9,7 @@ import sys
 import pandas as pd
 import pytest
 import yaml
-
-from integration.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry, picture, save
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry, picture, save
 
 
 def test_an_image_more_in_one_class_runs_that_class_only(project: Project) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
+from fixtures.records import BOLT, START, image_id, made_pair, stores_on
 from sqlalchemy import Engine
 
-from integration.made_records import BOLT, START, image_id, made_pair, stores_on
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import (
@@ -31,8 +31,6 @@ from shadowline.records.pairs import DROPPED as NEVER_ASKED
 from shadowline.records.pairs import Judgement, PairSource, PairStore
 from shadowline.rollout.verdict import Outcome
 from shadowline.rollout.weighing import appraise
-
-pytest_plugins = ["integration.postgres"]
 
 LATER = START + timedelta(days=400)
 NO, YES = Judgement(0.1, 0.5, 40.0), Judgement(0.9, 0.5, 40.0)

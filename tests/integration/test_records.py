@@ -19,10 +19,10 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from fixtures.records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
-from integration.made_records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from shadowline.benchmarks.records import bench_pairs
 from shadowline.core.params import Params, RolloutParams
 from shadowline.core.progress import Progress
@@ -46,9 +46,7 @@ from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore
 from shadowline.records.tables import Base, FeedbackRow, PairRow
 
 if TYPE_CHECKING:
-    from integration.postgres import Postgres
-
-pytest_plugins = ["integration.postgres"]
+    from fixtures.postgres import Postgres
 
 SECRET = "pass-word-of-ada"
 SLOW_MS = 60.0  # some of the random answers take longer

@@ -6,21 +6,18 @@ What was acknowledged is there, everything is there once, and whoever comes next
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, select, text
+from fixtures.kills import Acknowledged, kill, kill_after, opened, start, wait_until
+from fixtures.records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
+from sqlalchemy import select
 
-from integration.made_records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.records.database import open_database, reading
 from shadowline.records.rollout_store import MovedMeanwhileError, RolloutStore
@@ -31,74 +28,10 @@ from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import replay
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
-
-pytest_plugins = ["integration.postgres"]
+    pass
 
 PAIRS = [made_pair(number) for number in range(600)]
 BATCH = 10
-PATIENCE_S = 60
-
-
-class Acknowledged:
-    """What a process has said to be done: one number a line, in a file that outlives it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.touch()
-
-    def add(self, number: int) -> None:
-        with self.path.open("a") as file:
-            file.write(f"{number}\n")
-
-    def all(self) -> list[int]:
-        return [int(line) for line in self.path.read_text().splitlines()]
-
-
-def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments, daemon=True)
-    process.start()
-    return process
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline, "it did not go on"
-        time.sleep(0.001)
-
-
-def kill(process: BaseProcess) -> None:
-    process.kill()
-    process.join()
-    assert process.exitcode == -9, "it ended before it was killed"
-
-
-def kill_after(done: Acknowledged, more: int, wait: float, work: Callable[..., None], *arguments: Any) -> None:
-    """Start a process, kill it `wait` seconds after it has acknowledged `more` things."""
-    enough = len(done.all()) + more
-    process = start(work, *arguments, done)
-    wait_until(lambda: len(done.all()) >= enough or not process.is_alive())
-    time.sleep(wait)
-    kill(process)
-
-
-@contextmanager
-def opened(url: str) -> Iterator[Engine]:
-    """An engine that is closed before the next process is forked; the killed one's last word has been written."""
-    engine = open_database(url)
-    wait_until(lambda: not has_other_sessions(engine))
-    yield engine
-    engine.dispose()
-
-
-def has_other_sessions(engine: Engine) -> bool:
-    """PostgreSQL ends what a client has begun, a commit too, before it sees that the client is gone."""
-    if engine.dialect.name != "postgresql":
-        return False
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    with engine.connect() as connection:
-        return bool(connection.execute(text(others)).scalar_one())
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------
@@ -107,9 +40,9 @@ def has_other_sessions(engine: Engine) -> bool:
 def record_all(url: str, done: Acknowledged) -> None:
     """Every pair from the first, whatever is there, in small transactions; then again, until it is killed."""
     store = stores_on(open_database(url)).pairs
-    for start in itertools.cycle(range(0, len(PAIRS), BATCH)):
-        store.record(PAIRS[start : start + BATCH])
-        done.add(start)
+    for first in itertools.cycle(range(0, len(PAIRS), BATCH)):
+        store.record(PAIRS[first : first + BATCH])
+        done.add(first)
 
 
 @pytest.mark.parametrize("seed", range(7))
@@ -121,7 +54,7 @@ def test_a_killed_recorder_loses_nothing_and_doubles_nothing(database_url: str, 
         kill_after(done, int(batches), rng.uniform(0, 0.02 if batches else 0.2), record_all, database_url)
         with opened(database_url) as engine:
             kept = stores_on(engine).pairs.known_keys(*BOLT)
-        assert {pair.key for start in done.all() for pair in PAIRS[start : start + BATCH]} <= kept
+        assert {pair.key for first in done.all() for pair in PAIRS[first : first + BATCH]} <= kept
         assert kept == {pair.key for pair in PAIRS[: len(kept)]}, "transactions are whole, and in order"
         assert len(kept) % BATCH == 0
     with opened(database_url) as engine:

@@ -7,9 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, func, select, update
-
-from integration.made_records import (
+from fixtures.records import (
     CANDIDATE,
     LEGACY,
     START,
@@ -21,6 +19,8 @@ from integration.made_records import (
     together,
     wait_for_the_others,
 )
+from sqlalchemy import Engine, func, select, update
+
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import slot_of
@@ -34,8 +34,6 @@ from shadowline.rollout.observation import Approval, ChecklistItem, Order, Order
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import STAYS, ClassState, RolloutState, replay
 from shadowline.rollout.weighing import weigh
-
-pytest_plugins = ["integration.postgres"]
 
 NAIVE = datetime(2026, 1, 5)
 DAY = timedelta(days=1)

@@ -6,18 +6,15 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures.learning import ROOT
+from fixtures.migration import pair_of, tell
+from fixtures.report import HARDNESS, write_inputs
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from migration_fixture import pair_of, tell
-from report_fixture import HARDNESS, write_inputs
 
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
@@ -30,7 +27,7 @@ from shadowline.rollout.phases import Phase
 
 pytestmark = pytest.mark.browser
 
-PARAMS = Path(__file__).parents[2] / "params.yaml"
+PARAMS = ROOT / "params.yaml"
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),

@@ -16,17 +16,15 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from fixtures.mlflow_store import edited_by_hand
+from fixtures.postgres import Postgres
+from fixtures.s3 import give_credentials, s3_server
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json
 
-from integration.mlflow_store import edited_by_hand
-from integration.postgres import Postgres
-from integration.s3 import give_credentials, s3_server
-from integration.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json
 from shadowline.audit.comparison import Finding, Item
 from shadowline.core.hashing import file_sha256
 from shadowline.records.audit_log.entry import Kind
 from shadowline.records.stores import open_records
-
-pytest_plugins = ["integration.postgres"]
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -224,7 +222,8 @@ class TestADivergence:
 
 class TestEveryByte:
     KINDS = (
-        "data/code", "data/classes", "data/images/dots", "data/manifest/dots.parquet", "data/validation/checks", "models/encoder",
+        "data/code", "data/classes", "data/images/dots", "data/manifest/dots.parquet", "data/validation/checks",
+        "models/encoder",
         "data/features/dots.safetensors", "data/training_set.json", "models/decoder", "models/banks/dots.safetensors",
         "models/moments/dots.safetensors", "models/identity/dots.safetensors", "models/calibration/dots.json",
         "models/legacy/dots", "data/evaluation/dots", "models/inspector",

@@ -15,17 +15,15 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
+from fixtures.gateway import Factory, build_models, png, wait_for
+from fixtures.postgres import Postgres
+from fixtures.tiny_project import MODEL, Project, build_project, free_port, kill, read_json, wait_until
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from integration.gateway_factory import Factory, build_models, png, wait_for
-from integration.postgres import Postgres
-from integration.tiny_project import MODEL, Project, build_project, free_port, kill, read_json, wait_until
 from shadowline.rollout.observation import Order, OrderKind
 from shadowline.rollout.phases import Phase
-
-pytest_plugins = ["integration.postgres"]
 
 AWAY_S = 2.0
 STEPS = 200  # at most

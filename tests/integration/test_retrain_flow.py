@@ -12,8 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-
-from integration.tiny_project import CLASSES, MODEL, Project, read_json, wait_until
+from fixtures.tiny_project import CLASSES, MODEL, Project, read_json, wait_until
 
 if TYPE_CHECKING:
     from prefect.states import State

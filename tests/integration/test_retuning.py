@@ -44,8 +44,6 @@ from shadowline.rollout.phases import LEGAL_MOVES, Phase
 from shadowline.rollout.state import Event
 from shadowline.rollout.verdict import Outcome
 
-pytest_plugins = ["integration.postgres"]
-
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 NUM_DAYS, PARTS_A_DAY = 35, 60
 NOW = START + timedelta(days=NUM_DAYS)

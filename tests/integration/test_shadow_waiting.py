@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from fixtures.tiny_project import EXTRA_CLASS, Project
 
 from flows.rollout import tick
 from flows.shadow import shadow_waiting
-from integration.tiny_project import EXTRA_CLASS, Project
 from shadowline.records.stores import open_records
 
 NIGHT = datetime(2030, 1, 7, 3, 0, tzinfo=UTC)

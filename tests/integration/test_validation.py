@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from fixtures.learning import ROOT
 from PIL import Image
 
 from shadowline.core.layout import Layout
@@ -23,7 +24,6 @@ from shadowline.core.params import ClassParams, Params, Severity, load_params
 from shadowline.data.manifest import content_id, write_manifest
 from tasks.validation.checks import MAX_FAILED_ROWS, ValidationOutcome, main, validate
 
-REPOSITORY = Path(__file__).parents[2]
 SIDE = 8  # pixels
 CLASS_CHECKS = [
     "min_normal",
@@ -81,7 +81,7 @@ def draw_masks(rows: pd.DataFrame, root: Path) -> None:
 
 
 def params_for(classes: list[str], **validation: Any) -> Params:
-    params = load_params(REPOSITORY / "params.yaml")
+    params = load_params(ROOT / "params.yaml")
     return params.model_copy(
         update={
             "classes": {name: ClassParams(source="folder", location=name) for name in classes},
@@ -366,7 +366,7 @@ def write_project(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = l
     rows = rows_of("bolt")
     draw_masks(rows, root)
     write_manifest(change(rows), Layout(root).manifest("bolt"))
-    raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["classes"] = {"bolt": {"source": "folder", "location": "bolt"}}
     raw["train"]["classes"] = ["bolt"]
     raw["validation"]["min_normal"] = 10
@@ -386,7 +386,7 @@ def test_an_advisory_failure_is_printed_and_exits_0(
 
 def test_a_critical_failure_exits_1_after_writing_everything(tmp_path: Path) -> None:
     write_project(tmp_path, FAULTS["tainted"].apply)
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tasks.validation"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

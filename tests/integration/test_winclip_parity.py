@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_fixture import GRID, tiny_clip
-from conftest import picture
+from fixtures.clip import GRID, tiny_clip
+from fixtures.learning import picture
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from fixtures.learning import ROOT
 from PIL import Image
 from scipy import stats
 
@@ -42,7 +43,6 @@ from shadowline.stages import (
 
 pytestmark = pytest.mark.demo
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ("solar_mono", "textile")
 SMALL = {
     "data": {
