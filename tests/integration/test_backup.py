@@ -19,10 +19,11 @@ from fixtures.gateway import Factory, Site, png, wait_for
 from fixtures.learning import ROOT
 from fixtures.postgres import PASSWORD, Postgres
 from fixtures.s3 import s3_server
-from fixtures.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
+from fixtures.tiny_project import CLASSES, MODEL, Project, kill, wait_until
 
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
+from shadowline.evaluation.summary import Summary
 from shadowline.gateway.image_retention import KeptImages
 from shadowline.models.legacy_validation import Stated, examine
 from shadowline.models.loader import load_detector
@@ -522,7 +523,9 @@ def register_again(project: Project) -> None:
 
     provenance = Provenance(project.git("rev-parse", "HEAD"), "of no matter here")
     run_id = start_run.fn("shadowline", {})
-    register.fn(run_id, load_params(Path("params.yaml")), project.layout, read_json(project.layout.summary), provenance)
+    register.fn(
+        run_id, load_params(Path("params.yaml")), project.layout, Summary.read(project.layout.summary), provenance
+    )
 
 
 @pytest.fixture(scope="module")
