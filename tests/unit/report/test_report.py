@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -17,6 +18,7 @@ from PIL import Image
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.inference.overlay import inferno
 from shadowline.report import build_report, heatmap_overlay
 from shadowline.report.evaluation_data import read_contents
 from shadowline.report.formatting import duration, headline, join, number, percent, promise, unit
@@ -98,6 +100,30 @@ def test_a_map_of_the_centre_crop_colours_only_the_crop() -> None:
     changed = (pixels != 120).any(axis=-1)
     assert changed[12:36, 16:48].all()
     assert changed.sum() == 24 * 32
+
+
+@pytest.mark.parametrize(
+    ("options", "sha256"),
+    [
+        ({}, "4588a65bc91a778ef9a37a8f281adcd420135b721f110346803d0427fc08acad"),
+        (
+            {"high": 20.0, "opacity": 1.0, "line_width": 0.0},
+            "c78dc8caf166af42dde585d6ffcc377b8d0f31f554a28495b336e83c851c04d8",
+        ),
+        ({"coverage": 0.875}, "5a39ba8acb6b43c8f76abb2ff1da14a28f5286b497ee0f89039f4f46c501dfd1"),
+    ],
+)
+def test_heat_maps_are_to_the_pixel_those_that_matplotlib_coloured(options: dict[str, float], sha256: str) -> None:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (180, 240, 3), dtype=np.uint8))
+    overlay = heatmap_overlay(image, rng.gamma(2.0, 1.5, (16, 20)), 3.0, **options)
+    assert hashlib.sha256(np.asarray(overlay).tobytes()).hexdigest() == sha256
+
+
+def test_the_colours_are_those_of_matplotlib() -> None:
+    matplotlib = pytest.importorskip("matplotlib")  # MLflow brings it
+    values = np.concatenate([np.linspace(0, 1, 4001), np.arange(257) / 256])
+    assert np.array_equal(inferno(values), matplotlib.colormaps["inferno"](values)[:, :3])
 
 
 @pytest.mark.parametrize(
