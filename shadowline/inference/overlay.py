@@ -91,7 +91,8 @@ def _colour(field_HW: Array, threshold: float, high: float, opacity: float) -> t
 def inferno(values: Array) -> Array:
     """RGB in 0…1 (…, C) of values in 0…1 (…): the nearest lower of 256 colours, as matplotlib picks it."""
     table = _inferno_table()
-    return table[np.clip((values * len(table)).astype(int), 0, len(table) - 1)]
+    colours: Array = table[np.clip((values * len(table)).astype(int), 0, len(table) - 1)]
+    return colours
 
 
 @cache
