@@ -12,7 +12,7 @@ from shadowline.core.params import Severity
 class FailedRow:
     image_id: str
     path: str
-    value: str | float | None
+    value: str | int | float | None
 
 
 @dataclass(frozen=True)

@@ -188,8 +188,9 @@ def _check_result(check: Check, severities: SeverityParams, found: Iterable[dict
 def _failed_row(row: Mapping[str, Any], clause: Mapping[str, Any]) -> FailedRow:
     column = clause["expectation_config"]["kwargs"]["column"]
     value = row["home" if column == "image_id" else column]
-    finite = not isinstance(value, float) or math.isfinite(value)
-    return FailedRow(row["image_id"], row["path"], value if finite else str(value))
+    if isinstance(value, float):  # NumPy's too
+        value = float(value) if math.isfinite(value) else str(value)
+    return FailedRow(row["image_id"], row["path"], value)
 
 
 def _observed(found: Sequence[Mapping[str, Any]], num_failed: int) -> str:

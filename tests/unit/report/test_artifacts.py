@@ -102,6 +102,14 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(tmp_path: Path)
         ClassMetrics.parse(json.dumps(value), "a.json")
 
 
+def test_a_value_of_another_type_is_not_written(tmp_path: Path) -> None:
+    metrics = ClassMetrics.read(GOLDEN / "metrics.json")
+    decisions: Any = dataclasses.replace(metrics.decisions, misses="none")
+    with pytest.raises(ValueError, match="misses"):
+        metrics.model_copy(update={"decisions": decisions}).write(tmp_path / "metrics.json")
+    assert not (tmp_path / "metrics.json").exists()
+
+
 def test_the_error_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"cost\.json: no such file"):
         Cost.read(tmp_path / "cost.json")
