@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
@@ -130,7 +131,7 @@ def _run(as_json: bool, remeasure: bool = False) -> bool:
         raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
     seconds = time.monotonic() - started
     if as_json:
-        summary = json.loads(Layout().summary.read_text(encoding="utf-8"))
+        summary = read_json(Layout().summary)
         stages = [asdict(stage) for stage in result.stages]
         typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, "stages": stages, **summary}))
     else:
@@ -154,7 +155,7 @@ def _print(result: RetrainResult, seconds: float) -> None:
     from tasks.training.reporting import class_rows
 
     layout, console = Layout(), Console()
-    summary = json.loads(layout.summary.read_text(encoding="utf-8"))
+    summary = read_json(layout.summary)
     rows = class_rows(layout, summary)
     table = Table(*rows[0].keys(), title="Image AUROC on the test split, worst class first")
     for row in rows:

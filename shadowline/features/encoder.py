@@ -22,7 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
+from shadowline.core.hashing import file_sha256
 from shadowline.core.params import EncoderParams
 from shadowline.features import backbones
 
@@ -111,7 +112,7 @@ def save_encoder(state: dict[str, Tensor], params: EncoderParams, directory: Pat
     directory.mkdir(parents=True, exist_ok=True)
     with replace_file(directory / _WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in sorted(state.items())}, temporary)
-    weights_sha256 = hashlib.sha256((directory / _WEIGHTS).read_bytes()).hexdigest()
+    weights_sha256 = file_sha256(directory / _WEIGHTS)
     config = EncoderConfig(
         name=params.name,
         resize=params.resize,
@@ -129,9 +130,9 @@ def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder
     """Load what `save_encoder` wrote. Raises FileNotFoundError, or ValueError when the weights were changed."""
     if not (directory / _CONFIG).is_file() or not (directory / _WEIGHTS).is_file():
         raise FileNotFoundError(f"{directory}: no encoder here; run `dvc repro encoder`")
-    raw = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    raw = read_json(directory / _CONFIG)
     config = EncoderConfig(**{**raw, "layers": tuple(raw["layers"])})
-    found = hashlib.sha256((directory / _WEIGHTS).read_bytes()).hexdigest()
+    found = file_sha256(directory / _WEIGHTS)
     if found != config.weights_sha256:
         raise ValueError(
             f"{directory / _WEIGHTS}: sha256 {found[:12]}…, expected {config.weights_sha256[:12]}…; restore the file"

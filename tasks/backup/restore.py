@@ -20,7 +20,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text, update
 
-from shadowline.core.atomic_files import replace_private_file
+from shadowline.core.atomic_files import link_or_copy, replace_private_file
 from shadowline.core.layout import Layout
 from shadowline.core.progress import Progress
 from shadowline.core.settings import Settings
@@ -35,6 +35,7 @@ from tasks.backup.snapshot import note_backup
 from tasks.backup.targets import at_hand, in_one_line
 from tasks.integrations.audit_log import registry_witnesses
 from tasks.integrations.dvc_pipeline import StageFailedError, stale_targets
+from tasks.integrations.git import run_git
 
 _PLACES_OF_FILES = (  # every column in which MLflow's store says where files are
     ("experiments", "artifact_location"),
@@ -211,17 +212,14 @@ def _target(name: str, manifest: BackupManifest, folder: Path) -> Path | None:
 
 def _clone(bundle: Path, branch: str, folder: Path) -> None:
     """Every branch and tag, and nothing that points back to the backup."""
-    _git(folder.parent, "init", "--quiet", "--initial-branch=restoring", str(folder))
-    _git(folder, "fetch", "--quiet", str(bundle.resolve()), "+refs/*:refs/*", "+HEAD:refs/restored/head")
-    _git(folder, "checkout", "--quiet", branch)
-    _git(folder, "update-ref", "-d", "refs/restored/head")
-
-
-def _git(root: Path, *arguments: str) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise ValueError(f"git {arguments[0]} in {root}: {' '.join(answer.stderr.split())[:300]}; empty it, try again")
+    folder.mkdir(parents=True, exist_ok=True)
+    for command in (
+        ("init", "--quiet", "--initial-branch=restoring"),
+        ("fetch", "--quiet", str(bundle.resolve()), "+refs/*:refs/*", "+HEAD:refs/restored/head"),
+        ("checkout", "--quiet", branch),
+        ("update-ref", "-d", "refs/restored/head"),
+    ):
+        run_git(folder, *command, way_out="empty it, try again")
 
 
 def _make_private(keys: Path) -> None:
@@ -245,16 +243,7 @@ def _protect_objects(manifest: BackupManifest, folder: Path) -> None:
     for path in objects.glob("*/*"):
         path.chmod(_READ_ONLY)
         if manifest.remote:
-            _link(path, folder / manifest.remote / "files/md5" / path.relative_to(objects))
-
-
-def _link(path: Path, twin: Path) -> None:
-    twin.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, twin)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, twin)
-        twin.chmod(_READ_ONLY)
+            link_or_copy(path, folder / manifest.remote / "files/md5" / path.relative_to(objects))
 
 
 def _dvc(folder: Path, *arguments: str) -> None:

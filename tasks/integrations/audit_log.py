@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
@@ -217,7 +218,7 @@ def _last_said(chain: Chain, kind: Kind, subject: str = "") -> dict[str, Any]:
 
 
 def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
-    calibrations = json.loads((layout.package / "calibration.json").read_text(encoding="utf-8"))
+    calibrations = read_json(layout.package / "calibration.json")
     return {
         **{name: version.tags.get(name) for name in PROVENANCE},
         **{name: version.tags[name] for name in TURNED if name in version.tags},

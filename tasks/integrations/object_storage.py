@@ -14,7 +14,6 @@ once. Large files go in parts, each with a SHA-256 that the store itself verifie
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
@@ -89,7 +88,7 @@ class FolderStorage:
         path = self._path(key)
         if not (path.is_file() and _note(path).is_file()):
             return None
-        sha256 = json.loads(_note(path).read_text(encoding="utf-8"))[_SHA256]
+        sha256 = read_json(_note(path))[_SHA256]
         return StoredObject(path.as_uri(), sha256, path.stat().st_size)
 
     def list(self, prefix: str = "") -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from shadowline.core.atomic_files import write_json
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.evaluation.gates import Verdict
@@ -22,7 +21,7 @@ from tasks.integrations.dvc_pipeline import StageRun
 
 @task
 def read_summary(layout: Layout) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(layout.summary.read_text(encoding="utf-8"))
+    summary: dict[str, Any] = read_json(layout.summary)
     return summary
 
 
@@ -30,14 +29,14 @@ def failed_on_latency_only(layout: Layout) -> bool:
     """Whether the last verdict, if there is one, may turn when the latency is measured again."""
     if not layout.summary.is_file():
         return False
-    summary = json.loads(layout.summary.read_text(encoding="utf-8"))
+    summary = read_json(layout.summary)
     return Verdict.from_dict(summary["verdict"]).failed_on_latency_only
 
 
 @task
 def write_report(layout: Layout, params: Params, runs: list[StageRun]) -> Path:
     """The report, with the time of each stage that ran; skipped stages keep the time of when they last ran."""
-    known = json.loads(layout.timings.read_text(encoding="utf-8"))["stages"] if layout.timings.is_file() else []
+    known = read_json(layout.timings)["stages"] if layout.timings.is_file() else []
     seconds = {one["name"]: one["seconds"] for one in known} | {
         run.name: run.seconds for run in runs if not run.skipped
     }
@@ -71,7 +70,7 @@ def class_rows(layout: Layout, summary: dict[str, Any]) -> list[dict[str, str]]:
     """One row a class, worst first: AUROC with its interval, and what it is compared with."""
     rows = []
     for name in summary["classes"]:
-        metrics = json.loads((layout.evaluation(name) / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read_json(layout.evaluation(name) / "metrics.json")
         fused = metrics["image"]["auroc"]
         parts = {part: f"{metrics['components'][part]['value']:.3f}" for part in ("bank", "reconstruction", "legacy")}
         interval = f"{fused['value']:.3f} [{fused['low']:.3f}, {fused['high']:.3f}]"

@@ -15,7 +15,6 @@ Axes: N images · P patches of an image · D feature width · M patches in the b
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import LegacyParams
 from shadowline.core.progress import Progress
 from shadowline.features import backbones
@@ -132,7 +131,7 @@ class PatchCore(SavedDetector):
         for name in (_WEIGHTS, _CONFIG):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file; not a saved PatchCore, or a partial one")
-        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = PatchCoreConfig.model_validate(fields), load_file(directory / _WEIGHTS)
         found = fingerprint_of(config, tensors)

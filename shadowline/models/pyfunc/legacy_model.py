@@ -5,7 +5,6 @@ Its files lie in artifacts/legacy, beside limits.json with the class and what an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from shadowline.core.atomic_files import read_json
 from shadowline.data.images import open_rgb
 from shadowline.data.manifest import Label
 from shadowline.models.loader import load_detector
@@ -22,7 +22,7 @@ from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_v
 class LegacyModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         folder = Path(context.artifacts["legacy"])
-        self.limits = json.loads(Path(context.artifacts["limits"]).read_text(encoding="utf-8"))
+        self.limits = read_json(Path(context.artifacts["limits"]))
         self.detector = load_detector(str(folder), self.limits.pop("class_name"))
         self.version = registered_version(folder)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import ZeroShotParams
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
@@ -167,7 +166,7 @@ class WinClip(SavedDetector):
         for name in (_WEIGHTS, _CONFIG):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file; not a saved WinCLIP, or a partial one")
-        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = WinClipConfig.model_validate(fields), load_file(directory / _WEIGHTS)
         found = fingerprint_of(config, tensors)

@@ -297,9 +297,9 @@ CHILD = """
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
 from shadowline.stages.import_class import run
 
 class InStep(Progress):
