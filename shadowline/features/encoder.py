@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import EncoderParams
+from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what DINOv2 was trained with
@@ -68,12 +68,8 @@ class Encoder:
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """RGB image → normalised (3, crop, crop) float32."""
-        side, crop = self.config.resize, self.config.crop
-        resized = image.resize((side, side), Image.Resampling.BICUBIC)
-        left = (side - crop) // 2
-        window = np.asarray(resized.crop((left, left, left + crop, left + crop)), dtype=np.float32) / 255.0
-        normalised = (window - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
-        return torch.from_numpy(normalised).permute(2, 0, 1)
+        size = (self.config.resize, self.config.resize)
+        return to_tensor(image, size, IMAGENET_MEAN, IMAGENET_STD, crop=self.config.crop)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], *, padded: bool = True) -> Tensor:

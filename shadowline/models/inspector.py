@@ -28,7 +28,7 @@ from torch import Tensor
 from shadowline.core.atomic_files import read_json
 from shadowline.core.device import pick_device
 from shadowline.core.hashing import file_sha256
-from shadowline.data.images import open_rgb
+from shadowline.data.images import ImageLimits, open_within
 from shadowline.data.manifest import Label
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.calibration import Calibration, raw_maps
@@ -79,6 +79,7 @@ class Inspector:
 
     def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
         self.config: dict[str, Any] = read_json(directory / "config.json")
+        self.limits = ImageLimits(**self.config["limits"])
         self.encoder, self.model_version = encoder, model_version
         self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
         raw = read_json(directory / "calibration.json")
@@ -181,8 +182,7 @@ class Inspector:
     def _open(self, image: ImageInput) -> Image.Image:
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        limits = self.config["limits"]
-        return open_rgb(image, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+        return open_within(image, self.limits)
 
     def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
         """What is said of one image, but for its latency."""

@@ -32,6 +32,7 @@ from torch.nn import functional
 from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import LegacyParams
 from shadowline.core.progress import Progress
+from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.patchcore.coreset import choose_coreset, image_score, join_layers, nearest
@@ -194,11 +195,8 @@ def _initial_config(class_name: str, params: LegacyParams, seed: int, num_images
 
 
 def _prepare(image: Image.Image, config: PatchCoreConfig, device: torch.device) -> torch.Tensor:
-    """RGB, squeezed to a square by bicubic resampling, normalised as the network was trained: (1, 3, S, S)."""
-    small = image.convert("RGB").resize((config.input_size, config.input_size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
-    mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
-    return ((pixels - mean) / std)[None].to(device)
+    """(1, 3, S, S), normalised as the network was trained."""
+    return to_tensor(image, (config.input_size, config.input_size), config.mean, config.std)[None].to(device)
 
 
 def _embed(network: nn.Module, image: Image.Image, config: PatchCoreConfig) -> torch.Tensor:

@@ -32,6 +32,7 @@ from torch.nn import functional
 
 from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import ZeroShotParams
+from shadowline.data.transforms import to_tensor
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
@@ -43,7 +44,6 @@ from shadowline.models.winclip.tower import (
     embed,
     embed_image,
     grid_of,
-    prepare,
     size_of,
 )
 from shadowline.models.winclip.weights import Clip, embed_sides
@@ -190,7 +190,7 @@ class WinClip(SavedDetector):
         return embed(self.tower, self._prepare(image), self.windows)
 
     def _prepare(self, image: Image.Image) -> Tensor:
-        return prepare(image, size_of(self.tower), self.config.mean, self.config.std).to(self.text_2D.device)
+        return to_tensor(image, size_of(self.tower), self.config.mean, self.config.std)[None].to(self.text_2D.device)
 
     @torch.inference_mode()
     def _score_one(self, image: Image.Image) -> float:
