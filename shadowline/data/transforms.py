@@ -31,8 +31,8 @@ def to_array(
     if crop:
         left, top = (width - crop) // 2, (height - crop) // 2
         small = small.crop((left, top, left + crop, top + crop))
-    pixels_HW3 = np.asarray(small, np.float32) / np.float32(255)
-    return (pixels_HW3 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    pixels_HW3 = np.asarray(small, np.float32) / 255
+    return np.asarray((pixels_HW3 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32), np.float32)
 
 
 def to_tensor(
