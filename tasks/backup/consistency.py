@@ -60,7 +60,7 @@ class Registry:
 
     @property
     def commits(self) -> tuple[str, ...]:
-        return tuple(sorted({one.commit for one in self.versions if one.commit}))
+        return tuple(sorted({version.commit for version in self.versions if version.commit}))
 
     @property
     def experiments(self) -> dict[str, str]:
@@ -110,8 +110,9 @@ def read_registry(tracking: mlflow.MlflowClient, model_name: str) -> Registry:
 
 def disagreements(standing: Standing, registry: Registry, files: Collection[str]) -> tuple[str, ...]:
     """One line for each model, and for an entry of the audit chain, that one copy names and another lacks."""
-    whole = {one.uri for one in registry.versions if _is_whole(one, registry, files)}
-    lost = [f"{one.uri}: its files are not in {one.storage}" for one in registry.versions if one.uri not in whole]
+    whole = {version.uri for version in registry.versions if _is_whole(version, registry, files)}
+    broken = (version for version in registry.versions if version.uri not in whole)
+    lost = [f"{version.uri}: its files are not in {version.storage}" for version in broken]
     if not agree_on_time(standing, registry):
         lost.append(f"audit chain: the registry knows of entry {registry.num_entries}, the records do not")
     for fingerprint in sorted(standing.needed):

@@ -88,12 +88,12 @@ def find_objects(root: Path, commits: Iterable[str]) -> Objects:
             if left.fullmatch(path):
                 uncached += [path] if number == 0 else []
                 continue
-            for one in _with_members(md5, places):
-                source = _object(one, places)
+            for md5_of_part in _with_members(md5, places):
+                source = _object(md5_of_part, places)
                 if source.paths:
-                    found[one] = source
+                    found[md5_of_part] = source
                 else:
-                    missing.add(one)
+                    missing.add(md5_of_part)
     return Objects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
 
 
@@ -117,7 +117,8 @@ def _outputs(lock: str) -> Iterator[tuple[str, str]]:
 def not_kept(dvc_yaml: str) -> re.Pattern[str]:
     """The outputs that say `cache: false`; ${…} stands for any name."""
     stages: Mapping[str, Any] = (yaml.safe_load(dvc_yaml) or {}).get("stages", {})
-    named = [out for one in stages.values() for kind in ("outs", "metrics") for out in one.get("do", one).get(kind, ())]
+    kinds = (stage.get("do", stage).get(kind, ()) for stage in stages.values() for kind in ("outs", "metrics"))
+    named = [out for outs in kinds for out in outs]
     paths = [path for out in named if isinstance(out, dict) for path, how in out.items() if how.get("cache") is False]
     templates = (re.split(r"\$\{[^}]*\}", path) for path in paths)
     return re.compile("|".join("[^/]+".join(map(re.escape, parts)) for parts in templates) or "(?!)")

@@ -147,7 +147,7 @@ def _url(database: KeptDatabase, named: str, setting: str, folder: Path) -> str:
 
 
 def _to_set(settings: Settings, folder: Path) -> dict[str, str]:
-    """The variables that a process in the folder, started as this one was, would not have."""
+    """The variables that a process in the folder would not have if it were started like this process."""
     here = Settings()
     found = {}
     for name in ("database_url", "tracking_uri", "audit_keys"):
@@ -182,7 +182,8 @@ def _put_in_place(source: Path, manifest: BackupManifest, folder: Path, settings
 
 def _target(name: str, manifest: BackupManifest, folder: Path) -> Path | None:
     """Where a file of the backup belongs; None for what is no file there."""
-    files = {one.file: one.place for one in (manifest.records, manifest.tracking) if one.kind is DatabaseKind.SQLITE}
+    databases = (manifest.records, manifest.tracking)
+    files = {database.file: database.place for database in databases if database.kind is DatabaseKind.SQLITE}
     if name in files:
         return folder / files[name]
     part, _, rest = name.partition("/")

@@ -230,7 +230,7 @@ def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
 
 def _sources(layout: Layout, seen: _Seen, with_downloads: bool) -> list[Source]:
     """All but what is staged. Of the keys' folder the entry that it remembers is staged: it must not be newer."""
-    keys = [one for one in below(Settings().audit_keys, "keys") if one.paths[0].suffix in {".pem", ".pub"}]
+    keys = [key for key in below(Settings().audit_keys, "keys") if key.paths[0].suffix in {".pem", ".pub"}]
     found = [*keys, *seen.objects.sources]
     for name, location in seen.registry.experiments.items():
         found += below(local_folder(location) or layout.root, f"artifacts/{name}")
@@ -265,7 +265,7 @@ def _is_itself(path: Path, md5: str) -> bool:
 
 
 def _unknown(objects: Objects) -> list[str]:
-    return [f"commit {one[:12]} of a registered version: git does not have it" for one in objects.unknown]
+    return [f"commit {commit[:12]} of a registered version: git does not have it" for commit in objects.unknown]
 
 
 def _manifest(
@@ -281,7 +281,7 @@ def _manifest(
         tracking=seen.databases[1],
         head=seen.standing.head,
         inspector=seen.registry.inspector,
-        registered=tuple(one.uri for one in seen.registry.versions),
+        registered=tuple(version.uri for version in seen.registry.versions),
         experiments=seen.registry.experiments,
         models={name: str(path) for name, path in seen.standing.folders.items()},
         folders={name: place for name, (_, place) in _folders(layout).items()},

@@ -147,7 +147,7 @@ class S3Storage:
         return StoredObject(self._uri(key), head["Metadata"].get(_SHA256, ""), head["ContentLength"])
 
     def list(self, prefix: str = "") -> list[str]:
-        return sorted(one["Key"].removeprefix(self.prefix) for one in self._objects(prefix))
+        return sorted(entry["Key"].removeprefix(self.prefix) for entry in self._objects(prefix))
 
     def mirror(self, folder: Path, suffixes: frozenset[str], *, drop_gone: bool = False) -> None:
         """Copy the objects with these suffixes to `folder`, whoever put them: nothing is known of their bytes.
@@ -156,16 +156,16 @@ class S3Storage:
         `drop_gone`: one whose object is gone is removed. A key that leads out of `folder` raises ValueError before
         anything is changed.
         """
-        found = [one for one in self._objects("") if Path(one["Key"]).suffix.lower() in suffixes]
-        listed = {folder / self._inside(one["Key"].removeprefix(self.prefix)): one for one in found}
+        found = [entry for entry in self._objects("") if Path(entry["Key"]).suffix.lower() in suffixes]
+        listed = {folder / self._inside(entry["Key"].removeprefix(self.prefix)): entry for entry in found}
         if drop_gone:
             for path in set(_copies(folder, suffixes)) - listed.keys():
                 path.unlink(missing_ok=True)
-        for path, one in listed.items():
-            changed_at = one["LastModified"].timestamp()
-            if not _is_copy(path, changed_at, one["Size"]):
+        for path, entry in listed.items():
+            changed_at = entry["LastModified"].timestamp()
+            if not _is_copy(path, changed_at, entry["Size"]):
                 with replace_file(path) as temporary:
-                    self._download(one["Key"].removeprefix(self.prefix), temporary)
+                    self._download(entry["Key"].removeprefix(self.prefix), temporary)
                     os.utime(temporary, (changed_at, changed_at))
 
     def _objects(self, prefix: str) -> Sequence[dict[str, Any]]:
@@ -174,7 +174,7 @@ class S3Storage:
         def look() -> Sequence[dict[str, Any]]:
             pages = self.client.get_paginator("list_objects_v2")
             found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
-            return [one for page in found for one in page.get("Contents", ())]
+            return [entry for page in found for entry in page.get("Contents", ())]
 
         return self._ask(prefix, look)
 
@@ -187,8 +187,8 @@ class S3Storage:
 
         def abort() -> None:
             begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", ())
-            for one in (each for each in begun if each["Key"] == name):
-                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=one["UploadId"])
+            for upload in (upload for upload in begun if upload["Key"] == name):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload["UploadId"])
 
         with suppress(*_errors()):
             outlast(abort, min(self.patience_s, _TIDYING_S))
