@@ -7,9 +7,10 @@
     file://data/archive     relative to the working directory; file:///mnt/archive is absolute
     s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_S3_ENDPOINT: another store
 
-S3 is asked through botocore, whose "standard" retry mode waits longer after each of at most `_ATTEMPTS` attempts of one
-request; a store that is away for longer is waited for (tasks/integrations/retry.py), what is wrong for good fails at
-once. Large files go in parts, each with a SHA-256 that the store itself verifies.
+S3 is asked through botocore, whose "adaptive" retry mode waits longer after each of at most `_ATTEMPTS` attempts of one
+request, and asks less often where the store says that it is too much. A store that is away for longer is waited for
+(tasks/integrations/retry.py, docs/decisions/0033), what is wrong for good fails at once. Large files go in parts, each
+with a SHA-256 that the store itself verifies.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ def _client(endpoint: str | None) -> Any:
         from botocore.config import Config
     except ImportError:
         raise ValueError("archive in S3: boto3 is not installed; run `pip install 'shadowline[s3]'`") from None
-    retries = Config(connect_timeout=10, retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"})
+    retries = Config(connect_timeout=10, retries={"total_max_attempts": _ATTEMPTS, "mode": "adaptive"})
     return boto3.client("s3", endpoint_url=endpoint, config=retries)
 
 
