@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import torch
-from fixtures.learning import ROOT, project_params, stub_encoder
 from hypothesis import settings
 
+from fixtures.effort import examples
+from fixtures.learning import ROOT, project_params, stub_encoder
 from shadowline.core.params import Params
 from shadowline.features.encoder import Encoder
 
 pytest_plugins = ["fixtures.postgres"]
+_DURATIONS = ROOT / "tests/durations.json"  # file → seconds, by `make durations`
 
-settings.register_profile("thorough", max_examples=400)  # pytest --hypothesis-profile thorough; of itself it is 100
+settings.register_profile("by effort", max_examples=examples(50))
+settings.load_profile("by effort")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest file first, so that workers which take a file at a time end at about the same time."""
+    seconds = json.loads(_DURATIONS.read_text(encoding="utf-8"))
+
+    def expected(item: pytest.Item) -> float:
+        return float(seconds.get(item.path.relative_to(ROOT).as_posix(), 60.0))
+
+    items.sort(key=expected, reverse=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,10 +17,10 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+
 from fixtures.faulty_s3 import Faults, FaultyS3
 from fixtures.s3 import s3_server
 from fixtures.tiny_project import MODEL, Project
-
 from shadowline.core.settings import prepare_environment
 from shadowline.models.inspector import Inspector
 

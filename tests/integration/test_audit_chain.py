@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import SecretStr
+from sqlalchemy import Engine, delete, insert, select, text
+from sqlalchemy.exc import DBAPIError
+
 from fixtures.kills import Acknowledged, kill_after, opened
 from fixtures.learning import ROOT
 from fixtures.records import (
@@ -31,10 +35,6 @@ from fixtures.records import (
     together,
 )
 from fixtures.s3 import s3_server
-from pydantic import SecretStr
-from sqlalchemy import Engine, delete, insert, select, text
-from sqlalchemy.exc import DBAPIError
-
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
@@ -54,7 +54,6 @@ from shadowline.rollout.phases import Phase
 if TYPE_CHECKING:
     from fixtures.postgres import Postgres
     from fixtures.tiny_project import Project
-
     from tasks.integrations.mlflow_registry import ModelVersion
 
 Command = Callable[..., tuple[int, str, str]]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from sqlalchemy import Boolean, Engine, Float, Integer, delete, insert, select, update
 
+from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label
@@ -71,7 +71,6 @@ def history(records: Records, params: Params) -> None:
 @pytest.fixture(scope="module")
 def params_of_project() -> Params:
     from fixtures.learning import ROOT
-
     from shadowline.core.params import load_params
 
     return load_params(ROOT / "params.yaml")

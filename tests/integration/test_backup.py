@@ -15,12 +15,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from fixtures.gateway import Factory, Site, png, wait_for
 from fixtures.learning import ROOT
 from fixtures.postgres import PASSWORD, Postgres
 from fixtures.s3 import s3_server
-from fixtures.tiny_project import CLASSES, MODEL, Project, kill, read_json, wait_until
-
+from fixtures.tiny_project import CLASSES, MODEL, Project, kill, read_json, rewrite, wait_until
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.gateway.image_retention import KeptImages
@@ -351,8 +351,7 @@ def object_name(project: Project, output: str) -> str:
 
 
 def empty(path: Path) -> None:
-    path.chmod(0o600)
-    path.write_bytes(b"")
+    rewrite(path, b"")
 
 
 def wait_for_the_next_second(work: Callable[[], BackupDone]) -> BackupDone:
@@ -367,8 +366,7 @@ def flip(path: Path) -> None:
     """One bit of its middle."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
+    rewrite(path, bytes(data))
 
 
 def without_manifest(backup: Path) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.learning import SPEC, assert_same_state, fake_data, picture, stub_encoder, train_params
 from PIL import Image
 from torch import Tensor
 
+from fixtures.learning import SPEC, assert_same_state, fake_data, picture, stub_encoder, train_params
 from shadowline.core.progress import Progress
 from shadowline.features import backbones
 from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Key

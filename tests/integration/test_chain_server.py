@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from fixtures.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
 from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project, picture, save, with_hole
-
 from shadowline.data.manifest import Label
 from shadowline.rollout.engine import Step
 from shadowline.rollout.phases import FORWARD, Phase

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
 from PIL import Image
 from typer.main import get_command
 
+from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
 from shadowline.records.pairs import Judgement
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin

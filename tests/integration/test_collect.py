@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fixtures.learning import ROOT
-from fixtures.records import made_pair
 from PIL import Image
 from prefect.logging import disable_run_logger
 
+from fixtures.learning import ROOT
+from fixtures.records import made_pair
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.gateway import Factory, Site, build_models, decoded, image_id, png, wait_for
-from fixtures.tiny_project import CLASSES, Project
 from PIL import Image
 from sqlalchemy import update
 
+from fixtures.gateway import Factory, Site, build_models, decoded, image_id, png, wait_for
+from fixtures.tiny_project import CLASSES, Project, rewrite
 from shadowline.core.params import load_params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.gates import Verdict, check_at_least
@@ -284,10 +284,10 @@ def test_a_model_whose_files_changed_does_not_decide_again(plant: Plant) -> None
     bank = find_model("models:/inspector/1")[0] / "banks/dots.safetensors"
     kept = bank.read_bytes()
     try:
-        bank.write_bytes(kept[:-4] + b"\x00\x00\x80\x3f")
+        rewrite(bank, kept[:-4] + b"\x00\x00\x80\x3f")
         code, found = plant.draw("files")
     finally:
-        bank.write_bytes(kept)
+        rewrite(bank, kept)
     assert (code, found["record"]["rerun"]["outcome"]) == (1, "impossible")
     assert "changed since packaging" in found["record"]["rerun"]["reason"]
     assert not (Path(found["folder"]) / "heatmap.png").exists()

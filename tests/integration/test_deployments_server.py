@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from fixtures.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project
-
 from shadowline.rollout.engine import Action, ActionKind, Step
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase

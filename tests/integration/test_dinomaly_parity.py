@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.learning import train_params
 from torch import Tensor, nn
 
+from fixtures.learning import train_params
 from shadowline.features import backbones
 from shadowline.models.dinomaly.loss import loose_cosine_loss
 from shadowline.models.dinomaly.model import Decoder, reconstruction_map

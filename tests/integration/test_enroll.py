@@ -11,12 +11,12 @@ import boto3
 import pandas as pd
 import pytest
 import yaml
-from fixtures.clip import tiny_clip
-from fixtures.s3 import s3_server
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
 from PIL import Image
 from prefect.logging import disable_run_logger
 
+from fixtures.clip import tiny_clip
+from fixtures.s3 import s3_server
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
 from shadowline.core.params import load_params
 from shadowline.data.manifest import read_manifest
 from shadowline.enrolment.inbox import Inbox, classes_waiting

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from alembic import command
-from fixtures.records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
+from fixtures.effort import examples
+from fixtures.records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
@@ -166,7 +167,9 @@ def _record_series(url: str, start: int) -> None:
 
 _classes = (f"class_{number}" for number in itertools.count())
 law = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 frames = st.lists(st.tuples(st.integers(0, 15), st.one_of(st.none(), st.integers(0, 6))), min_size=1, max_size=12)
 moments = st.datetimes(timezones=st.just(UTC))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fixtures.evidence_pack import (
     COMMIT,
     FINGERPRINT,
@@ -29,7 +30,6 @@ from fixtures.learning import ROOT
 from fixtures.mlflow_store import edited_by_hand
 from fixtures.records import START, first_events, made_pair, random_pairs
 from fixtures.tiny_project import CLASSES, Project, read_json
-
 from shadowline.audit.pack import PackWriter
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params

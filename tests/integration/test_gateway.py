@@ -19,6 +19,10 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from pydantic import SecretStr
+from sqlalchemy import delete
+
 from fixtures.gateway import (
     KEY,
     START,
@@ -37,10 +41,6 @@ from fixtures.gateway import (
     wait_for,
 )
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
-from PIL import Image
-from pydantic import SecretStr
-from sqlalchemy import delete
-
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Unplanned

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
 from PIL import Image
 
+from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
 from shadowline.core.atomic_files import write_json
 from shadowline.data.images import RefusedImage
 from shadowline.data.manifest import Label

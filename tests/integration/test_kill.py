@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import yaml
+
 from fixtures.tiny_project import MODEL, Project, kill, wait_until
 
 _UNDONE = ("import@dots", "features@dots", "train")

@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from fixtures.learning import ROOT
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
+from fixtures.learning import ROOT
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import LegacyParams, load_params

@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 import pytest
 import yaml
+
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry, picture, save
 
 

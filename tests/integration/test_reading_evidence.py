@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
-from fixtures.records import BOLT, START, image_id, made_pair, stores_on
 from sqlalchemy import Engine
 
+from fixtures.records import BOLT, START, image_id, made_pair, stores_on
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import (

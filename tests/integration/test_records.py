@@ -19,10 +19,10 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from fixtures.records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from fixtures.records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from shadowline.benchmarks.records import bench_pairs
 from shadowline.core.params import Params, RolloutParams
 from shadowline.core.progress import Progress

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, 75 times on SQLite and 75 on PostgreSQL.
+"""`kill -9` at random moments: a few dozen in `make test`, a thousand in `make soak`.
 
 What was acknowledged is there, everything is there once, and whoever comes next goes on.
 """
@@ -14,10 +14,11 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from fixtures.kills import Acknowledged, kill, kill_after, opened, start, wait_until
-from fixtures.records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from sqlalchemy import select
 
+from fixtures.effort import seeds
+from fixtures.kills import Acknowledged, kill, kill_after, opened, start, wait_until
+from fixtures.records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.records.database import open_database, reading
 from shadowline.records.rollout_store import MovedMeanwhileError, RolloutStore
@@ -45,7 +46,7 @@ def record_all(url: str, done: Acknowledged) -> None:
         done.add(first)
 
 
-@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_a_killed_recorder_loses_nothing_and_doubles_nothing(database_url: str, tmp_path: Path, seed: int) -> None:
     """Five kills: the first while the schema is made, the others after a random number of transactions."""
     done = Acknowledged(tmp_path / "done")
@@ -99,7 +100,7 @@ def hasty(params: Params) -> Params:
     return params.model_copy(update={"shadow": shadow, "rollout": rollout})
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_a_killed_engine_leaves_no_gap_no_double_move_and_a_whole_outbox(
     database_url: str, tmp_path: Path, hasty: Params, seed: int
 ) -> None:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, func, select, update
+
 from fixtures.records import (
     CANDIDATE,
     LEGACY,
@@ -19,8 +21,6 @@ from fixtures.records import (
     together,
     wait_for_the_others,
 )
-from sqlalchemy import Engine, func, select, update
-
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import slot_of

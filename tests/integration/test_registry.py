@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fixtures.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
 
+from fixtures.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
 from shadowline.core.params import load_params
 from shadowline.models.inspector import Inspector, class_fingerprints
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fixtures.learning import ROOT
 from fixtures.migration import pair_of, tell
 from fixtures.report import HARDNESS, write_inputs
-from PIL import Image
-
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import content_id

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.tiny_project import Project, kill, wait_until
 
+from fixtures.tiny_project import Project, kill, wait_until
 from tasks.integrations.dvc_pipeline import find_stale
 from tasks.integrations.git import RepositoryError, check_repository, commit_run, has_commit, hold_project
 

@@ -16,11 +16,11 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+
 from fixtures.mlflow_store import edited_by_hand
 from fixtures.postgres import Postgres
 from fixtures.s3 import give_credentials, s3_server
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json
-
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json, rewrite
 from shadowline.audit.comparison import Finding, Item
 from shadowline.core.hashing import file_sha256
 from shadowline.records.audit_log.entry import Kind
@@ -77,11 +77,11 @@ def touched(path: Path) -> Iterator[None]:
     before, mode = path.read_bytes(), path.stat().st_mode
     path.chmod(0o644)
     middle = len(before) // 2
-    path.write_bytes(before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
+    rewrite(path, before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :])
     try:
         yield
     finally:
-        path.write_bytes(before)
+        rewrite(path, before)
         path.chmod(mode)
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-from fixtures.gateway import Factory, build_models, png, wait_for
-from fixtures.postgres import Postgres
-from fixtures.tiny_project import MODEL, Project, build_project, free_port, kill, read_json, wait_until
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from fixtures.gateway import Factory, build_models, png, wait_for
+from fixtures.postgres import Postgres
+from fixtures.tiny_project import MODEL, Project, build_project, free_port, kill, read_json, wait_until
 from shadowline.rollout.observation import Order, OrderKind
 from shadowline.rollout.phases import Phase
 

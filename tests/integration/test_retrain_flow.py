@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.tiny_project import CLASSES, MODEL, Project, read_json, wait_until
 
-if TYPE_CHECKING:
-    from prefect.states import State
-
-    from flows.retrain import RetrainResult
-
-FirstRun = tuple[Project, "State[RetrainResult]"]
+from fixtures.tiny_project import CLASSES, MODEL, FirstRun, Project, read_json, wait_until
 
 
 def test_the_first_run_runs_every_stage_and_registers_a_challenger(first_run: FirstRun) -> None:
     from flows.retrain import STAGES
 
-    project, state = first_run
-    result = state.result()
-    assert [stage.name for stage in result.stages] == list(STAGES)
-    assert not [stage.name for stage in result.stages if stage.skipped]
-    assert all(stage.seconds > 0 for stage in result.stages)
-    assert result.passed
-    assert (result.version.uri, result.version.aliases) == (f"models:/{MODEL}/1", ("challenger",))
-    assert sorted(read_json(project.layout.summary)["classes"]) == list(CLASSES)
+    result, version = first_run.result, first_run.result["version"]
+    assert [stage["name"] for stage in result["stages"]] == list(STAGES)
+    assert not [stage["name"] for stage in result["stages"] if stage["skipped"]]
+    assert all(stage["seconds"] > 0 for stage in result["stages"])
+    assert result["passed"]
+    assert (version["name"], version["version"], version["aliases"]) == (MODEL, "1", ["challenger"])
+    assert sorted(read_json(first_run.project.layout.summary)["classes"]) == list(CLASSES)
 
 
 def test_the_report_exists_and_names_every_class(first_run: FirstRun) -> None:
-    project, state = first_run
-    page = (project.root / state.result().report).read_text(encoding="utf-8")
+    page = (first_run.project.root / first_run.result["report"]).read_text(encoding="utf-8")
     assert all(name in page for name in CLASSES)
 
 
 def test_prefect_shows_the_verdict_the_gates_the_classes_and_the_report(first_run: FirstRun) -> None:
-    project, state = first_run
-    artifacts = asyncio.run(_artifacts_of(state))
+    artifacts = first_run.artifacts
     assert {key: kind for key, (kind, _) in artifacts.items()} == {
         "verdict": "markdown",
         "gates": "table",
@@ -53,18 +42,7 @@ def test_prefect_shows_the_verdict_the_gates_the_classes_and_the_report(first_ru
     assert "# Passed" in artifacts["verdict"][1]
     assert all(name in artifacts["classes"][1] for name in CLASSES)
     assert "mean_auroc" in artifacts["gates"][1]
-    assert project.layout.report.resolve().as_uri() in artifacts["report"][1]
-
-
-async def _artifacts_of(state: State[RetrainResult]) -> dict[str, tuple[str | None, str]]:
-    """Key → (type, data) of what the run left on its page."""
-    from prefect import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-
-    run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=run)
-    return {str(one.key): (one.type, str(one.data)) for one in found}
+    assert first_run.project.layout.report.resolve().as_uri() in artifacts["report"][1]
 
 
 def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, in_finished: Project) -> None:
@@ -83,8 +61,7 @@ def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, 
 
 
 def test_the_registered_commit_contains_the_lock_that_made_the_model(first_run: FirstRun) -> None:
-    project, state = first_run
-    tags = state.result().version.tags
+    project, tags = first_run.project, first_run.result["version"]["tags"]
     lock = subprocess.run(
         ["git", "show", f"{tags['git_commit']}:dvc.lock"], cwd=project.root, capture_output=True, check=True
     ).stdout

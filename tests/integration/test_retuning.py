@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sqlalchemy import Engine, func, insert, select
 
+from fixtures.effort import examples
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import ALARM, NO_ALARM, count_cells
@@ -241,7 +242,7 @@ def test_in_shadow_mode_it_may_be_inconclusive_and_never_fail(
 # --- laws, on one SQLite --------------------------------------------------------------------------------------------
 
 _classes = (f"class_{number}" for number in itertools.count())
-law = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+law = settings(max_examples=examples(6), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 some_scores = st.lists(st.one_of(st.none(), st.floats(-1.0, 6.0).map(lambda x: round(x, 1))), min_size=1, max_size=25)
 some_threshold = st.floats(0.0, 5.0).map(lambda x: round(x, 1))
 

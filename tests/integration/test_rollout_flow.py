@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project
 
+from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project
 from shadowline.core.params import load_params
 from shadowline.records.rollout_store import MovedMeanwhileError
 from shadowline.records.stores import Records, open_records

@@ -12,8 +12,8 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from fixtures.s3 import s3_server
 
+from fixtures.s3 import s3_server
 from tasks.integrations.object_storage import S3Storage, Storage, local_copy, open_storage
 
 BUCKET = "archive"

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.clip import GRID, tiny_clip
-from fixtures.learning import picture
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fixtures.clip import GRID, tiny_clip
+from fixtures.learning import picture
 from shadowline.core.params import ZeroShotParams
 from shadowline.features import backbones
 from shadowline.models.winclip.detector import WinClip

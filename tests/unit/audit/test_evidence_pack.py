@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fixtures.evidence_pack import (
     FINGERPRINT,
     START,
@@ -24,7 +25,6 @@ from fixtures.evidence_pack import (
     unpack,
     verify,
 )
-
 from shadowline.audit import verify_pack
 from shadowline.audit.pack import VERIFIER, file_name, new_pack
 from shadowline.records.audit_log.chain import Chain

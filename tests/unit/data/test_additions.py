@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fixtures.effort import examples
+from fixtures.learning import ROOT
 from shadowline.core.layout import Layout
 from shadowline.core.params import AdditionParams, Params, load_params
 from shadowline.core.progress import Progress
@@ -76,7 +77,7 @@ def splits_of(frame: pd.DataFrame) -> dict[str, str]:
     return dict(zip(frame["image_id"], frame["split"], strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(source=st.integers(1, 60), later=st.integers(0, 60), maximum=st.integers(1, 30), seed=st.integers(0, 5))
 def test_images_for_the_bank_alone_move_no_image_of_the_source(source: int, later: int, maximum: int, seed: int):
     params = sized(max_train=maximum, max_val=maximum, max_test_normal=maximum, max_test_anomalous=maximum, max_tune=9)
@@ -86,7 +87,7 @@ def test_images_for_the_bank_alone_move_no_image_of_the_source(source: int, late
     assert {image_id: together[image_id] for image_id in alone} == alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=5), maximum=st.integers(1, 30), seed=st.integers(0, 5))
 def test_an_image_that_was_in_a_split_is_never_in_another_one(sizes: list[int], maximum: int, seed: int):
     """However many come later, and whether or not a retraining has taken them in."""

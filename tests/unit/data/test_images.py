@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from fixtures.effort import examples
 from shadowline.data.images import FORMATS, Refusal, RefusedImage, measure, open_rgb, read_mask
 
 LIMITS = {"max_pixels": 100_000, "max_file_bytes": 1_000_000}
@@ -165,7 +166,7 @@ def test_a_missing_file_and_a_folder_are_unreadable(tmp_path: Path) -> None:
     assert refusal_of(tmp_path).refusal == Refusal.UNREADABLE
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     kind=st.sampled_from(FORMATS),
     cut=st.floats(0.02, 1.0),

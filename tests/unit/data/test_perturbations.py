@@ -7,12 +7,13 @@ import re
 
 import numpy as np
 import pytest
-from fixtures.learning import picture, project_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from fixtures.effort import examples
+from fixtures.learning import picture, project_params
 from shadowline.data.perturbations import DEFECT_PREFIX, ORIGINAL, apply_view, view_seed
 
 TURNS = ("hflip", "vflip", "rot90", "rot180", "rot270")
@@ -65,7 +66,7 @@ def test_a_view_is_rgb_of_the_same_size(name):
         assert view.mask_HW.dtype == bool
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(seed=st.integers(0, 2**63), name=st.sampled_from(LOCAL), side=st.sampled_from([64, 97, 300]))
 def test_a_local_defect_changes_pixels_inside_its_mask_only(seed, name, side):
     rgb = picture(2, side=side)

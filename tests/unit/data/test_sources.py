@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from fixtures.learning import ROOT
 from PIL import Image
 
+from fixtures.learning import ROOT
 from shadowline.core.params import ClassParams, load_params
 from shadowline.data.images import Refusal, RefusedImage, open_rgb
 from shadowline.data.manifest import Label, Split

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
-from fixtures.evidence_rows import Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.evidence_rows import Part, day_of, evidence_of, part
 from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, EvidenceTable, count_cells
 from shadowline.evaluation.review_rates import ErrorRates, ReviewRates, estimate_rates
 from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse

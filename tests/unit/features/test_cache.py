@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import CROP, GROUPS, PATCHES, WIDTH, picture, stub_encoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fixtures.learning import CROP, GROUPS, PATCHES, WIDTH, picture, stub_encoder
 from shadowline.core.params import EncoderParams
 from shadowline.core.progress import Progress
 from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Key

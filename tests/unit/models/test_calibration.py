@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_params
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_params
 from shadowline.core.params import CalibrationParams
 from shadowline.data.splits import halve
 from shadowline.models.calibration import (

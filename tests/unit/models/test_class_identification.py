@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import fake_fused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 
+from fixtures.effort import examples
+from fixtures.learning import fake_fused
 from shadowline.benchmarks.class_identification import made_up_classes, strangeness
 from shadowline.core.params import IdentificationParams
 from shadowline.models.class_identification import ClassIdentity, Identities, embed
@@ -214,7 +215,7 @@ def test_the_reach_that_the_benchmark_counts_by_is_the_one_that_decides():
 # --- what other classes may not change -------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(order=st.permutations(range(6)), image=st.integers(0, 400))
 def test_the_answer_does_not_depend_on_the_order_of_classes(order, image):
     known = classes(*range(6))

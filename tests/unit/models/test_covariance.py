@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from fixtures.effort import examples
 from shadowline.models.gaussian_bank.bank import Bank, Moments
 from shadowline.models.gaussian_bank.covariance import Exact, Half, LowRank, Storage, compress
 
@@ -62,7 +63,7 @@ def test_float32_is_the_bank_as_it_was_fitted(bank):
 # --- the formats against the exact distance -------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(3, 200), tail=st.floats(0.0, 2.0))
 def test_half_precision_stays_within_its_tolerance(seed, count, tail):
     bank = bank_of(patches(count, seed, tail=tail))
@@ -70,7 +71,7 @@ def test_half_precision_stays_within_its_tolerance(seed, count, tail):
     torch.testing.assert_close(found, bank.distance(images(4, seed)), rtol=HALF_TOLERANCE, atol=0.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(3, 200), tail=st.floats(0.0, 2.0))
 def test_a_low_rank_of_full_rank_is_the_exact_distance_to_rounding(seed, count, tail):
     bank = bank_of(patches(count, seed, tail=tail))
@@ -78,7 +79,7 @@ def test_a_low_rank_of_full_rank_is_the_exact_distance_to_rounding(seed, count, 
     torch.testing.assert_close(found, bank.distance(images(4, seed)), rtol=1e-3, atol=0.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 10_000), rank=st.integers(1, WIDTH))
 def test_a_low_rank_keeps_every_variance_and_distances_solve_its_own_covariance(seed, rank):
     """The distance through the inner system is that of the dense U Uᵀ + diag(d), whatever was lost."""
@@ -101,7 +102,7 @@ def test_a_higher_rank_is_a_better_covariance():
 
 
 @pytest.mark.parametrize(("storage", "rank"), STORAGES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_no_format_gives_a_distance_below_zero_and_the_mean_is_at_zero(storage, rank, seed):
     bank = bank_of(patches(60, seed)).compressed(storage, rank)
@@ -165,7 +166,7 @@ def test_a_covariance_that_half_precision_cannot_hold_is_refused():
 # --- moments --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     cuts=st.lists(st.integers(0, 60), max_size=4),

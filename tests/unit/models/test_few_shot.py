@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import picture, project_params, stub_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fixtures.effort import examples
+from fixtures.learning import picture, project_params, stub_encoder
 from shadowline.benchmarks.few_shot import grown_scores
 from shadowline.core.params import EncoderParams, FewShotParams
 from shadowline.features.encoder import Encoder, build_network, load_encoder, save_encoder
@@ -75,7 +76,7 @@ def test_an_image_that_is_its_own_reference_scores_the_minimum_exactly(distance)
         assert not distance_map(own, known.all_RGPD, distance).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 1000), first=st.integers(1, 5), distance=st.sampled_from(DISTANCES))
 def test_more_references_never_raise_a_patch_s_distance_or_a_score(seed, first, distance):
     """Exactly, not to rounding: the promise of the threshold rests on it."""
@@ -85,7 +86,7 @@ def test_more_references_never_raise_a_patch_s_distance_or_a_score(seed, first, 
     assert image_score(more, 0.2) <= image_score(fewer, 0.2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(5)), distance=st.sampled_from(DISTANCES))
 def test_the_order_of_references_changes_nothing(seed, order, distance):
     query, known = unit_patches(features(1, seed + 2000)[0, 0]), references(5, seed, num_views=2)
@@ -113,7 +114,7 @@ def test_a_view_is_found_where_its_image_alone_is_far(encoder):
 
 
 @given(shots=st.sets(st.integers(1, 6), min_size=1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_scores_of_growing_references_are_those_of_each_number_alone(shots):
     few, known = few_shot_params(views=["hflip"]), references(6, num_views=2)
     query = unit_patches(features(1, 77)[0, 0])

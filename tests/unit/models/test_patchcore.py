@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
+from fixtures.learning import ROOT
 from shadowline.core.params import LegacyParams, load_params
 from shadowline.core.progress import Progress
 from shadowline.features import backbones

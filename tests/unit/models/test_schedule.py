@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
-from fixtures.learning import train_params
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fixtures.learning import train_params
 from shadowline.core.params import TrainParams
 from shadowline.models.dinomaly.schedule import easy_share, learning_rate
 

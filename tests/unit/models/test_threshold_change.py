@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import Evidence, slot_of
 from shadowline.models.inspector import class_fingerprints
@@ -134,7 +135,7 @@ def test_where_every_class_is_live_the_version_that_holds_the_new_threshold_beco
     assert not retune(state_of(Phase.LIVE, Phase.CANARY), "bolt", "t", NOW, "Ada", "w").actions
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     phase=st.sampled_from(sorted(BOTH_JUDGE)), missed=st.sampled_from([0.0, 0.1, 0.9]), days=st.integers(0, 60),
     later=st.integers(0, 30),

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_data, train_params
 
+from fixtures.learning import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_data, train_params
 from shadowline.core.progress import Progress
 from shadowline.features.cache import Key
 from shadowline.models.dinomaly.schedule import learning_rate

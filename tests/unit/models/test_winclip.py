@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.clip import GRID, SIDE, TINY, tiny_clip
-from fixtures.learning import ROOT, picture, project_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fixtures.clip import GRID, SIDE, TINY, tiny_clip
+from fixtures.effort import examples
+from fixtures.learning import ROOT, picture, project_params
 from shadowline.core.params import ZeroShotParams
 from shadowline.features import backbones
 from shadowline.models.detector import Detector
@@ -85,7 +86,7 @@ def test_the_harmonic_mean_lies_between_the_smallest_and_the_largest_and_below_t
     assert found <= float(scores.mean()) + 1e-12
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(grid=st.tuples(st.integers(3, 6), st.integers(3, 6)), side=st.integers(1, 3), seed=st.integers(0, 999))
 def test_a_patch_s_score_lies_between_those_of_the_windows_that_cover_it(grid, side, seed):
     windows = window_patches(grid, side)
@@ -137,7 +138,7 @@ def test_scales_and_image_weigh_alike_in_a_map():
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(normal=st.permutations(PROMPTS.normal), anomalous=st.permutations(PROMPTS.anomalous))
 def test_the_order_of_the_prompts_within_a_side_changes_nothing(clip, zero_shot, normal, anomalous):
     text = embed_sides(clip, Prompts("some", tuple(normal), tuple(anomalous)))

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
-from fixtures.report import HARDNESS, write_inputs, write_json
 from PIL import Image
 
+from fixtures.learning import ROOT
+from fixtures.report import HARDNESS, write_inputs, write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.report import build_report, heatmap_overlay

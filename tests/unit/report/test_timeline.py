@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from fixtures.learning import ROOT, project_params
 from fixtures.migration import Teller, pair_of, tell
 from fixtures.report import write_inputs
-
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fixtures.learning import ROOT
 
+from fixtures.learning import ROOT
 from shadowline.core.atomic_files import write_json
 from shadowline.core.params import Params
 from shadowline.rollout.assessment import Assessment, Suitability, assess, economy, propose_waves

@@ -8,6 +8,10 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fixtures.effort import examples
 from fixtures.rollout import (
     FIRST,
     HARD,
@@ -22,9 +26,6 @@ from fixtures.rollout import (
     trips,
     verdict,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from shadowline.core.params import Params
 from shadowline.rollout.engine import ActionKind, Step, begin, join, leave, step
 from shadowline.rollout.guards import GuardResult
@@ -819,7 +820,7 @@ _tick = st.fixed_dictionaries(
 
 
 class TestLaws:
-    @settings(max_examples=3 * settings().max_examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         ticks=st.lists(_tick, min_size=1, max_size=25),
         scope=st.sampled_from(["class", "wave"]),

@@ -23,10 +23,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from fixtures.learning import project_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
+from fixtures.learning import project_params
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import EvidenceTable, slot_of, start_of
 from shadowline.rollout.engine import ActionKind, Step, begin
@@ -64,8 +65,7 @@ QUICK_ROLLOUT = {
     "parallel_days": 5,
     "window_days": 3,
 }
-EXAMPLES = max(1, settings().max_examples // 33)
-slow = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=examples(2), deadline=None, suppress_health_check=list(HealthCheck))
 
 Move = tuple[str, Phase, float]  # class, phase and share that it comes to
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.evidence_rows import DAY, Part, day_of, evidence_of, part
-from fixtures.learning import project_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
+from fixtures.evidence_rows import DAY, Part, day_of, evidence_of, part
+from fixtures.learning import project_params
 from shadowline.core.params import ShadowParams
 from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, FAILED, NO_ALARM, NORMAL, Evidence, start_of
 from shadowline.rollout.guards import GuardResult
@@ -130,7 +131,7 @@ class TestWhatIsMissing:
             max_size=12,
         )
     )
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     def test_it_never_passes_on_evidence_without_labels(self, drawn: list[tuple[int, int, int, bool]]) -> None:
         kinds = [unlabelled(part(*both, count, drawn=is_drawn)) for *both, count, is_drawn in drawn]
         assert verdict_on(days_of(kinds, 30)).outcome is Outcome.INCONCLUSIVE
@@ -176,7 +177,7 @@ class TestItPasses:
         assert (found.outcome, found.reasons) == (Outcome.FAIL, ("errors: 5 %",))
 
     @given(st.integers(0, (NUM_DAYS + 2) * DAY))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=examples(25), deadline=None)
     def test_within_a_day_it_does_not_change(self, slot: int) -> None:
         """It is that of the end of the newest day that has ended."""
         whole = evidence_of(days_of(GOOD_DAY))

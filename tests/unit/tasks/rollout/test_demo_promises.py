@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from fixtures.learning import ROOT
-
 from shadowline.core.params import load_params
 from tasks.rollout.demo_migration import Act, act_of, apply_promises
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
 from PIL import Image
 
+from fixtures.learning import ROOT
 from shadowline.core.params import SeverityParams, load_params
 from tasks.validation.expectations import (
     GREY_STEP,
