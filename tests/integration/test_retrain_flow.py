@@ -8,10 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fixtures.tiny_project import CLASSES, MODEL, FirstRun, Project, read_json, wait_until
+
+if TYPE_CHECKING:
+    from flows.retrain import RetrainResult
 
 
 def test_the_first_run_runs_every_stage_and_registers_a_challenger(first_run: FirstRun) -> None:
