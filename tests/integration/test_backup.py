@@ -70,8 +70,7 @@ def made(lived: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(lived: Project, tmp_path: Path) -> Project:
     """A copy to be changed, its registry its own."""
-    copied = lived.copy(tmp_path / "project")
-    return copied
+    return lived.copy(tmp_path / "project")
 
 
 @pytest.fixture
