@@ -17,18 +17,19 @@ from shadowline.core.params import Params
 from shadowline.features.encoder import Encoder
 
 pytest_plugins = ["fixtures.postgres"]
-_DURATIONS = ROOT / "tests/durations.json"  # file → seconds, by `make durations`
+_DURATIONS = ROOT / "tests/durations.json"  # file or file::class → seconds; see tests/durations.py
 
 settings.register_profile("by effort", max_examples=examples(50))
 settings.load_profile("by effort")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest file first, so that workers which take a file at a time end at about the same time."""
+    """Longest first, so that workers which take a class or the functions of a file at a time end together."""
     seconds = json.loads(_DURATIONS.read_text(encoding="utf-8"))
 
-    def expected(item: pytest.Item) -> float:
-        return float(seconds.get(item.path.relative_to(ROOT).as_posix(), 60.0))
+    def expected(item: pytest.Item) -> tuple[float, str]:
+        scope = item.nodeid.split("[")[0].rpartition("::")[0]
+        return float(seconds.get(scope, 1.0)), scope
 
     items.sort(key=expected, reverse=True)
 
