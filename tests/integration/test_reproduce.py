@@ -144,7 +144,9 @@ class TestTheSame:
         kept = read_json(project.root / result["result"])
         assert kept["stages"] == result["stages"]
 
-    def test_an_enrolled_version_is_made_again_from_its_inbox(
+
+class TestAnEnrolledVersion:
+    def test_it_is_made_again_from_its_inbox(
         self, in_project: Project, prefect_server: str, command: Command, tmp_path: Path
     ) -> None:
         code, _, err = command("enroll", EXTRA_CLASS, str(in_project.root / f"factory/{EXTRA_CLASS}/train/good"))
@@ -161,7 +163,9 @@ class TestTheSame:
         assert f"data/images/{EXTRA_CLASS}" in {i["subject"] for s in result["stages"] for i in s["items"]}
         assert (tmp_path / f"kept/project/models/inspector/banks/{EXTRA_CLASS}.safetensors").is_file()
 
-    def test_on_postgresql_and_s3_as_on_files(
+
+class TestOnPostgresqlAndS3:
+    def test_it_comes_out_as_on_files(
         self, prefect_server: str, aws: None, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from flows.audit import audit
