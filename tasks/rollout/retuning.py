@@ -7,7 +7,7 @@ from datetime import datetime
 from mlflow.exceptions import MlflowException
 
 from shadowline.core.params import Params
-from shadowline.models.inspector import resolve
+from shadowline.models.registry_uri import resolve
 from shadowline.models.threshold_change import Deciding, check_only_threshold_differs, read_deciding
 from shadowline.records.retuning import Replay, Retuning, retune
 from shadowline.records.stores import Records

@@ -21,8 +21,8 @@ from fixtures.faulty_s3 import Faults, FaultyS3
 from fixtures.s3 import s3_server
 from fixtures.tiny_project import MODEL, Project
 
+from shadowline import Inspector
 from shadowline.core.settings import prepare_environment
-from shadowline.models.inspector import Inspector
 
 BUCKET = "plant"
 STORMY = Faults(failing=0.3, cutting=0.1)
