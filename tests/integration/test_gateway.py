@@ -37,6 +37,7 @@ from fixtures.gateway import (
     wait_for,
 )
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
+from jsonschema import Draft202012Validator
 from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import delete
@@ -1017,6 +1018,48 @@ def test_a_gateway_without_keys_stays_on_loopback(factory: Factory) -> None:
 def test_on_loopback_no_key_is_needed(factory: Factory) -> None:
     with factory.serve(settings=factory.settings.model_copy(update={"gateway_keys": SecretStr("")})) as site:
         assert httpx.get(f"http://127.0.0.1:{site.port}/v1/rollout").status_code == 200
+
+
+# --- what /openapi.json promises ------------------------------------------------------------------------------------
+
+
+def test_answers_are_what_the_schema_says(factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    factory.move(dots=Phase.SHADOW)
+    factory.hold("dots")
+    with factory.serve(reviewing(factory, 1.0)) as site:
+        schema = site.client.get("/openapi.json").json()
+
+        def check(path: str, status: int, answer: httpx.Response) -> None:
+            operation = schema["paths"][path][answer.request.method.lower()]
+            assert answer.status_code == status, answer.text
+            found = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+            Draft202012Validator({**found, "components": schema["components"]}).validate(answer.json())
+
+        word = {"class_name": "dots", "image_id": image_id(png("dots")), "label": "normal", "by": "Ada"}
+        check("/v1/inspect", 200, site.post(png("dots"), class_name="dots"))
+        check("/v1/inspect", 200, site.post(png("dots", 1), class_name="dots", heatmap="true"))
+        check("/v1/inspect", 200, site.post(png("dots", 2)))
+        unknown = site.post(png(EXTRA_CLASS))
+        assert "nearest_class" in unknown.json()
+        check("/v1/inspect", 200, unknown)
+        check("/v1/inspect", 404, site.post(png("dots"), class_name="nobody"))
+        check("/v1/inspect", 415, site.client.post("/v1/inspect"))
+        check("/v1/inspect", 422, site.post(b"no image", class_name="dots"))
+        check("/v1/inspect", 401, httpx.post(f"http://127.0.0.1:{site.port}/v1/inspect"))
+        factory.wait_for_pairs("dots", 2)
+        review = site.client.get("/v1/review")
+        assert review.json()["parts"]
+        check("/v1/review", 200, review)
+        check("/v1/review", 422, site.client.get("/v1/review", params={"limit": 0}))
+        check("/v1/feedback", 200, site.client.post("/v1/feedback", json=word))
+        check("/v1/feedback", 404, site.client.post("/v1/feedback", json={**word, "image_id": "0" * 64}))
+        check("/v1/feedback", 422, site.client.post("/v1/feedback", json={}))
+        check("/v1/classes/{class_name}/images", 202, give(site, "bolt", png("dots")))
+        check("/v1/classes/{class_name}/images", 422, give(site, "bolt", b"no image"))
+        check("/v1/rollout", 200, site.client.get("/v1/rollout"))
+        check("/healthz", 200, site.client.get("/healthz"))
+        check("/readyz", 200, site.client.get("/readyz"))
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------------------------
