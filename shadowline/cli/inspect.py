@@ -81,7 +81,7 @@ def _live() -> LiveModels | None:
     file = make_url(Settings().database_url)
     if file.drivername.startswith("sqlite") and not Path(file.database or "").is_file():
         return None
-    return live_models(open_records().rollout, load_params(Layout().params))
+    return live_models(open_records(), load_params(Layout().params))
 
 
 def _judge(

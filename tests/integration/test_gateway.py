@@ -256,7 +256,7 @@ def test_a_class_outside_the_plan_is_answered_by_its_legacy_model_or_by_the_cham
         assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == legacy
         assert site.client.get("/v1/rollout").json()["unplanned"] == {"stripes": "legacy"}
         wait_for(lambda: len(factory.records.pairs.table("stripes", "", legacy)) == 1)
-    factory.records.rollout.know_champion({"stripes": champion}, START)
+    factory.records.locations.know_champion({"stripes": champion}, START)
     with factory.serve(factory.params(unplanned=Unplanned.CHAMPION)) as site:
         assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == champion
         assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"  # as the rollout says
@@ -273,7 +273,7 @@ def test_a_champion_goes_live_without_any_legacy_model_and_while_the_gateway_run
     with factory.serve() as site:
         answer = site.post(png("dots"), class_name="dots")
         assert (answer.status_code, answer.json()["error"][-9:]) == (404, " none yet")
-        factory.records.rollout.know_champion({"dots": factory.detector("candidate", "dots").fingerprint}, START)
+        factory.records.locations.know_champion({"dots": factory.detector("candidate", "dots").fingerprint}, START)
         wait_for(lambda: site.post(png("dots"), class_name="dots").status_code == 200)
         found = site.post(png("dots")).json()  # it tells the class, too
         assert (found["class_name"] or found["nearest_class"]) == "dots"
@@ -284,7 +284,7 @@ def test_where_the_preferred_model_cannot_be_loaded_the_other_one_answers_until_
     models: Project, tmp_path: Path
 ) -> None:
     factory = Factory.begin(models, tmp_path / "site", planned=["dots"])
-    factory.records.rollout.know_champion({"stripes": factory.detector("candidate", "stripes").fingerprint}, START)
+    factory.records.locations.know_champion({"stripes": factory.detector("candidate", "stripes").fingerprint}, START)
     mended = threading.Event()
 
     def broken_at_first(detector: Detector) -> Detector:
