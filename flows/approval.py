@@ -37,19 +37,19 @@ def approve(class_name: str, target: Phase, legacy: str = "", candidate: str = "
     `legacy`, `candidate`: fingerprints; without them, those that the class has now. False without a question where
     another run asks the same already. Raises ValueError where the class has moved on to other models meanwhile.
     """
-    rollout = open_records().rollout
-    one = rollout.state().of(class_name)
-    request = ApprovalRequest(class_name, target, legacy or one.legacy, candidate or one.candidate)
+    records = open_records()
+    now = records.rollout.state().of(class_name)
+    request = ApprovalRequest(class_name, target, legacy or now.legacy, candidate or now.candidate)
     if is_asked_already(request, UUID(flow_run.id) if flow_run.id else None):
         get_run_logger().info("class %s: another run asks for %s already", class_name, target)
         return False
     answer = _ask(request)
     approval = Approval(class_name, target, answer.legacy, answer.candidate, answer.by)
     if answer.approved:
-        rollout.approve(approval, datetime.now(UTC))
+        records.approvals.approve(approval, datetime.now(UTC))
         announce_approval(approval)
     else:
-        rollout.refuse(approval, datetime.now(UTC))
+        records.approvals.refuse(approval, datetime.now(UTC))
     return bool(answer.approved)
 
 

@@ -106,12 +106,12 @@ def _into_the_model(class_name: str, params: Params, root: Path, *, resumed: boo
     source = Inbox(Layout(root).inbox, class_name).as_source(root, params.enrolment)
     with class_entered(class_name, source.model_dump(mode="json", exclude_defaults=True), root):
         made = make_version(root, f"Enrol {class_name}", partial(accept, class_name, before, root))
-    rollout, now, layout = open_records().rollout, datetime.now(UTC), Layout(root)
+    records, now, layout = open_records(), datetime.now(UTC), Layout(root)
     params = load_params(layout.params)
-    if class_name not in rollout.newest_legacy():
+    if class_name not in records.locations.newest_legacy():
         baseline = examine(class_name, str(layout.legacy(class_name)), params, layout, Stated())
         take_on_record([baseline], params.registry.experiment, now)
-    rollout.join(class_name, rollout.newest_legacy()[class_name], now, "enrolment")
+    records.rollout.join(class_name, records.locations.newest_legacy()[class_name], now, "enrolment")
     announce_version(made.version)
     return made
 

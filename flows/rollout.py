@@ -29,5 +29,5 @@ def tick(root: Path = Path(), now: datetime | None = None) -> Step:
     at = now or datetime.now(UTC)
     result = tick_once(records, challenger_if_known(params.registry.model_name), at, params)
     settle(records, params, root, at, AT_ONCE)
-    ask_for_approvals(result.asks, records.rollout)
+    ask_for_approvals(result.asks, records.approvals)
     return result

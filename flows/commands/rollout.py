@@ -78,7 +78,7 @@ def status(as_json: JsonOption = False) -> None:
     from tasks.rollout.tick import look_ahead
 
     params, records = load_params(Layout().params), open_records()
-    state, pending = records.rollout.state(), records.rollout.pending_actions()
+    state, pending = records.rollout.state(), records.outbox.pending_actions()
     ahead = look_ahead(records, challenger_if_known(params.registry.model_name), datetime.now(UTC), params)
     if as_json:
         classes = [one.to_dict() for one in state.classes]
@@ -124,8 +124,8 @@ def approve(
 
     Example: `shadowline rollout approve canary solar_mono solar_poly --by Ada`
     """
-    store, policy = open_records().rollout, load_params(Layout().params).rollout
-    state, now = store.state(), datetime.now(UTC)
+    records, policy = open_records(), load_params(Layout().params).rollout
+    state, now = records.rollout.state(), datetime.now(UTC)
     for name in classes:
         awaited = awaited_approval(state.of(name), policy)
         if target is not awaited:
@@ -133,7 +133,7 @@ def approve(
             raise ValueError(f"class {name!r} is in {state.of(name).phase}: {needs}, not {target}")
     for name in classes:
         one = state.of(name)
-        store.approve(Approval(name, target, one.legacy, one.candidate, by), now)
+        records.approvals.approve(Approval(name, target, one.legacy, one.candidate, by), now)
         typer.echo(f"{name} may enter {target} with {one.candidate[:12]} in the place of {one.legacy[:12]}")
 
 
@@ -203,14 +203,14 @@ def evidence(
 
     Example: `shadowline rollout evidence trained solar_mono --by Ada --link https://wiki/training`
     """
-    store = open_records().rollout
-    state, now = store.state(), datetime.now(UTC)
+    records = open_records()
+    state, now = records.rollout.state(), datetime.now(UTC)
     if item is ChecklistItem.ARCHIVED:
         raise ValueError(
             "archived: only a restored archive that scores the same proves it; the rollout does that itself"
         )
     for name in classes:
-        store.put_evidence(name, state.of(name).legacy, item, by, now, link)
+        records.approvals.put_evidence(name, state.of(name).legacy, item, by, now, link)
 
 
 @app.command("history")
@@ -250,14 +250,14 @@ def timeline() -> None:
 
 
 def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
-    store = open_records().rollout
-    state = store.state()
+    records = open_records()
+    state = records.rollout.state()
     objections = {name: objection(kind, state.of(name)) for name in classes}
     lines = [f"class {name!r} {why_not}" for name, why_not in objections.items() if why_not]
     meant = [name for name, why_not in objections.items() if not why_not]
     if not meant:
         raise ValueError(f"{kind}: {'; '.join(lines)}")
-    store.order(Order(kind, tuple(meant), by, why), datetime.now(UTC))
+    records.approvals.order(Order(kind, tuple(meant), by, why), datetime.now(UTC))
     typer.echo("\n".join([*lines, f"{kind} of {', '.join(meant)} is on record for the next tick"]))
 
 

@@ -50,7 +50,7 @@ def run(
     from tasks.rollout.shadow_batch import fetch_images
 
     params, records = load_params(Layout().params), open_records()
-    models = both_models(class_name, records.rollout)
+    models = both_models(class_name, records)
     paths = fetch_images.fn(location, Layout())
     done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress())
     for line in done.refused:

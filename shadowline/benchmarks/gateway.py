@@ -28,7 +28,8 @@ from shadowline.core.progress import Progress
 from shadowline.models.loader import load_detector, place_of
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
-from shadowline.records.rollout_store import ModelPlace, RolloutStore
+from shadowline.records.model_locations import ModelPlace
+from shadowline.records.rollout_store import RolloutStore
 from shadowline.records.stores import records_on
 from shadowline.rollout.engine import Step, begin
 from shadowline.rollout.phases import Phase
@@ -121,20 +122,20 @@ def bench_gateway(
 
 
 def _prepare(layout: Layout, class_name: str, url: str, keys: KeyFolder) -> _Bench:
-    store, now = records_on(open_database(url), keys).rollout, datetime.now(UTC)
+    records, now = records_on(open_database(url), keys), datetime.now(UTC)
     places = {}
     for role, folder in (("legacy", layout.legacy(class_name)), ("candidate", layout.package)):
         location = place_of(folder)
         fingerprint = load_detector(location, class_name).fingerprint
         places[role] = ModelPlace(fingerprint, class_name, role, location, "bench")
-    store.know_model(places.values(), now)
+    records.locations.know_model(places.values(), now)
     fingerprints = {role: {class_name: place.fingerprint} for role, place in places.items()}
     _, events = begin([[class_name]], fingerprints["legacy"], fingerprints["candidate"], now, "bench")
-    store.begin(events)
+    records.rollout.begin(events)
     paths = sorted(path for path in layout.images(class_name).rglob("*") if path.is_file())[:64]
     if not paths:
         raise ValueError(f"{layout.images(class_name)}: no images; run `shadowline demo` first")
-    return _Bench(class_name, tuple(p.read_bytes() for p in paths), url, store, secrets.token_hex(8))
+    return _Bench(class_name, tuple(p.read_bytes() for p in paths), url, records.rollout, secrets.token_hex(8))
 
 
 # --- a server -------------------------------------------------------------------------------------------------------

@@ -44,13 +44,11 @@ def inspect(
 
     Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
     """
-    from shadowline.models.inspector import (  # and with it torch, which takes seconds to import
-        Inspector,
-        UnknownProduct,
-    )
+    from shadowline.models.inspector import UnknownProduct  # and with it torch, which takes seconds to import
+    from shadowline.models.registry_uri import RegistryInspector
 
     live = _live() if model is None else None
-    inspector = None if live is not None else Inspector.load(model or PACKAGE)
+    inspector = None if live is not None else RegistryInspector.load(model or PACKAGE)
     answered: list[tuple[Path, Answered]] = []
     refused = 0
     for path in images:
@@ -83,7 +81,7 @@ def _live() -> LiveModels | None:
     file = make_url(Settings().database_url)
     if file.drivername.startswith("sqlite") and not Path(file.database or "").is_file():
         return None
-    return live_models(open_records().rollout, load_params(Layout().params))
+    return live_models(open_records(), load_params(Layout().params))
 
 
 def _judge(

@@ -101,7 +101,7 @@ def _suffix(data: bytes) -> str:
 
 
 class ImageKeeper:
-    """One thread in front of the folder; what waits is bounded like the shadow's queue, in images and in bytes."""
+    """One thread in front of the folder; `gateway.keep_queue` and `keep_queue_mb` bound the images that wait for it."""
 
     def __init__(self, folder: Path, params: GatewayParams, metrics: Metrics) -> None:
         self._images, self._params, self._metrics = KeptImages(folder, int(params.max_kept_mb * 1e6)), params, metrics
@@ -132,8 +132,8 @@ class ImageKeeper:
 
     def _reserve(self, num_bytes: int) -> bool:
         with self._waiting:
-            fits = self._bytes_waiting + num_bytes <= 1e6 * self._params.shadow_queue_mb
-            if not fits or self._num_waiting >= self._params.shadow_queue:
+            fits = self._bytes_waiting + num_bytes <= 1e6 * self._params.keep_queue_mb
+            if not fits or self._num_waiting >= self._params.keep_queue:
                 return False
             self._change_waiting(+1, num_bytes)
             return True
@@ -143,14 +143,14 @@ class ImageKeeper:
         self._bytes_waiting += num_bytes
 
     def _run(self) -> None:
-        while (one := self._queue.get()) is not None:
-            self._keep(one)
+        while (kept := self._queue.get()) is not None:
+            self._keep(kept)
             with self._waiting:
-                self._change_waiting(-1, -len(one.data))
+                self._change_waiting(-1, -len(kept.data))
 
-    def _keep(self, one: _Kept) -> None:
+    def _keep(self, kept: _Kept) -> None:
         try:
-            removed = self._images.keep(one.class_name, one.image_id, one.data)
+            removed = self._images.keep(kept.class_name, kept.image_id, kept.data)
         except (OSError, ValueError) as error:
             self._metrics.not_kept.labels("disk").inc()
             log.error("kept images: %s", describe(error))

@@ -21,8 +21,8 @@ from shadowline.inference.model_pool import Model
 from shadowline.inference.routing import CANDIDATE, LEGACY, Route, RoutingTable, needed
 from shadowline.inference.scoring import Answer, Question, ScoringError
 from shadowline.models.class_identification import Identification
+from shadowline.records.model_locations import ModelPlace
 from shadowline.records.pairs import Judgement, Side
-from shadowline.records.rollout_store import ModelPlace
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ class Gateway:
         self.records = open_records(settings.database_url)
         bounds = params.gateway
         self._pool = ModelPool(load, bounds)
-        self.watcher = Watcher(self.records.rollout, self._pool, bounds, self.metrics)
+        self.watcher = Watcher(self.records, self._pool, bounds, self.metrics)
         spool = Spool(settings.spool_dir, int(bounds.max_spool_mb * 1e6))
         self.writer = PairWriter(self.records.pairs, spool, bounds, FrameRule.of(params.shadow), self.metrics)
         self._keeper = ImageKeeper(layout.inspected, bounds, self.metrics)

@@ -106,7 +106,7 @@ class PairWriter:
             log.warning("spool: %s; tried again later", describe(error))
             return
         if num_damaged:
-            self._lose(num_damaged, "lines of the spool are damaged")
+            self._lose(num_damaged, "lines of the spool are damaged; damaged-*.jsonl beside it holds them")
 
     def _record(self, pairs: Sequence[Pair]) -> int:
         num_new = self._store.record(pairs, self._frames)

@@ -1,6 +1,6 @@
 """The model that is live for an image, as the gateway's router picks it: for the command line and for Python.
 
-live = live_models(open_records().rollout, params)       # None: no rollout is on record
+live = live_models(open_records(), params)               # None: no rollout is on record
 found = live.inspect(data, "bolt")                       # by the legacy model, a starter or the candidate
 found.score, found.decision, found.answered_by
 """
@@ -22,7 +22,7 @@ from shadowline.models.inspector import Inspector, UnknownProduct
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import load_detector
 from shadowline.records.pairs import Side
-from shadowline.records.rollout_store import RolloutStore
+from shadowline.records.stores import Records
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +49,12 @@ class LiveModels:
     """The models that the rollout names, each loaded when an image needs it. Unlike the gateway, nobody answers in the
     place of a model that fails: it is an error."""
 
-    def __init__(
-        self, rollout: RolloutStore, params: Params, load: Callable[[str, str], Detector] = load_detector
-    ) -> None:
-        self._rollout, self.limits, self._load = rollout, params.data, load
+    def __init__(self, records: Records, params: Params, load: Callable[[str, str], Detector] = load_detector) -> None:
+        self._locations, self.limits, self._load = records.locations, params.data, load
         self._detectors: dict[str, Detector] = {}  # by fingerprint
         self._inspectors: dict[str, Inspector] = {}  # by location
-        state = rollout.state()
-        outside = unplanned_classes(state, rollout.known_models(), params.gateway.unplanned)
+        state = records.rollout.state()
+        outside = unplanned_classes(state, records.locations.known_models(), params.gateway.unplanned)
         others = [unplanned_state(name, options, ()) for name, options in outside.items()]
         self.routes = {one.class_name: Route(one, {}) for one in (*state.classes, *others)}
 
@@ -80,7 +78,7 @@ class LiveModels:
             class_name, confidence = found.class_name, found.confidence
         route = self._route(class_name)
         side = route.side_of(content_id(data))
-        place = self._rollout.model(route.fingerprint(side))
+        place = self._locations.model(route.fingerprint(side))
         (answer,) = scorer_of(self._detector(place.fingerprint)).answer([Question(image, class_name, wants_heat)])
         assert isinstance(answer, Answer)  # the question had a class
         return LiveInspection(
@@ -114,7 +112,7 @@ class LiveModels:
 
     def _detector(self, fingerprint: str) -> Detector:
         if fingerprint not in self._detectors:
-            place = self._rollout.model(fingerprint)
+            place = self._locations.model(fingerprint)
             if place.location in self._inspectors:
                 detector: Detector = CandidateDetector(self._inspectors[place.location], place.class_name)
             else:
@@ -128,6 +126,6 @@ class LiveModels:
         return self._detectors[fingerprint]
 
 
-def live_models(rollout: RolloutStore, params: Params) -> LiveModels | None:
+def live_models(records: Records, params: Params) -> LiveModels | None:
     """None where no rollout is on record."""
-    return LiveModels(rollout, params) if rollout.revision() else None
+    return LiveModels(records, params) if records.rollout.revision() else None

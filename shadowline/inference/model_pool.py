@@ -12,7 +12,7 @@ from shadowline.inference.batching import Batcher
 from shadowline.inference.scoring import InspectorScorer, Scorer, scorer_of
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
-from shadowline.records.rollout_store import ModelPlace
+from shadowline.records.model_locations import ModelPlace
 
 Load = Callable[[str, str], Detector]  # location and class → detector
 

@@ -76,7 +76,7 @@ def find_models(one: ClassState, records: Records) -> dict[Side, Model]:
 def _find_model(fingerprint: str, class_name: str, records: Records) -> Model:
     version = "unknown"
     try:
-        place = records.rollout.model(fingerprint)
+        place = records.locations.model(fingerprint)
         version = place.version
         detector = load_detector(place.location, class_name)
         if detector.fingerprint != fingerprint:

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from shadowline.core.params import Unplanned
 from shadowline.inference.model_pool import Model
 from shadowline.inference.scoring import InspectorScorer
+from shadowline.records.model_locations import KnownModels
 from shadowline.records.pairs import Side
-from shadowline.records.rollout_store import KnownModels
 from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, WITHOUT_LEGACY, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 

@@ -33,7 +33,7 @@ from shadowline.records.pairs import (
     pair_key,
     utc_now,
 )
-from shadowline.records.rollout_store import RolloutStore
+from shadowline.records.stores import Records
 
 _BATCH = 8  # pairs per transaction: what a kill can cost
 
@@ -72,10 +72,11 @@ class Capture:
         return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), captured_at)
 
 
-def both_models(class_name: str, rollout: RolloutStore) -> tuple[Detector, Detector]:
+def both_models(class_name: str, records: Records) -> tuple[Detector, Detector]:
     """The candidate and the legacy model that a class has in the rollout."""
-    one = rollout.state().of(class_name)
-    candidate, legacy = (load_detector(rollout.model(f).location, class_name) for f in (one.candidate, one.legacy))
+    state, locations = records.rollout.state().of(class_name), records.locations
+    fingerprints = (state.candidate, state.legacy)
+    candidate, legacy = (load_detector(locations.model(named).location, class_name) for named in fingerprints)
     return candidate, legacy
 
 

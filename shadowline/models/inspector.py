@@ -1,6 +1,6 @@
 """The thing that inspects: encoder, decoder, banks and calibration in one directory, and the public Python API.
 
-    inspector = Inspector.load("models/inspector")              # or "models:/inspector@champion"
+    inspector = Inspector.load("models/inspector")              # `models:/…` URIs: see `models/registry_uri.py`
     result = inspector.inspect("cell0042.png", class_name="solar_mono")
     result.score, result.threshold, result.decision, result.anomaly_map
     inspector.inspect("found.png")                              # finds the class itself, or says UnknownProduct
@@ -14,11 +14,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -87,18 +87,18 @@ class Inspector:
         self.class_fingerprints = class_fingerprints(directory)
 
     @classmethod
-    def load(cls, location: str | Path) -> Inspector:
-        """From a directory or a `models:/…` URI.
+    def load(cls, location: str | Path, model_version: str = "directory") -> Self:
+        """From a local directory; `model_version` is what inspections name as their model's version.
 
         Raises FileNotFoundError, or ValueError when a file is not what was packaged.
         """
-        directory, version = resolve(str(location))
+        directory = Path(location)
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(
                 f"{directory}: no packaged inspector; run `shadowline retrain` or name another --model"
             )
         found = model_fingerprint(directory)
-        inspector = cls(directory, load_encoder(directory, pick_device()), version)
+        inspector = cls(directory, load_encoder(directory, pick_device()), model_version)
         if found != inspector.fingerprint:
             raise ValueError(
                 f"{directory}: files changed since packaging ({found[:12]}…); restore them from the registry"
@@ -272,40 +272,3 @@ def class_fingerprints(directory: Path) -> dict[str, str]:
         parts = (*common, bank, json.dumps(calibration, sort_keys=True))
         found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return found
-
-
-def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
-    """A local directory and a version for a path or a `models:/…` URI, of which `inside` is what the registry keeps.
-
-    The one place where the library asks the registry.
-    """
-    if not location.startswith("models:/"):
-        return Path(location), "directory"
-    import mlflow
-
-    from shadowline.core.settings import Settings, prepare_environment
-
-    prepare_environment()
-    mlflow.set_tracking_uri(Settings().tracking_uri)
-    name, _, alias = location.removeprefix("models:/").partition("@")
-    client = mlflow.MlflowClient()
-    try:
-        version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
-        exact = f"models:/{name.partition('/')[0]}/{version}"
-        folder = begun_again(lambda: mlflow.artifacts.download_artifacts(exact))
-    except mlflow.exceptions.MlflowException as error:
-        raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
-    return folder / inside, str(version)
-
-
-def begun_again(download: Callable[[], str]) -> Path:
-    """What MLflow's `download` brings; a folder is hundreds of requests, of which one that stays unanswered ends it.
-
-    Raises what the last of three attempts raised.
-    """
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt
-
-    def is_passing(error: BaseException) -> bool:
-        return getattr(error, "error_code", "") == "INTERNAL_ERROR"
-
-    return Path(Retrying(retry=retry_if_exception(is_passing), stop=stop_after_attempt(3), reraise=True)(download))

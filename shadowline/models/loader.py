@@ -11,9 +11,10 @@ from shadowline.models.external.description import DESCRIPTION
 from shadowline.models.external.onnx import MODEL, OnnxDetector
 from shadowline.models.external.pyfunc import MLMODEL, PyfuncDetector, find_description
 from shadowline.models.few_shot.detector import FewShot
-from shadowline.models.inspector import Inspector, resolve
+from shadowline.models.inspector import Inspector
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.patchcore.detector import PatchCore
+from shadowline.models.registry_uri import resolve
 from shadowline.models.winclip.detector import WinClip
 
 
@@ -36,9 +37,9 @@ def load_detector(location: str, class_name: str) -> Detector:
 
     Raises FileNotFoundError, or ValueError where the files are not what was saved, or are of another class.
     """
-    directory, kind = find_model(location)
+    directory, version, kind = _find(location)
     if kind is Kind.INSPECTOR:
-        return CandidateDetector(Inspector.load(location), class_name)
+        return CandidateDetector(Inspector.load(directory, version), class_name)
     detector = _load(directory, kind)
     if detector.class_name != class_name:
         raise ValueError(
@@ -49,11 +50,17 @@ def load_detector(location: str, class_name: str) -> Detector:
 
 def find_model(location: str) -> tuple[Path, Kind]:
     """The directory of the model's own files and its kind; raises FileNotFoundError where there is none."""
-    folder, _ = resolve(location, inside="")
+    directory, _, kind = _find(location)
+    return directory, kind
+
+
+def _find(location: str) -> tuple[Path, str, Kind]:
+    """Directory, version and kind."""
+    folder, version = resolve(location, inside="")
     for place in _PLACES:
         kind = _kind_of(folder / place)
         if kind is not None:
-            return folder / place, kind
+            return folder / place, version, kind
     raise FileNotFoundError(
         f"{location}: no config.json or detector.json in {folder}; name a model's directory or version"
     )

@@ -210,7 +210,7 @@ def _weigh(
     table = read_chosen(
         connection, and_(evidence, PairRow.received_at < until), until, policy.guards.latency.bound, scope.alarm
     )
-    on_record = records.rollout.evidence(one.class_name, one.legacy)
+    on_record = records.approvals.evidence(one.class_name, one.legacy)
     verdict = weigh(
         one, evidence_of(one, table, closed_until, policy.window_days), on_record, params.shadow, policy
     ).verdict

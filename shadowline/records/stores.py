@@ -7,18 +7,27 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from shadowline.core.settings import Settings
+from shadowline.records.approvals import ApprovalStore
 from shadowline.records.audit_log.chain import Chain
 from shadowline.records.audit_log.chain_heads import HeadPlace, open_heads
 from shadowline.records.audit_log.keys import KeyFolder, open_keys
 from shadowline.records.database import open_database
+from shadowline.records.model_locations import ModelLocations
+from shadowline.records.outbox import Outbox
 from shadowline.records.pairs import PairStore
 from shadowline.records.rollout_store import RolloutStore
+from shadowline.records.store_session import StoreSession
 
 
 @dataclass(frozen=True)
 class Records:
+    """The stores of one database; those of the rollout share one session."""
+
     pairs: PairStore
-    rollout: RolloutStore
+    rollout: RolloutStore  # events and the phase table
+    outbox: Outbox  # what has to happen outside
+    approvals: ApprovalStore  # orders, approvals and evidence, the words of people
+    locations: ModelLocations  # where models can be loaded from
     chain: Chain
 
 
@@ -32,4 +41,13 @@ def open_records(url: str | None = None) -> Records:
 def records_on(engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> Records:
     """The stores of an open database, whose audit chain is signed with `keys`, and witnessed in a second place."""
     chain = Chain(engine, keys, heads)
-    return Records(PairStore(engine, chain), RolloutStore(engine, chain), chain)
+    session = StoreSession(engine, chain)
+    rollout = RolloutStore(session)
+    return Records(
+        pairs=PairStore(engine, chain),
+        rollout=rollout,
+        outbox=Outbox(session),
+        approvals=ApprovalStore(session, rollout.state),
+        locations=ModelLocations(session),
+        chain=chain,
+    )

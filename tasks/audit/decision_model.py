@@ -22,7 +22,7 @@ from shadowline.models.few_shot.detector import FewShot
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import find_model, load_detector
 from shadowline.records.audit_log.entry import timestamp
-from shadowline.records.rollout_store import LEGACY, ModelPlace
+from shadowline.records.model_locations import LEGACY, ModelPlace
 from shadowline.records.stores import Records
 from shadowline.records.traces import StoredPair
 from tasks.integrations.mlflow_registry import ModelVersion, client, list_versions
@@ -47,7 +47,7 @@ def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> Loaded
     fingerprint = pair.candidate if pair.answered_by == "candidate" else pair.legacy
     facts, since = ModelFacts("", "", (), "", "", "", "", "", "", ""), _UNKNOWN
     try:
-        place = records.rollout.model(fingerprint)
+        place = records.locations.model(fingerprint)
         facts, since = _of_registry(facts, place, stored.received_at)
         facts, detector, directory = _open(facts, place, pair.class_name, scratch)
     except _CANNOT_BE_LOADED as error:

@@ -22,7 +22,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.records.audit_log.chain_range import Period, Stretch
 from shadowline.records.audit_log.entry import Kind
-from shadowline.records.rollout_store import LEGACY
+from shadowline.records.model_locations import LEGACY
 from shadowline.records.stores import Records
 from shadowline.report.evaluation_data import Calibration, ClassMetrics, Summary
 from shadowline.report.evidence import VersionFacts, version_id
@@ -53,7 +53,7 @@ def judging(events: Iterable[Event], period: Period) -> set[str]:
 def find_versions(records: Records, params: Params, period: Period, stretch: Stretch) -> tuple[VersionFacts, ...]:
     """By the time they were made; one that was deleted since is on record nowhere, and missing here."""
     tracking, found, at_work = client(), {}, judging(records.rollout.events(), period)
-    places = [one.location.removeprefix("models:/") for one in records.rollout.models(LEGACY)]
+    places = [one.location.removeprefix("models:/") for one in records.locations.models(LEGACY)]
     names = {params.registry.model_name, *(one.partition("/")[0] for one in places if "/" in one)}
     for name in sorted(names):
         for raw in tracking.search_model_versions(f"name='{name}'"):

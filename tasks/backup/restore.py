@@ -26,6 +26,7 @@ from shadowline.core.progress import Progress
 from shadowline.core.settings import Settings
 from shadowline.data.manifest import read_manifest as read_rows
 from shadowline.models.inspector import Inspector
+from shadowline.models.registry_uri import RegistryInspector
 from shadowline.records.audit_log.chain import Chain
 from shadowline.records.stores import open_records
 from shadowline.records.tables import ModelRow
@@ -314,7 +315,7 @@ def _check_chain(chain: Chain, manifest: BackupManifest, progress: Progress) -> 
 
 def _inspect(location: str, layout: Layout) -> tuple[tuple[Inspected, ...], tuple[str, ...]]:
     """One image of the test split of every class, and a line for each class that has none here."""
-    inspector = Inspector.load(location)
+    inspector = RegistryInspector.load(location)
     images = {name: _known_image(name, layout) for name in inspector.classes}
     untried = (f"class '{name}': not tried, no image of its test split is here" for name in images if not images[name])
     return tuple(_tried(inspector, name, image) for name, image in images.items() if image), tuple(untried)

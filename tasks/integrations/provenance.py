@@ -22,7 +22,7 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings
-from shadowline.models.inspector import begun_again
+from shadowline.models.registry_uri import begun_again
 
 FILES = "files.json"  # artifact of a run: path → sha256 of every file of the model that it logged
 PACKAGE = "artifacts/inspector"  # the packaged model, in the logged one

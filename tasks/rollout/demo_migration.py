@@ -187,7 +187,7 @@ class _Theatre:
             if at == morning + _OFFICE:
                 self._settle_laggards(at)
                 for asked in self._asked:  # Ada says yes to all that only waits for her
-                    self.records.rollout.approve(Approval(**asdict(asked), by="Ada"), at)
+                    self.records.approvals.approve(Approval(**asdict(asked), by="Ada"), at)
                 for one in self.records.rollout.state().classes:
                     self._paperwork(one, at)
             result = tick_once.fn(self.records, self.challenger, at, self.params)
@@ -226,7 +226,7 @@ class _Theatre:
         if known is None or any(part.image_id not in known.said for part in self._parts(one.class_name, day)):
             ahead = _DAYS_AHEAD if light == ORIGINAL else 1
             parts = [part for later in range(day, day + ahead) for part in self._parts(one.class_name, later)]
-            detector = load_detector(self.records.rollout.model(fingerprint).location, one.class_name)
+            detector = load_detector(self.records.locations.model(fingerprint).location, one.class_name)
             known = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
             self._judged[fingerprint, light] = known
         return known
@@ -252,7 +252,7 @@ class _Theatre:
             if one.phase is Phase.SHADOW:
                 lacks = "; ".join(observe_class(one, self.records, at, self.params).verdict.reasons)
                 why = f"stays with its legacy model until a better candidate comes: {lacks}"
-                rollout.order(Order(OrderKind.ROLL_BACK, (one.class_name,), "Ada", why), at)
+                self.records.approvals.order(Order(OrderKind.ROLL_BACK, (one.class_name,), "Ada", why), at)
             if one.phase is Phase.ROLLED_BACK:
                 rollout.commit(leave(state, one.class_name, at, "Ada"))
                 state = rollout.state()
@@ -261,7 +261,7 @@ class _Theatre:
         """Ada's part of the checklist, when the legacy model is off."""
         if one.phase is not Phase.LEGACY_OFF:
             return
-        on_record = self.records.rollout.evidence(one.class_name, one.legacy)
+        on_record = self.records.approvals.evidence(one.class_name, one.legacy)
         for item in sorted(_PEOPLE - set(on_record)):
             link = "https://example.org/migration/checklist"
-            self.records.rollout.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)
+            self.records.approvals.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)

@@ -34,7 +34,8 @@ from shadowline.models.archive import pack, unpack
 from shadowline.models.detector import Detector
 from shadowline.models.legacy_validation import LegacyModel, known_images
 from shadowline.models.loader import Kind, find_model, load_detector
-from shadowline.records.rollout_store import LEGACY, ModelPlace, RolloutStore
+from shadowline.records.approvals import ApprovalStore
+from shadowline.records.model_locations import LEGACY, ModelPlace
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
 from tasks.integrations.audit_log import note_deletion, note_legacy_model
@@ -91,16 +92,16 @@ def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
 def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
     """Let the rollout know where the legacy model of a class can be loaded from, and the audit chain that it is."""
     place = ModelPlace(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
-    open_records().rollout.know_model([place], at)
+    open_records().locations.know_model([place], at)
     note_legacy_model(model.class_name, version, _tags(model))
 
 
 def list_legacy() -> list[Standing]:
     """All legacy models on record, the newest first."""
-    store, tracking = open_records().rollout, client()
+    records, tracking = open_records(), client()
     return [
-        Standing(place, _tags_of(tracking, place), _proof_link(store, place.class_name, place.fingerprint))
-        for place in store.models(LEGACY)
+        Standing(place, _tags_of(tracking, place), _proof_link(records.approvals, place.class_name, place.fingerprint))
+        for place in records.locations.models(LEGACY)
     ]
 
 
@@ -181,17 +182,19 @@ def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images
     The images are those given, or the first of the class's test split in the project at `root`. Equal scores, bit for
     bit, put the checklist's item on record; returns its link. Raises ValueError for anything less.
     """
-    store = open_records().rollout
+    records = open_records()
     known = list(images) or _project_images(class_name, root)
     if not known:
         raise ValueError(f"class '{class_name}': no test images to prove the archive with; import the class")
-    place = store.model(fingerprint)
+    place = records.locations.model(fingerprint)
     original = _load(place.location, class_name, fingerprint)
     with tempfile.TemporaryDirectory() as scratch:
         stored = _restore(class_name, fingerprint, Path(scratch) / "restored")
         restored = _load(str(Path(scratch) / "restored"), class_name, fingerprint)
         _compare(class_name, np.asarray(original.score(known)), np.asarray(restored.score(known)))
-    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored))
+    records.approvals.put_evidence(
+        class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored)
+    )
     return _link(stored)
 
 
@@ -200,10 +203,12 @@ def keep_predecessor(class_name: str, fingerprint: str) -> None:
 
     That it loads from the registry, with the fingerprint on record, is what stands for the proof of an archive.
     """
-    store = open_records().rollout
-    place = store.model(fingerprint)
+    records = open_records()
+    place = records.locations.model(fingerprint)
     _load(place.location, class_name, fingerprint)
-    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location)
+    records.approvals.put_evidence(
+        class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location
+    )
 
 
 def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:
@@ -275,7 +280,7 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
 def _require_proof(class_name: str, fingerprint: str) -> str:
     """The link to the proven archive."""
     subject = f"class '{class_name}', legacy model {fingerprint[:12]}…"
-    proven = _proof_link(open_records().rollout, class_name, fingerprint)
+    proven = _proof_link(open_records().approvals, class_name, fingerprint)
     if not proven:
         raise ValueError(f"{subject}: no proof of its archive is on record; prove the archive first")
     key = archive_key(class_name, fingerprint)
@@ -289,8 +294,8 @@ def _require_proof(class_name: str, fingerprint: str) -> str:
     return proven
 
 
-def _proof_link(store: RolloutStore, class_name: str, fingerprint: str) -> str:
-    record: Any = store.evidence(class_name, fingerprint).get(ChecklistItem.ARCHIVED, {})
+def _proof_link(approvals: ApprovalStore, class_name: str, fingerprint: str) -> str:
+    record: Any = approvals.evidence(class_name, fingerprint).get(ChecklistItem.ARCHIVED, {})
     return str(record.get("link", ""))
 
 

@@ -11,7 +11,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from shadowline.core.params import Params
-from shadowline.records.rollout_store import CANDIDATE, PendingAction, RolloutStore
+from shadowline.records.model_locations import CANDIDATE
+from shadowline.records.outbox import PendingAction
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import ENGINE, Action, ActionKind
 from shadowline.rollout.state import STAYS
@@ -38,28 +39,28 @@ def settle(records: Records, params: Params, root: Path, at: datetime, kinds: fr
         if pending.action.class_name in stuck:
             continue
         try:
-            perform(pending.action, records.rollout, params, root)
+            perform(pending.action, records, params, root)
         except _OUTSIDE as error:
             get_run_logger().error("%s %s: %s", pending.action.kind, pending.action.class_name, error)
-            records.rollout.finish_action(pending.id, at, error=str(error))
+            records.outbox.finish_action(pending.id, at, error=str(error))
             stuck.add(pending.action.class_name)
         else:
-            records.rollout.finish_action(pending.id, at)
+            records.outbox.finish_action(pending.id, at)
     return len(_pending(records, kinds))
 
 
 def _pending(records: Records, kinds: frozenset[ActionKind]) -> list[PendingAction]:
-    return [one for one in records.rollout.pending_actions() if one.action.kind in kinds]
+    return [one for one in records.outbox.pending_actions() if one.action.kind in kinds]
 
 
-def perform(action: Action, rollout: RolloutStore, params: Params, root: Path) -> None:
+def perform(action: Action, records: Records, params: Params, root: Path) -> None:
     """Do one action; raises what the outside world raises."""
-    if action.kind in DECOMMISSIONING and rollout.model(action.fingerprint).role == CANDIDATE:
+    if action.kind in DECOMMISSIONING and records.locations.model(action.fingerprint).role == CANDIDATE:
         keep_predecessor(action.class_name, action.fingerprint)
         return
     match action.kind:
         case ActionKind.PROMOTE:
-            live = {one.class_name: one.candidate for one in rollout.state().classes if one.wave != STAYS}
+            live = {one.class_name: one.candidate for one in records.rollout.state().classes if one.wave != STAYS}
             note_promotion(promote_live.fn(params.registry.model_name, live), ENGINE)
         case ActionKind.ARCHIVE_LEGACY:
             archive_legacy(action.class_name, action.fingerprint)

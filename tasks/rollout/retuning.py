@@ -7,7 +7,7 @@ from datetime import datetime
 from mlflow.exceptions import MlflowException
 
 from shadowline.core.params import Params
-from shadowline.models.inspector import resolve
+from shadowline.models.registry_uri import resolve
 from shadowline.models.threshold_change import Deciding, check_only_threshold_differs, read_deciding
 from shadowline.records.retuning import Replay, Retuning, retune
 from shadowline.records.stores import Records
@@ -64,7 +64,7 @@ def _check_challenger(chosen: ModelVersion, class_name: str, model_name: str) ->
 
 def _deciding(records: Records, fingerprint: str, class_name: str) -> Deciding:
     """What lies where the records say that a model can be loaded from."""
-    place = records.rollout.model(fingerprint)
+    place = records.locations.model(fingerprint)
     found = read_deciding(resolve(place.location)[0], class_name)
     if found.fingerprint != fingerprint:
         raise ValueError(

@@ -41,7 +41,7 @@ def judge_images(
     def clock() -> datetime:
         return now or utc_now()
 
-    models = both_models(class_name, records.rollout)
+    models = both_models(class_name, records)
     done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress(), clock)
     for line in done.refused:
         get_run_logger().warning("refused %s", line)

@@ -43,7 +43,7 @@ def begin_rollout(
         raise ValueError("no challenger is registered: the verdict on the last model was negative; see its report")
     before = records.rollout.state()
     starters = {one.class_name: one.legacy for one in before.classes if one.wave == NEW_PRODUCT and one.legacy}
-    legacy = {**starters, **records.rollout.newest_legacy()}
+    legacy = {**starters, **records.locations.newest_legacy()}
     state, events = begin(waves, legacy, candidates, at, by, before, without_legacy)
     records.rollout.begin(events)
     return state
@@ -58,7 +58,7 @@ def look_ahead(records: Records, challenger: Mapping[str, str], now: datetime, p
 @task(retries=3, retry_delay_seconds=[1, 5, 15], cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
 def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> Step:
     """Observe, decide, write; raises MovedMeanwhileError, with nothing written, where another engine was first."""
-    order = records.rollout.next_order()
+    order = records.approvals.next_order()
     state = records.rollout.state()
     seen = observe(state, records, challenger, now, params, order)
     result = step(state, seen, params.rollout)

@@ -21,8 +21,8 @@ import pytest
 from fixtures.faulty_s3 import Faults, FaultyS3
 from fixtures.s3 import s3_server
 from fixtures.tiny_project import MODEL, Project
+from shadowline import Inspector
 from shadowline.core.settings import prepare_environment
-from shadowline.models.inspector import Inspector
 
 BUCKET = "plant"
 STORMY = Faults(failing=0.3, cutting=0.1)
@@ -175,7 +175,7 @@ def test_a_legacy_model_is_registered_archived_proven_and_deleted_through_the_do
     plant.door.faults = replace(STORMY, failing=0.1, cutting=0.05)  # 250 files a model, one after the other
     answer = plant.project.run("shadowline", "legacy", "import", "--all")
     assert answer.returncode == 0, answer.stderr
-    fingerprint = open_records().rollout.newest_legacy()["dots"]
+    fingerprint = open_records().locations.newest_legacy()["dots"]
     stored = archive_legacy("dots", fingerprint)
     prove_archive("dots", fingerprint, plant.project.root)
     assert len(legacy_models(plant)) == 2

@@ -45,7 +45,8 @@ from shadowline.records.audit_log.chain_heads import AwayError, HeadPlace, open_
 from shadowline.records.audit_log.entry import FIELDS, Entry, Kind, Note, Record, next_entry
 from shadowline.records.audit_log.keys import Head, Key, KeyFolder
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout_store import KnownModels, MovedMeanwhileError
+from shadowline.records.model_locations import KnownModels
+from shadowline.records.rollout_store import MovedMeanwhileError
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
@@ -443,9 +444,9 @@ def work(records: Records, params: Params) -> None:
     store = records.rollout
     store.begin(first_events())
     store.commit(tick(store, START + timedelta(days=1), params))
-    store.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START)
-    store.approve(GOOD, START)
-    store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START)
+    records.approvals.approve(GOOD, START)
+    records.approvals.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
     records.pairs.record([made_pair(1)])
     records.pairs.label("bolt", image_id(1), Label.NORMAL, "Grace", START)
     records.chain.seal()
@@ -491,17 +492,19 @@ class TestWhatTheStoresPutOnRecord:
     def test_nothing_where_nothing_was_written(self, records: Records, params: Params) -> None:
         store = records.rollout
         store.begin(first_events())
-        store.approve(GOOD, START)
+        records.approvals.approve(GOOD, START)
         stale = tick(store, START + timedelta(days=1), params)
         store.commit(stale)
         before = said(records.chain)
         with pytest.raises(MovedMeanwhileError):
             store.commit(stale)
         with pytest.raises(ValueError, match="is now about"):
-            store.approve(replace(GOOD, candidate="v2"), START)
+            records.approvals.approve(replace(GOOD, candidate="v2"), START)
         with pytest.raises(ValueError, match="no time zone"):
-            store.put_evidence("bolt", "x", ChecklistItem.TRAINED, "Ada", START.replace(tzinfo=None), "link")
-        store.approve(replace(GOOD, by="Bob"), START)
+            records.approvals.put_evidence(
+                "bolt", "x", ChecklistItem.TRAINED, "Ada", START.replace(tzinfo=None), "link"
+            )
+        records.approvals.approve(replace(GOOD, by="Bob"), START)
         assert said(records.chain) == before
         assert records.chain.num_noted() == 0
 
@@ -515,14 +518,14 @@ class TestWhatTheStoresPutOnRecord:
         private = folder.folder / "key-1.pem"
         content = private.read_bytes()
         private.unlink()
-        store = records_on(engine, KeyFolder(folder.folder, secret)).rollout
-        store.commit(tick(store, START + timedelta(days=1), params))
+        rollout = records_on(engine, KeyFolder(folder.folder, secret)).rollout
+        rollout.commit(tick(rollout, START + timedelta(days=1), params))
         private.write_bytes(content)
-        store = records_on(engine, KeyFolder(folder.folder, SecretStr("wrong"))).rollout
-        store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
-        order = store.next_order()
-        store.commit(tick(store, START + timedelta(days=2), params, order), order)
-        assert store.state().of("bolt").phase is Phase.ROLLED_BACK
+        records = records_on(engine, KeyFolder(folder.folder, SecretStr("wrong")))
+        records.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
+        order = records.approvals.next_order()
+        records.rollout.commit(tick(records.rollout, START + timedelta(days=2), params, order), order)
+        assert records.rollout.state().of("bolt").phase is Phase.ROLLED_BACK
         assert "is not there; restore it" in caplog.text and "check SHADOWLINE_AUDIT_PASSPHRASE" in caplog.text
         assert SECRET not in caplog.text and content.decode() not in caplog.text
         right = records_on(engine, KeyFolder(folder.folder, secret)).chain
@@ -708,11 +711,11 @@ def test_who_promotes_a_version_tells_the_gateway_which_models_lead(registry: Ca
     def promoted(version: str, **models: str) -> dict[str, KnownModels]:
         tags = {"fingerprint": version, "class_fingerprints": json.dumps(models)}
         note_promotion(ModelVersion("inspector", version, (), tags), "Ada")
-        return open_records().rollout.known_models()
+        return open_records().locations.known_models()
 
     assert promoted("3", bolt="b3", nut="n3") == {"bolt": KnownModels(None, "b3"), "nut": KnownModels(None, "n3")}
     assert promoted("4", bolt="b4") == {"bolt": KnownModels(None, "b4")}
-    assert open_records().rollout.model("b4").location == "models:/inspector/4"
+    assert open_records().locations.model("b4").location == "models:/inspector/4"
 
 
 def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(

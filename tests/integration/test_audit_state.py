@@ -21,7 +21,7 @@ from shadowline.records.audit_log.entry import Kind, Record
 from shadowline.records.audit_log.pair_seals import LEAF_COLUMNS, compare_pairs, seal_pairs
 from shadowline.records.audit_log.state import Difference, TableReport, compare_tables
 from shadowline.records.database import open_database
-from shadowline.records.rollout_store import ModelPlace
+from shadowline.records.model_locations import ModelPlace
 from shadowline.records.stores import Records
 from shadowline.records.tables import AuditNoteRow, Base, PairRow, UtcDateTime
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
@@ -46,19 +46,19 @@ def history(records: Records, params: Params) -> None:
     store = records.rollout
     places = [ModelPlace(one, name, "legacy", f"models:/legacy-{name}/1", "1") for name, one in LEGACY.items()]
     places += [ModelPlace(one, name, "candidate", "models:/inspector/1", "1") for name, one in CANDIDATE.items()]
-    store.know_model(places, START)
-    store.know_champion({"bolt": "v0-bolt", "cap": "v0-cap"}, START)
-    store.know_champion(CANDIDATE, START)
+    records.locations.know_model(places, START)
+    records.locations.know_champion({"bolt": "v0-bolt", "cap": "v0-cap"}, START)
+    records.locations.know_champion(CANDIDATE, START)
     store.begin(first_events())
     store.commit(tick(store, START + DAY, params))
-    store.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START + DAY)
-    order = store.next_order()
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START + DAY)
+    order = records.approvals.next_order()
     store.commit(tick(store, START + 2 * DAY, params, order), order)
-    store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START + 2 * DAY)
+    records.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START + 2 * DAY)
     for name in ("bolt", "nut"):
-        store.approve(Approval(name, Phase.CANARY, LEGACY[name], CANDIDATE[name], "Ada"), START)
-        store.refuse(Approval(name, Phase.LEGACY_OFF, LEGACY[name], CANDIDATE[name], "Ada"), START)
-        store.put_evidence(name, LEGACY[name], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
+        records.approvals.approve(Approval(name, Phase.CANARY, LEGACY[name], CANDIDATE[name], "Ada"), START)
+        records.approvals.refuse(Approval(name, Phase.LEGACY_OFF, LEGACY[name], CANDIDATE[name], "Ada"), START)
+        records.approvals.put_evidence(name, LEGACY[name], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
     records.pairs.record([made_pair(number) for number in range(150)])
     for number in range(3):
         records.pairs.label("bolt", image_id(number), Label.NORMAL, "Grace", START)
@@ -410,7 +410,7 @@ def test_the_phase_table_written_again_from_the_events_is_as_signed(records: Rec
 def test_a_location_that_is_noted_again_unchanged_is_signed_once(records: Records) -> None:
     place = ModelPlace("f1", "bolt", "candidate", "models:/inspector/1", "1")
     for location in ("models:/inspector/1", "models:/inspector/1", "models:/inspector/2"):
-        records.rollout.know_model([replace(place, location=location)], START)
+        records.locations.know_model([replace(place, location=location)], START)
     entries = [one.facts["location"] for one in records.chain.entries(kinds=[Kind.LOCATION])]
     assert entries == ["models:/inspector/1", "models:/inspector/2"]
     assert differences(records.chain.engine) == []

@@ -472,7 +472,7 @@ def test_postgresql_goes_into_empty_databases_and_models_in_folders_move(
         assert found.registered == (f"models:/{MODEL}/1",)
         for one in restored.rollout.state().classes:
             for fingerprint in (one.legacy, one.candidate):
-                location = restored.rollout.model(fingerprint).location
+                location = restored.locations.model(fingerprint).location
                 assert location.startswith(str(tmp_path / "again"))
                 assert load_detector(location, one.class_name).fingerprint == fingerprint
         restored.pairs.engine.dispose()

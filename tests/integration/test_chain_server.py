@@ -249,4 +249,4 @@ def test_a_no_is_on_record_and_nobody_is_asked_again(chain: Chain) -> None:
     chain.tick()
     assert chain.phases()[SUCCEEDED] is Phase.SHADOW
     assert num_events(plant, APPROVAL_WANTED) == len(CLASSES)
-    assert [approval.class_name for approval in plant.records.rollout.approvals()] == [NEW]
+    assert [approval.class_name for approval in plant.records.approvals.approvals()] == [NEW]

@@ -70,7 +70,7 @@ class TestStarters:
         assert found["trial"]["injected"] and found["advice"] == "deploy"
         one = open_records().rollout.state().of(EXTRA_CLASS)
         assert (one.phase, one.wave, one.candidate) == (Phase.LEGACY, 0, "")
-        detector = load_detector(open_records().rollout.model(one.legacy).location, EXTRA_CLASS)
+        detector = load_detector(open_records().locations.model(one.legacy).location, EXTRA_CLASS)
         assert detector.fingerprint == one.legacy
 
     def test_a_starter_that_cannot_tell_may_not_answer(self, plant: Project, command: Command) -> None:
@@ -93,8 +93,9 @@ class TestStarters:
         plant.commit("Words")
         code, out, _ = command("enroll", EXTRA_CLASS)
         assert code == 0 and "not measured" in out and "advice: none" in out and "deploy" not in out
-        store = open_records().rollout
-        words = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        records = open_records()
+        starter = records.rollout.state().of(EXTRA_CLASS).legacy
+        words = load_detector(records.locations.model(starter).location, EXTRA_CLASS)
         assert isinstance(words, WinClip)
         (shown,) = json.loads(command("enroll", "status", "--json")[1].strip().splitlines()[-1])
         assert (shown["reached"], shown["num_normal"], shown["missing"]) == ("zero_shot", 0, 1)
@@ -102,13 +103,14 @@ class TestStarters:
         self.the_better_of_words_and_references_answers(plant, words)
 
     def the_better_of_words_and_references_answers(self, plant: Project, words: WinClip) -> None:
-        store, params, layout = open_records().rollout, load_params(plant.layout.params), plant.layout
+        records, params, layout = open_records(), load_params(plant.layout.params), plant.layout
         normals = [Image.open(path).convert("RGB") for path in Inbox(layout.inbox, EXTRA_CLASS).stock.normals]
         encoder = load_encoder(layout.encoder, "cpu")
         of_words = try_zero_shot(words, normals, [], params).auroc
         of_references = try_few_shot(EXTRA_CLASS, normals, [], encoder, params).auroc
         assert of_words is not None and of_references is not None
-        answers = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        starter = records.rollout.state().of(EXTRA_CLASS).legacy
+        answers = load_detector(records.locations.model(starter).location, EXTRA_CLASS)
         assert isinstance(answers, WinClip if of_words > of_references else FewShot)
 
     def test_dirty_images_are_named_and_none_is_kept(self, plant: Project, command: Command) -> None:

@@ -138,7 +138,7 @@ def agree(pair: Pair) -> bool:
 
 def test_a_whole_pack_verifies_and_holds_what_is_on_record(records: Records, tmp_path: Path) -> None:
     records.rollout.begin(first_events())
-    records.rollout.order(Order(OrderKind.HOLD, ("bolt",), HTML, HTML), NOW)
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt",), HTML, HTML), NOW)
     pack = export(records, tmp_path)
     answer = verify(pack, "--root", root_of(records))
     assert (answer.code, answer.err, answer.faults) == (0, "", {})
@@ -299,7 +299,7 @@ def _change_metric_inside(folder: Path, key: Key) -> None:
 def test_no_pack_is_made_of_records_that_the_chain_does_not_sign(records: Records, tmp_path: Path) -> None:
     """In the period of the pack: what was tampered with at another time hinders no other."""
     records.rollout.begin(first_events())
-    records.rollout.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), day(1))
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), day(1))
     with records.chain.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE rollout_orders SET why = 'nothing'")
     assert "rollout_orders.why of id 1: signed by entry" in refused(records, tmp_path)

@@ -35,8 +35,7 @@ from shadowline.models.legacy_validation import Stated, examine
 from shadowline.models.loader import find_model, load_detector
 from shadowline.models.patchcore.detector import PatchCore
 from shadowline.records.audit_log.entry import Kind
-from shadowline.records.rollout_store import RolloutStore
-from shadowline.records.stores import open_records
+from shadowline.records.stores import Records, open_records
 from shadowline.rollout.inventory import load_inventory
 from shadowline.rollout.observation import ChecklistItem
 
@@ -121,8 +120,8 @@ class Plant:
     root: Path
 
     @property
-    def store(self) -> RolloutStore:
-        return open_records().rollout
+    def records(self) -> Records:
+        return open_records()
 
     def import_model(self, class_name: str, location: Path | str, **stated: float) -> tuple[str, str]:
         """Fingerprint and URI of the registered model, without an orchestrator."""
@@ -226,7 +225,7 @@ def test_a_registered_model_of_any_kind_scores_as_its_directory_does(plant: Plan
     original, registered = load_detector(location, CLASS), load_detector(uri, CLASS)
     assert registered.fingerprint == original.fingerprint == fingerprint
     assert registered.score(IMAGES).tobytes() == original.score(IMAGES).tobytes()
-    place = plant.store.model(fingerprint)
+    place = plant.records.locations.model(fingerprint)
     assert (place.role, place.class_name, place.location, uri) == ("legacy", CLASS, uri, "models:/legacy-weave/1")
 
 
@@ -317,7 +316,7 @@ def test_a_model_that_cannot_be_used_is_refused_and_leaves_nothing_on_record(pla
         place = plant.root / "nowhere"
     with pytest.raises((ValueError, FileNotFoundError)):
         plant.import_model(CLASS, place)
-    assert plant.store.models("legacy") == ()
+    assert plant.records.locations.models("legacy") == ()
     assert plant.artifacts() == []
 
 
@@ -455,7 +454,7 @@ def test_archiving_again_keeps_the_one_archive_and_notes_it_at_the_version(plant
     assert file_sha256(kept) == stored.sha256
     tags = client().get_model_version(f"legacy-{CLASS}", "1").tags
     assert tags["archive"] == f"{kept.as_uri()}#sha256={stored.sha256}"
-    assert plant.store.evidence(CLASS, fingerprint) == {}  # an archive alone proves nothing
+    assert plant.records.approvals.evidence(CLASS, fingerprint) == {}  # an archive alone proves nothing
 
 
 def test_an_archive_can_only_be_made_of_a_registered_model_with_its_own_bits(plant: Plant) -> None:
@@ -477,7 +476,7 @@ def test_a_restored_model_of_any_kind_scores_bit_for_bit_and_that_is_put_on_reco
     fingerprint, _ = plant.import_model(CLASS, location)
     stored = archive_legacy(CLASS, fingerprint)
     link = prove_archive(CLASS, fingerprint, plant.root)
-    record = plant.store.evidence(CLASS, fingerprint)[ChecklistItem.ARCHIVED]
+    record = plant.records.approvals.evidence(CLASS, fingerprint)[ChecklistItem.ARCHIVED]
     assert record["link"] == link == f"{stored.uri}#sha256={stored.sha256}"
     assert record["by"] == "prove_archive"
 
@@ -490,7 +489,7 @@ def test_images_can_be_given_where_the_project_has_none(plant: Plant) -> None:
     with pytest.raises(ValueError, match="class 'bolt': no test images to prove the archive with"):
         prove_archive(OTHER, fingerprint, plant.root)
     prove_archive(OTHER, fingerprint, images=IMAGES)
-    assert ChecklistItem.ARCHIVED in plant.store.evidence(OTHER, fingerprint)
+    assert ChecklistItem.ARCHIVED in plant.records.approvals.evidence(OTHER, fingerprint)
 
 
 @pytest.mark.parametrize("lie", ["never archived", "changed", "another model", "unequal scores"])
@@ -516,7 +515,7 @@ def test_what_does_not_restore_bit_for_bit_is_never_put_on_record(plant: Plant, 
         expected = "restored scores differ by up to .* need equal bits"
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         prove_archive(CLASS, fingerprint, plant.root)
-    assert plant.store.evidence(CLASS, fingerprint) == {}
+    assert plant.records.approvals.evidence(CLASS, fingerprint) == {}
 
 
 # --- deleted --------------------------------------------------------------------------------------------------------
@@ -601,7 +600,7 @@ def test_a_deleted_model_comes_back_from_its_archive_as_it_was(
     assert listed["archive"].startswith("file://")
     assert command("legacy", "restore", CLASS, proven, "back")[:2] == (0, "back\n")
     assert command("legacy", "import", CLASS, "back")[0] == 0
-    again = load_detector(plant.store.model(proven).location, CLASS)
+    again = load_detector(plant.records.locations.model(proven).location, CLASS)
     assert (again.fingerprint, again.score(IMAGES).tobytes()) == (proven, before)
 
 

@@ -173,8 +173,8 @@ def roll_back(factory: Factory) -> None:
     from tasks.rollout.tick import tick_once
 
     records = factory.records
-    if records.rollout.next_order() is None:
-        records.rollout.order(Order(OrderKind.ROLL_BACK, ("dots",), "Ada", "complaint 4711"), datetime.now(UTC))
+    if records.approvals.next_order() is None:
+        records.approvals.order(Order(OrderKind.ROLL_BACK, ("dots",), "Ada", "complaint 4711"), datetime.now(UTC))
     state = records.rollout.state()
     challenger = {each.class_name: each.candidate for each in state.classes}
     tick_once.fn(records, challenger, datetime.now(UTC), factory.params())

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shadowline.models.inspector import class_fingerprints
+from shadowline.records.model_locations import CANDIDATE, ModelPlace
 from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.rollout_store import CANDIDATE, ModelPlace
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase
@@ -37,7 +37,7 @@ def register(records: Records, verdict: str = "passed", **changes: Any) -> tuple
     tags = {"verdict": verdict, "class_fingerprints": json.dumps(fingerprints)}
     version = str(client().create_model_version(MODEL, str(source), tags=tags).version)
     place = ModelPlace(fingerprints["bolt"], "bolt", CANDIDATE, f"models:/{MODEL}/{version}", version)
-    records.rollout.know_model([place], NOW)
+    records.locations.know_model([place], NOW)
     return version, fingerprints["bolt"]
 
 

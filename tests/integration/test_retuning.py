@@ -31,10 +31,10 @@ from shadowline.records.audit_log.entry import Kind
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence, read_table
+from shadowline.records.model_locations import ModelPlace
 from shadowline.records.observe import observe
 from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource
 from shadowline.records.retuning import Retuning, retune
-from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.records.tables import ActionRow, AuditEntryRow, AuditNoteRow, EventRow, FeedbackRow, PairRow
 from shadowline.records.timeline import collect_timeline
@@ -155,7 +155,7 @@ def test_the_evidence_is_the_old_scores_against_the_new_threshold(
     scores = five_weeks(records)
     stand_in(records, phase)
     before = records.rollout.state().of("bolt")
-    records.rollout.approve(Approval("bolt", Phase.LEGACY_OFF, "legacy", A, "Ada"), NOW)
+    records.approvals.approve(Approval("bolt", Phase.LEGACY_OFF, "legacy", A, "Ada"), NOW)
     num_undrawn = collect_timeline(records, params).num_undrawn
     done = retune(records, asked(), NOW, params)
     assert collect_timeline(records, params).num_undrawn == num_undrawn  # no part is drawn, or missed, twice
@@ -386,7 +386,7 @@ def test_a_gateway_takes_the_tuned_candidate_over_once_it_is_loaded(tmp_path: Pa
     records = records_on(open_database(f"sqlite:///{tmp_path / 'records.db'}"), KeyFolder(tmp_path / "keys"))
     recorded(records, [0.0], class_name="bolt")
     places = [ModelPlace(name, "bolt", role, name, "1") for name, role in ((A, "candidate"), ("legacy", "legacy"))]
-    records.rollout.know_model([*places, ModelPlace(B, "bolt", "candidate", B, "2")], NOW)
+    records.locations.know_model([*places, ModelPlace(B, "bolt", "candidate", B, "2")], NOW)
     may_load = threading.Event()
 
     def load(location: str, class_name: str) -> Named:
@@ -394,7 +394,7 @@ def test_a_gateway_takes_the_tuned_candidate_over_once_it_is_loaded(tmp_path: Pa
         return Named(class_name, location)
 
     pool = ModelPool(load, params.gateway)
-    watcher = Watcher(records.rollout, pool, params.gateway, Metrics())
+    watcher = Watcher(records, pool, params.gateway, Metrics())
     watcher.start()
     try:
         assert watcher.table.routes["bolt"].fingerprint("candidate") == A

@@ -85,7 +85,7 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
         assert set(phases(records).values()) == {expected}
     models = json.loads(command("models", "--json")[1])
     assert models[0]["aliases"] == ["challenger", "champion"]
-    assert records.rollout.pending_actions() == ()
+    assert records.outbox.pending_actions() == ()
     moves = json.loads(command("rollout", "history", "--json")[1])
     places = [(move["to"], move["share"]) for move in moves if move["class_name"] == "dots"]
     assert places == [("legacy", 0.0), ("shadow", 0.0), ("canary", 0.1), ("canary", 0.5), ("live", 1.0)]
@@ -187,18 +187,18 @@ def test_an_approval_is_asked_for_in_prefect_and_bound_to_the_models(planned: Pr
     anyio.run(answer)
     asking.join(timeout=120)
     assert answered == [True]
-    assert records.rollout.approvals() == (Approval("dots", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
+    assert records.approvals.approvals() == (Approval("dots", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
 
 
 def test_a_predecessor_of_the_multi_class_model_is_proven_to_load_and_never_deleted(planned: Project) -> None:
     from tasks.integrations.mlflow_registry import list_versions
     from tasks.rollout.outbox import DECOMMISSIONING, perform
 
-    rollout, params = open_records().rollout, load_params(planned.layout.params)
-    one = rollout.state().of("dots")
+    records, params = open_records(), load_params(planned.layout.params)
+    one = records.rollout.state().of("dots")
     before = list_versions(params.registry.model_name)
     for kind in sorted(DECOMMISSIONING):
-        perform(Action(kind, "dots", one.candidate, "its successor is live"), rollout, params, planned.root)
-    proof = rollout.evidence("dots", one.candidate)[ChecklistItem.ARCHIVED]
+        perform(Action(kind, "dots", one.candidate, "its successor is live"), records, params, planned.root)
+    proof = records.approvals.evidence("dots", one.candidate)[ChecklistItem.ARCHIVED]
     assert proof["link"] == before[0].uri
     assert list_versions(params.registry.model_name) == before

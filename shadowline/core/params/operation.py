@@ -140,6 +140,8 @@ class GatewayParams(FrozenModel):
     max_inbox_images: Positive  # images of one class that wait for its enrolment; more are refused
     max_spool_mb: float = Field(gt=0)  # pairs on disk while the database is away, 10^6 bytes
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
+    keep_queue: Positive  # images that wait to be written to disk; more are not kept, and counted
+    keep_queue_mb: float = Field(gt=0)  # their files, 10^6 bytes
     keep_images: KeepImages  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # of kept images of all processes, 10^6 bytes; the oldest go first
     unplanned: Unplanned  # which model answers for a class outside the rollout; the other one where it is missing

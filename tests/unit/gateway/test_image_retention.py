@@ -138,16 +138,30 @@ def test_a_disk_that_takes_nothing_is_counted_and_harms_nobody(tmp_path: Path, p
     assert value(metrics, "images_kept") == 0
 
 
-@pytest.mark.parametrize("bound", [{"shadow_queue": 3}, {"shadow_queue_mb": 3.5 * len(file_of(0)) / 1e6}])
-def test_what_waits_is_bounded_in_images_and_in_bytes(tmp_path: Path, params: Params, bound: dict[str, float]) -> None:
+_NO_BOUND = {"shadow_queue": 1000, "shadow_queue_mb": 1000.0, "keep_queue": 1000, "keep_queue_mb": 1000.0}
+
+
+@pytest.mark.parametrize(
+    ("bound", "num_kept"),
+    [
+        ({"keep_queue": 3}, 3),
+        ({"keep_queue_mb": 3.5 * len(file_of(0)) / 1e6}, 3),
+        ({"shadow_queue": 1}, 5),  # bounds images that wait for a model, not those that wait for the disk
+        ({"shadow_queue_mb": 1e-6}, 5),
+    ],
+)
+def test_what_waits_for_the_disk_has_a_bound_of_its_own_in_images_and_in_bytes(
+    tmp_path: Path, params: Params, bound: dict[str, float], num_kept: int
+) -> None:
     metrics = Metrics()
-    keeper = ImageKeeper(tmp_path, params.gateway.model_copy(update=bound), metrics)  # not started: nothing leaves
+    gateway = params.gateway.model_copy(update={**_NO_BOUND, **bound})
+    keeper = ImageKeeper(tmp_path, gateway, metrics)  # not started: nothing leaves
     for number in range(5):
         keeper.offer(sample_of(file_of(number)), "bolt", flagged=True)
-    assert value(metrics, "images_not_kept", why="queue") == 2
+    assert value(metrics, "images_not_kept", why="queue") == 5 - num_kept
     keeper.start()
     keeper.close(30)
-    assert len(kept(tmp_path)) == 3
+    assert len(kept(tmp_path)) == num_kept
 
 
 def test_what_a_hanging_disk_leaves_behind_is_counted_at_the_end(tmp_path: Path, params: Params) -> None:

@@ -117,10 +117,14 @@ def test_a_pair_put_away_during_a_replay_is_not_deleted_with_it(spool):
 def test_half_a_line_that_a_kill_left_costs_no_other_pair(spool):
     spool.append([pair(0)])
     file = spool.folder / "pairs.jsonl"
-    file.write_bytes(file.read_bytes() + pair_to_line(pair(1))[:40])
+    half = pair_to_line(pair(1))[:40]
+    file.write_bytes(file.read_bytes() + half)
     spool.append([pair(2)])
     assert taken(spool) == ([pair(0), pair(2)], 1)
     assert spool.num_bytes == 0
+    (aside,) = spool.folder.glob("damaged-*.jsonl")
+    assert aside.read_bytes() == half + b"\n"
+    assert taken(spool) == ([], 0)
 
 
 def test_the_bound_refuses_and_keeps_what_is_there(tmp_path):

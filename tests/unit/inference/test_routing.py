@@ -20,7 +20,7 @@ from shadowline.inference.routing import (
     unplanned_options,
     unplanned_state,
 )
-from shadowline.records.rollout_store import KnownModels, ModelPlace
+from shadowline.records.model_locations import KnownModels, ModelPlace
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 

@@ -24,8 +24,8 @@ from shadowline.evaluation.agreement import agree
 from shadowline.features import backbones
 from shadowline.inference.rescoring import colour_range
 from shadowline.models.patchcore.detector import PatchCore
+from shadowline.records.model_locations import ModelPlace
 from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records, open_records
 from shadowline.report.disagreements import Right, build_gallery, in_words, rank, who_was_right
 from shadowline.rollout.phases import Phase
@@ -101,7 +101,7 @@ def line(tmp_path: Path, models: dict[str, tuple[Path, str]]) -> Line:
     for side, (directory, fingerprint) in models.items():
         shutil.copytree(directory, tmp_path / side)
         place = ModelPlace(fingerprint, "weave", side, str(tmp_path / side), "7")
-        records.rollout.know_model([place], START)
+        records.locations.know_model([place], START)
     fingerprints = {side: fingerprint for side, (_, fingerprint) in models.items()}
     return Line(tmp_path, records, ClassState("weave", 1, Phase.SHADOW, START, share=0.0, **fingerprints))
 
