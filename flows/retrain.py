@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
+from shadowline.evaluation.summary import Summary
 from shadowline.records.stores import open_records
 from tasks.enrolment.params_transaction import mend
 from tasks.integrations.audit_log import note_configuration, note_registration, note_training
@@ -85,7 +85,7 @@ def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
 def make_version(
     root: Path,
     message: str,
-    accept: Callable[[dict[str, Any]], None] = lambda summary: None,
+    accept: Callable[[Summary], None] = lambda summary: None,
     *,
     remeasure: bool = False,
 ) -> RetrainResult:
@@ -105,7 +105,7 @@ def make_version(
         report = write_report(layout, params, stages)
         log_results(run_id, summary, [report, layout.summary])
         publish_artifacts(layout, summary, report)
-        provenance = commit_run(root, f"{message}: {len(summary['classes'])} classes, params {params.hash()[:12]}")
+        provenance = commit_run(root, f"{message}: {len(summary.classes)} classes, params {params.hash()[:12]}")
         push_data(root, known_commits(root, params.registry.model_name))
         version = register(run_id, params, layout, summary, provenance)
         note_candidate(version, datetime.now(UTC))
@@ -114,7 +114,7 @@ def make_version(
     finally:
         close_run(run_id, succeeded)
         note_training(message, run_id, stages, succeeded, layout)
-    return RetrainResult(version, summary["verdict"]["passed"], provenance.git_commit, report, tuple(stages))
+    return RetrainResult(version, summary.verdict.passed, provenance.git_commit, report, tuple(stages))
 
 
 def run_stages(root: Path, run_id: str, remeasure: bool = False) -> list[StageRun]:

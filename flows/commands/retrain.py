@@ -151,17 +151,18 @@ def _play() -> None:
 
 
 def _print(result: RetrainResult, seconds: float) -> None:
+    from shadowline.evaluation.summary import Summary
     from tasks.training.reporting import class_rows
 
     layout, console = Layout(), Console()
-    summary = json.loads(layout.summary.read_text(encoding="utf-8"))
+    summary = Summary.read(layout.summary)
     rows = class_rows(layout, summary)
     table = Table(*rows[0].keys(), title="Image AUROC on the test split, worst class first")
     for row in rows:
         table.add_row(*row.values())
     console.print(table)
-    failed = [check for check in summary["verdict"]["checks"] if not check["passed"]]
-    lines = [f"{'advice: ' if check['advisory'] else ''}{check['reason']}" for check in failed]
+    failed = [check for check in summary.verdict.checks if not check.passed]
+    lines = [f"{'advice: ' if check.advisory else ''}{check.reason}" for check in failed]
     console.print("[green]gates passed[/]" if result.passed else "[red]gates not passed[/]", *lines, sep="\n  ")
     skipped = sum(one.skipped for one in result.stages)
     console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")

@@ -31,7 +31,6 @@ from shadowline.models.dinomaly.training_data import ClassData, class_data
 from shadowline.models.inspector import Inspector
 from shadowline.models.patchcore.detector import PatchCore
 
-_WARM_UP_STEPS = 1
 _TOP_SHARE = 0.01  # of the map, for the AUROC of the decoder alone
 
 

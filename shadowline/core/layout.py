@@ -75,6 +75,13 @@ class Layout:
         """One result of the validation per class, and `overall.json`."""
         return self.validation / "checks"
 
+    def class_checks(self, class_name: str) -> Path:
+        return self.checks / f"{class_name}.json"
+
+    @property
+    def overall_checks(self) -> Path:
+        return self.checks / "overall.json"
+
     @property
     def encoder(self) -> Path:
         return self.root / "models/encoder"
@@ -119,6 +126,9 @@ class Layout:
 
     def evaluation(self, class_name: str) -> Path:
         return self.root / f"data/evaluation/{class_name}"
+
+    def metrics(self, class_name: str) -> Path:
+        return self.evaluation(class_name) / "metrics.json"
 
     @property
     def summary(self) -> Path:

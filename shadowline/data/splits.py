@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shadowline.core.params import DataParams
+from shadowline.core.robust import robust_sigmas
 from shadowline.data.manifest import Label, Split
 
 _NEEDED = ("image_id", "label", "defect_type", "split_hint")
@@ -34,7 +35,6 @@ _OPTIONAL: dict[str, Any] = {
     "received_at": pd.NaT,
 }  # of images of the source, undated
 _STATISTICS = ["brightness", "contrast", "sharpness"]
-_MAD_TO_SIGMA = 1.4826
 _HASH_RANGE = 2**256
 
 
@@ -179,16 +179,9 @@ def _most_different(candidates: pd.DataFrame, chosen: pd.Index, count: int) -> p
 def _standardised(values_NS: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Each statistic in robust sigmas around its median; one that does not vary counts for nothing."""
     centred_NS = values_NS - np.median(values_NS, axis=0)
-    sigma_S = _MAD_TO_SIGMA * np.median(np.abs(centred_NS), axis=0)
+    sigma_S = robust_sigmas(values_NS)
     sigma_S = np.where(sigma_S > 0, sigma_S, np.std(values_NS, axis=0))
     return centred_NS / np.where(sigma_S > 0, sigma_S, 1.0)
-
-
-def shared_content(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a manifest whose image_id is in more than one class or split, equal ones together."""
-    images = frame.groupby("image_id")
-    shared = (images["class_name"].transform("nunique") > 1) | (images["split"].transform("nunique") > 1)
-    return frame[shared].sort_values(["image_id", "class_name", "split"]).reset_index(drop=True)
 
 
 def _rank(seed: int, image_id: str) -> str:

@@ -42,7 +42,7 @@ class Check:
     name: str
     passed: bool
     measured: float | None  # None where nothing finite was measured
-    bound: float
+    bound: int | float  # written as it was given: an integer stays one
     direction: Direction  # the bound is the least ("min") or the most ("max")
     subject: str  # class name, or "" for all together
     reason: str  # a sentence with the numbers, whether passed or failed

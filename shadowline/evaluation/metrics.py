@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from shadowline.core.robust import robust_sigma
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 AUPRO_LIMIT = 0.3  # false-positive rate up to which AUPRO integrates (Bergmann et al., IJCV 2021)
 MAX_THRESHOLDS = 4096  # of the pixel metrics; bounds memory at N·K
 SATURATION_TOLERANCE = 1e-9  # relative; scores closer than this are the same score
-MAD_TO_SIGMA = 1.4826  # robust sigma of a normal distribution per median absolute deviation
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def separation(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     values, anomalous = _checked(scores, labels, dimensions=1)
     normals = values[~anomalous]
     distance = float(np.median(values[anomalous]) - np.median(normals))
-    sigma = MAD_TO_SIGMA * float(np.median(np.abs(normals - np.median(normals))))
+    sigma = robust_sigma(normals)
     if sigma > 0:
         return distance / sigma
     return 0.0 if distance == 0 else float(np.copysign(np.inf, distance))

@@ -10,14 +10,16 @@ readers and in grey print) grows more opaque with the map, inside a white contou
 
 from __future__ import annotations
 
-import matplotlib
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 Array = npt.NDArray[np.float64]
 
-COLORMAP = "inferno"
+INFERNO = Path(__file__).with_name("inferno.csv")  # by N. J. Smith and S. van der Walt, CC0; as in matplotlib
 COLORMAP_START = 0.35  # the darker end of inferno would read as a shadow in the image
 HALO_RGB = np.array([18.0, 18.0, 22.0])
 CONTOUR_RGB = np.array([255.0, 255.0, 255.0])
@@ -81,9 +83,22 @@ def _upsample(map_HW: npt.NDArray[np.floating], width: int, height: int) -> Arra
 def _colour(field_HW: Array, threshold: float, high: float, opacity: float) -> tuple[Array, Array]:
     """RGB (H, W, C) 0…255 and opacity (H, W) of every pixel; opacity 0 below the threshold."""
     strength_HW = np.clip((field_HW - threshold) / max(high - threshold, 1e-9), 0.0, 1.0)
-    colours = matplotlib.colormaps[COLORMAP](COLORMAP_START + (1.0 - COLORMAP_START) * strength_HW)
+    colours_HWC = inferno(COLORMAP_START + (1.0 - COLORMAP_START) * strength_HW)
     alpha_HW = np.where(field_HW > threshold, opacity * (0.4 + 0.6 * strength_HW), 0.0)
-    return np.asarray(colours[..., :3] * 255.0, dtype=np.float64), alpha_HW
+    return colours_HWC * 255.0, alpha_HW
+
+
+def inferno(values: Array) -> Array:
+    """RGB in 0…1 (…, C) of values in 0…1 (…): the nearest lower of 256 colours, as matplotlib picks it."""
+    table = _inferno_table()
+    colours: Array = table[np.clip((values * len(table)).astype(int), 0, len(table) - 1)]
+    return colours
+
+
+@cache
+def _inferno_table() -> Array:
+    table: Array = np.loadtxt(INFERNO, delimiter=",", skiprows=1)
+    return table
 
 
 def _distance_to_level(field_HW: Array, level: float) -> Array:

@@ -29,13 +29,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from shadowline.core.params import CalibrationParams
+from shadowline.core.robust import robust_sigma
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.dinomaly.model import Decoder, reconstruction_map
 from shadowline.models.gaussian_bank.bank import Bank
 
 Array = npt.NDArray[np.float64]
 
-_MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _MAP_QUANTILE = 0.995
 _SCORES_BATCH = 16  # images per decoder pass
 
@@ -63,7 +63,7 @@ class Scale:
     @classmethod
     def of(cls, values: Array, subject: str) -> Scale:
         median = float(np.median(values))
-        sigma = _MAD_TO_SIGMA * float(np.median(np.abs(values - median)))
+        sigma = robust_sigma(values)
         if not np.isfinite(sigma) or sigma <= 0.0:
             raise ValueError(
                 f"{subject}: normals have a robust sigma of {sigma}; the map is saturated, check the model"

@@ -1,15 +1,80 @@
-"""The calibration of a class, read from the file that the stage `calibrate` wrote."""
+"""The calibration file of a class: written by the stage `calibrate`, read by the inspector's stages and the report."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from shadowline.core.artifacts import Artifact
 from shadowline.core.layout import Layout
-from shadowline.models.calibration import Calibration
+from shadowline.models.calibration import Calibration, CalibrationResult
+
+
+@dataclass(frozen=True)
+class TriedRecipe:
+    """A candidate in words: weights by the name of their map."""
+
+    weights: dict[str, float]
+    pooling: str
+    auroc: float
+    separation: float
+    chosen: bool
+
+
+class CalibrationFile(Artifact):
+    """The calibration, and for people what was tried and chosen; the inspector needs `calibration` alone."""
+
+    class_name: str
+    calibration: Calibration
+    weights: dict[str, float]
+    pooling: str
+    threshold: float
+    target_fpr: float
+    num_selection: int
+    num_calibration: int
+    injected_kinds: tuple[str, ...]  # kinds of the defects that the recipe was chosen on
+    candidates: tuple[TriedRecipe, ...]  # best first
+    calibration_scores: tuple[float, ...]  # rising
+
+    @classmethod
+    def of(cls, result: CalibrationResult, kinds: Sequence[str]) -> CalibrationFile:
+        calibration = result.calibration
+        return cls(
+            class_name=calibration.class_name,
+            calibration=calibration,
+            weights=_by_name(calibration, calibration.recipe.weights),
+            pooling=_pooling([pool.share for pool in calibration.recipe.pools]),
+            threshold=calibration.threshold,
+            target_fpr=calibration.target_fpr,
+            num_selection=calibration.num_selecting,
+            num_calibration=calibration.num_calibrating,
+            injected_kinds=tuple(kinds),
+            candidates=tuple(
+                TriedRecipe(
+                    weights=_by_name(calibration, candidate.weights),
+                    pooling=_pooling(candidate.pool_shares),
+                    auroc=candidate.auroc,
+                    separation=candidate.separation,
+                    chosen=candidate.chosen,
+                )
+                for candidate in result.candidates
+            ),
+            calibration_scores=result.calibrating_scores,
+        )
 
 
 def load_calibration(class_name: str, layout: Layout) -> Calibration:
+    """Raises FileNotFoundError naming the stage to run, ValueError for a file that breaks its schema."""
     path = layout.calibration(class_name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no calibration; run `dvc repro calibrate@{class_name}`")
-    return Calibration.from_dict(json.loads(path.read_text(encoding="utf-8"))["calibration"])
+    return CalibrationFile.read(path).calibration
+
+
+def _by_name(calibration: Calibration, weights: Sequence[float]) -> dict[str, float]:
+    return dict(zip(calibration.map_names, weights, strict=True))
+
+
+def _pooling(shares: Sequence[float]) -> str:
+    """Words for a pooling: `top 1 %`, `mean`, or `top 1 % or mean` where the larger wins."""
+    return " or ".join("mean" if share == 1.0 else f"top {share:.0%}".replace("%", " %") for share in shares)

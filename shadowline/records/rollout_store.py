@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from shadowline.records.approvals import StoredOrder, cross_off, obeyed_records
 from shadowline.records.audit_log.entry import Kind, Record, json_sha256
@@ -80,17 +80,6 @@ class RolloutStore:
 
     def was_taken_back(self, class_name: str, candidate: str) -> bool:
         return was_taken_back(self.events(class_name), class_name, candidate)
-
-    def rebuild(self) -> RolloutState:
-        """Write the phase table again from the events, and return it."""
-        with self._writing() as connection:
-            events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
-            state = replay(events)
-            connection.execute(delete(ClassRow))
-            written = connection.execute(select(EventRow).order_by(EventRow.revision)).all()
-            for row in {row.class_name: row for row in written}.values():
-                self._upsert_class(connection, row.class_name, row.revision, row.after)
-        return state
 
     def commit(self, step: Step, order: StoredOrder | None = None) -> None:
         """Write what a tick came to, in one transaction: events, phase table, outbox, and the order that it obeyed.

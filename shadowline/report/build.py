@@ -20,8 +20,9 @@ from markupsafe import Markup
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
+from shadowline.evaluation.gates import Check
 from shadowline.report import figures, formatting
-from shadowline.report.evaluation_data import Check, ClassContents, Contents, read_contents
+from shadowline.report.evaluation_data import ClassContents, Contents, read_contents
 from shadowline.report.gallery import Group, gallery, shots_per_kind
 from shadowline.report.migration import migration_section
 

@@ -19,6 +19,7 @@ import pandas as pd
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
+from shadowline.core.robust import robust_sigma
 from shadowline.data.manifest import Label
 from shadowline.evaluation.agreement import Agreement, PairCounts, agree
 from shadowline.evaluation.evidence import UNLABELLED
@@ -34,7 +35,6 @@ from shadowline.rollout.state import ClassState
 MAX_BYTES = 24_000  # of one JPEG; fewer where many are shown
 NUM_QUIET = 8  # images passed by both models, from which a heat map learns where to begin to colour
 NUM_SEARCHED = 200  # newest pairs among which these are looked for
-MAD_TO_SIGMA = 1.4826  # of a normal distribution
 
 
 class Right(StrEnum):
@@ -133,8 +133,10 @@ def rank(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 def _spread(scores: pd.Series[float]) -> float:
     """Robust sigma; where most scores are the same, the largest deviation, or 1."""
-    deviations = (scores - scores.median()).abs()
-    return float(MAD_TO_SIGMA * deviations.median() or deviations.max() or 1.0) if len(scores) else 1.0
+    known = scores.dropna().to_numpy(dtype=np.float64)
+    if not known.size:
+        return 1.0
+    return robust_sigma(known) or float(np.abs(known - np.median(known)).max()) or 1.0
 
 
 def who_was_right(row: dict[Any, Any]) -> Right:

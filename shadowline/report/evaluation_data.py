@@ -1,4 +1,4 @@
-"""What the report is made of: the files that other stages wrote, read into frozen records.
+"""What the report is made of: the files that other stages wrote, each read by the schema of its writer.
 
 `data/summary.json` and each class's `metrics.json` and `scores.parquet` are required. Everything else may be
 missing: the record is then None, and the page says so in its place.
@@ -7,208 +7,28 @@ missing: the record is then None, and the page says so in its place.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from shadowline.core.artifacts import Artifact
 from shadowline.core.layout import Layout
 from shadowline.data.manifest import Label
+from shadowline.data.validation_results import ClassChecks, OverallChecks
+from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.summary import Summary
+from shadowline.models.calibration_file import CalibrationFile
+from shadowline.models.dinomaly.history import History
 from shadowline.records.timeline import Timeline, read_timeline
-
-
-def _finite_or_none(value: Any) -> Any:
-    if isinstance(value, dict):  # with its interval, of which the page shows the value
-        value = value.get("value")
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Measure = Annotated[float | None, BeforeValidator(_finite_or_none)]  # None: not measured, or not a number
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # what a later version adds does not break the page
-
-
-class Interval(_Record):
-    """A value with its interval; a bare number is a value without one."""
-
-    value: Measure
-    low: Measure = None
-    high: Measure = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_number(cls, raw: Any) -> Any:
-        return raw if isinstance(raw, dict) else {"value": raw}
-
-
-UNKNOWN = Interval(value=None)
-
-
-class Check(_Record):
-    name: str
-    passed: bool
-    measured: Measure = None
-    bound: Measure = None
-    direction: Literal["min", "max"]
-    subject: str = ""
-    reason: str = ""
-    advisory: bool = False
-
-
-class Verdict(_Record):
-    passed: bool
-    checks: tuple[Check, ...]
-
-
-class Summary(_Record):
-    verdict: Verdict
-    classes: tuple[str, ...] = Field(min_length=1)  # worst first
-    means: dict[str, Measure] = {}
-    memory: dict[str, Measure] = {}  # MB, 10^6 bytes
-    latency_ms: dict[str, Measure] = {}
-    num_images: dict[str, dict[str, int]] = {}  # class → split → images
-
-
-class ImageMetrics(_Record):
-    auroc: Interval = UNKNOWN
-    average_precision: Interval = UNKNOWN
-    f1_max: Interval = UNKNOWN
-    fpr_at_95_tpr: Interval = UNKNOWN
-    tpr_at_1_fpr: Interval = UNKNOWN
-
-
-class PixelMetrics(_Record):
-    auroc: Interval = UNKNOWN
-    average_precision: Interval = UNKNOWN
-    aupro: Interval = UNKNOWN
-
-
-class Components(_Record):
-    """Image AUROC of each part alone, and of the model that it would replace."""
-
-    reconstruction: Interval | None = None
-    bank: Interval | None = None
-    fused: Interval | None = None
-    legacy: Interval | None = None
-
-
-class Decisions(_Record):
-    threshold: Measure = None
-    target_fpr: Measure = None
-    false_alarms: int = 0
-    misses: int = 0
-    fpr: Measure = None
-    fnr: Measure = None
-
-
-class Practicality(_Record):
-    separation: Measure = None  # robust sigmas between the medians
-    overlap: Measure = None
-    saturation: Measure = None
-    flip_share: Measure = None
-    flips: dict[str, Measure] = {}  # view → share of decisions that flip
-
-
-class BankSize(_Record):
-    storage: str
-    num_bytes: int
-    exact_num_bytes: int  # uncompressed
-
-
-class ClassMetrics(_Record):
-    class_name: str
-    num_test_normal: int
-    num_test_anomalous: int
-    image: ImageMetrics = ImageMetrics()
-    pixel: PixelMetrics | None = None
-    components: Components = Components()
-    decisions: Decisions = Decisions()
-    practicality: Practicality = Practicality()
-    bank: BankSize | None = None
-    latency_ms: dict[str, Measure] = {}
-
-
-class Candidate(_Record):
-    weights: dict[str, float] = {}
-    pooling: str = ""
-    auroc: Measure = None
-    separation: Measure = None
-    chosen: bool = False
-
-
-class Calibration(_Record):
-    weights: dict[str, float] = {}
-    pooling: str = ""
-    threshold: Measure = None
-    target_fpr: Measure = None
-    num_selection: int = 0
-    num_calibration: int = 0
-    injected_kinds: tuple[str, ...] = ()
-    candidates: tuple[Candidate, ...] = ()
-    calibration_scores: tuple[float, ...] = ()
-
-
-class TrainingStep(_Record):
-    step: int
-    loss: Measure = None
-    lr: Measure = None
-
-
-class TrainingEvaluation(_Record):
-    step: int
-    val_loss: Measure = None
-    per_class: dict[str, Measure] = {}
-
-
-class History(_Record):
-    steps: tuple[TrainingStep, ...] = ()
-    evaluations: tuple[TrainingEvaluation, ...] = ()
-    best_step: int | None = None
-    stopped: str = ""
-    seconds: Measure = None
-
-
-class Validation(_Record):
-    passed: bool
-    critical_failures: tuple[Any, ...] = ()
-    advisory_failures: tuple[Any, ...] = ()
-
-
-class ClassValidation(_Record):
-    passed: bool | None = None
-
-
-class StageTiming(_Record):
-    name: str
-    seconds: Measure = None
-    skipped: bool = False
-
-
-class Timings(_Record):
-    stages: tuple[StageTiming, ...] = ()
-    peak_memory_mb: Measure = None
-
-
-class RefusedFile(_Record):
-    name: str
-    reason: str = ""
-    message: str = ""
-
-
-class ImportReport(_Record):
-    refused: tuple[RefusedFile, ...] = ()
-    duplicates: tuple[Any, ...] = ()  # files with the same content as one that was kept
-    training_images: str = ""  # in words: how many of those that could train were used
+from shadowline.report.timings import Timings
+from shadowline.stages.import_class import ImportReport
 
 
 @dataclass(frozen=True)
@@ -219,8 +39,8 @@ class ClassContents:
     metrics: ClassMetrics
     scores: pd.DataFrame
     maps: npt.NDArray[np.float32] | None  # (N, h, w), robust sigmas
-    calibration: Calibration | None
-    validation: ClassValidation | None
+    calibration: CalibrationFile | None
+    validation: ClassChecks | None
     import_report: ImportReport | None
 
     def scores_of(self, label: Label, column: str = "score") -> npt.NDArray[np.float64]:
@@ -234,7 +54,7 @@ class Contents:
     summary: Summary
     classes: tuple[ClassContents, ...]  # worst first
     history: History | None
-    validation: Validation | None
+    validation: OverallChecks | None
     docs_exist: bool
     provenance: dict[str, str] | None  # dotted key → value
     timings: Timings | None
@@ -251,17 +71,19 @@ SCORE_COLUMNS = (
 def read_contents(layout: Layout) -> Contents:
     """Everything that the page shows.
 
-    Raises FileNotFoundError for a missing required file, ValueError for any file that breaks its contract.
+    Raises FileNotFoundError for a missing required file, ValueError for any file that breaks its schema.
     """
-    summary = read_required(layout.summary, Summary, stage="summary")
+    summary = _read_required(layout.summary, Summary, stage="summary")
+    if not summary.classes:
+        raise ValueError(f"{layout.summary}: classes: no class was evaluated; run `dvc repro summary`")
     return Contents(
         summary=summary,
         classes=tuple(_read_class(layout, name) for name in summary.classes),
-        history=read_optional(layout.decoder / "history.json", History),
-        validation=read_optional(layout.checks / "overall.json", Validation),
+        history=_read_optional(layout.history, History),
+        validation=_read_optional(layout.overall_checks, OverallChecks),
         docs_exist=(layout.validation / "docs/index.html").is_file(),
         provenance=_read_provenance(layout.package / "config.json"),
-        timings=read_optional(layout.root / "data/timings.json", Timings),
+        timings=_read_optional(layout.timings, Timings),
         timeline=read_timeline(layout.timeline),
     )
 
@@ -271,36 +93,27 @@ def _read_class(layout: Layout, name: str) -> ClassContents:
     scores = _read_scores(folder / "scores.parquet", stage)
     return ClassContents(
         name=name,
-        metrics=read_required(folder / "metrics.json", ClassMetrics, stage=stage),
+        metrics=_read_required(layout.metrics(name), ClassMetrics, stage=stage),
         scores=scores,
         maps=_read_maps(folder / "maps.safetensors", len(scores)),
-        calibration=read_optional(layout.calibration(name), Calibration),
-        validation=read_optional(layout.checks / f"{name}.json", ClassValidation),
-        import_report=read_optional(layout.import_report(name), ImportReport),
+        calibration=_read_optional(layout.calibration(name), CalibrationFile),
+        validation=_read_optional(layout.class_checks(name), ClassChecks),
+        import_report=_read_optional(layout.import_report(name), ImportReport),
     )
 
 
-Record = TypeVar("Record", bound=_Record)
+Record = TypeVar("Record", bound=Artifact)
 
 
-def read_required(path: Path, record: type[Record], *, stage: str) -> Record:
-    """Raises FileNotFoundError naming the stage that writes the file, ValueError naming the first wrong field."""
-    found = read_optional(path, record)
-    if found is None:
-        raise FileNotFoundError(f"{path}: the report cannot be built without it; run `dvc repro {stage}`")
-    return found
-
-
-def read_optional(path: Path, record: type[Record]) -> Record | None:
-    """None for a missing file; ValueError for one that is not JSON or does not fit `record`."""
+def _read_required(path: Path, record: type[Record], *, stage: str) -> Record:
+    """Raises FileNotFoundError naming the stage that writes the file."""
     if not path.is_file():
-        return None
-    try:
-        return record.model_validate(_read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path}: {field}: {first['msg']}; run the stage that writes it again") from None
+        raise FileNotFoundError(f"{path}: the report cannot be built without it; run `dvc repro {stage}`")
+    return record.read(path)
+
+
+def _read_optional(path: Path, record: type[Record]) -> Record | None:
+    return record.read(path) if path.is_file() else None
 
 
 def _read_json(path: Path) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 
 from shadowline.audit.pack import file_name
 from shadowline.evaluation.agreement import Agreement
+from shadowline.evaluation.summary import Summary
 from shadowline.records.audit_log.entry import Entry
 from shadowline.report.build import environment, stylesheet
-from shadowline.report.evaluation_data import Summary
 from shadowline.rollout.state import Event
 from shadowline.rollout.verdict import Outcome
 
@@ -51,7 +51,7 @@ class VersionFacts:
 
     @property
     def gates(self) -> dict[str, Any] | None:
-        return self.summary.verdict.model_dump(mode="json") if self.summary else None
+        return self.summary.verdict.to_dict() if self.summary else None
 
 
 @dataclass(frozen=True)

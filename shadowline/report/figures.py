@@ -11,9 +11,13 @@ from markupsafe import Markup
 from sklearn.metrics import roc_curve
 
 from shadowline.data.manifest import Label
-from shadowline.report.evaluation_data import ClassContents, ClassMetrics, History, Interval, Summary, Timings
-from shadowline.report.formatting import duration, number, percent, unit, words
+from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.summary import Summary
+from shadowline.models.dinomaly.history import History
+from shadowline.report.evaluation_data import ClassContents
+from shadowline.report.formatting import duration, number, percent, unit
 from shadowline.report.svg import Axis, Bar, Plot, Point, bar_chart, whisker
+from shadowline.report.timings import Timings
 
 NUM_BINS = 28
 SERIES = 6  # distinguishable colours; further classes repeat them with another dash
@@ -59,19 +63,18 @@ def score_histogram(contents: ClassContents) -> Figure | None:
             plot.line(_steps(shares[css], edges), css)
     if validation.size:
         plot.line(_steps(shares["c-validation"], edges), "c-validation dash1")
-    if threshold is not None:
-        plot.vertical(threshold, "c-threshold", f"threshold {number(threshold, 2)}")
+    plot.vertical(threshold, "c-threshold", f"threshold {number(threshold, 2)}")
     keys = [Key(css, f"{name} ({scores.size})") for scores, css, name in groups]
     keys += [Key("c-validation", f"validation, good ({validation.size})")] if validation.size else []
     note = f"Scores above {number(high, 1)} are counted in the last bin." if cut else ""
     return Figure("Scores", plot.render(), tuple(keys), note)
 
 
-def _score_range(scores: Scores, threshold: float | None) -> tuple[float, float, bool]:
+def _score_range(scores: Scores, threshold: float) -> tuple[float, float, bool]:
     """Low, high, and whether a long upper tail was gathered into the last bin."""
-    values = scores if threshold is None else np.append(scores, threshold)
+    values = np.append(scores, threshold)
     low, high = float(values.min()), float(values.max())
-    shoulder = max(float(np.quantile(scores, 0.95)), threshold if threshold is not None else low)
+    shoulder = max(float(np.quantile(scores, 0.95)), threshold)
     limit = shoulder + 0.35 * (shoulder - low)
     if high > limit > low:
         return low, limit, True
@@ -111,10 +114,9 @@ def roc(contents: ClassContents) -> Figure | None:
             plot.line(points, css)
             keys.append(Key(css, name))
     decisions = contents.metrics.decisions
-    if decisions.fpr is not None and decisions.fnr is not None:
-        hint = f"{percent(decisions.fpr)} of the good stopped, {percent(1 - decisions.fnr)} of the defective found"
-        plot.dot((decisions.fpr, 1 - decisions.fnr), "c-threshold", hint)
-        keys.append(Key("c-threshold point", "at the threshold"))
+    hint = f"{percent(decisions.fpr)} of the good stopped, {percent(1 - decisions.fnr)} of the defective found"
+    plot.dot((decisions.fpr, 1 - decisions.fnr), "c-threshold", hint)
+    keys.append(Key("c-threshold point", "at the threshold"))
     return Figure("Good parts stopped against defective parts found (ROC)", plot.render(), tuple(reversed(keys)))
 
 
@@ -129,7 +131,7 @@ def _roc_points(contents: ClassContents, column: str) -> list[Point]:
 
 def robustness(metrics: ClassMetrics, max_flip_share: float) -> Figure | None:
     """Share of decisions that flip under each view of the same image, against the gate."""
-    flips = {view: share for view, share in metrics.practicality.flips.items() if share is not None}
+    flips = metrics.practicality.flips
     if not flips:
         return None
     bars = [
@@ -149,27 +151,21 @@ def auroc_axis(classes: Iterable[ClassMetrics]) -> Axis:
     """One axis for the whole column: from the lowest end of a whisker, rounded down to 0.05, to 1."""
     values = [1.0]
     for metrics in classes:
-        legacy = metrics.components.legacy
-        found = (metrics.image.auroc.low, metrics.image.auroc.value, legacy.value if legacy else None)
-        values += [value for value in found if value is not None]
+        values += [metrics.image.auroc.low, metrics.components.legacy.value]
     return Axis(min(0.95, float(np.floor(min(values) * 20) / 20)), 1.0)
 
 
 def auroc_whisker(metrics: ClassMetrics, axis: Axis) -> Markup:
     interval, legacy = metrics.image.auroc, metrics.components.legacy
-    if interval.value is None:
-        return Markup("–")
-    low = interval.value if interval.low is None else interval.low
-    high = interval.value if interval.high is None else interval.high
-    label = f"AUROC {number(interval.value)}, interval {number(low)} to {number(high)}"
-    return whisker(label, axis, interval.value, low, high, (legacy or Interval(value=None)).value)
+    label = f"AUROC {number(interval.value)}, interval {number(interval.low)} to {number(interval.high)}"
+    return whisker(label, axis, interval.value, interval.low, interval.high, legacy.value)
 
 
 def training(history: History) -> tuple[Figure, ...]:
     """Loss, validation loss per class, learning rate; a curve without points is left out."""
-    last = max([each.step for each in history.steps] + [each.step for each in history.evaluations] + [1])
-    losses = [(float(each.step), each.loss) for each in history.steps if each.loss is not None]
-    rates = [(float(each.step), each.lr) for each in history.steps if each.lr is not None]
+    last = max([point.step for point in history.steps] + [point.step for point in history.evaluations] + [1])
+    losses = [(float(point.step), point.loss) for point in history.steps]
+    rates = [(float(point.step), point.lr) for point in history.steps]
     figures = [
         _curves("Training loss", last, {"c-fused": losses}, history.best_step),
         _validation_curves(history, last),
@@ -179,12 +175,12 @@ def training(history: History) -> tuple[Figure, ...]:
 
 
 def _validation_curves(history: History, last: int) -> Figure | None:
-    names = list(dict.fromkeys(name for each in history.evaluations for name in each.per_class))
+    evaluations = history.evaluations
+    names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.per_class))
     curves, keys = {}, []
     for index, name in enumerate(names):
         css = f"c-series{index % SERIES} dash{index // SERIES % 3}"
-        points = ((float(each.step), each.per_class.get(name)) for each in history.evaluations)
-        curves[css] = [(step, loss) for step, loss in points if loss is not None]
+        curves[css] = [(float(point.step), point.per_class[name]) for point in evaluations if name in point.per_class]
         keys.append(Key(css, name))
     return _curves("Validation loss per class", last, curves, history.best_step, tuple(keys))
 
@@ -205,30 +201,34 @@ def _curves(
 
 def memory(summary: Summary, max_memory_mb: float) -> Figure | None:
     """Encoder, decoder and banks stacked, above the sum of today's models."""
-    sizes = {key: value for key, value in summary.memory.items() if value is not None}
-    parts = [("encoder_mb", "c-fused"), ("decoder_mb", "c-reconstruction"), ("banks_mb", "c-bank")]
-    total, legacy = sizes.get("total_mb"), sizes.get("legacy_total_mb")
-    if total is None:
+    sizes = summary.memory
+    if sizes is None:
         return None
-    stacked = tuple(
-        (sizes[key], css, f"{words(key[:-3])}: {unit(sizes[key], 'MB')}") for key, css in parts if key in sizes
+    parts = (
+        (sizes.encoder_mb, "c-fused", "encoder"),
+        (sizes.decoder_mb, "c-reconstruction", "decoder"),
+        (sizes.banks_mb, "c-bank", "banks"),
     )
-    bars = [Bar("new model", stacked or ((total, "c-fused", "total"),), unit(total, "MB"))]
-    if legacy is not None:
-        bars.append(
-            Bar("today's models", ((legacy, "c-chance", f"together: {unit(legacy, 'MB')}"),), unit(legacy, "MB"))
-        )
-    keys = tuple(Key(css, f"{words(key[:-3])} {unit(sizes[key], 'MB')}") for key, css in parts if key in sizes)
+    stacked = tuple((size, css, f"{name}: {unit(size, 'MB')}") for size, css, name in parts)
+    legacy = unit(sizes.legacy_total_mb, "MB")
+    bars = [
+        Bar("new model", stacked, unit(sizes.total_mb, "MB")),
+        Bar("today's models", ((sizes.legacy_total_mb, "c-chance", f"together: {legacy}"),), legacy),
+    ]
+    keys = tuple(Key(css, f"{name} {unit(size, 'MB')}") for size, css, name in parts)
     bound = (max_memory_mb, f"gate {unit(max_memory_mb, 'MB')}")
     return Figure("Memory", bar_chart("Memory in MB", bars, bound=bound), keys)
 
 
 def latency(summary: Summary, max_latency_ms: float) -> Figure | None:
     """Half of the images are answered within the first part of a bar, 95 % within the whole of it."""
-    rows = (("new model", "p50", "p95", "c-fused"), ("today's models", "legacy_p50", "legacy_p95", "c-legacy"))
+    times = summary.latency_ms
+    rows = (
+        ("new model", times.get("p50"), times.get("p95"), "c-fused"),
+        ("today's models", times.get("legacy_p50"), times.get("legacy_p95"), "c-legacy"),
+    )
     bars = []
-    for name, middle, upper, css in rows:
-        p50, p95 = summary.latency_ms.get(middle), summary.latency_ms.get(upper)
+    for name, p50, p95, css in rows:
         if p50 is not None and p95 is not None:
             half = (p50, css, f"half of the images: up to {unit(p50, 'ms')}")
             rest = (max(p95 - p50, 0.0), f"{css} faint", f"95 % of the images: up to {unit(p95, 'ms')}")
@@ -241,10 +241,10 @@ def latency(summary: Summary, max_latency_ms: float) -> Figure | None:
 
 
 def stage_times(timings: Timings) -> Figure | None:
-    ran = [stage for stage in timings.stages if not stage.skipped and stage.seconds is not None]
+    ran = [stage for stage in timings.stages if not stage.skipped]
     if not ran:
         return None
-    bars = [Bar(stage.name, ((stage.seconds or 0.0, "c-fused", stage.name),), duration(stage.seconds)) for stage in ran]
+    bars = [Bar(stage.name, ((stage.seconds, "c-fused", stage.name),), duration(stage.seconds)) for stage in ran]
     skipped: Sequence[str] = [stage.name for stage in timings.stages if stage.skipped]
     note = f"Not run again, because nothing that they read had changed: {', '.join(skipped)}." if skipped else ""
     return Figure("Time per stage", bar_chart("Seconds per stage", bars), note=note)

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from shadowline.report.evaluation_data import Check, ClassContents, ClassMetrics, Contents, Summary
+from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.gates import Check
+from shadowline.evaluation.summary import Summary
+from shadowline.report.evaluation_data import ClassContents, Contents
 
 THIN = "\u202f"  # narrow no-break space between a number and its unit
 NOTHING = "–"
@@ -103,13 +106,12 @@ def in_numbers(contents: Contents) -> str:
 
 def costs(summary: Summary) -> str:
     """What the model needs beside what today's models need; says so where neither was measured."""
-    total, legacy_total = summary.memory.get("total_mb"), summary.memory.get("legacy_total_mb")
     p95, legacy_p95 = summary.latency_ms.get("p95"), summary.latency_ms.get("legacy_p95")
     idle_p95 = summary.latency_ms.get("idle_p95")
     sentences = []
-    if total is not None:
-        beside = f"; today's models need {unit(legacy_total, 'MB')} together" if legacy_total is not None else ""
-        sentences.append(f"The new model needs {unit(total, 'MB')} for all classes{beside}.")
+    if memory := summary.memory:
+        beside = f"; today's models need {unit(memory.legacy_total_mb, 'MB')} together"
+        sentences.append(f"The new model needs {unit(memory.total_mb, 'MB')} for all classes{beside}.")
     if p95 is not None:
         beside = f"; today's models need {unit(legacy_p95, 'ms')}" if legacy_p95 is not None else ""
         sentences.append(f"It answers 95 of 100 images within {unit(p95, 'ms')}{beside}.")
@@ -149,8 +151,8 @@ class Totals:
 def promise(metrics: ClassMetrics, confidence: float) -> str:
     """The promised false-alarm rate beside the one seen, and whether chance alone explains the gap."""
     promised, seen = metrics.decisions.target_fpr, metrics.decisions.false_alarms
-    if promised is None or not metrics.num_test_normal:
-        return "The promised and the seen false-alarm rate cannot be compared: one of them was not measured."
+    if not metrics.num_test_normal:
+        return "The promised and the seen false-alarm rate cannot be compared: the test split has no good part."
     interval = binomtest(seen, metrics.num_test_normal).proportion_ci(confidence_level=confidence, method="wilson")
     text = (
         f"Promised: at most {percent(promised)} false alarms. Seen: {seen} on "

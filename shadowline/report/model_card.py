@@ -11,9 +11,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.gates import Check
+from shadowline.models.calibration_file import CalibrationFile
 from shadowline.report import formatting
 from shadowline.report.build import environment, stylesheet
-from shadowline.report.evaluation_data import Calibration, Check, ClassMetrics
 from shadowline.report.evidence import VersionFacts
 
 _RECIPE = ("encoder.", "train.", "bank.", "calibration.")
@@ -27,7 +29,7 @@ class CardClass:
     name: str
     num_images: dict[str, int]  # split → images
     metrics: ClassMetrics | None
-    calibration: Calibration | None
+    calibration: CalibrationFile | None
 
     def promise(self, confidence: float | None) -> str:
         if self.metrics is None or confidence is None:
@@ -92,5 +94,4 @@ def render_card(card: Card) -> str:
 
 
 def _auroc(one: CardClass) -> float:
-    found = one.metrics.image.auroc.value if one.metrics else None
-    return -1.0 if found is None else found
+    return one.metrics.image.auroc.value if one.metrics else -1.0

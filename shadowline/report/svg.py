@@ -102,11 +102,6 @@ class Plot:
         self._parts.append(Markup('<path class="line {}" d="M{} {}V{}"/>').format(css, x, 20, self._height - BOTTOM))
         self._parts.append(text_element(x + shift, 28, label, f"note {side}"))
 
-    def horizontal(self, value: float, css: str, label: str) -> None:
-        y = self.py(value)
-        self._parts.append(Markup('<path class="line {}" d="M{} {}H{}"/>').format(css, LEFT, y, self._width - RIGHT))
-        self._parts.append(text_element(self._width - RIGHT, y - 5, label, "note end"))
-
     def render(self) -> Markup:
         return figure_element(self._label, self._width, self._height, self._parts)
 

@@ -104,7 +104,3 @@ class Observation:
         """The approval of exactly this move with exactly these models."""
         wanted = (class_name, target, legacy, candidate)
         return next((a for a in self.approvals if (a.class_name, a.target, a.legacy, a.candidate) == wanted), None)
-
-    def ordered(self, kind: OrderKind) -> dict[str, Order]:
-        """Class → the order of this kind."""
-        return {name: order for order in self.orders if order.kind is kind for name in order.classes}

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from shadowline.core.atomic_files import write_json
 from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
@@ -15,6 +13,7 @@ from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Split, read_manifest
 from shadowline.evaluation.latency import ReferenceWorkload, Timing, measure, time_image
+from shadowline.evaluation.summary import Cost, Memory
 from shadowline.models.inspector import Inspector
 from shadowline.models.patchcore.detector import PatchCore
 
@@ -22,13 +21,13 @@ _IMAGES_PER_CLASS = 10
 _WARM_UP = 2
 
 
-def run(params: Params, layout: Layout, progress: Progress) -> dict[str, Any]:
+def run(params: Params, layout: Layout, progress: Progress) -> Cost:
     """Latency of single images from bytes on disk to a decision, and bytes of weights; writes data/cost.json."""
     inspector = Inspector.load(layout.package)
     take_round = partial(_take_round, inspector, ReferenceWorkload(pick_device()), params, layout)
     latency = measure(take_round, params.latency)
-    cost = {"memory": _memory(inspector, params, layout), "latency": latency.to_dict()}
-    write_json(layout.cost, cost)
+    cost = Cost(memory=_memory(inspector, params, layout), latency=latency)
+    cost.write(layout.cost)
     progress.message(
         f"latency: p95 {latency.idle_p95_ms:.1f} ms on an idle machine, {latency.p95_ms:.1f} ms on the clock"
         f"{'' if latency.reliable else '; other work ran on this machine'}"
@@ -53,11 +52,10 @@ def _judge_legacy(detector: PatchCore, path: Path, limits: DataParams) -> object
     return detector.score([open_within(path, limits)])
 
 
-def _memory(inspector: Inspector, params: Params, layout: Layout) -> dict[str, float]:
-    """Bytes of weights, 10^6."""
+def _memory(inspector: Inspector, params: Params, layout: Layout) -> Memory:
     legacy = sum(PatchCore.load(layout.legacy(name)).memory_bytes for name in params.classes)
     parts = inspector.memory_mb
-    return {**parts, "total_mb": sum(parts.values()), "legacy_total_mb": legacy / 1e6}
+    return Memory(**parts, total_mb=sum(parts.values()), legacy_total_mb=legacy / 1e6)
 
 
 def test_paths(class_name: str, layout: Layout) -> list[Path]:

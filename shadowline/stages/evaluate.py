@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,22 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import read_mask
 from shadowline.data.manifest import Label, Split, read_manifest
-from shadowline.evaluation.metrics import auroc, bootstrap, flip_share, image_metrics, pixel_metrics, practicality
+from shadowline.evaluation.class_metrics import BankSize, ClassMetrics, Components, Decisions, ViewPracticality
+from shadowline.evaluation.metrics import (
+    PixelMetrics,
+    auroc,
+    bootstrap,
+    flip_share,
+    image_metrics,
+    pixel_metrics,
+    practicality,
+)
 from shadowline.features.cache import Key
 from shadowline.features.keys import robustness_keys
 from shadowline.models.calibration import Calibration
@@ -27,8 +36,15 @@ from shadowline.models.class_maps import ClassMaps
 
 Array = npt.NDArray[np.float64]
 
+_COMPONENT_COLUMNS = {
+    "fused": "score",
+    "bank": "bank_score",
+    "reconstruction": "reconstruction_score",
+    "legacy": "legacy_score",
+}
 
-def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> dict[str, Any]:
+
+def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> ClassMetrics:
     """Write metrics.json, scores.parquet and maps.safetensors of the class; returns the metrics."""
     manifest = read_manifest([layout.manifest(class_name)])
     test = manifest[manifest["split"] == Split.TEST].sort_values("image_id").reset_index(drop=True)
@@ -37,18 +53,25 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     raw = maps.of([Key(image_id) for image_id in test["image_id"]])
     fused = calibration.fuse(raw)
     scores = _score_table(class_name, test, raw, calibration, layout)
-    metrics = {
-        **_image_section(scores, calibration, params),
-        "bank": {
-            "storage": maps.bank.storage,
-            "num_bytes": maps.bank.num_bytes,
-            "exact_num_bytes": maps.bank.exact_num_bytes,
-        },
-        "pixel": _pixel_section(test, fused, params, layout),
-        "practicality": _practicality(manifest, scores, maps, calibration, params),
-    }
+    anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
+    metrics = ClassMetrics(
+        class_name=calibration.class_name,
+        num_test_normal=int((~anomalous).sum()),
+        num_test_anomalous=int(anomalous.sum()),
+        image=image_metrics(scores["score"].to_numpy(), anomalous, **_sampling(params)),
+        components=Components(
+            **{
+                part: bootstrap(auroc, scores[column].to_numpy(), anomalous, **_sampling(params))
+                for part, column in _COMPONENT_COLUMNS.items()
+            }
+        ),
+        decisions=_decisions(scores, calibration),
+        bank=BankSize(maps.bank.storage, maps.bank.num_bytes, maps.bank.exact_num_bytes),
+        pixel=_pixel_section(test, fused, params, layout),
+        practicality=_practicality(manifest, scores, maps, calibration, params),
+    )
     folder = layout.evaluation(class_name)
-    write_json(folder / "metrics.json", metrics)
+    metrics.write(layout.metrics(class_name))
     with replace_file(folder / "scores.parquet") as temporary:
         scores.to_parquet(temporary, index=False)
     with replace_file(folder / "maps.safetensors") as temporary:
@@ -70,55 +93,20 @@ def _score_table(
     return scores
 
 
-def _image_section(scores: pd.DataFrame, calibration: Calibration, params: Params) -> dict[str, Any]:
+def _decisions(scores: pd.DataFrame, calibration: Calibration) -> Decisions:
     anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
     flagged = (scores["decision"] == Label.ANOMALOUS).to_numpy()
-    sample = params.evaluation
-    columns = {
-        "fused": "score",
-        "bank": "bank_score",
-        "reconstruction": "reconstruction_score",
-        "legacy": "legacy_score",
-    }
-    components = {
-        name: asdict(
-            bootstrap(
-                auroc,
-                scores[column].to_numpy(),
-                anomalous,
-                resamples=sample.bootstrap,
-                confidence=sample.confidence,
-                seed=params.seed,
-            )
-        )
-        for name, column in columns.items()
-    }
-    return {
-        "class_name": calibration.class_name,
-        "num_test_normal": int((~anomalous).sum()),
-        "num_test_anomalous": int(anomalous.sum()),
-        "image": asdict(
-            image_metrics(
-                scores["score"].to_numpy(),
-                anomalous,
-                resamples=sample.bootstrap,
-                confidence=sample.confidence,
-                seed=params.seed,
-            )
-        ),
-        "components": components,
-        "decisions": {
-            "threshold": calibration.threshold,
-            "target_fpr": calibration.target_fpr,
-            "false_alarms": int((flagged & ~anomalous).sum()),
-            "misses": int((~flagged & anomalous).sum()),
-            "fpr": float(flagged[~anomalous].mean()),
-            "fnr": float((~flagged)[anomalous].mean()),
-        },
-    }
+    return Decisions(
+        threshold=calibration.threshold,
+        target_fpr=calibration.target_fpr,
+        false_alarms=int((flagged & ~anomalous).sum()),
+        misses=int((~flagged & anomalous).sum()),
+        fpr=float(flagged[~anomalous].mean()),
+        fnr=float((~flagged)[anomalous].mean()),
+    )
 
 
-def _pixel_section(test: pd.DataFrame, fused_BHW: Array, params: Params, layout: Layout) -> dict[str, Any] | None:
+def _pixel_section(test: pd.DataFrame, fused_BHW: Array, params: Params, layout: Layout) -> PixelMetrics | None:
     """Pixel metrics at the map's own resolution, or None for a class without masks that can be seen there."""
     if not (test["mask_path"] != "").any():
         return None
@@ -127,14 +115,7 @@ def _pixel_section(test: pd.DataFrame, fused_BHW: Array, params: Params, layout:
     masks = np.stack([_small_mask(path, size, params, layout) for path in test.loc[known, "mask_path"]])
     if not masks.any():
         return None
-    found = pixel_metrics(
-        fused_BHW[known],
-        masks,
-        resamples=params.evaluation.bootstrap,
-        confidence=params.evaluation.confidence,
-        seed=params.seed,
-    )
-    return asdict(found)
+    return pixel_metrics(fused_BHW[known], masks, **_sampling(params))
 
 
 def _small_mask(path: str, size: tuple[int, int], params: Params, layout: Layout) -> npt.NDArray[np.bool_]:
@@ -148,7 +129,7 @@ def _small_mask(path: str, size: tuple[int, int], params: Params, layout: Layout
 
 def _practicality(
     manifest: pd.DataFrame, scores: pd.DataFrame, maps: ClassMaps, calibration: Calibration, params: Params
-) -> dict[str, Any]:
+) -> ViewPracticality:
     anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
     decided = dict(zip(scores["image_id"], scores["decision"] == Label.ANOMALOUS, strict=True))
     flips = {}
@@ -156,5 +137,17 @@ def _practicality(
         under_view = calibration.score_raw(maps.of(keys, calibration.recipe)) > calibration.threshold
         flips[view] = flip_share([decided[key.image_id] for key in keys], under_view)
     shares = list(flips.values())
-    found = asdict(practicality(scores["score"].to_numpy(), anomalous))
-    return {**found, "flips": flips, "flip_share": float(np.mean(shares)) if shares else None}
+    found = practicality(scores["score"].to_numpy(), anomalous)
+    return ViewPracticality(**asdict(found), flips=flips, flip_share=float(np.mean(shares)) if shares else None)
+
+
+class _Sampling(TypedDict):
+    resamples: int
+    confidence: float
+    seed: int
+
+
+def _sampling(params: Params) -> _Sampling:
+    """Of every interval: the same resamples."""
+    sample = params.evaluation
+    return _Sampling(resamples=sample.bootstrap, confidence=sample.confidence, seed=params.seed)

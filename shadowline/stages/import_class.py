@@ -27,7 +27,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.artifacts import Artifact
+from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
@@ -48,8 +49,7 @@ class RefusedFile:
     message: str
 
 
-@dataclass(frozen=True)
-class ImportReport:
+class ImportReport(Artifact):
     """What became of every file that the source listed: num_found = num_imported − injected + refused + duplicates."""
 
     class_name: str
@@ -96,12 +96,12 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     rows = rows.drop(columns=["split_hint", "received_at"])
     report = _report(class_name, len(listed), rows, (*refused, *contradictory), duplicates, training_images)
     if _too_many_refused(report, params.data):
-        write_json(layout.import_report(class_name), asdict(report))
+        report.write(layout.import_report(class_name))
         raise ValueError(_explain(report, params.data, layout))
     with replace_file(layout.manifest(class_name)) as temporary:
         write_manifest(rows, temporary)
     _remove_stale(layout, class_name, kept)
-    write_json(layout.import_report(class_name), asdict(report))
+    report.write(layout.import_report(class_name))
     return report
 
 
@@ -283,10 +283,11 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _remove_stale(layout: Layout, class_name: str, kept: list[_Imported]) -> None:
-    """Remove what the manifest does not name: images of an earlier source, leftovers of a killed run."""
+    """Remove images that the manifest does not name: of an earlier source, or half written by a killed run.
+
+    What a kill leaves beside the manifest and the report, the next `replace_file` of the same path replaces.
+    """
     named = {image.path for image in kept} | {image.mask_path for image in kept if image.mask_path}
     stale = [path for path in layout.images(class_name).rglob("*") if path not in named and not path.is_dir()]
-    for written in (layout.manifest(class_name), layout.import_report(class_name)):
-        stale += written.parent.glob(f".{written.name}.*.tmp")
     for path in stale:
         path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.features.encoder import load_encoder
+from shadowline.models.calibration_file import load_calibration
 from shadowline.models.inspector import model_fingerprint
 
 
@@ -25,8 +25,7 @@ def run(params: Params, layout: Layout, progress: Progress) -> str:
     for name in sorted(params.classes):
         _copy(layout.bank(name), folder / f"banks/{name}.safetensors")
         _copy(layout.identity(name), folder / f"identity/{name}.safetensors")
-        described = json.loads(layout.calibration(name).read_text(encoding="utf-8"))
-        calibrations[name] = described["calibration"]
+        calibrations[name] = load_calibration(name, layout).to_dict()
     write_json(folder / "calibration.json", calibrations)
     fingerprint = model_fingerprint(folder)
     encoder = load_encoder(layout.encoder)

@@ -2,90 +2,108 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
-from shadowline.core.params import Params
+from shadowline.core.params import GateParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import read_manifest
+from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.gates import ClassEvidence, Evidence, Verdict, judge
+from shadowline.evaluation.latency import Latency
+from shadowline.evaluation.summary import Cost, LatencyMeasurement, LatencyMs, Means, Summary
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> Verdict:
     """Write data/summary.json. A missing evaluation is a failed check, not an error: gates fail closed."""
-    found = {name: _read(layout.evaluation(name) / "metrics.json") for name in sorted(params.classes)}
-    measured = {name: metrics for name, metrics in found.items() if metrics is not None}
-    cost = _read(layout.cost) or {}
-    verdict = judge(evidence_of(tuple(sorted(params.classes)), measured, cost), params.gates)
-    worst_first = sorted(measured, key=lambda name: (measured[name]["image"]["auroc"]["value"], name))
-    summary = {
-        "verdict": verdict.to_dict(),
-        "classes": worst_first,
-        "means": _means(list(measured.values())),
-        "memory": cost.get("memory"),
-        "latency_ms": _milliseconds(cost),
-        "latency_measurement": _measurement(cost),
-        "num_images": {name: _counts(layout.manifest(name)) for name in sorted(params.classes)},
-    }
-    write_json(layout.summary, summary)
-    progress.message(f"verdict: {'passed' if verdict.passed else 'not passed'}")
-    return verdict
+    names = sorted(params.classes)
+    paths = {name: layout.metrics(name) for name in names}
+    measured = {name: ClassMetrics.read(path) for name, path in paths.items() if path.is_file()}
+    cost = Cost.read(layout.cost) if layout.cost.is_file() else None
+    num_images = {name: _counts(layout.manifest(name)) for name in names}
+    summary = summarize(measured, cost, num_images, params.gates)
+    summary.write(layout.summary)
+    progress.message(f"verdict: {'passed' if summary.verdict.passed else 'not passed'}")
+    return summary.verdict
 
 
-def evidence_of(expected: tuple[str, ...], measured: dict[str, Any], cost: dict[str, Any]) -> Evidence:
+def summarize(
+    measured: Mapping[str, ClassMetrics],
+    cost: Cost | None,
+    num_images: dict[str, dict[str, int]],
+    gates: GateParams,
+) -> Summary:
+    """`num_images` (class → split → images) names the classes that are expected; None for a cost that is missing."""
+    latency = cost.latency if cost else None
+    return Summary(
+        verdict=judge(evidence_of(tuple(num_images), measured, cost), gates),
+        classes=tuple(sorted(measured, key=lambda name: (measured[name].image.auroc.value, name))),
+        means=_means(list(measured.values())),
+        memory=cost.memory if cost else None,
+        latency_ms=_milliseconds(latency) if latency else LatencyMs(),
+        latency_measurement=_measurement(latency) if latency else LatencyMeasurement(),
+        num_images=num_images,
+    )
+
+
+def evidence_of(expected: tuple[str, ...], measured: Mapping[str, ClassMetrics], cost: Cost | None) -> Evidence:
     classes = tuple(
         ClassEvidence(
             class_name=name,
-            auroc=metrics["image"]["auroc"]["value"],
-            legacy_auroc=metrics["components"]["legacy"]["value"],
-            separation=metrics["practicality"]["separation"],
-            flip_share=metrics["practicality"]["flip_share"],
-            saturation=metrics["practicality"]["saturation"],
+            auroc=metrics.image.auroc.value,
+            legacy_auroc=metrics.components.legacy.value,
+            separation=metrics.practicality.separation,
+            flip_share=metrics.practicality.flip_share,
+            saturation=metrics.practicality.saturation,
         )
         for name, metrics in measured.items()
     )
-    memory, latency = cost.get("memory") or {}, cost.get("latency") or {}
     return Evidence(
         expected,
         classes,
-        memory_mb=memory.get("total_mb"),
-        latency_ms=latency.get("idle_p95_ms"),
-        raw_latency_ms=latency.get("p95_ms"),
-        latency_reliable=bool(latency.get("reliable")),
+        memory_mb=cost.memory.total_mb if cost else None,
+        latency_ms=cost.latency.idle_p95_ms if cost else None,
+        raw_latency_ms=cost.latency.p95_ms if cost else None,
+        latency_reliable=cost.latency.reliable if cost else False,
     )
 
 
-def _milliseconds(cost: dict[str, Any]) -> dict[str, float]:
-    """p50, p95, idle_p95, legacy_p50, legacy_p95: times of single images."""
-    latency = cost.get("latency") or {}
-    names = ("p50", "p95", "idle_p95", "legacy_p50", "legacy_p95")
-    return {name: latency[f"{name}_ms"] for name in names if f"{name}_ms" in latency}
+def _milliseconds(latency: Latency) -> LatencyMs:
+    return LatencyMs(
+        p50=latency.p50_ms,
+        p95=latency.p95_ms,
+        idle_p95=latency.idle_p95_ms,
+        legacy_p50=latency.legacy_p50_ms,
+        legacy_p95=latency.legacy_p95_ms,
+    )
 
 
-def _measurement(cost: dict[str, Any]) -> dict[str, Any]:
+def _measurement(latency: Latency) -> LatencyMeasurement:
     """How the latency was measured, and whether other work ran in the meantime."""
-    names = ("ratio_p95", "reference_idle_ms", "reference_spread", "running_share", "num_timings", "num_attempts")
-    latency = cost.get("latency") or {}
-    return {name: latency[name] for name in (*names, "reliable") if name in latency}
+    return LatencyMeasurement(
+        ratio_p95=latency.ratio_p95,
+        reference_idle_ms=latency.reference_idle_ms,
+        reference_spread=latency.reference_spread,
+        running_share=latency.running_share,
+        num_timings=latency.num_timings,
+        num_attempts=latency.num_attempts,
+        reliable=latency.reliable,
+    )
 
 
-def _means(metrics: list[dict[str, Any]]) -> dict[str, float]:
+def _means(classes: Sequence[ClassMetrics]) -> Means:
     """Mean image AUROC over classes, of the model and of what it is compared with."""
-    names = {"auroc": "fused", "bank_auroc": "bank", "reconstruction_auroc": "reconstruction", "legacy_auroc": "legacy"}
-    if not metrics:
-        return {}
-    return {
-        name: sum(one["components"][part]["value"] for one in metrics) / len(metrics) for name, part in names.items()
-    }
+    if not classes:
+        return Means()
+    return Means(
+        auroc=sum(metrics.components.fused.value for metrics in classes) / len(classes),
+        bank_auroc=sum(metrics.components.bank.value for metrics in classes) / len(classes),
+        reconstruction_auroc=sum(metrics.components.reconstruction.value for metrics in classes) / len(classes),
+        legacy_auroc=sum(metrics.components.legacy.value for metrics in classes) / len(classes),
+    )
 
 
 def _counts(path: Path) -> dict[str, int]:
     counts = read_manifest([path])["split"].value_counts()
     return {str(split): int(count) for split, count in sorted(counts.items())}
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

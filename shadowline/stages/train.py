@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from shadowline.core.atomic_files import write_json
 from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.features.cache import FeatureFile
+from shadowline.models.dinomaly.history import History
 from shadowline.models.dinomaly.model import save_decoder
-from shadowline.models.dinomaly.training import History, Trainer, decoder_spec
+from shadowline.models.dinomaly.training import Trainer, decoder_spec
 from shadowline.models.dinomaly.training_data import class_data
 
 
@@ -20,6 +20,6 @@ def run(params: Params, layout: Layout, progress: Progress) -> History:
     checkpoint = layout.scratch / "train/checkpoint.safetensors"
     result = trainer.run(progress, checkpoint)
     save_decoder(result.decoder, spec, layout.decoder_weights)
-    write_json(layout.history, result.history.to_dict())
+    result.history.write(layout.history)
     checkpoint.unlink(missing_ok=True)
     return result.history

@@ -20,11 +20,13 @@ from mlflow.exceptions import MlflowException
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
+from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.summary import Summary
+from shadowline.models.calibration_file import CalibrationFile
 from shadowline.records.audit_log.chain_range import Period, Stretch
 from shadowline.records.audit_log.entry import Kind
 from shadowline.records.model_locations import LEGACY
 from shadowline.records.stores import Records
-from shadowline.report.evaluation_data import Calibration, ClassMetrics, Summary
 from shadowline.report.evidence import VersionFacts, version_id
 from shadowline.report.model_card import CardClass, card_classes
 from shadowline.rollout.phases import CANDIDATE_JUDGES
@@ -32,7 +34,7 @@ from shadowline.rollout.state import Event
 from tasks.integrations.mlflow_registry import client, describe
 
 _ABSENT = (OSError, ValueError, DvcException, MlflowException)  # of what an old version no longer has
-Kept = TypeVar("Kept", ClassMetrics, Calibration)
+Kept = TypeVar("Kept", ClassMetrics, CalibrationFile)
 
 
 def judging(events: Iterable[Event], period: Period) -> set[str]:
@@ -123,8 +125,8 @@ def read_classes(version: VersionFacts, layout: Layout) -> tuple[CardClass, ...]
         CardClass(
             name=name,
             num_images=num_images,
-            metrics=_read(files, here.evaluation(name) / "metrics.json", ClassMetrics),
-            calibration=_read(files, here.calibration(name), Calibration),
+            metrics=_read(files, here.metrics(name), ClassMetrics),
+            calibration=_read(files, here.calibration(name), CalibrationFile),
         )
         for name, num_images in card_classes(version).items()
     )
@@ -132,6 +134,6 @@ def read_classes(version: VersionFacts, layout: Layout) -> tuple[CardClass, ...]
 
 def _read(files: DVCFileSystem | None, path: Path, record: type[Kept]) -> Kept | None:
     try:
-        return record.model_validate_json(files.read_text(path.as_posix())) if files else None
+        return record.parse(files.read_text(path.as_posix()), str(path)) if files else None
     except _ABSENT:
         return None

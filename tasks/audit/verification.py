@@ -28,6 +28,7 @@ from shadowline.audit.comparison import (
 from shadowline.core.atomic_files import write_json
 from shadowline.core.hashing import file_md5, file_sha256
 from shadowline.core.layout import Layout
+from shadowline.evaluation.summary import Summary
 from shadowline.records.audit_log.entry import Kind, Record
 from shadowline.records.stores import open_records
 from tasks.audit.reproduction import Place, read_json
@@ -136,7 +137,11 @@ def _verify_results(place: Place) -> tuple[Item, ...]:
     summary = compare_files({"summary.json": locked}, {"summary.json": file_md5(path)}, "the run")
     if summary[0].finding is not Finding.IDENTICAL:
         return summary
-    return (*summary, *_verify_metrics(place.registered, result_metrics(read_json(path))))
+    try:
+        expected = result_metrics(Summary.read(path))
+    except ValueError as error:  # the summary of an earlier version of this program
+        return (Item("summary.json", Finding.DIFFERENT, str(error)),)
+    return (*summary, *_verify_metrics(place.registered, expected))
 
 
 def _verify_metrics(registered: Registered, expected: Mapping[str, float]) -> tuple[Item, ...]:

@@ -29,6 +29,7 @@ from shadowline.data.sources.source_image import reader
 from shadowline.enrolment.inbox import Inbox, Stock, classes_waiting, named_images
 from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
 from shadowline.enrolment.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
+from shadowline.evaluation.summary import Summary
 from shadowline.features.cache import FeatureFile, Key
 from shadowline.features.encoder import load_encoder
 from shadowline.features.keys import ids_of
@@ -222,21 +223,19 @@ def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
     return pd.read_parquet(path, columns=["image_id", "label", "score"]) if path.is_file() else None
 
 
-def accept(
-    class_name: str, before: Before, root: Path, summary: dict[str, Any], new: frozenset[str] | None = None
-) -> None:
+def accept(class_name: str, before: Before, root: Path, summary: Summary, new: frozenset[str] | None = None) -> None:
     """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, touches another class, or got
     worse on the test images that it had before. `new`: the images to look at; without it, all of the class."""
     layout = Layout(root)
     params = load_params(layout.params)
-    num_images = sum(summary["num_images"][class_name].values()) if new is None else len(new)
+    num_images = sum(summary.num_images[class_name].values()) if new is None else len(new)
     alike = look_alikes(class_name, params, layout, new)
     if len(alike) > params.enrolment.max_lookalikes * num_images:
         raise RefusedEnrolmentError(_name_all(f"class '{class_name}': {len(alike)} images look like another", alike))
     _refuse_touched(class_name, before, layout)
-    verdict = summary["verdict"]
-    if not verdict["passed"]:
-        reasons = [one["reason"] for one in verdict["checks"] if not one["passed"] and not one["advisory"]]
+    if not summary.verdict.passed:
+        checks = summary.verdict.checks
+        reasons = [check.reason for check in checks if not check.passed and not check.advisory]
         raise RefusedEnrolmentError(_name_all(f"class '{class_name}': gates not passed", reasons))
     _refuse_loss(class_name, before, params, layout)
 

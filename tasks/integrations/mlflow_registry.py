@@ -23,6 +23,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings, prepare_environment
 from shadowline.evaluation.gates import Verdict
+from shadowline.evaluation.summary import Summary
 from shadowline.models.inspector import class_fingerprints
 from tasks.integrations.git import Provenance
 from tasks.integrations.provenance import put_origin
@@ -118,7 +119,7 @@ def close_run(run_id: str, succeeded: bool) -> None:
 
 
 @retried_task
-def log_results(run_id: str, summary: Mapping[str, Any], files: list[Path]) -> None:
+def log_results(run_id: str, summary: Summary, files: list[Path]) -> None:
     """The means, gates and files of a finished evaluation."""
     tracking = client()
     for name, value in result_metrics(summary).items():
@@ -127,20 +128,19 @@ def log_results(run_id: str, summary: Mapping[str, Any], files: list[Path]) -> N
         tracking.log_artifact(run_id, str(path))
 
 
-def result_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+def result_metrics(summary: Summary) -> dict[str, float]:
     """`test/auroc`, `gate/drop/bolt`: the numbers of a summary as a run has them."""
-    metrics = {f"test/{name}": value for name, value in summary["means"].items()}
-    for check in summary["verdict"]["checks"]:
-        if check["measured"] is not None:
-            subject = f"/{check['subject']}" if check["subject"] else ""
-            metrics[f"gate/{check['name']}{subject}"] = check["measured"]
+    means = summary.model_dump(include={"means"})["means"]
+    metrics = {f"test/{name}": value for name, value in means.items()}
+    for check in summary.verdict.checks:
+        if check.measured is not None:
+            subject = f"/{check.subject}" if check.subject else ""
+            metrics[f"gate/{check.name}{subject}"] = check.measured
     return metrics
 
 
 @retried_task
-def register(
-    run_id: str, params: Params, layout: Layout, summary: Mapping[str, Any], provenance: Provenance
-) -> ModelVersion:
+def register(run_id: str, params: Params, layout: Layout, summary: Summary, provenance: Provenance) -> ModelVersion:
     """Register the package as a new version with its provenance; alias `challenger` only when the verdict passed.
 
     A package whose fingerprint is registered already gives that version back, with the tags that it has: they are
@@ -152,7 +152,7 @@ def register(
     version = find_version(tracking, name, config["fingerprint"]) or _log_version(
         tracking, run_id, name, layout.package, config
     )
-    verdict = Verdict.from_dict(summary["verdict"])
+    verdict = summary.verdict
     known = describe(tracking, name, version)
     put_origin(tracking, name, version, params, layout.root)
     if "verdict" in known.tags and known.tags.get("results_run") != run_id:
@@ -167,16 +167,14 @@ def register(
     return describe(tracking, name, version)
 
 
-def _provenance(
-    config: Mapping[str, Any], params: Params, summary: Mapping[str, Any], provenance: Provenance
-) -> dict[str, str]:
+def _provenance(config: Mapping[str, Any], params: Params, summary: Summary, provenance: Provenance) -> dict[str, str]:
     """All that an auditor needs to make the same model again."""
     return {
         "git_commit": provenance.git_commit,
         "dvc_lock_sha256": provenance.dvc_lock_sha256,
         "params_hash": params.hash(),
         "encoder_fingerprint": config["encoder_fingerprint"],
-        "num_images": json.dumps(summary["num_images"], sort_keys=True),
+        "num_images": json.dumps(summary.num_images, sort_keys=True),
     }
 
 

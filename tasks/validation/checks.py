@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import reduce
 from operator import and_
 from pathlib import Path
@@ -24,10 +24,10 @@ from typing import Any
 
 import pandas as pd
 
-from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, SeverityParams, load_params
 from shadowline.data.manifest import read_manifest
+from shadowline.data.validation_results import Balance, CheckResult, ClassChecks, FailedRow, OverallChecks
 from tasks.validation.expectations import (
     Check,
     Clause,
@@ -62,27 +62,6 @@ class Suite:
 
     table: pd.DataFrame
     checks: tuple[Check, ...]
-
-
-@dataclass(frozen=True)
-class FailedRow:
-    image_id: str
-    path: str
-    value: str | float | None
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """One check's outcome; `observed` and `expected` are in words."""
-
-    name: str
-    severity: Severity
-    passed: bool
-    observed: str
-    expected: str
-    way_out: str
-    num_failed_rows: int
-    failed_rows: tuple[FailedRow, ...]  # the first MAX_FAILED_ROWS of them
 
 
 @dataclass(frozen=True)
@@ -122,8 +101,16 @@ def _validate(slices: Mapping[str, pd.DataFrame], params: Params, layout: Layout
         lines=tuple(line for name, checks in results.items() for check in checks for line in _lines(name, check)),
     )
     for name in slices:
-        _write_class(layout.checks / f"{name}.json", name, results[name])
-    _write_overall(layout.checks / f"{OVERALL}.json", outcome, results[OVERALL], slices)
+        failed = _failures({name: results[name]}, Severity.CRITICAL)
+        found = ClassChecks(class_name=name, passed=not failed, checks=results[name])
+        found.write(layout.class_checks(name))
+    OverallChecks(
+        passed=outcome.passed,
+        critical_failures=outcome.critical_failures,
+        advisory_failures=outcome.advisory_failures,
+        balance=_balance(slices),
+        checks=results[OVERALL],
+    ).write(layout.overall_checks)
     return outcome
 
 
@@ -240,26 +227,9 @@ def _lines(name: str, check: CheckResult) -> Iterator[str]:
         yield f"{check.severity}: {subject}: {check.name}: {more} more rows, {bound}"
 
 
-def _write_class(path: Path, name: str, checks: Iterable[CheckResult]) -> None:
-    failed = _failures({name: checks}, Severity.CRITICAL)
-    write_json(path, {"class_name": name, "passed": not failed, "checks": [asdict(check) for check in checks]})
-
-
-def _write_overall(
-    path: Path, outcome: ValidationOutcome, checks: Iterable[CheckResult], slices: Mapping[str, pd.DataFrame]
-) -> None:
+def _balance(slices: Mapping[str, pd.DataFrame]) -> Balance:
     found = balance(slices)
-    summary = {
-        "passed": outcome.passed,
-        "critical_failures": outcome.critical_failures,
-        "advisory_failures": outcome.advisory_failures,
-        "balance": {
-            "train_normals": found.train_normals,
-            "ratio": found.ratio if math.isfinite(found.ratio) else None,
-        },
-        "checks": [asdict(check) for check in checks],
-    }
-    write_json(path, summary)
+    return Balance(dict(found.train_normals), found.ratio if math.isfinite(found.ratio) else None)
 
 
 def _docs_config(docs: Path) -> Any:

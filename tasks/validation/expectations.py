@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 
 from shadowline.core.params import DataParams, ValidationParams
+from shadowline.core.robust import robust_sigma
 from shadowline.data.images import RefusedImage, read_mask
 from shadowline.data.manifest import ADDED, Label, Split
 
-MAD_TO_SIGMA = 1.4826  # a normal distribution's standard deviation in units of its median absolute deviation
 GREY_STEP = 1 / 255  # one step of an 8-bit image, in grey values 0…1
 
 
@@ -126,7 +126,7 @@ def robust_limits(values: pd.Series, robust_range: float) -> Limits | None:
     if finite.empty:
         return None
     median = float(finite.median())
-    sigma = MAD_TO_SIGMA * float((finite - median).abs().median())
+    sigma = robust_sigma(finite)
     if finite.nunique() == 1:
         sigma = GREY_STEP
     elif sigma == 0:

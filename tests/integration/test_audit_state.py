@@ -401,12 +401,6 @@ def test_a_note_that_says_nothing_is_a_difference_and_no_crash(plant: Records, b
             connection.execute(delete(AuditNoteRow))
 
 
-def test_the_phase_table_written_again_from_the_events_is_as_signed(records: Records, params: Params) -> None:
-    history(records, params)
-    records.rollout.rebuild()
-    assert differences(records.chain.engine) == []
-
-
 def test_a_location_that_is_noted_again_unchanged_is_signed_once(records: Records) -> None:
     place = ModelPlace("f1", "bolt", "candidate", "models:/inspector/1", "1")
     for location in ("models:/inspector/1", "models:/inspector/1", "models:/inspector/2"):

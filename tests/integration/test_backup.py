@@ -20,9 +20,10 @@ from fixtures.gateway import Factory, Site, png, wait_for
 from fixtures.learning import ROOT
 from fixtures.postgres import PASSWORD, Postgres
 from fixtures.s3 import s3_server
-from fixtures.tiny_project import CLASSES, MODEL, Project, kill, read_json, rewrite, wait_until
+from fixtures.tiny_project import CLASSES, MODEL, Project, kill, rewrite, wait_until
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
+from shadowline.evaluation.summary import Summary
 from shadowline.gateway.image_retention import KeptImages
 from shadowline.models.legacy_validation import Stated, examine
 from shadowline.models.loader import load_detector
@@ -31,6 +32,7 @@ from shadowline.records.audit_log.keys import Head
 from shadowline.records.pairs import Judgement, Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.phases import Phase
+from shadowline.rollout.state import replay
 from tasks.backup.consistency import Registry, Standing, Version, disagreements
 from tasks.backup.files import below, find_objects, not_kept, write_bundle
 from tasks.backup.manifest import MANIFEST, BackupManifest, read_manifest
@@ -184,7 +186,7 @@ def test_what_was_committed_before_a_backup_comes_back_elsewhere_and_answers_ali
         restored = open_records()
         assert before <= pair_keys(restored)
         assert restored.rollout.revision() >= revision
-        assert restored.rollout.rebuild() == restored.rollout.state()
+        assert replay(restored.rollout.events()) == restored.rollout.state()
         assert restored.chain.verify(Progress()).sound
         numbers = {one.facts["number"] for one in restored.chain.entries(kinds=[Kind.APPROVAL])}
         assert set(range(num_before)) <= numbers
@@ -499,7 +501,9 @@ def register_again(project: Project) -> None:
 
     provenance = Provenance(project.git("rev-parse", "HEAD"), "of no matter here")
     run_id = start_run.fn("shadowline", {})
-    register.fn(run_id, load_params(Path("params.yaml")), project.layout, read_json(project.layout.summary), provenance)
+    register.fn(
+        run_id, load_params(Path("params.yaml")), project.layout, Summary.read(project.layout.summary), provenance
+    )
 
 
 @pytest.fixture(scope="module")

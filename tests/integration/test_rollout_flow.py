@@ -16,7 +16,7 @@ from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import Action
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase
-from shadowline.rollout.state import STAYS
+from shadowline.rollout.state import STAYS, replay
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -89,7 +89,7 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
     moves = json.loads(command("rollout", "history", "--json")[1])
     places = [(move["to"], move["share"]) for move in moves if move["class_name"] == "dots"]
     assert places == [("legacy", 0.0), ("shadow", 0.0), ("canary", 0.1), ("canary", 0.5), ("live", 1.0)]
-    assert records.rollout.rebuild() == records.rollout.state()
+    assert replay(records.rollout.events()) == records.rollout.state()
 
 
 def test_a_plan_changes_while_it_is_under_way(planned: Project, command: Command) -> None:

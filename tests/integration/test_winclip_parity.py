@@ -1,4 +1,4 @@
-"""WinCLIP against anomalib's, on the same random weights, prompts and pixels: scores and maps, zero-shot and few-shot.
+"""WinCLIP against anomalib's, on the same random weights, prompts and pixels: scores and maps, zero-shot.
 
 anomalib is imported inside a fixture, because it imports torchvision, which `shadowline.features.backbones` prepares
 first. Its model names its weights in two module constants; they are turned to our small architecture and to no weights
@@ -38,7 +38,6 @@ PROMPTS = Prompts(
     anomalous=("a dark photo of a damaged bolt.", "bolt with a crack"),
 )
 IMAGES = [picture(seed, side=64) for seed in range(100, 105)]
-REFERENCES = [picture(seed, side=64) for seed in range(4)]
 
 
 class LengthFirst(nn.Module):
@@ -111,14 +110,6 @@ def differences(detector: WinClip, model: Any) -> tuple[float, float]:
 
 def test_zero_shot_scores_and_maps_agree(ours: WinClip, their_model: Any) -> None:
     score, pixel = differences(ours, their_model)
-    assert score <= TOLERANCE and pixel <= TOLERANCE
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_few_shot_scores_and_maps_agree(ours: WinClip, their_model: Any, count: int) -> None:
-    detector = ours.with_references(REFERENCES[:count])
-    their_model.setup(reference_images=pixels_of(detector, REFERENCES[:count]))
-    score, pixel = differences(detector, their_model)
     assert score <= TOLERANCE and pixel <= TOLERANCE
 
 

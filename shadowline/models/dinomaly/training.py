@@ -1,6 +1,6 @@
 """Train one decoder for many classes on cached features, deterministically and resumably.
 
-    result = train(dataset, params, spec, checkpoint=path, progress=progress)
+    result = Trainer(data, params, spec, seed=7).run(progress, checkpoint)
 
 B images · G groups · T tokens · D width. Every random choice of a step (images, tokens, dropout) is drawn from a
 generator seeded by (seed, step). Hence a run that was killed and resumed from a checkpoint continues bit for bit,
@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,30 +27,12 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import Params, TrainParams
 from shadowline.core.progress import Progress
 from shadowline.features.cache import FeatureFile
+from shadowline.models.dinomaly.history import History, TrainingEvaluation, TrainingStep
 from shadowline.models.dinomaly.loss import loose_cosine_loss
 from shadowline.models.dinomaly.model import Decoder, DecoderSpec, reconstruction_map
 from shadowline.models.dinomaly.optimizer import StableAdamW
 from shadowline.models.dinomaly.schedule import easy_share, learning_rate
 from shadowline.models.dinomaly.training_data import ClassData
-
-
-@dataclass
-class History:
-    """What happened during training; JSON-able, and part of the checkpoint."""
-
-    steps: list[dict[str, float]] = field(default_factory=list)  # step, loss, lr
-    evaluations: list[dict[str, object]] = field(default_factory=list)  # step, val_loss, per_class
-    best_step: int = 0
-    best_loss: float = math.inf
-    stopped: str = "finished"  # finished | early
-    seconds: float = 0.0  # of training, resumed parts included; kept out of every hash
-
-    def to_dict(self) -> dict[str, object]:
-        """Everything that is the same on every machine: `seconds` stays out."""
-        return {name: value for name, value in self.__dict__.items() if name != "seconds"}
-
-    def since_best(self) -> int:
-        return sum(1 for evaluation in self.evaluations if int(str(evaluation["step"])) > self.best_step)
 
 
 @dataclass(frozen=True)
@@ -80,7 +62,7 @@ class Trainer:
         self.decoder = spec.build().to(self.device)
         self.optimizer = StableAdamW(self.decoder.named_parameters(), weight_decay=params.weight_decay)
         self.best = _copy_state(self.decoder)
-        self.history = History()
+        self.history = History.empty()
         self.step = 0
 
     # --- one step ----------------------------------------------------------------------------------------------
@@ -145,7 +127,7 @@ class Trainer:
             task.advance(self.step)
             while self.step < self.params.steps and self.history.stopped != "early":
                 self._advance(progress, checkpoint)
-                task.advance(1, note=f"loss {self.history.steps[-1]['loss']:.4f}")
+                task.advance(1, note=f"loss {self.history.steps[-1].loss:.4f}")
         self.decoder.load_state_dict(self.best)
         return TrainingResult(self.decoder.eval(), self.history)
 
@@ -153,7 +135,7 @@ class Trainer:
         started, step = time.monotonic(), self.step
         rate = learning_rate(step, self.params)
         loss = self.train_step()
-        self.history.steps.append({"step": step, "loss": loss, "lr": rate})
+        self.history.steps.append(TrainingStep(step, loss, rate))
         progress.metric("train/loss", loss, step)
         progress.metric("train/lr", rate, step)
         if self.step % self.params.eval_every == 0 or self.step == self.params.steps:
@@ -170,7 +152,7 @@ class Trainer:
             raise ValueError(
                 f"train: val loss is {mean} at step {self.step}, per class {per_class}; check the features"
             )
-        self.history.evaluations.append({"step": self.step, "val_loss": mean, "per_class": per_class})
+        self.history.evaluations.append(TrainingEvaluation(self.step, mean, per_class))
         progress.metric("val/loss", mean, self.step)
         for name, value in per_class.items():
             progress.metric(f"val/loss/{name}", value, self.step)
@@ -209,7 +191,8 @@ class Trainer:
         tensors = {f"decoder.{k}": v for k, v in self.decoder.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {f"optimizer.{k}": v for k, v in self.optimizer.state.items()}
-        facts = {"step": str(self.step), "identity": self.identity(), "history": json.dumps(self.history.__dict__)}
+        history = json.dumps({**self.history.model_dump(mode="json"), "seconds": self.history.seconds})
+        facts = {"step": str(self.step), "identity": self.identity(), "history": history}
         with replace_file(path) as temporary:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=facts)
 
@@ -225,7 +208,7 @@ class Trainer:
         for name, value in _below(tensors, "optimizer.").items():
             self.optimizer.state[name].copy_(value)
         self.step = self.optimizer.steps = int(facts["step"])
-        self.history = History(**json.loads(facts["history"]))
+        self.history = History.parse(facts["history"], str(path))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,14 +2,13 @@
 
     clip = load_clip(params.zero_shot, Path())
     detector = WinClip.from_words("bolt", choose(Path("prompts"), "bolt", "states"), clip, params.zero_shot)
-    detector = detector.with_references(four_normal_images).calibrate(scores_of_val_normals, target_fpr=0.05)
     detector.save(directory)
 
-Without references the score is the share of the anomalous side of the text (eq. 1); with them, the mean of that and
-of the map's largest association with the references (eq. 6). What is saved needs neither the text tower nor the
+The score is the share of the anomalous side of the text (eq. 1); the paper's few-shot part is left out, because few
+images are scored by DINOv2 features (`shadowline/models/few_shot`). What is saved needs neither the text tower nor the
 prompts again. Images are scored one by one, so that a score never depends on its neighbours.
 
-Axes: N images · S input size, pixels · W windows · P patches · M reference features · D C widths
+Axes: N images · S input size, pixels · W windows · D width
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,9 +35,8 @@ from shadowline.core.params import ZeroShotParams
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
-from shadowline.models.winclip.scoring import anomaly_share, association, association_map, language_map, window_patches
+from shadowline.models.winclip.scoring import anomaly_share, language_map, window_patches
 from shadowline.models.winclip.tower import (
-    Embedding,
     TowerDesign,
     build_tower,
     embed,
@@ -72,20 +70,12 @@ class WinClipConfig(SavedConfig):
     anomalous: tuple[str, ...]
     window_scales: tuple[int, ...]  # patches along a window's side
     temperature: float
-    num_references: int = 0
-    threshold: float | None  # None: with references, before calibration
+    num_references: Literal[0] = 0  # a part of the fingerprint of every saved detector
+    threshold: float
 
     @property
     def design(self) -> TowerDesign:
         return TowerDesign(self.embed_dim, self.quick_gelu, self.vision)
-
-
-@dataclass(frozen=True, eq=False)
-class References:
-    """Features of normal images."""
-
-    patches_MC: Tensor
-    windows: tuple[Tensor, ...]  # (M, D) per scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +85,6 @@ class WinClip(SavedDetector):
     config: WinClipConfig
     tower: nn.Module
     text_2D: Tensor  # normal, anomalous
-    references: References | None = None
 
     @classmethod
     def from_words(cls, class_name: str, prompts: Prompts, clip: Clip, params: ZeroShotParams) -> WinClip:
@@ -119,18 +108,6 @@ class WinClip(SavedDetector):
         detector = cls(config, clip.tower, embed_sides(clip, prompts))
         _ = detector.windows  # refuses scales beyond the grid
         return detector
-
-    def with_references(self, images: Sequence[Image.Image]) -> WinClip:
-        """The few-shot detector: its scores have another unit, so that it has no threshold before calibration."""
-        if not images:
-            raise ValueError(f"class '{self.class_name}': 0 reference images, need at least 1; collect normal ones")
-        found = [self._embed(image) for image in images]
-        references = References(
-            patches_MC=torch.cat([one.patches_BPC[0] for one in found]),
-            windows=tuple(torch.cat([one.windows[scale][0] for one in found]) for scale in range(len(self.windows))),
-        )
-        config = self.config.model_copy(update={"num_references": len(images), "threshold": None})
-        return dataclasses.replace(self, config=config, references=references)
 
     def calibrate(self, normal_scores: npt.ArrayLike, target_fpr: float) -> WinClip:
         """This detector with the split-conformal threshold of held-out normals, hence with a new fingerprint.
@@ -176,52 +153,27 @@ class WinClip(SavedDetector):
         tower = build_tower(config.design)
         tower.load_state_dict({k.removeprefix("tower."): v for k, v in tensors.items() if k.startswith("tower.")})
         placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return cls(config, tower.to(device), placed["text"], _references(config, placed))
+        return cls(config, tower.to(device), placed["text"])
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"tower.{name}": tensor for name, tensor in self.tower.state_dict().items()}
         tensors["text"] = self.text_2D
-        if self.references is not None:
-            tensors["references.patches"] = self.references.patches_MC
-            for side, features in zip(self.config.window_scales, self.references.windows, strict=True):
-                tensors[f"references.windows.{side}"] = features
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-
-    def _embed(self, image: Image.Image) -> Embedding:
-        return embed(self.tower, self._prepare(image), self.windows)
 
     def _prepare(self, image: Image.Image) -> Tensor:
         return prepare(image, size_of(self.tower), self.config.mean, self.config.std).to(self.text_2D.device)
 
     @torch.inference_mode()
     def _score_one(self, image: Image.Image) -> float:
-        if self.references is None:  # windows cost a dozen times the image, and its score does not use them
-            return float(self._words(embed_image(self.tower, self._prepare(image))))
-        found = self._embed(image)
-        return float((self._words(found.image_BD) + self._association(found, self.references).max()) / 2)
+        return float(self._words(embed_image(self.tower, self._prepare(image))))
 
     @torch.inference_mode()
     def _map_one(self, image: Image.Image) -> Floats:
-        found = self._embed(image)
+        found = embed(self.tower, self._prepare(image), self.windows)
         scales = [self._words(windows) for windows in found.windows]
         grid_map = language_map(self._words(found.image_BD), scales, self.windows, grid_of(self.tower))
-        if self.references is not None:
-            grid_map = (grid_map + self._association(found, self.references)) / 2
         large = functional.interpolate(grid_map[:, None], size=size_of(self.tower), mode="bilinear")
         return np.asarray(large[0, 0].double().cpu().numpy())
 
     def _words(self, features: Tensor) -> Tensor:
         return anomaly_share(features, self.text_2D, self.config.temperature)
-
-    def _association(self, found: Embedding, references: References) -> Tensor:
-        patches_BP = association(found.patches_BPC, references.patches_MC)
-        pairs = zip(found.windows, references.windows, strict=True)
-        scales = [association(windows, features) for windows, features in pairs]
-        return association_map(patches_BP, scales, self.windows, grid_of(self.tower))
-
-
-def _references(config: WinClipConfig, tensors: dict[str, Tensor]) -> References | None:
-    if not config.num_references:
-        return None
-    windows = tuple(tensors[f"references.windows.{side}"] for side in config.window_scales)
-    return References(tensors["references.patches"], windows)

@@ -1,7 +1,7 @@
 """The mathematics of WinCLIP, on embeddings alone; equations as numbered in Jeong et al., arXiv 2303.14814.
 
 B images · W windows of one scale · k patches along a window's side · P patches of the grid · H, W_ rows and columns of
-the grid · M reference features · D feature width
+the grid · D feature width
 
 Windows are k × k patches, at every place where they fit. A score of a window belongs to all patches that it covers.
 """
@@ -53,15 +53,3 @@ def language_map(image_B: Tensor, scales: Sequence[Tensor], windows: Sequence[Te
     whole = image_B[:, None, None].expand(-1, *grid)
     maps = [harmonic_map(scores, places, grid) for scores, places in zip(scales, windows, strict=True)]
     return harmonic_mean(torch.stack([whole, *maps]), dim=0)
-
-
-def association(features_BND: Tensor, references_MD: Tensor) -> Tensor:
-    """Half the cosine distance to the nearest reference (eq. 4), in 0…1: (B, N)."""
-    cosine = functional.normalize(features_BND, dim=-1) @ functional.normalize(references_MD, dim=-1).T
-    return ((1.0 - cosine.amax(dim=-1)) / 2).clamp(min=0.0)
-
-
-def association_map(patches_BP: Tensor, scales: Sequence[Tensor], windows: Sequence[Tensor], grid: Grid) -> Tensor:
-    """The few-shot map: mean of the patches' association and of each window scale's (eq. 5): (B, H, W_)."""
-    maps = [harmonic_map(scores, places, grid) for scores, places in zip(scales, windows, strict=True)]
-    return torch.stack([patches_BP.reshape(-1, *grid), *maps]).mean(dim=0)

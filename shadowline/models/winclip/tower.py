@@ -47,7 +47,6 @@ class Embedding:
 
     image_BD: Tensor
     windows: tuple[Tensor, ...]  # (B, W, D) per scale
-    patches_BPC: Tensor
 
 
 def build_tower(design: TowerDesign) -> nn.Module:
@@ -94,7 +93,6 @@ def embed(tower: nn.Module, pixels: Tensor, windows: Sequence[Tensor]) -> Embedd
     return Embedding(
         image_BD=_pool(tower, hidden_BTC),
         windows=tuple(_embed_windows(tower, tokens_BTC, places) for places in windows),
-        patches_BPC=_patches(tower, hidden_BTC),
     )
 
 
@@ -115,12 +113,6 @@ def _pool(tower: Any, hidden_BTC: Tensor) -> Tensor:
     """Pooled as the architecture pools, in the space that it shares with text: (B, D)."""
     pooled: Tensor = tower._pool(hidden_BTC)[0]
     return pooled @ tower.proj if tower.proj is not None else pooled
-
-
-def _patches(tower: Any, hidden_BTC: Tensor) -> Tensor:
-    """(B, P, C); normed where the architecture norms tokens, as they are where it pools by attention."""
-    patches: Tensor = hidden_BTC[:, 1:] if tower.attn_pool is not None else tower._pool(hidden_BTC)[1]
-    return patches
 
 
 def _embed_windows(tower: nn.Module, tokens_BTC: Tensor, places_Wk: Tensor) -> Tensor:

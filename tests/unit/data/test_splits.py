@@ -14,7 +14,7 @@ from fixtures.effort import examples
 from fixtures.learning import ROOT
 from shadowline.core.params import DataParams, load_params
 from shadowline.data.manifest import Label, Split
-from shadowline.data.splits import assign_splits, shared_content
+from shadowline.data.splits import assign_splits
 
 DATA = load_params(ROOT / "params.yaml").data
 CAPS = ("max_train", "max_val", "max_tune", "max_test_normal", "max_test_anomalous")
@@ -159,24 +159,3 @@ def test_no_images_are_no_splits() -> None:
 def test_a_frame_that_breaks_the_contract_is_refused(change: object, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         assign_splits(change(images((3, Label.NORMAL, "", ""))), DATA, 7)  # type: ignore[operator]
-
-
-def test_shared_content_shows_images_of_two_classes_or_two_splits() -> None:
-    manifest = pd.DataFrame(
-        [
-            ("a", "bolt", "train"),
-            ("a", "nut", "train"),
-            ("b", "bolt", "train"),
-            ("b", "bolt", "test"),
-            ("c", "bolt", "train"),
-            ("d", "bolt", "val"),
-            ("d", "bolt", "val"),
-        ],
-        columns=["image_id", "class_name", "split"],
-    )
-    assert shared_content(manifest).to_numpy().tolist() == [
-        ["a", "bolt", "train"],
-        ["a", "nut", "train"],
-        ["b", "bolt", "test"],
-        ["b", "bolt", "train"],
-    ]

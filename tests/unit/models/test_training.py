@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from fixtures.learning import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_data, train_params
 from shadowline.core.progress import Progress
 from shadowline.features.cache import Key
+from shadowline.models.dinomaly.history import History
 from shadowline.models.dinomaly.schedule import learning_rate
 from shadowline.models.dinomaly.training import Trainer
 from shadowline.models.dinomaly.training_data import ClassData
@@ -52,7 +52,7 @@ def test_another_seed_gives_another_decoder():
     one, other = trainer(seed=7), trainer(seed=8)
     one.run(Progress())
     other.run(Progress())
-    assert one.history.steps[-1]["loss"] != other.history.steps[-1]["loss"]
+    assert one.history.steps[-1].loss != other.history.steps[-1].loss
 
 
 def test_the_order_in_which_classes_are_named_does_not_matter():
@@ -188,21 +188,20 @@ def test_the_loss_falls_on_every_class():
     result = running.run(Progress())
     for name in NAMES:
         assert running.val_loss(name) < 0.6 * before[name]
-    assert result.history.steps[-1]["loss"] < 0.6 * result.history.steps[0]["loss"]
+    assert result.history.steps[-1].loss < 0.6 * result.history.steps[0].loss
 
 
-def test_the_history_is_what_was_done():
+def test_the_history_is_what_was_done(tmp_path):
     running = trainer(steps=10, eval_every=4)
     history = running.run(Progress()).history
-    assert [point["step"] for point in history.steps] == list(range(10))
-    assert [point["lr"] for point in history.steps] == [learning_rate(step, running.params) for step in range(10)]
-    assert [evaluation["step"] for evaluation in history.evaluations] == [4, 8, 10], "the last step is evaluated too"
-    assert history.best_loss == min(evaluation["val_loss"] for evaluation in history.evaluations)
-    assert history.evaluations[0]["val_loss"] == pytest.approx(
-        np.mean(list(history.evaluations[0]["per_class"].values()))
-    )
-    assert "seconds" not in history.to_dict()
-    assert json.loads(json.dumps(history.to_dict())) == history.to_dict()
+    assert [point.step for point in history.steps] == list(range(10))
+    assert [point.lr for point in history.steps] == [learning_rate(step, running.params) for step in range(10)]
+    assert [evaluation.step for evaluation in history.evaluations] == [4, 8, 10], "the last step is evaluated too"
+    assert history.best_loss == min(evaluation.val_loss for evaluation in history.evaluations)
+    assert history.evaluations[0].val_loss == pytest.approx(np.mean(list(history.evaluations[0].per_class.values())))
+    history.write(tmp_path / "history.json")
+    assert "seconds" not in (tmp_path / "history.json").read_text()
+    assert History.read(tmp_path / "history.json") == history.model_copy(update={"seconds": 0.0})
 
 
 def test_the_result_holds_the_weights_of_the_best_evaluation():
@@ -224,7 +223,7 @@ def test_training_stops_when_patience_is_spent_and_keeps_the_best():
     history = running.run(Progress()).history
     assert history.stopped == "early"
     assert running.step < 100
-    best = [evaluation["step"] for evaluation in history.evaluations].index(history.best_step)
+    best = [evaluation.step for evaluation in history.evaluations].index(history.best_step)
     assert len(history.evaluations) - 1 - best == 3
     assert running.val_loss("bolt") == history.best_loss
 

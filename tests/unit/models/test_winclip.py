@@ -25,8 +25,6 @@ from shadowline.models.winclip.detector import WinClip
 from shadowline.models.winclip.prompts import Prompts, read_book
 from shadowline.models.winclip.scoring import (
     anomaly_share,
-    association,
-    association_map,
     harmonic_map,
     harmonic_mean,
     language_map,
@@ -52,11 +50,6 @@ def clip(params: ZeroShotParams) -> Clip:
 @pytest.fixture(scope="module")
 def zero_shot(clip: Clip, params: ZeroShotParams) -> WinClip:
     return WinClip.from_words("bolt", PROMPTS, clip, params)
-
-
-@pytest.fixture(scope="module")
-def few_shot(zero_shot: WinClip) -> WinClip:
-    return zero_shot.with_references(IMAGES[:2])
 
 
 # --- the mathematics ------------------------------------------------------------------------------------------------
@@ -118,21 +111,12 @@ def test_the_anomaly_share_is_half_between_the_sides_and_rises_towards_the_anoma
     assert torch.allclose(anomaly_share(7 * text, 3 * text, temperature), anomaly_share(text, text, temperature))
 
 
-def test_association_is_half_the_cosine_distance_to_the_nearest_reference():
-    features = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]])
-    assert association(features, torch.tensor([[3.0, 0.0]]))[0].tolist() == pytest.approx([0.0, 0.5, 1.0])
-    both = association(features, torch.tensor([[3.0, 0.0], [0.0, 1.0]]))
-    assert both[0].tolist() == pytest.approx([0.0, 0.0, 0.5])
-
-
 def test_scales_and_image_weigh_alike_in_a_map():
     """One window over the whole grid, so that every patch has the value of each scale."""
     windows = [window_patches((2, 2), 2), window_patches((2, 2), 2)]
     scales = [torch.tensor([[0.5]]), torch.tensor([[0.25]])]
     words = language_map(torch.tensor([1.0]), scales, windows, (2, 2))
     assert torch.allclose(words, torch.tensor(3 / (1 + 2 + 4)))
-    normal = association_map(torch.full((1, 4), 0.75), scales, windows, (2, 2))
-    assert torch.allclose(normal, torch.tensor(0.5))
 
 
 # --- text -----------------------------------------------------------------------------------------------------------
@@ -189,7 +173,6 @@ def test_the_image_s_embedding_is_open_clip_s_own_in_every_kind_of_tower(vision,
     assert torch.allclose(found.image_BD, expected, atol=1e-4)
     assert torch.allclose(embed_image(clip.tower, pixels), expected, atol=1e-4)
     assert [tuple(one.shape) for one in found.windows] == [(2, 25, 32), (2, 16, 32)]
-    assert found.patches_BPC.shape[:2] == (2, 36)
 
 
 def test_a_window_over_the_whole_grid_is_the_whole_image(clip):
@@ -212,34 +195,17 @@ def test_a_window_sees_nothing_beyond_its_patches(clip):
 # --- scores and maps ------------------------------------------------------------------------------------------------
 
 
-def test_scores_and_maps_have_their_shapes_and_lie_in_0_to_1(zero_shot, few_shot):
-    for detector in (zero_shot, few_shot):
-        scores, maps = detector.score(IMAGES), detector.maps(IMAGES)
-        assert scores.shape == (3,) and maps.shape == (3, SIDE, SIDE)
-        assert ((scores >= 0) & (scores <= 1)).all() and ((maps >= 0) & (maps <= 1)).all()
-        assert np.ptp(scores) > 1e-3
-        assert detector.score([]).shape == (0,) and detector.maps([]).shape == (0, SIDE, SIDE)
+def test_scores_and_maps_have_their_shapes_and_lie_in_0_to_1(zero_shot):
+    scores, maps = zero_shot.score(IMAGES), zero_shot.maps(IMAGES)
+    assert scores.shape == (3,) and maps.shape == (3, SIDE, SIDE)
+    assert ((scores >= 0) & (scores <= 1)).all() and ((maps >= 0) & (maps <= 1)).all()
+    assert np.ptp(scores) > 1e-3
+    assert zero_shot.score([]).shape == (0,) and zero_shot.maps([]).shape == (0, SIDE, SIDE)
 
 
-def test_a_batch_equals_one_by_one(zero_shot, few_shot):
-    for detector in (zero_shot, few_shot):
-        assert detector.score(IMAGES).tolist() == [detector.score([image])[0] for image in IMAGES]
-        assert np.array_equal(detector.maps(IMAGES), np.concatenate([detector.maps([image]) for image in IMAGES]))
-
-
-def test_an_image_among_its_own_references_has_association_zero(zero_shot, few_shot):
-    """So that half of its score, and half of its map, is what the words alone say."""
-    assert few_shot.score(IMAGES[:2]) == pytest.approx(zero_shot.score(IMAGES[:2]) / 2, abs=1e-6)
-    assert few_shot.maps(IMAGES[:2]) == pytest.approx(zero_shot.maps(IMAGES[:2]) / 2, abs=1e-6)
-    assert few_shot.score(IMAGES[2:])[0] > zero_shot.score(IMAGES[2:])[0] / 2 + 1e-3
-
-
-def test_another_reference_never_raises_a_score_and_their_order_does_not_matter(zero_shot, few_shot):
-    stranger = [picture(90)]
-    three = zero_shot.with_references([*IMAGES[:2], picture(91)])
-    assert three.score(stranger)[0] <= few_shot.score(stranger)[0]
-    turned = zero_shot.with_references([picture(91), *IMAGES[1::-1]])
-    assert turned.score(stranger)[0] == pytest.approx(three.score(stranger)[0], abs=1e-7)
+def test_a_batch_equals_one_by_one(zero_shot):
+    assert zero_shot.score(IMAGES).tolist() == [zero_shot.score([image])[0] for image in IMAGES]
+    assert np.array_equal(zero_shot.maps(IMAGES), np.concatenate([zero_shot.maps([image]) for image in IMAGES]))
 
 
 def test_swapping_the_sides_of_the_text_turns_the_score_over(clip, params, zero_shot):
@@ -273,40 +239,29 @@ def test_a_scale_beyond_the_grid_is_refused(clip, params):
         WinClip.from_words("bolt", PROMPTS, clip, params.model_copy(update={"window_scales": (2, 7)}))
 
 
-def test_no_references_are_no_few_shot(zero_shot):
-    with pytest.raises(ValueError, match="class 'bolt': 0 reference images"):
-        zero_shot.with_references([])
-
-
 # --- threshold and files --------------------------------------------------------------------------------------------
 
 
-def test_words_alone_decide_by_the_threshold_of_the_params_and_references_ask_for_calibration(
-    clip, params, zero_shot, few_shot
-):
+def test_words_decide_by_the_threshold_of_the_params(clip, params, zero_shot):
     strict = WinClip.from_words("bolt", PROMPTS, clip, params.model_copy(update={"threshold": 0.7}))
     assert (zero_shot.threshold, strict.threshold) == (0.5, 0.7)
     assert strict.fingerprint != zero_shot.fingerprint
-    with pytest.raises(ValueError, match="class 'bolt': no threshold; call calibrate"):
-        _ = few_shot.threshold
 
 
-def test_calibration_gives_a_new_detector_with_the_conformal_threshold(few_shot):
+def test_calibration_gives_a_new_detector_with_the_conformal_threshold(zero_shot):
     scores = np.linspace(0.1, 0.2, 19)
-    calibrated = few_shot.calibrate(scores, target_fpr=0.05)
+    calibrated = zero_shot.calibrate(scores, target_fpr=0.05)
     assert calibrated.threshold == scores.max()
-    assert calibrated.fingerprint != few_shot.fingerprint
+    assert calibrated.fingerprint != zero_shot.fingerprint
     with pytest.raises(ValueError, match="class 'bolt': 18 calibration normals, need 19"):
-        few_shot.calibrate(scores[:18], target_fpr=0.05)
+        zero_shot.calibrate(scores[:18], target_fpr=0.05)
 
 
-@pytest.mark.parametrize("kind", ["zero_shot", "few_shot"])
-def test_a_saved_detector_needs_nothing_but_its_directory(kind, request, tmp_path_factory):
+def test_a_saved_detector_needs_nothing_but_its_directory(tmp_path_factory):
     """Neither the CLIP that it came from, nor the text tower, nor the prompts."""
     sources = tmp_path_factory.mktemp("sources")
     params = tiny_clip(sources)
-    words = WinClip.from_words("bolt", PROMPTS, load_clip(params, Path()), params)
-    detector = words if kind == "zero_shot" else words.with_references(IMAGES[:2])
+    detector = WinClip.from_words("bolt", PROMPTS, load_clip(params, Path()), params)
     detector = detector.calibrate(np.linspace(0, 0.4, 30), target_fpr=0.1)
     directory = tmp_path_factory.mktemp("saved")
     detector.save(directory)
@@ -326,9 +281,9 @@ def test_a_saved_detector_needs_nothing_but_its_directory(kind, request, tmp_pat
     assert not [name for name in load_file(directory / "weights.safetensors") if "token_embedding" in name]
 
 
-def test_saving_twice_writes_the_same_bytes(few_shot, tmp_path):
+def test_saving_twice_writes_the_same_bytes(zero_shot, tmp_path):
     for name in ("first", "second"):
-        few_shot.save(tmp_path / name)
+        zero_shot.save(tmp_path / name)
     for name in ("weights.safetensors", "config.json"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -13,9 +14,11 @@ import pytest
 from PIL import Image
 
 from fixtures.learning import ROOT
-from fixtures.report import HARDNESS, write_inputs, write_json
+from fixtures.report import HARDNESS, write_inputs
+from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.inference.overlay import inferno
 from shadowline.report import build_report, heatmap_overlay
 from shadowline.report.evaluation_data import read_contents
 from shadowline.report.formatting import duration, headline, join, number, percent, promise, unit
@@ -97,6 +100,30 @@ def test_a_map_of_the_centre_crop_colours_only_the_crop() -> None:
     changed = (pixels != 120).any(axis=-1)
     assert changed[12:36, 16:48].all()
     assert changed.sum() == 24 * 32
+
+
+@pytest.mark.parametrize(
+    ("options", "sha256"),
+    [
+        ({}, "4588a65bc91a778ef9a37a8f281adcd420135b721f110346803d0427fc08acad"),
+        (
+            {"high": 20.0, "opacity": 1.0, "line_width": 0.0},
+            "c78dc8caf166af42dde585d6ffcc377b8d0f31f554a28495b336e83c851c04d8",
+        ),
+        ({"coverage": 0.875}, "5a39ba8acb6b43c8f76abb2ff1da14a28f5286b497ee0f89039f4f46c501dfd1"),
+    ],
+)
+def test_heat_maps_are_to_the_pixel_those_that_matplotlib_coloured(options: dict[str, float], sha256: str) -> None:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (180, 240, 3), dtype=np.uint8))
+    overlay = heatmap_overlay(image, rng.gamma(2.0, 1.5, (16, 20)), 3.0, **options)
+    assert hashlib.sha256(np.asarray(overlay).tobytes()).hexdigest() == sha256
+
+
+def test_the_colours_are_those_of_matplotlib() -> None:
+    matplotlib = pytest.importorskip("matplotlib")  # MLflow brings it
+    values = np.concatenate([np.linspace(0, 1, 4001), np.arange(257) / 256])
+    assert np.array_equal(inferno(values), matplotlib.colormaps["inferno"](values)[:, :3])
 
 
 @pytest.mark.parametrize(
@@ -190,17 +217,16 @@ def test_refused_files_and_duplicates_are_named(layout: Layout, params: Params) 
 
 def test_the_headline_says_what_happened(layout: Layout, tmp_path: Path) -> None:
     refused = headline(read_contents(layout).summary)
-    assert refused.startswith("The new model must not go further yet: 2 of 16 checks failed")
+    assert refused.startswith("The new model must not go further yet: 2 of 17 checks failed")
     assert "textile" in refused
     accepted = headline(read_contents(write_inputs(tmp_path, passed=True)).summary)
-    assert "all 16 checks passed" in accepted
+    assert "all 17 checks passed" in accepted
 
 
 def test_what_comes_from_data_is_text_and_never_markup(tmp_path: Path, params: Params) -> None:
     name, defect = "<script>alert(1)", "</style></svg><script>alert('defect')</script>"
     layout = write_inputs(tmp_path, hardness={name: 5.0}, defects={name: (defect,)})
-    history = json.loads((layout.decoder / "history.json").read_text())
-    assert name in history["evaluations"][0]["per_class"]
+    assert name in json.loads(layout.history.read_text())["evaluations"][0]["per_class"]
     page = page_of(layout, params)
     assert "script" not in Elements.of(page).tags
     assert "&lt;script&gt;alert(1)" in page
@@ -212,7 +238,7 @@ OPTIONAL = {
     "data/validation/checks/overall.json": "The result of the data validation",
     "data/validation/docs/index.html": "was not built here",
     "models/inspector/config.json": "has not been packaged yet",
-    "data/timings.json": "The time of each stage was not recorded",
+    ".shadowline/timings.json": "The time of each stage was not recorded",
     "models/calibration/bolt.json": "its calibration file is missing",
     "data/evaluation/bolt/maps.safetensors": "The anomaly maps of this class are missing",
     "data/import/bolt.json": "not recorded",
@@ -267,14 +293,23 @@ def test_maps_of_another_number_of_rows_are_refused(small: Layout) -> None:
 
 
 def test_what_was_not_measured_is_a_dash(small: Layout, params: Params) -> None:
-    path = small.evaluation("bolt") / "metrics.json"
+    path = small.metrics("bolt")
     metrics = json.loads(path.read_text())
-    metrics |= {"components": {}, "practicality": {"flips": {}}, "decisions": {}, "latency_ms": {}, "pixel": None}
-    metrics["image"] = {"auroc": {"value": float("nan"), "low": None, "high": None}}
-    write_json(path, metrics)
+    metrics["practicality"] |= {"flips": {}, "flip_share": None}
+    write_json(path, metrics | {"pixel": None})
+    summary = json.loads(small.summary.read_text())
+    write_json(small.summary, summary | {"memory": None, "latency_ms": {}, "latency_measurement": {}})
     page = page_of(small, params)
+    assert "Neither memory nor latency was measured" in page
     assert "Robustness was not measured" in page
     assert "nan" not in re.sub(r"data:image/jpeg;base64,[^\"]+", "", page).lower().replace("provenance", "")
+
+
+def test_a_number_that_is_not_finite_is_refused(small: Layout) -> None:
+    path = small.metrics("bolt")
+    path.write_text(re.sub(r'"fpr": [\d.]+', '"fpr": NaN', path.read_text()))
+    with pytest.raises(ValueError, match=r"bolt/metrics\.json: decisions\.fpr: "):
+        read_contents(small)
 
 
 def test_a_missing_image_becomes_a_placeholder(small: Layout, params: Params) -> None:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from fixtures.learning import ROOT
+from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.core.progress import Progress, Task
@@ -187,7 +188,10 @@ def test_masks_of_one_image_must_have_one_size(tmp_path: Path) -> None:
 def test_the_report_on_disk_is_the_report(tmp_path: Path) -> None:
     place(tmp_path, **normals(30), **{"train/good/x.png": b"", "train/good/y.png": picture(3)})
     report, _ = imported(tmp_path)
-    on_disk = json.loads(Layout(tmp_path).import_report("bolt").read_text())
+    path = Layout(tmp_path).import_report("bolt")
+    assert path.read_bytes() == (ROOT / "tests/unit/report/golden/import_report.json").read_bytes()
+    assert ImportReport.read(path) == report
+    on_disk = json.loads(path.read_text())
     assert on_disk["refused"] == [
         {"name": "bolt/train/good/x.png", "reason": "empty", "message": report.refused[0].message}
     ]
@@ -278,13 +282,22 @@ def test_a_second_import_touches_no_image_and_gives_the_same_bytes(tmp_path: Pat
     assert [(path.stat().st_ino, path.stat().st_mtime_ns) for path in images] == stamps
 
 
+def left_by_a_kill(path: Path) -> Path:
+    """Where `replace_file` writes before it moves the file to `path`."""
+    with pytest.raises(InterruptedError), replace_file(path) as temporary:
+        raise InterruptedError
+    return temporary
+
+
 def test_a_damaged_copy_is_mended_and_what_the_source_dropped_is_removed(tmp_path: Path) -> None:
     place(tmp_path, **normals(20))
     _, rows = imported(tmp_path)
     damaged = tmp_path / rows["path"][0]
     damaged.write_bytes(bytes(damaged.stat().st_size))
-    for leftover in ("images/bolt/.a.png.9.tmp", "manifest/.bolt.parquet.9.tmp", "import/.bolt.json.9.tmp"):
-        (tmp_path / "data" / leftover).write_bytes(b"half")
+    layout = Layout(tmp_path)
+    written = (layout.images("bolt") / "a.png", layout.manifest("bolt"), layout.import_report("bolt"))
+    for leftover in map(left_by_a_kill, written):
+        leftover.write_bytes(b"half")
     (tmp_path / "source/bolt/train/good/000.png").unlink()
     imported(tmp_path)
     undisturbed = tmp_path / "undisturbed"
@@ -297,9 +310,9 @@ CHILD = """
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from shadowline.params import Params
-from shadowline.paths import Layout
-from shadowline.progress import Progress
+from shadowline.core.layout import Layout
+from shadowline.core.params import Params
+from shadowline.core.progress import Progress
 from shadowline.stages.import_class import run
 
 class InStep(Progress):

@@ -1,0 +1,69 @@
+"""`cost.json`, what the packaged model costs, and `summary.json`, all classes together under their verdict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from typing_extensions import TypedDict  # pydantic cannot use that of typing before Python 3.12
+
+from shadowline.core.artifacts import Artifact
+from shadowline.evaluation.gates import Verdict
+from shadowline.evaluation.latency import Latency
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Weights by part, 10⁶ bytes."""
+
+    encoder_mb: float
+    decoder_mb: float
+    banks_mb: float
+    identities_mb: float
+    total_mb: float
+    legacy_total_mb: float  # all single-class models together
+
+
+class Cost(Artifact):
+    memory: Memory
+    latency: Latency
+
+
+class Means(TypedDict, total=False):
+    """Mean image AUROC over the classes; empty where no class was evaluated."""
+
+    auroc: float
+    bank_auroc: float
+    reconstruction_auroc: float
+    legacy_auroc: float
+
+
+class LatencyMs(TypedDict, total=False):
+    """Times of single images; empty where the cost was not measured."""
+
+    p50: float
+    p95: float
+    idle_p95: float
+    legacy_p50: float
+    legacy_p95: float
+
+
+class LatencyMeasurement(TypedDict, total=False):
+    """How the latency was measured; the fields of `Latency` that are no times of the model."""
+
+    ratio_p95: float
+    reference_idle_ms: float
+    reference_spread: float
+    running_share: float
+    num_timings: int
+    num_attempts: int
+    reliable: bool
+
+
+class Summary(Artifact):
+    verdict: Verdict
+    classes: tuple[str, ...]  # worst first
+    means: Means
+    memory: Memory | None  # None where the cost was not measured
+    latency_ms: LatencyMs
+    latency_measurement: LatencyMeasurement
+    num_images: dict[str, dict[str, int]]  # class → split → images
