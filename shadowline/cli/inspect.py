@@ -15,7 +15,7 @@ from shadowline.cli.records import open_records
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
-from shadowline.data.images import RefusedImage, open_rgb, open_within, read_bounded
+from shadowline.data.images import RefusedImage, open_within, read_bounded
 from shadowline.data.manifest import Label
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def _overlay(path: Path, inspection: Judged, inspector: Inspector | None) -> Ima
         heat, rgb = inspection.heat, open_within(path, load_params(Layout().params).data)
         return heatmap_overlay(rgb, heat.map_HW, heat.level, coverage=heat.coverage)
     assert inspector is not None
-    limits = inspector.config["limits"]
-    rgb = open_rgb(path, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+    rgb = open_within(path, inspector.limits)
     level = inspector.calibrations[inspection.class_name].map_level
     encoder = inspector.encoder.config
     return heatmap_overlay(rgb, inspection.anomaly_map, level, coverage=encoder.crop / encoder.resize)

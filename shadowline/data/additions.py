@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
@@ -207,8 +206,7 @@ def _check(offer: Offer, limits: DataParams, received_at: datetime) -> tuple[Add
     if not _KIND.fullmatch(offer.kind):
         raise ValueError(f"{offer.name}: kind {offer.kind!r}: use good, or a name of a-z, 0-9, _ and -")
     data = offer.read(limits.max_file_bytes + 1)
-    bounds: dict[str, Any] = {"max_pixels": limits.max_pixels, "max_file_bytes": limits.max_file_bytes}
-    properties = measure(data, name=offer.name, **bounds)
+    properties = measure(data, limits, name=offer.name)
     image_id = content_id(data)
     is_normal = offer.kind == GOOD
     addition = Addition(

@@ -88,7 +88,7 @@ class Inbox:
         """Keep one image; None where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
         if not _NAME.fullmatch(kind):
             raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
-        properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        properties = measure(data, limits, name=name)
         file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
         path = self.folder / ("train" if kind == GOOD else "test") / kind / file_name
         if path.is_file():

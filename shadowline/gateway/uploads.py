@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
-from shadowline.data.images import Refusal, RefusedImage, open_rgb
+from shadowline.data.images import Refusal, RefusedImage, open_within
 from shadowline.data.manifest import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
@@ -112,9 +112,8 @@ def refusal_of(refused: RefusedImage) -> RefusedRequestError:
 
 
 def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> Sample:
-    limits = params.data
     try:
-        image = open_rgb(upload.data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
+        image = open_within(upload.data, params.data)
     except RefusedImage as refused:
         raise refusal_of(refused) from None
     form = upload.form

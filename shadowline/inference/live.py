@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shadowline.core.params import Params
-from shadowline.data.images import open_rgb
+from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, content_id
 from shadowline.inference.routing import Route, unplanned_classes, unplanned_state
 from shadowline.inference.scoring import Answer, Heat, Question, scorer_of
@@ -65,8 +65,8 @@ class LiveModels:
 
         Raises RefusedImage, and ValueError for a class that no model knows or a model that cannot be loaded.
         """
-        started, limits = time.perf_counter(), self.limits
-        image = open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        started = time.perf_counter()
+        image = open_within(data, self.limits, name=name)
         confidence = None
         if class_name is None:
             inspector = self._identifier()

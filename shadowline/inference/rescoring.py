@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from shadowline.core.params import DataParams
 from shadowline.core.progress import Task
-from shadowline.data.images import open_rgb, read_bounded
+from shadowline.data.images import open_within, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
@@ -111,13 +111,13 @@ def _look(path: str, image_id: str, models: dict[Side, Model], limits: DataParam
 
 
 def _open(path: str, image_id: str, limits: DataParams) -> Image.Image:
-    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `open_rgb` does."""
+    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `open_within` does."""
     if not path:
         raise ValueError("the image was not kept")
     data = read_bounded(Path(path), limits.max_file_bytes + 1)
     if content_id(data) != image_id:
         raise ValueError(f"{path} is another image by now")
-    return open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=Path(path).name)
+    return open_within(data, limits, name=Path(path).name)
 
 
 def _sight(model: Model, image: Image.Image) -> Sight:

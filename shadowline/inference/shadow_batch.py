@@ -8,7 +8,6 @@ judged, whatever the time of its file: a folder of old files in one run is evide
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import RefusedImage, open_within
@@ -69,7 +69,7 @@ class Capture:
     def of_file(cls, path: Path) -> Capture:
         """The capture time of a file is that of its last change."""
         captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), captured_at)
+        return cls(path, file_sha256(path), captured_at)
 
 
 def both_models(class_name: str, records: Records) -> tuple[Detector, Detector]:

@@ -6,7 +6,7 @@
 
 The stream split has not been seen by training, calibration or evaluation. Each of its images stands for several parts,
 one for each way to lay it down; no part comes again before all of its kind have come. A part is judged once by each
-model, under each light that is played.
+model, under each light that is shown.
 """
 
 from __future__ import annotations

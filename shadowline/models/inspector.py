@@ -25,8 +25,10 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.device import pick_device
-from shadowline.data.images import open_rgb
+from shadowline.core.hashing import file_sha256
+from shadowline.data.images import ImageLimits, open_within
 from shadowline.data.manifest import Label
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.calibration import Calibration, raw_maps
@@ -76,10 +78,11 @@ class Inspector:
     """Load once, inspect many; the images beside an image change its score by rounding at most."""
 
     def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
-        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = read_json(directory / "config.json")
+        self.limits = ImageLimits(**self.config["limits"])
         self.encoder, self.model_version = encoder, model_version
         self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
-        raw = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+        raw = read_json(directory / "calibration.json")
         self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
         self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
         self._identities = _load_identities(directory, self.classes)
@@ -179,8 +182,7 @@ class Inspector:
     def _open(self, image: ImageInput) -> Image.Image:
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        limits = self.config["limits"]
-        return open_rgb(image, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+        return open_within(image, self.limits)
 
     def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
         """What is said of one image, but for its latency."""
@@ -254,7 +256,7 @@ def model_fingerprint(directory: Path) -> str:
         if path.suffix not in {".safetensors", ".json"}:
             continue
         digest.update(path.relative_to(directory).as_posix().encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 
@@ -263,12 +265,12 @@ def class_fingerprints(directory: Path) -> dict[str, str]:
 
     Two model versions may share some of them: a class whose fingerprint stays is inspected as before.
     """
-    calibrations = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+    calibrations = read_json(directory / "calibration.json")
     shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
-    common = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shared]
+    common = [file_sha256(path) for path in shared]
     found = {}
     for name, calibration in calibrations.items():
-        bank = hashlib.sha256((directory / f"banks/{name}.safetensors").read_bytes()).hexdigest()
+        bank = file_sha256(directory / f"banks/{name}.safetensors")
         parts = (*common, bank, json.dumps(calibration, sort_keys=True))
         found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 
+from shadowline.core.atomic_files import read_json
 from shadowline.models.detector import Detector
 from shadowline.models.external.description import DESCRIPTION
 from shadowline.models.external.onnx import MODEL, OnnxDetector
@@ -90,7 +90,7 @@ def _kind_of(directory: Path) -> Kind | None:
     config = directory / "config.json"
     if not config.is_file():
         return None
-    fields = json.loads(config.read_text(encoding="utf-8"))
+    fields = read_json(config)
     if fields.get("kind") == Kind.FEW_SHOT:
         return Kind.FEW_SHOT
     if "window_scales" in fields:

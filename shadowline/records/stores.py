@@ -31,11 +31,11 @@ class Records:
     chain: Chain
 
 
-def open_records(url: str | None = None) -> Records:
-    """The stores of `url`, or of the database that SHADOWLINE_DATABASE_URL names."""
-    settings = Settings()
+def open_records(url: str | None = None, settings: Settings | None = None) -> Records:
+    """The stores of `url`, or of the database that the settings name: those given, or SHADOWLINE_… of this process."""
+    settings = settings or Settings()
     heads = open_heads(settings.audit_witness)
-    return records_on(open_database(url or settings.database_url), open_keys(), heads)
+    return records_on(open_database(url or settings.database_url), open_keys(settings), heads)
 
 
 def records_on(engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> Records:

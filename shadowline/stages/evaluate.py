@@ -122,7 +122,7 @@ def _small_mask(path: str, size: tuple[int, int], params: Params, layout: Layout
     if not path:
         return np.zeros(size[::-1], dtype=bool)
     bounds = params.data
-    found = read_mask(layout.root / path, max_pixels=bounds.max_pixels, max_file_bytes=bounds.max_file_bytes)
+    found = read_mask(layout.root / path, bounds)
     mask = Image.fromarray(found.astype(np.uint8) * 255)
     return np.asarray(mask.resize(size, Image.Resampling.BOX)) >= 128
 

@@ -126,7 +126,7 @@ def _read_all(
 def _import_one(source: SourceImage, params: DataParams, folder: Path, written: Container[str]) -> _Imported:
     """Read, judge and write one image with its mask; content in `written` keeps the mask that it came with first."""
     data = source.read(params.max_file_bytes + 1)
-    properties = measure(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=source.name)
+    properties = measure(data, params, name=source.name)
     mask = _merged_mask(source, params)
     image_id = content_id(data)
     if source.image_id not in ("", image_id):
@@ -156,7 +156,7 @@ def _mask_part(source: SourceImage, number: int, params: DataParams) -> npt.NDAr
     try:
         data = source.read_masks[number](params.max_file_bytes + 1)
         name = f"mask {number + 1}"
-        return read_mask(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=name)
+        return read_mask(data, params, name=name)
     except RefusedImage as error:
         raise RefusedImage(Refusal.BAD_MASK, f"{source.name}: {error}") from None
 

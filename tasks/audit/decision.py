@@ -34,7 +34,7 @@ from shadowline.core.atomic_files import replace_file, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import CLASS_NAME_PATTERN, DataParams
-from shadowline.data.images import open_rgb, read_bounded
+from shadowline.data.images import open_within, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.enrolment.inbox import Inbox
 from shadowline.inference.overlay import heatmap_overlay
@@ -165,7 +165,7 @@ def _score_again(stored: StoredPair, loaded: Loaded, data: bytes | None, limits:
     pair, image = stored.pair, None
     if data is not None:
         name = f"image {pair.image_id[:12]}…"
-        image = open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        image = open_within(data, limits, name=name)
     if not asked:
         return _Again(Rerun(Outcome.NOT_ASKED, "not asked for"), image)
     if loaded.detector is None or image is None:

@@ -10,7 +10,6 @@ Nothing of the project is changed: git lends its objects, sources are linked, ev
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 import yaml
 from prefect import task
@@ -35,18 +33,23 @@ from shadowline.audit.comparison import (
     compare_step,
 )
 from shadowline.audit.environment import same_settings
+from shadowline.core.atomic_files import link_or_copy, read_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.data.additions import Additions
 from tasks.integrations.dvc_pipeline import StageFailedError, run_stage
 from tasks.integrations.dvc_remote import configure_remote, open_remote, read_steps
-from tasks.integrations.git import has_commit
+from tasks.integrations.git import has_commit, run_git
 from tasks.integrations.provenance import PACKAGE, list_files
 from tasks.integrations.registered_version import Registered
 
+_RESTORE = "restore the repository from a backup"
 _HASH_PARAMS = """\
 from pathlib import Path
-from shadowline.params import load_params
+try:
+    from shadowline.core.params import load_params
+except ImportError:  # a commit from before the library had packages
+    from shadowline.params import load_params
 print(load_params(Path("params.yaml")).hash())
 """
 
@@ -93,8 +96,9 @@ def check_out(registered: Registered, project: Path, folder: Path) -> Place:
     if not has_commit(project, commit):
         raise ValueError(f"{registered.uri}: commit {commit} is not in this repository; fetch it, or restore a backup")
     clone = folder / "project"
-    _git(project, "clone", "--quiet", "--no-checkout", "--shared", str(project.resolve()), str(clone))
-    _git(clone, "checkout", "--quiet", "--detach", commit)
+    source = str(project.resolve())
+    run_git(project, "clone", "--quiet", "--no-checkout", "--shared", source, str(clone), way_out=_RESTORE)
+    run_git(clone, "checkout", "--quiet", "--detach", commit, way_out=_RESTORE)
     lock = clone / "dvc.lock"
     found = file_sha256(lock) if lock.is_file() else "none"
     _require(registered, "dvc_lock_sha256", found, f"dvc.lock of commit {commit[:12]}")
@@ -108,7 +112,7 @@ def _require(registered: Registered, tag: str, found: str, subject: str) -> None
     if registered.tag(tag) != found:
         raise ValueError(
             f"{registered.uri}: {subject} has hash {found[:12]}…, and {registered.tag(tag)[:12]}… was registered; "
-            "restore the repository from a backup"
+            f"{_RESTORE}"
         )
 
 
@@ -133,13 +137,6 @@ def _keep_to_itself(clone: Path) -> None:
 
     with Config(str(clone / ".dvc")).edit("local") as content:
         content.setdefault("core", {})["site_cache_dir"] = str(clone.resolve() / ".dvc/tmp/site")
-
-
-def _git(root: Path, *arguments: str) -> None:
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["failed"])[0]
-        raise ValueError(f"git {arguments[0]}: {reason}; restore the repository from a backup")
 
 
 # --- made again -----------------------------------------------------------------------------------------------------
@@ -250,18 +247,10 @@ def _bring(place: Place, path: str) -> None:
     source, target = place.project / path, place.root / path
     if Path(path).is_absolute() or target.exists() or not source.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link)
+        shutil.copytree(source, target, copy_function=link_or_copy)
     else:
-        _link(source, target)
-
-
-def _link(source: Path | str, target: Path | str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
+        link_or_copy(source, target)
 
 
 def _overlap(path: str, other: str) -> bool:
@@ -286,8 +275,3 @@ def compare_results(place: Place) -> tuple[Item, ...]:
         return compare_metrics(read_json(place.registered.summary(place.scratch)), made)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return (Item("summary.json", Finding.DIFFERENT, f"the run's is gone, or is no summary: {error}"),)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

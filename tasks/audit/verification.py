@@ -25,13 +25,13 @@ from shadowline.audit.comparison import (
     compare_files,
     worst,
 )
-from shadowline.core.atomic_files import write_json
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.hashing import file_md5, file_sha256
 from shadowline.core.layout import Layout
 from shadowline.evaluation.summary import Summary
 from shadowline.records.audit_log.entry import Kind, Record
 from shadowline.records.stores import open_records
-from tasks.audit.reproduction import Place, read_json
+from tasks.audit.reproduction import Place
 from tasks.integrations.dvc_remote import DamagedError, open_remote
 from tasks.integrations.mlflow_registry import client, result_metrics
 from tasks.integrations.provenance import PACKAGE, list_files

@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
 
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -38,6 +40,14 @@ class DatabaseCopy:
     kind: DatabaseKind
     path: Path
     connection: Connection
+
+    @property
+    def read_only_url(self) -> str:
+        """Of an SQLite copy, for one who opens it himself: nothing is written into it.
+
+        No two copies have the same one, since MLflow keeps a connection for each address that it ever opened.
+        """
+        return f"sqlite:///file:{quote(str(self.path.resolve()))}?mode=ro&uri=true&copy={uuid4().hex}"
 
 
 def kind_of(url: str) -> DatabaseKind:

@@ -76,7 +76,7 @@ class BackupManifest:
 
     @property
     def num_bytes(self) -> int:
-        return sum(one.num_bytes for one in self.files.values())
+        return sum(kept.num_bytes for kept in self.files.values())
 
     def to_text(self) -> str:
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -92,7 +92,7 @@ class BackupManifest:
         for name in ("registered", "left_out", "problems"):
             raw[name] = tuple(raw[name])
         raw["head"] = Head(**raw["head"]) if raw["head"] else None
-        raw["files"] = {name: Kept(**one) for name, one in raw["files"].items()}
+        raw["files"] = {name: Kept(**kept) for name, kept in raw["files"].items()}
         return cls(**raw)
 
 
@@ -129,8 +129,8 @@ def text_sha256(text: str) -> str:
 def names_outside(manifest: BackupManifest) -> list[str]:
     """The files and places that are not below the project's root: a restore writes nowhere else."""
     databases = (manifest.records, manifest.tracking)
-    names = [*manifest.files, *manifest.folders.values(), manifest.keys, *(one.place for one in databases)]
-    names += [*manifest.experiments, *manifest.models, *(one.file for one in databases)]
+    names = [*manifest.files, *manifest.folders.values(), manifest.keys, *(database.place for database in databases)]
+    names += [*manifest.experiments, *manifest.models, *(database.file for database in databases)]
     return [name for name in (*names, *filter(None, [manifest.remote])) if not _is_below(name)]
 
 

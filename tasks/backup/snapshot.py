@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import mlflow
 from filelock import FileLock, Timeout
 from prefect import task
 
@@ -39,7 +40,7 @@ from tasks.backup.consistency import (
     read_registry,
     read_standing,
 )
-from tasks.backup.databases import copied, kind_of, sqlite_path
+from tasks.backup.databases import DatabaseCopy, copied, kind_of, sqlite_path
 from tasks.backup.files import Bundle, Objects, Source, below, find_objects, in_project, write_bundle
 from tasks.backup.manifest import BackupManifest, DatabaseKind, Kept, KeptDatabase, names_outside, text_sha256
 from tasks.backup.targets import Place, in_one_line, new_place
@@ -175,13 +176,28 @@ def _copy_databases(
         write_json(staging / "keys/head.json", asdict(head))
     with copied(settings.database_url, staging / "records") as records:
         standing = read_standing(records.connection)
-    with copied(settings.tracking_uri, staging / "tracking") as tracking:
-        registry = read_registry(tracking.connection, model_name)
+    tracking, registry = _copy_tracking(settings.tracking_uri, staging, model_name)
     databases = (
         _kept_database(records.kind, records.path, settings.database_url, root, "data/records.db"),
         _kept_database(tracking.kind, tracking.path, settings.tracking_uri, root, "mlflow.db"),
     )
     return standing, registry, databases
+
+
+def _copy_tracking(uri: str, staging: Path, model_name: str) -> tuple[DatabaseCopy, Registry]:
+    """MLflow's store, and what its client says of the copy.
+
+    No client reads a dump of PostgreSQL: there the store is asked before and after it, until both answers are the same.
+    Raises ValueError where they never are.
+    """
+    for _ in range(_TRIES):
+        before = read_registry(client(), model_name) if kind_of(uri) is DatabaseKind.POSTGRESQL else None
+        with copied(uri, staging / "tracking") as copy:
+            address = uri if before else copy.read_only_url
+            registry = read_registry(mlflow.MlflowClient(address, address), model_name)
+        if before in (None, registry):
+            return copy, registry
+    raise ValueError(f"SHADOWLINE_TRACKING_URI: versions changed during each of {_TRIES} dumps; run the backup again")
 
 
 def _kept_database(kind: DatabaseKind, file: Path, url: str, root: Path, otherwise: str) -> KeptDatabase:
@@ -214,7 +230,7 @@ def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
 
 def _sources(layout: Layout, seen: _Seen, with_downloads: bool) -> list[Source]:
     """All but what is staged. Of the keys' folder the entry that it remembers is staged: it must not be newer."""
-    keys = [one for one in below(Settings().audit_keys, "keys") if one.paths[0].suffix in {".pem", ".pub"}]
+    keys = [key for key in below(Settings().audit_keys, "keys") if key.paths[0].suffix in {".pem", ".pub"}]
     found = [*keys, *seen.objects.sources]
     for name, location in seen.registry.experiments.items():
         found += below(local_folder(location) or layout.root, f"artifacts/{name}")
@@ -249,7 +265,7 @@ def _is_itself(path: Path, md5: str) -> bool:
 
 
 def _unknown(objects: Objects) -> list[str]:
-    return [f"commit {one[:12]} of a registered version: git does not have it" for one in objects.unknown]
+    return [f"commit {commit[:12]} of a registered version: git does not have it" for commit in objects.unknown]
 
 
 def _manifest(
@@ -265,7 +281,7 @@ def _manifest(
         tracking=seen.databases[1],
         head=seen.standing.head,
         inspector=seen.registry.inspector,
-        registered=tuple(one.uri for one in seen.registry.versions),
+        registered=tuple(version.uri for version in seen.registry.versions),
         experiments=seen.registry.experiments,
         models={name: str(path) for name, path in seen.standing.folders.items()},
         folders={name: place for name, (_, place) in _folders(layout).items()},

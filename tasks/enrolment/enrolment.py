@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from PIL import Image
 from prefect import get_run_logger, task
 from sklearn.metrics import roc_auc_score
 
-from shadowline.core.atomic_files import write_json
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
@@ -346,6 +345,6 @@ def collect_due(location: str, root: Path) -> list[str]:
         except (FileNotFoundError, ValueError) as error:
             get_run_logger().error("class '%s' not taken in: %s", class_name, error)
     due = {one.class_name: one.num_normal + one.num_defects for one in list_enrolments(root) if one.is_due}
-    tried = json.loads(layout.enrolments_tried.read_text()) if layout.enrolments_tried.is_file() else {}
+    tried = read_json(layout.enrolments_tried) if layout.enrolments_tried.is_file() else {}
     write_json(layout.enrolments_tried, {**tried, **due})
     return sorted(name for name, num_images in due.items() if tried.get(name) != num_images)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import copy_file, read_json, write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.params_file import editing
@@ -42,7 +41,7 @@ def mend(root: Path) -> str | None:
     layout = Layout(root)
     if not layout.enrolling.is_file():
         return None
-    class_name: str = json.loads(layout.enrolling.read_text(encoding="utf-8"))["class_name"]
+    class_name: str = read_json(layout.enrolling)["class_name"]
     layout.forget(class_name)
     take_back(root)
     _put_back(layout, class_name)
@@ -75,5 +74,4 @@ def _copy(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
     else:
-        with replace_file(target) as temporary:
-            shutil.copyfile(source, temporary)
+        copy_file(source, target)

@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import mlflow
+
+from shadowline.core.atomic_files import read_json
 from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
@@ -144,14 +147,17 @@ def note_deletion(class_name: str, fingerprint: str, versions: Sequence[str], ar
 
 
 def registry_witnesses() -> list[Witness]:
+    """`witnesses_in` the registry that SHADOWLINE_TRACKING_URI names; none where nobody has made it yet."""
+    return witnesses_in(client()) if registry_exists() else []
+
+
+def witnesses_in(tracking: mlflow.MlflowClient) -> list[Witness]:
     """What registered versions know of the entries of their registration.
 
     Raises MlflowException where the registry does not answer, and ValueError for a tag that is none.
     """
-    if not registry_exists():
-        return []
-    tagged = [one for one in client().search_model_versions() if WITNESS_TAG in one.tags]
-    return [_witness(f"{one.name}/{one.version}", one.tags[WITNESS_TAG]) for one in tagged]
+    tagged = [version for version in tracking.search_model_versions() if WITNESS_TAG in version.tags]
+    return [_witness(f"{version.name}/{version.version}", version.tags[WITNESS_TAG]) for version in tagged]
 
 
 def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Progress) -> Verification:
@@ -217,7 +223,7 @@ def _last_said(chain: Chain, kind: Kind, subject: str = "") -> dict[str, Any]:
 
 
 def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
-    calibrations = json.loads((layout.package / "calibration.json").read_text(encoding="utf-8"))
+    calibrations = read_json(layout.package / "calibration.json")
     return {
         **{name: version.tags.get(name) for name in PROVENANCE},
         **{name: version.tags[name] for name in TURNED if name in version.tags},

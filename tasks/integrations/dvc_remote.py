@@ -13,7 +13,6 @@ SHADOWLINE_DATA_URL names it. DVC reads it from .dvc/config.local, which git ign
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -25,7 +24,7 @@ from typing import Any
 from prefect import get_run_logger, task
 
 from shadowline.audit.comparison import Finding, Item, Output, Step
-from shadowline.core.atomic_files import replace_file
+from shadowline.core.atomic_files import read_json, replace_file
 from shadowline.core.hashing import file_md5
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
@@ -154,7 +153,7 @@ class Remote:
         with TemporaryDirectory() as folder:
             listing = Path(folder) / "listing"
             self._fetch(output.md5, listing, f"{output.path} (list of its files)")
-            entries = json.loads(listing.read_text(encoding="utf-8"))
+            entries = read_json(listing)
         return {f"{output.path}/{one['relpath']}": str(one["md5"]) for one in entries}
 
     def objects(self, output: Output) -> set[str]:

@@ -19,6 +19,7 @@ from prefect.runtime import task_run
 from sqlalchemy.exc import SQLAlchemyError
 
 import shadowline
+from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings, prepare_environment
@@ -148,7 +149,7 @@ def register(run_id: str, params: Params, layout: Layout, summary: Summary, prov
     is harmless, also after a kill in between.
     """
     tracking, name = client(), params.registry.model_name
-    config = json.loads((layout.package / "config.json").read_text(encoding="utf-8"))
+    config = read_json(layout.package / "config.json")
     version = find_version(tracking, name, config["fingerprint"]) or _log_version(
         tracking, run_id, name, layout.package, config
     )

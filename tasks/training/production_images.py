@@ -154,7 +154,7 @@ def _row(
     """What the choice looks at. No image is newer than its label, whatever a camera's clock says."""
     limits = params.data
     data = read_bounded(path, limits.max_file_bytes + 1)
-    properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=path.as_posix())
+    properties = measure(data, limits, name=path.as_posix())
     captured_at = min(captured.get(image_id, label.at), label.at)
     described = {"image_id": image_id, "label": str(label.label), "defect_type": "", "split_hint": ""}
     return {**described, "captured_at": captured_at, **asdict(properties)}

@@ -152,7 +152,7 @@ def mask_problems(rows: pd.DataFrame, root: Path, bounds: DataParams) -> list[st
 
 def _mask_problem(root: Path, mask_path: str, image_size: str | None, bounds: DataParams) -> str | None:
     try:
-        mask_HW = read_mask(root / mask_path, max_pixels=bounds.max_pixels, max_file_bytes=bounds.max_file_bytes)
+        mask_HW = read_mask(root / mask_path, bounds)
     except RefusedImage as refusal:
         return f"mask {refusal}"
     mask_size = _size(mask_HW.shape[1], mask_HW.shape[0])

@@ -9,11 +9,13 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from fixtures.gateway import Factory, Site, png, wait_for
@@ -241,7 +243,17 @@ def test_a_backup_and_its_keys_are_for_their_owner_alone_before_and_after(
     keys = tmp_path / "again/data/audit/keys"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys.glob("*.pem")} == {0o600}
-    assert str(tmp_path) not in os.environ["SHADOWLINE_AUDIT_KEYS"], "the process works where it worked before"
+
+
+def test_a_restore_leaves_the_process_alone_while_it_runs(lived: Project, made: Path, tmp_path: Path) -> None:
+    """Another thread may be at work: it must never see another folder or other settings."""
+    with lived.inside(), ThreadPoolExecutor() as pool:
+        before = (Path.cwd(), dict(os.environ), mlflow.get_tracking_uri())
+        restoring = pool.submit(restore, str(made), tmp_path / "again", Progress())
+        while not restoring.done():
+            assert (Path.cwd(), dict(os.environ), mlflow.get_tracking_uri()) == before
+            threading.Event().wait(0.01)
+        assert {one.class_name for one in restoring.result().inspected} == set(CLASSES)
 
 
 def test_a_restore_that_ends_early_says_why_in_one_line_and_shows_its_keys_to_nobody(

@@ -30,7 +30,7 @@ time.sleep(600)
 _HOLD = """
 import time
 from pathlib import Path
-from tasks.repository import hold_project
+from tasks.integrations.git import hold_project
 with hold_project(Path()):
     time.sleep(600)
 """

@@ -305,3 +305,10 @@ class BusyStore:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def test_a_busy_store_is_asked_less_often() -> None:
+    """botocore's own pace, on top of which `outlast` begins whole operations anew (decision 33)."""
+    storage = open_storage("s3://bucket")
+    assert isinstance(storage, S3Storage)
+    assert storage.client.meta.config.retries == {"mode": "adaptive", "total_max_attempts": 5}

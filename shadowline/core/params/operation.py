@@ -7,7 +7,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shadowline.core.params.base import ClassName, Days, FrozenModel, PoolShare, Positive, Share
 
@@ -185,7 +185,7 @@ class AssessmentParams(FrozenModel):
 
 
 class DemoParams(FrozenModel):
-    """The migration that `shadowline demo` plays."""
+    """The migration that `shadowline demo` runs."""
 
     waves: tuple[tuple[ClassName, ...], ...] = Field(min_length=1)  # classes that move together
     lies: tuple[str, ...] = Field(min_length=1)  # views: ways to lay a stream image down, a part of its own each
@@ -193,13 +193,20 @@ class DemoParams(FrozenModel):
     anomaly_share: Share  # of a day's images
     references_per_day: int = Field(ge=0)  # known defects that are put on the line besides, per class
     labelled_share: Share  # of the parts with an alarm, that an inspector ever labels
-    holiday: tuple[Days, Days]  # first and last day of the play on which the line stands still
+    holiday: tuple[Days, Days]  # first and last day of the demo on which the line stands still
     fault_class: ClassName  # whose camera fails during the canary
     fault_light: str  # the view that the failing camera gives
     sabotage: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, after the rollback
     remedy: dict[ClassName, Annotated[float, Field(gt=0, lt=1)]]  # class → promise, after the sabotage was stopped
-    max_latency_ms: Annotated[float, Field(gt=0)]  # bound of the latency guard in the play
-    max_days: Positive  # the play ends at the latest
+    guard_bounds: dict[str, float]  # guard → bound, in the place of the one in rollout.guards
+    max_days: Positive  # the demo ends at the latest
+
+    @field_validator("guard_bounds")
+    @classmethod
+    def _name_guards(cls, bounds: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(bounds) - set(GuardsParams.model_fields)):
+            raise ValueError(f"no such guard: {', '.join(unknown)}; use names of rollout.guards")
+        return bounds
 
 
 class ScheduleParams(FrozenModel):

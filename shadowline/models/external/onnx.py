@@ -23,6 +23,7 @@ from PIL import Image
 from pydantic import Field
 
 from shadowline.core.params import Positive
+from shadowline.data.transforms import to_array
 from shadowline.models.external.description import DESCRIPTION, Description, ForeignDetector, read_description
 
 Floats = npt.NDArray[np.float64]
@@ -128,12 +129,10 @@ def _check_fit(session: Any, description: OnnxDescription, directory: Path) -> N
 
 
 def _prepare(image: Image.Image, description: OnnxDescription) -> npt.NDArray[np.float32]:
-    """RGB, squeezed to a square by bicubic resampling, normalised: (1, 3, S, S)."""
-    small = image.convert("RGB").resize((description.input_size,) * 2, Image.Resampling.BICUBIC)
-    pixels_HWC = np.asarray(small, dtype=np.float32) / 255
-    mean, std = (np.asarray(values, dtype=np.float32) for values in (description.mean, description.std))
-    normalised = (pixels_HWC - mean) / std
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], dtype=np.float32)
+    """(1, 3, S, S)."""
+    size = (description.input_size, description.input_size)
+    pixels_SS3 = to_array(image, size, description.mean, description.std)
+    return np.ascontiguousarray(pixels_SS3.transpose(2, 0, 1)[None])
 
 
 def _shown(found: Floats) -> str:

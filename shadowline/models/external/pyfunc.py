@@ -25,6 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
+from shadowline.core.hashing import file_sha256
 from shadowline.models.external.description import DESCRIPTION, Description, ForeignDetector, read_description
 
 Floats = npt.NDArray[np.float64]
@@ -63,7 +64,7 @@ class PyfuncDetector(ForeignDetector):
         digest = hashlib.sha256()
         for path in parts(self.directory):
             digest.update(f"{path.relative_to(self.directory).as_posix()}\n".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:

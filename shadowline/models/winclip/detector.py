@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import ZeroShotParams
+from shadowline.data.transforms import to_tensor
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
@@ -42,7 +42,6 @@ from shadowline.models.winclip.tower import (
     embed,
     embed_image,
     grid_of,
-    prepare,
     size_of,
 )
 from shadowline.models.winclip.weights import Clip, embed_sides
@@ -144,7 +143,7 @@ class WinClip(SavedDetector):
         for name in (_WEIGHTS, _CONFIG):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file; not a saved WinCLIP, or a partial one")
-        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = WinClipConfig.model_validate(fields), load_file(directory / _WEIGHTS)
         found = fingerprint_of(config, tensors)
@@ -161,7 +160,7 @@ class WinClip(SavedDetector):
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def _prepare(self, image: Image.Image) -> Tensor:
-        return prepare(image, size_of(self.tower), self.config.mean, self.config.std).to(self.text_2D.device)
+        return to_tensor(image, size_of(self.tower), self.config.mean, self.config.std)[None].to(self.text_2D.device)
 
     @torch.inference_mode()
     def _score_one(self, image: Image.Image) -> float:

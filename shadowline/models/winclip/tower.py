@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from shadowline.features import backbones
@@ -66,17 +64,6 @@ def size_of(tower: nn.Module) -> Grid:
     """Height and width of the input, pixels."""
     height, width = tower.image_size  # type: ignore[misc]
     return int(height), int(width)
-
-
-def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """RGB, squeezed to the tower's input by bicubic resampling, normalised: (1, 3, S, S).
-
-    Squeezed and not cropped, because a defect at the edge is a defect.
-    """
-    height, width = size
-    small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
-    return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))[None]
 
 
 @torch.inference_mode()

@@ -170,7 +170,7 @@ class KeyFolder:
 _FORMAT = (Encoding.PEM, PrivateFormat.PKCS8)
 
 
-def open_keys() -> KeyFolder:
-    """The folder that SHADOWLINE_AUDIT_KEYS names."""
-    settings = Settings()
+def open_keys(settings: Settings | None = None) -> KeyFolder:
+    """The folder that SHADOWLINE_AUDIT_KEYS, or `settings`, names."""
+    settings = settings or Settings()
     return KeyFolder(settings.audit_keys, settings.audit_passphrase)
