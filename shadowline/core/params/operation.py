@@ -38,8 +38,8 @@ class EnrolmentParams(FrozenModel):
 
 
 class RegistryParams(FrozenModel):
-    model_name: str
-    experiment: str
+    model_name: str  # registered model; its versions are what `shadowline models` lists
+    experiment: str  # MLflow experiment of all runs
 
 
 class ShadowParams(FrozenModel):
@@ -92,8 +92,8 @@ class RolloutParams(FrozenModel):
     canary_shares: tuple[PoolShare, ...] = Field(min_length=1)  # of the images, one after the other
     canary_days: Days  # in each share
     stabilisation_days: Days  # live, before the next wave begins and the legacy becomes read-only
-    read_only_days: Days
-    off_days: Days
+    read_only_days: Days  # legacy model: inference allowed, training not
+    off_days: Days  # legacy model: no inference; then it is deleted
     parallel_days: Days  # of both models on every image, before the legacy is switched off
     min_day_images: Positive  # distinct images that make 24 hours a production day of a phase
     window_days: Positive  # production days that a verdict stays valid, and that a soft guard bars the way
@@ -102,9 +102,9 @@ class RolloutParams(FrozenModel):
     rollback_scope: Literal["class", "wave"]  # what a tripped guard takes back
     approvals: tuple[
         Literal["shadow", "canary", "live", "legacy_read_only", "legacy_off", "legacy_deleted", "alone"], ...
-    ]
+    ]  # phases that a class enters only after a person has approved it
     retune: RetuneParams
-    guards: GuardsParams
+    guards: GuardsParams  # what may take a candidate back, or bar its way
 
     @model_validator(mode="after")
     def _shares_rise(self) -> RolloutParams:
@@ -169,7 +169,7 @@ class AssessmentParams(FrozenModel):
     medium_items: Positive  # likewise medium: pilot; below it is low: stay
     min_cost_cut: Share  # goal: share of the yearly cost that the migration saves
     min_maintenance_cut: Share  # goal: likewise of the hours
-    retrainings_per_year: Positive
+    retrainings_per_year: Positive  # of each model
     horizon_years: Positive  # of the total cost
     new_class_hours: float = Field(ge=0)  # an engineer's, per class added to the multi-class model
     single: EffortParams  # single-class models, one per class
@@ -206,4 +206,4 @@ class ScheduleParams(FrozenModel):
     enroll: str  # likewise: a look at the images of new products
     decommission: str  # likewise
     shadow: str  # likewise: both models on the images below SHADOWLINE_SHADOW_URL
-    timezone: str
+    timezone: str  # of all schedules, an IANA name such as Europe/Berlin
