@@ -214,8 +214,8 @@ def params_page() -> str:
     parts = [
         "# params.yaml\n",
         "Every hyper-parameter, gate and policy number of a project. Unknown keys are refused, and the error names "
-        "the nearest right one. Where no default is given, the key must be in the file. The column *shipped* is the value "
-        "in the repository's own `params.yaml`, which is made for the demo.\n\n"
+        "the nearest right one. Where no default is given, the key must be in the file. The column *shipped* is the "
+        "value in the repository's own `params.yaml`, which is made for the demo.\n\n"
         "In the names below, `<name>` stands for a class name, and `[]` for an item of a list.\n",
     ]
     top = [entry for entry in entries if "." not in entry.name and not entry.is_section]
@@ -322,8 +322,8 @@ def cli_page() -> str:
     parts = [
         "# Commands\n",
         "Exit codes: 0 fine, 1 the verdict is negative, 2 the input cannot be used. Every command prints this text "
-        "with `--help`. `shadowline --install-completion` sets up completion for your shell, `--show-completion` prints "
-        "it.\n",
+        "with `--help`. `shadowline --install-completion` sets up completion for your shell, `--show-completion` "
+        "prints it.\n",
     ]
     for path, command in commands():
         if path == "shadowline":
@@ -372,7 +372,8 @@ ROUTES = {  # what the schema cannot say
         "Judge one image. The answer holds `score`, `threshold`, `decision` (`normal` or `anomalous`), `class_name`, "
         "`class_confidence` (null where you named the class), `model_fingerprint`, `model_version`, `answered_by`, "
         "`review` (true: keep the part for an inspector), `image_id`, `trace_id`, `latency_ms`, and on demand "
-        "`heatmap` (a PNG in base64). A product that no class accepts gets no score and no decision, and `nearest_class`. "
+        "`heatmap` (a PNG in base64). A product that no class accepts gets no score and no decision, "
+        "and `nearest_class`. "
         "The header `X-Trace-Id` (1 to 64 letters, digits and `. _ : -`) names the part."
     ),
     "POST /v1/feedback": "An inspector's label of one image, named by `image_id` or by `trace_id`, one of them.",
@@ -496,7 +497,7 @@ def _http_kind(node: dict[str, Any], schema: dict[str, Any]) -> str:
 
 def metric_families() -> list[tuple[str, str, str, str]]:
     """Name, type, labels and help of everything at /metrics."""
-    found = [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
+    found: list[Any] = [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
     suffix = {"counter": "_total"}
     return [
         (f"{each._name}{suffix.get(each._type, '')}", each._type, ", ".join(each._labelnames), each._documentation)
