@@ -42,7 +42,7 @@ format: venv  ## let ruff put the code in order
 
 docs: venv  ## build the documentation into site/
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 report: venv  ## write data/report/report.html again from what was measured
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline report
