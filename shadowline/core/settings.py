@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     audit_witness: str = ""  # a share's folder or s3://bucket/prefix that is told every head of the audit chain
     inbox_url: str = ""  # an s3:// prefix with a folder per class, polled for images of new products
     shadow_url: str = ""  # folder or s3:// prefix with a folder per class, whose images both models judge at night
-    gateway_keys: SecretStr = SecretStr("")  # separated by commas; a caller sends one as X-API-Key; without one, loopback only
+    gateway_keys: SecretStr = SecretStr("")  # separated by commas; a caller sends one as X-API-Key; none: loopback
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub
 
