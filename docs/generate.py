@@ -40,7 +40,7 @@ from shadowline.gateway.uploads import InspectForm
 
 DOCS = Path(__file__).parent
 _NOTE = "<!-- Written by docs/generate.py. Change the code that it describes, then run `make docs`. -->\n"
-_SHARE = "number, 0 to 1"
+_SUBJECTS = {"number, 0 to 1": "share", "`critical`, `advisory`": "severity"}  # of a comment that begins with "of"
 _MAX_DEFAULT = 60  # characters of a value in a table
 
 # --- markdown -------------------------------------------------------------------------------------------------------
@@ -141,8 +141,8 @@ def _walk(node: dict[str, Any], schema: dict[str, Any], prefix: str, shipped: An
         default = _value(field["default"]) if field.get("default") is not None else "none" if "default" in field else ""
         text = comments.get(key, "") or _docstring(inner)
         kind = "section" if suffix == "." else _kind(field, schema)
-        if kind == _SHARE and text.startswith("of "):
-            text = f"share {text}"
+        if text.startswith("of ") and kind in _SUBJECTS:
+            text = f"{_SUBJECTS[kind]} {text}"
         yield Parameter(
             name=name,
             kind=kind,
