@@ -221,14 +221,9 @@ def params_page() -> str:
     top = [entry for entry in entries if "." not in entry.name and not entry.is_section]
     parts.append(_parameter_table(top))
     for section in (entry for entry in entries if "." not in entry.name and entry.is_section):
-        below = [entry for entry in entries if entry.name.startswith(f"{section.name}.") and not _is_plain(entry)]
+        below = [entry for entry in entries if entry.name.startswith(f"{section.name}.")]
         parts += [f"## {section.name}\n", f"{section.meaning}\n", _parameter_table(below)]
     return "\n".join(parts)
-
-
-def _is_plain(entry: Parameter) -> bool:
-    """A section that a table needs no row for, since its keys have their own."""
-    return entry.kind == "section"
 
 
 def _parameter_table(entries: Iterable[Parameter]) -> str:

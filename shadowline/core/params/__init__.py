@@ -106,7 +106,7 @@ __all__ = [
 
 
 class Params(FrozenModel):
-    seed: int  # of every random choice: splits, initial weights, batches
+    seed: int  # seed of every random choice: splits, initial weights, batches
     classes: dict[ClassName, ClassParams] = Field(min_length=1)  # one entry per product class
     data: DataParams  # how images are split, and which are refused
     validation: ValidationParams  # what the images must be like before anything is trained

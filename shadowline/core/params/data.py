@@ -29,7 +29,7 @@ class ClassParams(FrozenModel):
     test_share: Share | None = None  # in the place of data.test_share
     val_share: Share | None = None  # in the place of data.val_share
     target_fpr: Annotated[float, Field(gt=0, lt=1)] | None = None  # promise, in the place of calibration.target_fpr
-    additions: tuple[AdditionParams, ...] = ()  # in the order in which they came; written by program
+    additions: tuple[AdditionParams, ...] = ()  # images that came later, in their order; written by program
 
 
 class DataParams(FrozenModel):
