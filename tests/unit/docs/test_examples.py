@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from fixtures.documents import Block, blocks, documents, generator, living_documents, prose
+from fixtures.documents import DOCS, Block, blocks, documents, generator, living_documents, prose
 from fixtures.learning import ROOT
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from shadowline.cli.app import app
 from shadowline.core.params import Params
+from shadowline.models.external.onnx import OnnxDescription
 
 PAGES = pytest.mark.parametrize("path", living_documents(), ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -72,6 +74,15 @@ def test_commands_parse(path: Path) -> None:
     for block in blocks(path):
         for line in command_lines(block) if block.language == "console" else ():
             parse(line)
+
+
+def test_examples_in_the_help_parse() -> None:
+    examples = [
+        found for _, one in generator().commands() for found in re.findall(r"Example: `([^`]+)`", one.help or "")
+    ]
+    assert len(examples) > 40
+    for example in examples:
+        parse(example)
 
 
 @PAGES
@@ -140,6 +151,20 @@ def test_yaml_and_python_blocks_are_legal(path: Path) -> None:
             assert unknown_keys(block.text) == [], block
         if block.language == "python":
             ast.parse(block.text)
+
+
+def test_the_description_of_an_onnx_model_is_legal() -> None:
+    shown = [block.text for block in blocks(DOCS / "how-to/legacy-models.md") if block.language == "json"]
+    assert [OnnxDescription.model_validate(json.loads(text)).class_name for text in shown] == ["bolt"]
+
+
+def test_the_quickstart_makes_legal_parameters() -> None:
+    """The block of README in the place of the demo's classes."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    (shown,) = (yaml.safe_load(block.text) for block in blocks(ROOT / "README.md") if block.language == "yaml")
+    assert set(shown) == {"classes", "train"}
+    changed = {**content, "classes": shown["classes"], "train": {**content["train"], **shown["train"]}}
+    assert Params.model_validate(changed).classes.keys() == {"bolt"}
 
 
 @PAGES
