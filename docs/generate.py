@@ -241,6 +241,7 @@ OTHER_VARIABLES = {  # read elsewhere than in Settings
 TEST_VARIABLES = {
     "SHADOWLINE_CHROMIUM": "A Chromium, for the tests that open the report in a browser.",
     "SHADOWLINE_FAULT_SECONDS": "How long the tests of failing stores keep a store down.",
+    "SHADOWLINE_TEST_EFFORT": "How many times as many random examples and kills the tests try; see `make soak`.",
 }
 USED_VARIABLES = {  # of other tools
     "PREFECT_API_URL": "The Prefect server that `shadowline deploy` installs the deployments on.",

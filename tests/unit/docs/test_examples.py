@@ -131,7 +131,7 @@ def unknown_keys(text: str) -> list[str]:
     content = yaml.safe_load(text)
     if not isinstance(content, dict) or not set(content) & set(Params.model_fields):
         return []
-    open_ended = ("demo.sabotage.", "demo.remedy.")  # by class
+    open_ended = ("demo.sabotage.", "demo.remedy.", "demo.guard_bounds.")  # by class or guard
     found = [key for key in keys_of(content) if not key.startswith(open_ended)]
     return [key for key in found if key not in known_keys() | {"classes.<name>"}]
 
