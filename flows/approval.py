@@ -21,7 +21,7 @@ from tasks.rollout.approval_requests import APPROVE, is_asked_already
 _A_WEEK = 7 * 24 * 3600  # seconds; then the run fails, and the next tick asks again
 
 
-class Answer(RunInput):
+class ApprovalInput(RunInput):
     """What the person fills in; both fingerprints come with the question and must stand as they are."""
 
     approved: bool
@@ -53,9 +53,9 @@ def approve(class_name: str, target: Phase, legacy: str = "", candidate: str = "
     return bool(answer.approved)
 
 
-def _ask(request: ApprovalRequest) -> Answer:
+def _ask(request: ApprovalRequest) -> ApprovalInput:
     """Wait for the answer: without a process of its own where a deployment can start the run again, here otherwise."""
-    question = Answer.with_initial_data(
+    question = ApprovalInput.with_initial_data(
         description=f"May **{request.class_name}** enter **{request.target}**? "
         f"Candidate {request.candidate}, legacy {request.legacy}.",
         candidate=request.candidate,

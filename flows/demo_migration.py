@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.register_legacy import take_on_record
+from flows.register_legacy import register_legacy_models
 from flows.retrain import retrain
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -19,7 +19,7 @@ from tasks.rollout.demo_migration import (
     DemoResult,
     StopReason,
     apply_promises,
-    baselines,
+    demo_legacy_models,
     run_days,
     stage_of,
 )
@@ -34,7 +34,7 @@ def run_demo_migration(root: Path = Path()) -> DemoResult:
     params = load_params(layout.params)
     records = open_records()
     if not records.rollout.revision():
-        take_on_record(baselines(params, layout), params.registry.experiment, FIRST_DAY)
+        register_legacy_models(demo_legacy_models(params, layout), params.registry.experiment, FIRST_DAY)
         begin_rollout(records, params.demo.waves, params, FIRST_DAY, "Ada")
     result = run_days(records, params, root, stage_of(params))
     for promises in (params.demo.sabotage, params.demo.remedy):

@@ -120,7 +120,7 @@ def _enroll(class_name: str, location: str, as_json: bool, *, update: bool) -> N
 
 def _say(done: Enrolled) -> str:
     if done.made is not None:
-        times = " · ".join(f"{one.name} {one.seconds:.0f} s" for one in done.made.stages if not one.skipped)
+        times = " · ".join(f"{stage.name} {stage.seconds:.0f} s" for stage in done.made.stages if not stage.skipped)
         where = f"{done.class_name}: in {done.made.version.uri}, which waits for its rollout"
         return f"{where}; {done.num_normal} normal images\n{times}"
     assert done.starter is not None
@@ -143,7 +143,7 @@ def _as_dict(done: Enrolled) -> dict[str, object]:
         "trial": asdict(starter.trial) if starter else None,
         "advice": starter.advice if starter else None,
         "version": done.made.version.uri if done.made else None,
-        "seconds": {one.name: one.seconds for one in done.made.stages if not one.skipped} if done.made else {},
+        "seconds": {stage.name: stage.seconds for stage in done.made.stages if not stage.skipped} if done.made else {},
     }
 
 

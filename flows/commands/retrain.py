@@ -93,10 +93,10 @@ def models(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps([one.__dict__ for one in versions]))
         return
     table = Table("version", "aliases", "verdict", "commit", "fingerprint")
-    for one in versions:
-        tags = one.tags
+    for version in versions:
+        tags = version.tags
         short = (tags.get("git_commit", "")[:10], tags.get("fingerprint", "")[:12])
-        table.add_row(one.version, ", ".join(one.aliases), tags.get("verdict", ""), *short)
+        table.add_row(version.version, ", ".join(version.aliases), tags.get("verdict", ""), *short)
     Console().print(table)
 
 
@@ -165,7 +165,7 @@ def _print(result: RetrainResult, seconds: float) -> None:
     failed = [check for check in summary.verdict.checks if not check.passed]
     lines = [f"{'advice: ' if check.advisory else ''}{check.reason}" for check in failed]
     console.print("[green]gates passed[/]" if result.passed else "[red]gates not passed[/]", *lines, sep="\n  ")
-    skipped = sum(one.skipped for one in result.stages)
+    skipped = sum(stage.skipped for stage in result.stages)
     console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
     console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
     if result.git_commit != result.version.tags["git_commit"]:

@@ -21,7 +21,7 @@ from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import NEW_PRODUCT, STAYS, changes_of_place
 
 if TYPE_CHECKING:
-    from shadowline.rollout.engine import Step
+    from shadowline.rollout.engine import RolloutStep
     from shadowline.rollout.state import ClassState, Event, RolloutState
 
 app = typer.Typer(help="Move classes from their legacy models to the candidate, and back.", no_args_is_help=True)
@@ -81,7 +81,7 @@ def status(as_json: JsonOption = False) -> None:
     state, pending = records.rollout.state(), records.outbox.pending_actions()
     ahead = look_ahead(records, challenger_if_known(params.registry.model_name), datetime.now(UTC), params)
     if as_json:
-        classes = [one.to_dict() for one in state.classes]
+        classes = [cls.to_dict() for cls in state.classes]
         todo = [{**one.action.__dict__, "last_error": one.last_error} for one in pending]
         found = {"revision": state.revision, "classes": classes, "waiting": ahead.waiting, "pending": todo}
         typer.echo(json.dumps(found))
@@ -210,7 +210,7 @@ def evidence(
             "archived: only a restored archive that scores the same proves it; the rollout does that itself"
         )
     for name in classes:
-        records.approvals.put_evidence(name, state.of(name).legacy, item, by, now, link)
+        records.approvals.record_evidence(name, state.of(name).legacy, item, by, now, link)
 
 
 @app.command("history")
@@ -282,22 +282,22 @@ def _wave(one: ClassState) -> str:
 
 def _print_state(state: RolloutState) -> None:
     table = Table("wave", "class", "phase", "candidate answers", "since", "candidate", "legacy", "why")
-    for one in state.classes:
-        phase = f"{one.phase} ({one.held_from})" if one.held_from else one.phase
-        models = (one.candidate[:12], one.legacy[:12])
+    for cls in state.classes:
+        phase = f"{cls.phase} ({cls.held_from})" if cls.held_from else cls.phase
+        models = (cls.candidate[:12], cls.legacy[:12])
         table.add_row(
-            _wave(one), one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, one.reason
+            _wave(cls), cls.class_name, phase, f"{cls.share:.0%}", f"{cls.since:%Y-%m-%d}", *models, cls.reason
         )
     Console().print(table)
 
 
 def _print_alarms(state: RolloutState) -> None:
-    for one in state.classes:
-        if one.alarm:
-            typer.secho(f"{one.class_name}, last alarm: {one.alarm}", fg="red")
+    for cls in state.classes:
+        if cls.alarm:
+            typer.secho(f"{cls.class_name}, last alarm: {cls.alarm}", fg="red")
 
 
-def _print_step(result: Step) -> None:
+def _print_step(result: RolloutStep) -> None:
     typer.echo(result.reason)
     for event in result.events:
         if event.is_move:

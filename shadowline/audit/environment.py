@@ -41,7 +41,7 @@ def describe_environment() -> dict[str, str]:
     }
 
 
-def differences(made_with: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
+def environment_differences(made_with: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
     """One line for each value that is another one here."""
     return tuple(
         f"{name} {value}, here {here.get(name, 'none')}" for name, value in made_with.items() if here.get(name) != value

@@ -112,7 +112,7 @@ def open_within(source: Path | str | bytes, limits: Limits, *, name: str = "") -
     return _to_rgb(_decode(source, limits, name), _name_of(source, name))
 
 
-def measure(source: Path | str | bytes, limits: Limits, *, name: str = "") -> ImageProperties:
+def measure_image(source: Path | str | bytes, limits: Limits, *, name: str = "") -> ImageProperties:
     """The properties of an image that is safe to take in; raises RefusedImage as `open_within` does."""
     image = _decode(source, limits, name)
     grey = _to_rgb(image, _name_of(source, name)).convert("L")

@@ -117,7 +117,7 @@ def time_image(
     )
 
 
-def measure(take_round: Callable[[], Iterable[Timing]], params: LatencyParams) -> Latency:
+def measure_latency(take_round: Callable[[], Iterable[Timing]], params: LatencyParams) -> Latency:
     """Rounds until an attempt was not disturbed, at most `attempts`; then the least disturbed one, not reliable.
 
     `take_round` times every image once.

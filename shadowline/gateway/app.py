@@ -35,16 +35,16 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.settings import Settings, prepare_environment
 from shadowline.data.manifest import Label
-from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
+from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, AuthMiddleware
 from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
 from shadowline.gateway.errors import RETRY_LATER, RefusedRequestError
-from shadowline.gateway.inspection_service import Reply, UnknownReply
+from shadowline.gateway.inspection_service import Reply, UnknownProductReply
 from shadowline.gateway.lifecycle import Gateway
 from shadowline.gateway.schemas import (
     TRACE_ID,
     UPLOAD,
-    Feedback,
     FeedbackAnswer,
+    FeedbackRequest,
     InspectionAnswer,
     IntakeAnswer,
     Liveness,
@@ -55,10 +55,10 @@ from shadowline.gateway.schemas import (
     multipart,
     refusals,
 )
-from shadowline.gateway.shadow_worker import Sample
+from shadowline.gateway.shadow_worker import UploadedImage
 from shadowline.gateway.uploads import InspectForm, explain, read_sample, read_upload
 from shadowline.inference.overlay import heatmap_overlay
-from shadowline.inference.scoring import Heat
+from shadowline.inference.scoring import Heatmap
 from shadowline.records.kept_images import waiting_to_dict
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def build_app(gateway: Gateway) -> FastAPI:
     app.include_router(router)
     app.include_router(probes)
     app.add_middleware(
-        Gatekeeper, keys=gateway.keys, params=gateway.params, traffic=gateway.traffic, metrics=gateway.metrics
+        AuthMiddleware, keys=gateway.keys, params=gateway.params, traffic=gateway.traffic, metrics=gateway.metrics
     )
     for kind, handler in (
         (HTTPException, _on_refusal),
@@ -131,14 +131,14 @@ async def inspect(request: Request, gateway: GatewayHere) -> InspectionAnswer | 
     no class accepts gets no score and no decision."""
     sample = await read_sample(request, gateway.params, gateway.clock)
     reply = await gateway.answerer.inspect(sample)
-    if isinstance(reply, UnknownReply):
+    if isinstance(reply, UnknownProductReply):
         return _describe_unknown(reply, sample)
     heat = reply.answer.heat
     picture = await run_in_threadpool(_draw, sample, heat) if heat is not None else None
     return _describe(reply, sample, picture)
 
 
-def _describe(reply: Reply, sample: Sample, picture: str | None) -> InspectionAnswer:
+def _describe(reply: Reply, sample: UploadedImage, picture: str | None) -> InspectionAnswer:
     drawn = {} if picture is None else {"heatmap": picture}
     return InspectionAnswer(
         score=reply.answer.score,
@@ -157,7 +157,7 @@ def _describe(reply: Reply, sample: Sample, picture: str | None) -> InspectionAn
     )
 
 
-def _describe_unknown(reply: UnknownReply, sample: Sample) -> UnknownProductAnswer:
+def _describe_unknown(reply: UnknownProductReply, sample: UploadedImage) -> UnknownProductAnswer:
     return UnknownProductAnswer(
         score=None,
         threshold=None,
@@ -173,7 +173,7 @@ def _describe_unknown(reply: UnknownReply, sample: Sample) -> UnknownProductAnsw
     )
 
 
-def _draw(sample: Sample, heat: Heat) -> str:
+def _draw(sample: UploadedImage, heat: Heatmap) -> str:
     """A PNG of the image's size, base64."""
     buffer = BytesIO()
     heatmap_overlay(sample.image, heat.map_HW, heat.level, coverage=heat.coverage).save(buffer, "PNG")
@@ -189,7 +189,7 @@ def _draw(sample: Sample, heat: Heat) -> str:
     summary="Put an inspector's label on record",
     responses=refusals(404, 408, 413, 422),
 )
-def feedback(word: Feedback, gateway: GatewayHere) -> FeedbackAnswer:
+def feedback(word: FeedbackRequest, gateway: GatewayHere) -> FeedbackAnswer:
     """It replaces earlier labels of the same image, which stay on record. An image can be labelled seconds after its
     inspection."""
     pairs = gateway.records.pairs
@@ -223,7 +223,7 @@ def review(
     responses=refusals(507, *UPLOAD),
     openapi_extra=multipart(IntakeForm),
 )
-async def take(class_name: str, request: Request, gateway: GatewayHere) -> IntakeAnswer:
+async def upload_enrolment_image(class_name: str, request: Request, gateway: GatewayHere) -> IntakeAnswer:
     """It waits in the inbox for the next enrolment; the same image again changes nothing."""
     upload = await read_upload(request, IntakeForm)
     return await run_in_threadpool(take_image, class_name, upload, gateway.params)

@@ -23,7 +23,7 @@ from shadowline.inference.routing import (
     LEGACY,
     Options,
     RoutingTable,
-    needed,
+    required_models,
     route_of,
     unplanned_classes,
     unplanned_state,
@@ -36,7 +36,7 @@ from shadowline.records.stores import Records
 log = logging.getLogger(__name__)
 
 
-class Watcher:
+class RolloutWatcher:
     """`table` is the table in force; read it once per request."""
 
     def __init__(self, records: Records, pool: ModelPool, params: GatewayParams, metrics: Metrics) -> None:
@@ -102,9 +102,9 @@ class Watcher:
         """Fingerprint → side of the models to be loaded: a preferred one that is broken is tried again and again."""
         wanted: dict[str, Side] = {}
         for name, options in self._unplanned().items():
-            wanted |= {options[0][1]: options[0][0], **needed(unplanned_state(name, options, self._problems))}
-        for one in self._state.classes:
-            wanted |= needed(one)
+            wanted |= {options[0][1]: options[0][0], **required_models(unplanned_state(name, options, self._problems))}
+        for cls in self._state.classes:
+            wanted |= required_models(cls)
         return wanted
 
     # --- loading ---

@@ -67,7 +67,7 @@ class UnknownProductAnswer(Answered):
 # --- POST /v1/feedback and GET /v1/review ---------------------------------------------------------------------------
 
 
-class Feedback(BaseModel):
+class FeedbackRequest(BaseModel):
     """An inspector's word; the image by its id or by the trace id of its inspection."""
 
     model_config = ConfigDict(extra="forbid")
@@ -80,7 +80,7 @@ class Feedback(BaseModel):
     note: str = Field("", max_length=2_000)
 
     @model_validator(mode="after")
-    def _names_one_image(self) -> Feedback:
+    def _names_one_image(self) -> FeedbackRequest:
         if (self.image_id is None) == (self.trace_id is None):
             raise ValueError("give image_id or trace_id, one of them")
         return self

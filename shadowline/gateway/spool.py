@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from shadowline.data.manifest import Label
-from shadowline.records.pairs import Judgement, Pair, PairSource
+from shadowline.records.pairs import ModelDecision, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]
 
@@ -160,5 +160,5 @@ def pair_from_line(line: bytes) -> Pair:
     raw["source"] = PairSource(raw.get("source", PairSource.LINE))
     raw["known_label"] = Label(raw["known_label"]) if raw.get("known_label") else None
     for side in ("candidate_said", "legacy_said"):
-        raw[side] = None if raw[side] is None else Judgement(**raw[side])
+        raw[side] = None if raw[side] is None else ModelDecision(**raw[side])
     return Pair(**raw)

@@ -16,7 +16,7 @@ from shadowline.core.params import Params
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, content_id
 from shadowline.inference.routing import Route, unplanned_classes, unplanned_state
-from shadowline.inference.scoring import Answer, Heat, Question, scorer_of
+from shadowline.inference.scoring import Heatmap, InspectionRequest, InspectionResult, scorer_of
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import Inspector, UnknownProduct
 from shadowline.models.inspector_detector import CandidateDetector
@@ -38,7 +38,7 @@ class LiveInspection:
     fingerprint: str
     answered_by: Side
     latency_ms: float
-    heat: Heat | None
+    heat: Heatmap | None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, as JSON values."""
@@ -79,8 +79,10 @@ class LiveModels:
         route = self._route(class_name)
         side = route.side_of(content_id(data))
         place = self._locations.model(route.fingerprint(side))
-        (answer,) = scorer_of(self._detector(place.fingerprint)).answer([Question(image, class_name, wants_heat)])
-        assert isinstance(answer, Answer)  # the question had a class
+        (answer,) = scorer_of(self._detector(place.fingerprint)).answer(
+            [InspectionRequest(image, class_name, wants_heat)]
+        )
+        assert isinstance(answer, InspectionResult)  # the question had a class
         return LiveInspection(
             score=answer.score,
             threshold=answer.threshold,

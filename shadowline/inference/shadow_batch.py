@@ -24,7 +24,7 @@ from shadowline.data.near_duplicates import FrameRule, frame_signature
 from shadowline.models.detector import Detector
 from shadowline.models.loader import load_detector
 from shadowline.records.pairs import (
-    Judgement,
+    ModelDecision,
     Pair,
     PairSource,
     PairStore,
@@ -141,8 +141,8 @@ def as_received(pair: Pair, at: datetime, params: Params) -> Pair:
     )
 
 
-def judge_one(detector: Detector, image: Image.Image) -> Judgement:
+def judge_one(detector: Detector, image: Image.Image) -> ModelDecision:
     """One model on one image, with the time that it took."""
     started = time.perf_counter()
     score = float(detector.score([image])[0])
-    return Judgement(score, detector.threshold, 1000.0 * (time.perf_counter() - started))
+    return ModelDecision(score, detector.threshold, 1000.0 * (time.perf_counter() - started))

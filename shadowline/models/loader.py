@@ -18,7 +18,7 @@ from shadowline.models.registry_uri import resolve
 from shadowline.models.winclip.detector import WinClip
 
 
-class Kind(StrEnum):
+class DetectorKind(StrEnum):
     """What lies in a model's directory."""
 
     INSPECTOR = "inspector"  # a packaged multi-class model
@@ -38,7 +38,7 @@ def load_detector(location: str, class_name: str) -> Detector:
     Raises FileNotFoundError, or ValueError where the files are not what was saved, or are of another class.
     """
     directory, version, kind = _find(location)
-    if kind is Kind.INSPECTOR:
+    if kind is DetectorKind.INSPECTOR:
         return CandidateDetector(Inspector.load(directory, version), class_name)
     detector = _load(directory, kind)
     if detector.class_name != class_name:
@@ -48,13 +48,13 @@ def load_detector(location: str, class_name: str) -> Detector:
     return detector
 
 
-def find_model(location: str) -> tuple[Path, Kind]:
+def find_model(location: str) -> tuple[Path, DetectorKind]:
     """The directory of the model's own files and its kind; raises FileNotFoundError where there is none."""
     directory, _, kind = _find(location)
     return directory, kind
 
 
-def _find(location: str) -> tuple[Path, str, Kind]:
+def _find(location: str) -> tuple[Path, str, DetectorKind]:
     """Directory, version and kind."""
     folder, version = resolve(location, inside="")
     for place in _PLACES:
@@ -72,27 +72,27 @@ def place_of(location: str | Path) -> str:
     return text if text.startswith("models:/") else str(Path(text).resolve())
 
 
-def _load(directory: Path, kind: Kind) -> Detector:
-    if kind is Kind.PATCHCORE:
+def _load(directory: Path, kind: DetectorKind) -> Detector:
+    if kind is DetectorKind.PATCHCORE:
         return PatchCore.load(directory)
-    if kind is Kind.FEW_SHOT:
+    if kind is DetectorKind.FEW_SHOT:
         return FewShot.load(directory)
-    if kind is Kind.WINCLIP:
+    if kind is DetectorKind.WINCLIP:
         return WinClip.load(directory)
-    return OnnxDetector.load(directory) if kind is Kind.ONNX else PyfuncDetector.load(directory)
+    return OnnxDetector.load(directory) if kind is DetectorKind.ONNX else PyfuncDetector.load(directory)
 
 
-def _kind_of(directory: Path) -> Kind | None:
+def _kind_of(directory: Path) -> DetectorKind | None:
     if (directory / MODEL).is_file() and (directory / DESCRIPTION).is_file():
-        return Kind.ONNX
+        return DetectorKind.ONNX
     if (directory / MLMODEL).is_file() and find_description(directory).is_file():
-        return Kind.PYFUNC
+        return DetectorKind.PYFUNC
     config = directory / "config.json"
     if not config.is_file():
         return None
     fields = read_json(config)
-    if fields.get("kind") == Kind.FEW_SHOT:
-        return Kind.FEW_SHOT
+    if fields.get("kind") == DetectorKind.FEW_SHOT:
+        return DetectorKind.FEW_SHOT
     if "window_scales" in fields:
-        return Kind.WINCLIP
-    return Kind.PATCHCORE if "coreset_share" in fields else Kind.INSPECTOR
+        return DetectorKind.WINCLIP
+    return DetectorKind.PATCHCORE if "coreset_share" in fields else DetectorKind.INSPECTOR

@@ -51,13 +51,13 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
     try:
         version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
         exact = f"{_SCHEME}{name.partition('/')[0]}/{version}"
-        folder = begun_again(lambda: mlflow.artifacts.download_artifacts(exact))
+        folder = download_with_retries(lambda: mlflow.artifacts.download_artifacts(exact))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
     return folder / inside, str(version)
 
 
-def begun_again(download: Callable[[], str]) -> Path:
+def download_with_retries(download: Callable[[], str]) -> Path:
     """What MLflow's `download` brings, started again where the store fails for a moment, three attempts in all.
 
     A folder is hundreds of requests, and one that stays unanswered ends the download.

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.store_session import StoreSession
 from shadowline.records.tables import ApprovalRow, EvidenceRow, OrderRow, RefusalRow
 from shadowline.rollout.engine import ENGINE
@@ -46,7 +46,9 @@ class ApprovalStore:
         with self._session.on_record() as connection:
             number = int(connection.execute(insert(OrderRow).values(**row).returning(OrderRow.id)).scalar_one())
             said = {"id": number, "order": str(order.kind), "why": order.why, "classes": list(order.classes)}
-            self._session.note(connection, [Record(Kind.ORDER, name, said, order.by, at) for name in order.classes])
+            self._session.note(
+                connection, [Record(EntryKind.ORDER, name, said, order.by, at) for name in order.classes]
+            )
         return number
 
     def next_order(self) -> StoredOrder | None:
@@ -69,14 +71,14 @@ class ApprovalStore:
                 f"class {approval.class_name!r} is now about {now.candidate[:12]} against {now.legacy[:12]}; "
                 "look at `shadowline rollout status` and approve again"
             )
-        self._put_answer(ApprovalRow, Kind.APPROVAL, approval, at)
+        self._put_answer(ApprovalRow, EntryKind.APPROVAL, approval, at)
 
     def refuse(self, refused: Approval, at: datetime) -> None:
         """Put on record that a person did not approve; an approval that is given later counts all the same."""
-        self._put_answer(RefusalRow, Kind.REFUSAL, refused, at)
+        self._put_answer(RefusalRow, EntryKind.REFUSAL, refused, at)
 
     def _put_answer(
-        self, table: type[ApprovalRow] | type[RefusalRow], kind: Kind, answer: Approval, at: datetime
+        self, table: type[ApprovalRow] | type[RefusalRow], kind: EntryKind, answer: Approval, at: datetime
     ) -> None:
         row = {**asdict(answer), "target": str(answer.target)}
         statement = self._session.insert(table).values(**row, at=at).on_conflict_do_nothing().returning(table.id)
@@ -98,7 +100,9 @@ class ApprovalStore:
             rows = connection.execute(select(ApprovalRow)).all()
         return tuple(Approval(row.class_name, Phase(row.target), row.legacy, row.candidate, row.by) for row in rows)
 
-    def put_evidence(self, class_name: str, legacy: str, item: ChecklistItem, by: str, at: datetime, link: str) -> None:
+    def record_evidence(
+        self, class_name: str, legacy: str, item: ChecklistItem, by: str, at: datetime, link: str
+    ) -> None:
         """Put one item of the checklist on record. Raises ValueError without a person or a link."""
         if not by.strip() or not link.strip():
             raise ValueError(f"evidence of {item}: by {by!r}, link {link!r}; both must say something")
@@ -106,7 +110,7 @@ class ApprovalStore:
         said = {"item": str(item), "link": link, "legacy": legacy}
         with self._session.on_record() as connection:
             number = connection.execute(insert(EvidenceRow).values(**row).returning(EvidenceRow.id)).scalar_one()
-            self._session.note(connection, [Record(Kind.EVIDENCE, class_name, {"id": number, **said}, by, at)])
+            self._session.note(connection, [Record(EntryKind.EVIDENCE, class_name, {"id": number, **said}, by, at)])
 
     def evidence(self, class_name: str, legacy: str) -> dict[ChecklistItem, Mapping[str, Any]]:
         """Item → its latest record, for exactly this legacy model."""
@@ -125,4 +129,4 @@ def cross_off(connection: Connection, order: StoredOrder, revision: int) -> bool
 def obeyed_records(order: StoredOrder, revision: int) -> list[Record]:
     """Entries for the audit chain, one per class of the order."""
     said, now = {"id": order.id, "order": str(order.order.kind), "obeyed_at_revision": revision}, datetime.now(UTC)
-    return [Record(Kind.ORDER, name, said, ENGINE, now) for name in order.order.classes]
+    return [Record(EntryKind.ORDER, name, said, ENGINE, now) for name in order.order.classes]

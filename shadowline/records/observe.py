@@ -27,7 +27,7 @@ def observe(
 
     A challenger that was taken back from a class before is none for it: only a person plans it again.
     """
-    at_work = [one for one in state.classes if one.standing in CANDIDATE_JUDGES]
+    at_work = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
     return Observation(
         now=now,
         challenger=_without_failed(challenger, state, records),
@@ -38,7 +38,7 @@ def observe(
 
 
 def _without_failed(challenger: Mapping[str, str], state: RolloutState, records: Records) -> dict[str, str]:
-    candidates = {one.class_name: one.candidate for one in state.classes}
+    candidates = {cls.class_name: cls.candidate for cls in state.classes}
     return {
         name: new
         for name, new in challenger.items()

@@ -26,7 +26,7 @@ from shadowline.data.near_duplicates import FrameRule
 from shadowline.evaluation.agreement import PairCounts
 from shadowline.evaluation.evidence import ANOMALOUS, NORMAL, UNLABELLED
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.database import reading
 from shadowline.records.recording import (
     Models,
@@ -60,7 +60,7 @@ TEST_SOURCES = (PairSource.REFERENCE, PairSource.REDECIDED_TEST)  # not the prod
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ModelDecision:
     """What one model said of one image: a decision, or why there is none."""
 
     score: float | None = None
@@ -92,8 +92,8 @@ class Pair:
     candidate: str  # fingerprint; empty where it does not judge
     legacy: str  # fingerprint
     answered_by: Side
-    candidate_said: Judgement | None
-    legacy_said: Judgement | None
+    candidate_said: ModelDecision | None
+    legacy_said: ModelDecision | None
     trace_id: str = ""
     image_path: str = ""
     received_at: datetime | None = None  # UTC, by the server's clock; None: when it is recorded
@@ -238,7 +238,7 @@ class PairStore:
         statement = insert(FeedbackRow).values(**row, superseded=False).returning(FeedbackRow.id)
         number = int(connection.execute(statement).scalar_one())
         noted = {"id": number, "image": image_id, "from": former, "to": str(label), "note": note}
-        self._chain.note(connection, [Record(Kind.FEEDBACK, class_name, noted, by, at)])
+        self._chain.note(connection, [Record(EntryKind.FEEDBACK, class_name, noted, by, at)])
         return number
 
     def waiting_for_review(self, class_name: str | None = None, limit: int = 100) -> list[WaitingPart]:

@@ -16,19 +16,19 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
 from shadowline.records.approvals import StoredOrder, cross_off, obeyed_records
-from shadowline.records.audit_log.entry import Kind, Record, json_sha256
+from shadowline.records.audit_log.entry import EntryKind, Record, json_sha256
 from shadowline.records.outbox import put_actions
 from shadowline.records.store_session import StoreSession
 from shadowline.records.tables import (
     ClassRow,
     EventRow,
 )
-from shadowline.rollout.engine import Action, Step, join
+from shadowline.rollout.engine import Action, RolloutStep, join
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, Event, RolloutState, replay, was_taken_back
 
 
-class MovedMeanwhileError(RuntimeError):
+class ConcurrentUpdateError(RuntimeError):
     """Another engine has moved the rollout since it was read; nothing of this tick was written."""
 
 
@@ -47,7 +47,7 @@ class RolloutStore:
         with self._writing() as connection:
             last = _last_revision(connection)
             if events and events[0].revision != last + 1:
-                raise MovedMeanwhileError(f"the rollout is at revision {last}; look at it and plan again")
+                raise ConcurrentUpdateError(f"the rollout is at revision {last}; look at it and plan again")
             self._append(connection, events)
 
     def join(self, class_name: str, starter: str, at: datetime, by: str) -> bool:
@@ -81,7 +81,7 @@ class RolloutStore:
     def was_taken_back(self, class_name: str, candidate: str) -> bool:
         return was_taken_back(self.events(class_name), class_name, candidate)
 
-    def commit(self, step: Step, order: StoredOrder | None = None) -> None:
+    def commit(self, step: RolloutStep, order: StoredOrder | None = None) -> None:
         """Write what a tick came to, in one transaction: events, phase table, outbox, and the order that it obeyed.
 
         Raises MovedMeanwhileError, with nothing written, where another engine was first.
@@ -90,14 +90,14 @@ class RolloutStore:
         with self._writing() as connection:
             last = _last_revision(connection)
             if last != seen:
-                raise MovedMeanwhileError(f"the rollout is at revision {last}, this tick saw {seen}; nothing written")
+                raise ConcurrentUpdateError(f"the rollout is at revision {last}, this tick saw {seen}; nothing written")
             self._write(connection, step)
             if order is not None:
                 if not cross_off(connection, order, step.state.revision):
-                    raise MovedMeanwhileError(f"order {order.id} was obeyed by another engine; nothing written")
+                    raise ConcurrentUpdateError(f"order {order.id} was obeyed by another engine; nothing written")
                 self._session.note(connection, obeyed_records(order, step.state.revision))
 
-    def change(self, decide: Callable[[Connection, tuple[Event, ...]], tuple[Step, Sequence[Record]]]) -> None:
+    def change(self, decide: Callable[[Connection, tuple[Event, ...]], tuple[RolloutStep, Sequence[Record]]]) -> None:
         """Write what `decide` makes of all events so far, and what it writes itself, in one transaction.
 
         Beside the step come notes for the audit chain. Nothing is written where it raises.
@@ -108,7 +108,7 @@ class RolloutStore:
             self._write(connection, step)
             self._session.note(connection, notes)
 
-    def _write(self, connection: Connection, step: Step) -> None:
+    def _write(self, connection: Connection, step: RolloutStep) -> None:
         self._append(connection, step.events, step.actions)
         put_actions(connection, step.actions, step.state.revision)
 
@@ -163,7 +163,7 @@ def _phase_record(event: Event, actions: Sequence[Action]) -> Record:
         "after_sha256": json_sha256(after.to_dict()),
         "actions": [{**asdict(action), "kind": str(action.kind)} for action in actions],
     }
-    return Record(Kind.PHASE, after.class_name, body, event.by, event.at)
+    return Record(EntryKind.PHASE, after.class_name, body, event.by, event.at)
 
 
 def _event(row: Any) -> Event:

@@ -33,7 +33,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.additions import list_additions
-from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure, read_mask
+from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure_image, read_mask
 from shadowline.data.manifest import ADDED, COLUMNS, Label, Split, content_id, write_manifest
 from shadowline.data.sources import SourceImage, list_images
 from shadowline.data.splits import assign_pools, assign_splits
@@ -126,7 +126,7 @@ def _read_all(
 def _import_one(source: SourceImage, params: DataParams, folder: Path, written: Container[str]) -> _Imported:
     """Read, judge and write one image with its mask; content in `written` keeps the mask that it came with first."""
     data = source.read(params.max_file_bytes + 1)
-    properties = measure(data, params, name=source.name)
+    properties = measure_image(data, params, name=source.name)
     mask = _merged_mask(source, params)
     image_id = content_id(data)
     if source.image_id not in ("", image_id):

@@ -27,7 +27,7 @@ from shadowline.audit.comparison import (
     Finding,
     Item,
     StageOutcome,
-    Step,
+    StageRecord,
     compare_files,
     compare_metrics,
     compare_step,
@@ -55,23 +55,23 @@ print(load_params(Path("params.yaml")).hash())
 
 
 @dataclass(frozen=True)
-class Place:
+class Checkout:
     """A clean place with the commit of a version."""
 
     root: Path  # the clone
     project: Path
     registered: Registered
     scratch: Path  # for what is downloaded
-    steps: tuple[Step, ...]  # as the commit's lock has them; what others read comes before them
+    steps: tuple[StageRecord, ...]  # as the commit's lock has them; what others read comes before them
 
     @property
     def layout(self) -> Layout:
         return Layout(self.root)
 
     @property
-    def stages(self) -> dict[str, list[Step]]:
+    def stages(self) -> dict[str, list[StageRecord]]:
         """Stage → its steps, one or one per class, in the order in which they can run."""
-        found: dict[str, list[Step]] = {}
+        found: dict[str, list[StageRecord]] = {}
         for step in self.steps:
             found.setdefault(step.stage, []).append(step)
         made_by = {out.path: step.stage for step in self.steps for out in step.outs}
@@ -87,7 +87,7 @@ class Place:
 
 
 @task(cache_policy=NO_CACHE)
-def check_out(registered: Registered, project: Path, folder: Path) -> Place:
+def check_out(registered: Registered, project: Path, folder: Path) -> Checkout:
     """The version's commit in `folder`/project.
 
     Raises ValueError where the commit is gone, its files cannot be read, or they are not those of the tags.
@@ -105,7 +105,7 @@ def check_out(registered: Registered, project: Path, folder: Path) -> Place:
     _require(registered, "params_hash", _params_hash(registered, clone), f"params.yaml of commit {commit[:12]}")
     _keep_to_itself(clone)
     configure_remote(clone, project)
-    return Place(clone, project, registered, folder, read_steps(clone))
+    return Checkout(clone, project, registered, folder, read_steps(clone))
 
 
 def _require(registered: Registered, tag: str, found: str, subject: str) -> None:
@@ -142,7 +142,7 @@ def _keep_to_itself(clone: Path) -> None:
 # --- made again -----------------------------------------------------------------------------------------------------
 
 
-def recompute(place: Place) -> tuple[StageOutcome, ...]:
+def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
     """Every stage that can be made again, with what cannot be taken from the remote; stops at a stage that fails.
 
     Raises RemoteError or DamagedError where an input cannot be had.
@@ -168,19 +168,21 @@ def _own_words(error: StageFailedError) -> str:
     return lines[-1]
 
 
-def _run(place: Place, stage: str, wanted: list[str], num_steps: int) -> float:
+def _run(place: Checkout, stage: str, wanted: list[str], num_steps: int) -> float:
     """Seconds that it took to make the wanted steps of a stage: all in one go, or one after the other."""
     targets = [stage] if len(wanted) == num_steps else wanted
     variables = {**same_settings(place.registered.environment), **_own_code(place.root)}
-    return sum(run_stage(place.root, one, True, None, variables).seconds for one in targets)
+    return sum(run_stage(place.root, target, True, None, variables).seconds for target in targets)
 
 
-def _compare(steps: Iterable[Step], made: Mapping[str, Step], archived: Mapping[str, str]) -> tuple[Item, ...]:
+def _compare(
+    steps: Iterable[StageRecord], made: Mapping[str, StageRecord], archived: Mapping[str, str]
+) -> tuple[Item, ...]:
     return tuple(item for step in steps for item in compare_step(step, made[step.name], archived.get(step.name, "")))
 
 
 @task(cache_policy=NO_CACHE)
-def bring_inputs(place: Place) -> dict[str, str]:
+def bring_inputs(place: Checkout) -> dict[str, str]:
     """Sources that are at hand in the project, and the outputs of steps whose source is not: step → why.
 
     Raises DamagedError for an output that the remote does not hold as it was.
@@ -194,7 +196,7 @@ def bring_inputs(place: Place) -> dict[str, str]:
     return archived
 
 
-def _without_source(place: Place) -> dict[str, str]:
+def _without_source(place: Checkout) -> dict[str, str]:
     """Links what the project still has into the place; a step is without source where its hash is another one."""
     from dvc.repo import Repo
 
@@ -213,7 +215,7 @@ def _without_source(place: Place) -> dict[str, str]:
     return {**missing, **additions_gone(place), **_encoder_without_source(place)}
 
 
-def additions_gone(place: Place) -> dict[str, str]:
+def additions_gone(place: Checkout) -> dict[str, str]:
     """Links images that came after the classes' sources; the imports for which some are gone, and why.
 
     They are no dependency in dvc.yaml: params.yaml names them by hash.
@@ -228,7 +230,7 @@ def additions_gone(place: Place) -> dict[str, str]:
     return gone
 
 
-def _encoder_without_source(place: Place) -> dict[str, str]:
+def _encoder_without_source(place: Checkout) -> dict[str, str]:
     """The encoder's weights are no dependency in dvc.yaml, since a hub has no file: their hash is a tag."""
     names = [step.name for step in place.steps if step.stage == "encoder"]
     location = yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["encoder"].get("location", "")
@@ -242,7 +244,7 @@ def _encoder_without_source(place: Place) -> dict[str, str]:
     return {}
 
 
-def _bring(place: Place, path: str) -> None:
+def _bring(place: Checkout, path: str) -> None:
     """Link a file or the files of a folder from the project; what the commit holds itself stays as it is."""
     source, target = place.project / path, place.root / path
     if Path(path).is_absolute() or target.exists() or not source.exists():
@@ -258,7 +260,7 @@ def _overlap(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
 
 
-def compare_package(place: Place, registered: Path) -> tuple[Item, ...]:
+def compare_package(place: Checkout, registered: Path) -> tuple[Item, ...]:
     """Every file of the package that was made, against the registered one, by sha256."""
     made = place.layout.package
     if not made.is_dir():
@@ -266,7 +268,7 @@ def compare_package(place: Place, registered: Path) -> tuple[Item, ...]:
     return compare_files(list_files(registered / PACKAGE), list_files(made), "the package that was made")
 
 
-def compare_results(place: Place) -> tuple[Item, ...]:
+def compare_results(place: Checkout) -> tuple[Item, ...]:
     """Every number of the summary that the run has, against the one that was made."""
     if not place.layout.summary.is_file():
         return (Item("summary", Finding.DIFFERENT, "no summary was made", inherited=True),)

@@ -19,8 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from sqlalchemy import Connection, select
 
-from shadowline.inference.routing import needed
-from shadowline.records.audit_log.keys import Head
+from shadowline.inference.routing import required_models
+from shadowline.records.audit_log.keys import ChainHead
 from shadowline.records.tables import AuditEntryRow, ClassRow, ModelRow
 from shadowline.rollout.state import ClassState
 from tasks.integrations.mlflow_registry import CHALLENGER, CHAMPION, is_missing
@@ -28,12 +28,12 @@ from tasks.integrations.registry_comparison import WITNESS_TAG
 
 
 @dataclass(frozen=True)
-class Standing:
+class DatabaseSnapshot:
     """What the records say."""
 
-    head: Head | None  # the last entry of the audit chain
+    head: ChainHead | None  # the last entry of the audit chain
     locations: Mapping[str, str]  # fingerprint → models:/… or a folder
-    needed: frozenset[str]  # fingerprints that the rollout may ask at any moment
+    required_models: frozenset[str]  # fingerprints that the rollout may ask at any moment
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -77,14 +77,14 @@ def local_folder(location: str) -> Path | None:
     )
 
 
-def read_standing(connection: Connection) -> Standing:
+def read_standing(connection: Connection) -> DatabaseSnapshot:
     query = select(AuditEntryRow.number, AuditEntryRow.hash).order_by(AuditEntryRow.number.desc()).limit(1)
     last = connection.execute(query).first()
     places = connection.execute(select(ModelRow.fingerprint, ModelRow.location)).all()
     states = connection.execute(select(ClassRow.state)).scalars()
-    asked = {name for raw in states for name in needed(ClassState.from_dict(raw)) if name}
-    head = Head(last.number, last.hash) if last else None
-    return Standing(head, {row.fingerprint: row.location for row in places}, frozenset(asked))
+    asked = {name for raw in states for name in required_models(ClassState.from_dict(raw)) if name}
+    head = ChainHead(last.number, last.hash) if last else None
+    return DatabaseSnapshot(head, {row.fingerprint: row.location for row in places}, frozenset(asked))
 
 
 def read_registry(tracking: mlflow.MlflowClient, model_name: str) -> Registry:
@@ -108,14 +108,14 @@ def read_registry(tracking: mlflow.MlflowClient, model_name: str) -> Registry:
     )
 
 
-def disagreements(standing: Standing, registry: Registry, files: Collection[str]) -> tuple[str, ...]:
+def disagreements(standing: DatabaseSnapshot, registry: Registry, files: Collection[str]) -> tuple[str, ...]:
     """One line for each model, and for an entry of the audit chain, that one copy names and another lacks."""
     whole = {version.uri for version in registry.versions if _is_whole(version, registry, files)}
     broken = (version for version in registry.versions if version.uri not in whole)
     lost = [f"{version.uri}: its files are not in {version.storage}" for version in broken]
     if not agree_on_time(standing, registry):
         lost.append(f"audit chain: the registry knows of entry {registry.num_entries}, the records do not")
-    for fingerprint in sorted(standing.needed):
+    for fingerprint in sorted(standing.required_models):
         location = standing.locations.get(fingerprint, "")
         kept = location in whole or any(name.startswith(f"models/{fingerprint}/") for name in files)
         if not kept:
@@ -123,7 +123,7 @@ def disagreements(standing: Standing, registry: Registry, files: Collection[str]
     return tuple(lost)
 
 
-def agree_on_time(standing: Standing, registry: Registry) -> bool:
+def agree_on_time(standing: DatabaseSnapshot, registry: Registry) -> bool:
     """Whether the records hold every entry of the audit chain that a registered version was told."""
     return registry.num_entries <= (standing.head.number if standing.head else 0)
 

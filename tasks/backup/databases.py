@@ -67,22 +67,22 @@ def sqlite_path(url: str) -> Path:
 
 
 @contextmanager
-def copied(url: str, stem: Path) -> Iterator[DatabaseCopy]:
+def dump_database(url: str, stem: Path) -> Iterator[DatabaseCopy]:
     """Copy to `stem` with the suffix of its kind."""
     if kind_of(url) is DatabaseKind.SQLITE:
         path = stem.with_suffix(".db")
         _copy_sqlite(sqlite_path(url), path)
-        with opened(f"sqlite:///{path}") as engine, reading(engine) as connection:
+        with open_dump(f"sqlite:///{path}") as engine, reading(engine) as connection:
             yield DatabaseCopy(DatabaseKind.SQLITE, path, connection)
         return
     path = stem.with_suffix(".dump")
-    with opened(url) as engine, reading(engine) as connection:
+    with open_dump(url) as engine, reading(engine) as connection:
         _dump(make_url(url), path, connection)
         yield DatabaseCopy(DatabaseKind.POSTGRESQL, path, connection)
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Engine]:
+def open_dump(url: str) -> Iterator[Engine]:
     """An engine as it is, for any schema; nothing of it is left open."""
     engine = create_engine(url)
     try:
@@ -91,10 +91,10 @@ def opened(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def refuse_unless_empty(url: str, name: str) -> None:
+def require_empty(url: str, name: str) -> None:
     """Raises ValueError for a PostgreSQL database that cannot be reached, or holds a table."""
     shown = make_url(url).set(query={}).render_as_string(hide_password=True)
-    with opened(url) as engine:
+    with open_dump(url) as engine:
         try:
             tables = inspect(engine).get_table_names()
         except SQLAlchemyError as error:
@@ -105,7 +105,7 @@ def refuse_unless_empty(url: str, name: str) -> None:
 
 def load_dump(path: Path, url: str) -> None:
     """All of it or nothing."""
-    with opened(url) as engine, engine.connect() as connection:
+    with open_dump(url) as engine, engine.connect() as connection:
         program = _program("pg_restore", connection)
     options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
     _run([program, *options, *_address(make_url(url)), str(path)], make_url(url))

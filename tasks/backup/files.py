@@ -36,7 +36,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class GitBundle:
     """All of git in one file."""
 
     path: Path
@@ -45,7 +45,7 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Objects:
+class DvcObjects:
     """What DVC keeps of some commits."""
 
     sources: tuple[Source, ...]
@@ -57,7 +57,7 @@ class Objects:
 # --- git ------------------------------------------------------------------------------------------------------------
 
 
-def write_bundle(root: Path, path: Path) -> Bundle:
+def write_bundle(root: Path, path: Path) -> GitBundle:
     """Every branch and tag. Raises ValueError where there is no commit to keep, or only a part of the history."""
     if not run_git(root, "rev-parse", "--verify", "HEAD", check=False):
         raise ValueError(f"{root.resolve()}: no git repository with a commit; run the backup in the project's root")
@@ -66,13 +66,13 @@ def write_bundle(root: Path, path: Path) -> Bundle:
     bundle = str(path.resolve())
     run_git(root, "bundle", "create", "--quiet", bundle, "--all", way_out="check `git fsck`")
     commit = run_git(root, "bundle", "list-heads", bundle, "HEAD").split()[0]
-    return Bundle(path, run_git(root, "symbolic-ref", "--short", "HEAD", check=False) or commit, commit)
+    return GitBundle(path, run_git(root, "symbolic-ref", "--short", "HEAD", check=False) or commit, commit)
 
 
 # --- DVC ------------------------------------------------------------------------------------------------------------
 
 
-def find_objects(root: Path, commits: Iterable[str]) -> Objects:
+def find_objects(root: Path, commits: Iterable[str]) -> DvcObjects:
     """The objects that the locks of these commits name; the first commit is the one that is checked out."""
     places = _object_places(root)
     found: dict[str, Source] = {}
@@ -94,7 +94,7 @@ def find_objects(root: Path, commits: Iterable[str]) -> Objects:
                     found[md5_of_part] = source
                 else:
                     missing.add(md5_of_part)
-    return Objects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
+    return DvcObjects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
 
 
 def _object_places(root: Path) -> tuple[Path, ...]:

@@ -26,7 +26,7 @@ from typing import Any
 
 from shadowline.core.hashing import file_sha256
 from shadowline.core.progress import Progress
-from shadowline.records.audit_log.keys import Head
+from shadowline.records.audit_log.keys import ChainHead
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -38,7 +38,7 @@ class DatabaseKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Kept:
+class BackedUpFile:
     """One file of a backup."""
 
     sha256: str
@@ -46,7 +46,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class KeptDatabase:
+class DatabaseDump:
     kind: DatabaseKind
     file: str  # in the backup
     place: str  # of an SQLite file, in the project
@@ -60,9 +60,9 @@ class BackupManifest:
     versions: Mapping[str, str]  # of Shadowline, Python, MLflow, DVC
     branch: str  # checked out; the commit itself where none was
     commit: str
-    records: KeptDatabase
-    tracking: KeptDatabase
-    head: Head | None  # the last entry of the audit chain in the records; None: it has none yet
+    records: DatabaseDump
+    tracking: DatabaseDump
+    head: ChainHead | None  # the last entry of the audit chain in the records; None: it has none yet
     inspector: str  # models:/… of the champion, else of the challenger, else of the newest; "" where there is none
     registered: tuple[str, ...]  # models:/… of every version
     experiments: Mapping[str, str]  # id → where its files were; only those whose files are in the backup
@@ -72,7 +72,7 @@ class BackupManifest:
     remote: str  # place of DVC's remote, "" where it is no folder of the project
     left_out: tuple[str, ...]  # what is not here, and where it is
     problems: tuple[str, ...]  # what the parts say of each other and does not hold
-    files: Mapping[str, Kept]  # path in the backup
+    files: Mapping[str, BackedUpFile]  # path in the backup
 
     @property
     def num_bytes(self) -> int:
@@ -88,15 +88,15 @@ class BackupManifest:
         if raw.pop("format") != _FORMAT:
             raise ValueError(f"another format than {_FORMAT}")
         for name in ("records", "tracking"):
-            raw[name] = KeptDatabase(**{**raw[name], "kind": DatabaseKind(raw[name]["kind"])})
+            raw[name] = DatabaseDump(**{**raw[name], "kind": DatabaseKind(raw[name]["kind"])})
         for name in ("registered", "left_out", "problems"):
             raw[name] = tuple(raw[name])
-        raw["head"] = Head(**raw["head"]) if raw["head"] else None
-        raw["files"] = {name: Kept(**kept) for name, kept in raw["files"].items()}
+        raw["head"] = ChainHead(**raw["head"]) if raw["head"] else None
+        raw["files"] = {name: BackedUpFile(**kept) for name, kept in raw["files"].items()}
         return cls(**raw)
 
 
-def read_manifest(folder: Path) -> BackupManifest:
+def read_backup_manifest(folder: Path) -> BackupManifest:
     """Raises ValueError where the backup was never completed, or its manifest is none."""
     path = folder / MANIFEST
     if not path.is_file():

@@ -31,10 +31,17 @@ from shadowline.records.stores import open_records
 from shadowline.records.tables import ModelRow
 from tasks.backup.artifact_locations import move_artifacts
 from tasks.backup.consistency import local_folder
-from tasks.backup.databases import kind_of, load_dump, opened, refuse_unless_empty
-from tasks.backup.manifest import BackupManifest, DatabaseKind, KeptDatabase, check_files, read_manifest, text_sha256
+from tasks.backup.databases import kind_of, load_dump, open_dump, require_empty
+from tasks.backup.manifest import (
+    BackupManifest,
+    DatabaseDump,
+    DatabaseKind,
+    check_files,
+    read_backup_manifest,
+    text_sha256,
+)
 from tasks.backup.snapshot import note_backup
-from tasks.backup.targets import at_hand, in_one_line
+from tasks.backup.targets import local_copy, one_line_errors
 from tasks.integrations.audit_log import witnesses_in
 from tasks.integrations.dvc_pipeline import StageFailedError, stale_targets
 from tasks.integrations.git import run_git
@@ -51,7 +58,7 @@ _READ_ONLY = 0o444  # as DVC keeps what it has verified
 
 
 @dataclass(frozen=True)
-class Inspected:
+class RestoreCheck:
     """One known image of a class, judged by the restored model."""
 
     class_name: str
@@ -70,7 +77,7 @@ class RestoreDone:
     num_entries: int  # of the audit chain, all sound
     registered: tuple[str, ...]
     inspector: str  # the version that was tried, "" where none is registered
-    inspected: tuple[Inspected, ...]
+    inspected: tuple[RestoreCheck, ...]
     stale: tuple[str, ...]  # stages that the next retraining has to run again
     left_out: tuple[str, ...]
     problems: tuple[str, ...]  # that the backup knew of, and classes that could not be tried
@@ -78,7 +85,7 @@ class RestoreDone:
     seconds: float
 
 
-@in_one_line("make room if it is full, empty the folder, try again")
+@one_line_errors("make room if it is full, empty the folder, try again")
 def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
     """Bring a backup into an empty or missing folder, and its dumps into empty databases.
 
@@ -89,8 +96,8 @@ def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
     started, folder = time.monotonic(), folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: not empty; name a new folder to restore into")
-    with at_hand(backup, folder.parent, progress) as source:
-        manifest = read_manifest(source)
+    with local_copy(backup, folder.parent, progress) as source:
+        manifest = read_backup_manifest(source)
         check_files(source, manifest, progress)
         settings = _settings_of(manifest, folder)
         _put_in_place(source, manifest, folder, settings, progress)
@@ -137,12 +144,12 @@ def _registry(settings: Settings) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(settings.tracking_uri, settings.tracking_uri)
 
 
-def _url(database: KeptDatabase, named: str, setting: str, folder: Path) -> str:
+def _url(database: DatabaseDump, named: str, setting: str, folder: Path) -> str:
     if database.kind is DatabaseKind.SQLITE:
         return f"sqlite:///{folder / database.place}"
     if kind_of(named) is not DatabaseKind.POSTGRESQL:
         raise ValueError(f"{setting}: {database.file} is a dump of PostgreSQL; name an empty PostgreSQL database there")
-    refuse_unless_empty(named, setting)
+    require_empty(named, setting)
     return named
 
 
@@ -173,10 +180,10 @@ def _put_in_place(source: Path, manifest: BackupManifest, folder: Path, settings
     for database, url in ((manifest.records, settings.database_url), (manifest.tracking, settings.tracking_uri)):
         if database.kind is DatabaseKind.POSTGRESQL:
             load_dump(source / database.file, url)
-    with opened(settings.tracking_uri) as engine:
+    with open_dump(settings.tracking_uri) as engine:
         moved = {place: str(folder / "mlruns" / name) for name, place in manifest.experiments.items()}
         move_artifacts(engine, moved)
-    with opened(settings.database_url) as engine:
+    with open_dump(settings.database_url) as engine:
         _move_models(engine, manifest, folder)
 
 
@@ -279,7 +286,9 @@ def _check_chain(chain: Chain, tracking: mlflow.MlflowClient, manifest: BackupMa
     return found.num_entries
 
 
-def _inspect(uri: str, tracking: mlflow.MlflowClient, layout: Layout) -> tuple[tuple[Inspected, ...], tuple[str, ...]]:
+def _inspect(
+    uri: str, tracking: mlflow.MlflowClient, layout: Layout
+) -> tuple[tuple[RestoreCheck, ...], tuple[str, ...]]:
     """One image of the test split of every class, and a line for each class that has none here."""
     inspector = _load(uri, tracking)
     images = {name: _known_image(name, layout) for name in inspector.classes}
@@ -297,9 +306,9 @@ def _load(uri: str, tracking: mlflow.MlflowClient) -> Inspector:
         return Inspector.load(download(uri, place, Path(scratch)) / PACKAGE)
 
 
-def _tried(inspector: Inspector, class_name: str, image: Path) -> Inspected:
+def _tried(inspector: Inspector, class_name: str, image: Path) -> RestoreCheck:
     result = inspector.inspect(image, class_name)
-    return Inspected(class_name, str(image), result.score, str(result.decision))
+    return RestoreCheck(class_name, str(image), result.score, str(result.decision))
 
 
 def _known_image(class_name: str, layout: Layout) -> Path | None:

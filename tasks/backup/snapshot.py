@@ -28,22 +28,22 @@ from shadowline.core.params import load_params
 from shadowline.core.progress import Progress, default_progress
 from shadowline.core.settings import Settings
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import open_keys
 from shadowline.records.stores import open_records
 from tasks.backup.consistency import (
+    DatabaseSnapshot,
     Registry,
-    Standing,
     agree_on_time,
     disagreements,
     local_folder,
     read_registry,
     read_standing,
 )
-from tasks.backup.databases import DatabaseCopy, copied, kind_of, sqlite_path
-from tasks.backup.files import Bundle, Objects, Source, below, find_objects, in_project, write_bundle
-from tasks.backup.manifest import BackupManifest, DatabaseKind, Kept, KeptDatabase, names_outside, text_sha256
-from tasks.backup.targets import Place, in_one_line, new_place
+from tasks.backup.databases import DatabaseCopy, dump_database, kind_of, sqlite_path
+from tasks.backup.files import DvcObjects, GitBundle, Source, below, find_objects, in_project, write_bundle
+from tasks.backup.manifest import BackedUpFile, BackupManifest, DatabaseDump, DatabaseKind, names_outside, text_sha256
+from tasks.backup.targets import BackupTarget, new_place, one_line_errors
 from tasks.integrations.mlflow_registry import client
 
 BY = "backup"  # who puts backups and restores on record
@@ -71,11 +71,11 @@ class BackupDone:
 class _Seen:
     """What the copies of the databases, git and DVC say."""
 
-    standing: Standing
+    standing: DatabaseSnapshot
     registry: Registry
-    bundle: Bundle
-    objects: Objects
-    databases: tuple[KeptDatabase, KeptDatabase]  # records, tracking
+    bundle: GitBundle
+    objects: DvcObjects
+    databases: tuple[DatabaseDump, DatabaseDump]  # records, tracking
 
 
 @task
@@ -83,7 +83,7 @@ def make_backup(target: str, root: Path, with_downloads: bool = False) -> Backup
     return back_up(target, root, default_progress(), with_downloads=with_downloads)
 
 
-@in_one_line("make room or name another target, and run the backup again")
+@one_line_errors("make room or name another target, and run the backup again")
 def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool = False) -> BackupDone:
     """Write a new backup below `target`, and put that on record.
 
@@ -111,7 +111,7 @@ def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool
 def note_backup(chain: Chain, location: str, facts: dict[str, object]) -> None:
     """That one was made or restored."""
     body = {"location": location, **facts}
-    chain.append_if_possible(Record(Kind.BACKUP, location.rpartition("/")[2], body, BY, datetime.now(UTC)))
+    chain.append_if_possible(Record(EntryKind.BACKUP, location.rpartition("/")[2], body, BY, datetime.now(UTC)))
 
 
 def _facts(done: BackupDone) -> dict[str, object]:
@@ -119,7 +119,7 @@ def _facts(done: BackupDone) -> dict[str, object]:
     return {name: value for name, value in asdict(done).items() if name in names}
 
 
-def _done(place: Place, manifest: BackupManifest, seconds: float) -> BackupDone:
+def _done(place: BackupTarget, manifest: BackupManifest, seconds: float) -> BackupDone:
     return BackupDone(
         location=place.location,
         manifest_sha256=text_sha256(manifest.to_text()),
@@ -170,11 +170,11 @@ def _look(root: Path, staging: Path, model_name: str) -> _Seen:
 
 def _copy_databases(
     root: Path, staging: Path, model_name: str
-) -> tuple[Standing, Registry, tuple[KeptDatabase, KeptDatabase]]:
+) -> tuple[DatabaseSnapshot, Registry, tuple[DatabaseDump, DatabaseDump]]:
     head, settings = open_keys().head, Settings()
     if head is not None:
         write_json(staging / "keys/head.json", asdict(head))
-    with copied(settings.database_url, staging / "records") as records:
+    with dump_database(settings.database_url, staging / "records") as records:
         standing = read_standing(records.connection)
     tracking, registry = _copy_tracking(settings.tracking_uri, staging, model_name)
     databases = (
@@ -192,7 +192,7 @@ def _copy_tracking(uri: str, staging: Path, model_name: str) -> tuple[DatabaseCo
     """
     for _ in range(_TRIES):
         before = read_registry(client(), model_name) if kind_of(uri) is DatabaseKind.POSTGRESQL else None
-        with copied(uri, staging / "tracking") as copy:
+        with dump_database(uri, staging / "tracking") as copy:
             address = uri if before else copy.read_only_url
             registry = read_registry(mlflow.MlflowClient(address, address), model_name)
         if before in (None, registry):
@@ -200,9 +200,9 @@ def _copy_tracking(uri: str, staging: Path, model_name: str) -> tuple[DatabaseCo
     raise ValueError(f"SHADOWLINE_TRACKING_URI: versions changed during each of {_TRIES} dumps; run the backup again")
 
 
-def _kept_database(kind: DatabaseKind, file: Path, url: str, root: Path, otherwise: str) -> KeptDatabase:
+def _kept_database(kind: DatabaseKind, file: Path, url: str, root: Path, otherwise: str) -> DatabaseDump:
     is_file = kind is DatabaseKind.SQLITE
-    return KeptDatabase(kind, file.name, _place(root, sqlite_path(url), otherwise) if is_file else otherwise)
+    return DatabaseDump(kind, file.name, _place(root, sqlite_path(url), otherwise) if is_file else otherwise)
 
 
 def _place(root: Path, path: Path, otherwise: str) -> str:
@@ -243,9 +243,11 @@ def _sources(layout: Layout, seen: _Seen, with_downloads: bool) -> list[Source]:
     return found
 
 
-def _keep_all(place: Place, sources: Sequence[Source], progress: Progress) -> tuple[dict[str, Kept], list[str]]:
+def _keep_all(
+    place: BackupTarget, sources: Sequence[Source], progress: Progress
+) -> tuple[dict[str, BackedUpFile], list[str]]:
     """What was kept, and a line for every object that is not what its name says; what is gone by now is left out."""
-    files: dict[str, Kept] = {}
+    files: dict[str, BackedUpFile] = {}
     damaged: list[str] = []
     with progress.task("backup", total=len(sources)) as bar:
         for source in sources:
@@ -264,12 +266,17 @@ def _is_itself(path: Path, md5: str) -> bool:
     return path.is_file() and (not md5 or file_md5(path) == md5)
 
 
-def _unknown(objects: Objects) -> list[str]:
+def _unknown(objects: DvcObjects) -> list[str]:
     return [f"commit {commit[:12]} of a registered version: git does not have it" for commit in objects.unknown]
 
 
 def _manifest(
-    at: datetime, layout: Layout, seen: _Seen, files: dict[str, Kept], problems: tuple[str, ...], with_downloads: bool
+    at: datetime,
+    layout: Layout,
+    seen: _Seen,
+    files: dict[str, BackedUpFile],
+    problems: tuple[str, ...],
+    with_downloads: bool,
 ) -> BackupManifest:
     remote = local_folder(Settings().data_url)
     return BackupManifest(

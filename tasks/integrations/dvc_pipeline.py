@@ -122,7 +122,7 @@ def _mend_lock_file(root: Path) -> None:
         locks.unlink()
         return
     holders = [*held.get("write", {}).values(), *chain.from_iterable(held.get("read", {}).values())]
-    if holders and not any(_lives(one["pid"], written_at) for one in holders):
+    if holders and not any(_lives(holder["pid"], written_at) for holder in holders):
         locks.unlink()
 
 

@@ -30,7 +30,7 @@ class Provenance:
 
 
 @contextmanager
-def hold_project(root: Path, *, wait: bool = False) -> Iterator[None]:
+def project_lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     """Let one run at a time work in a project; the lock is the operating system's, so that a killed run leaves none.
 
     While another run holds it, wait for its end, or raise RepositoryError, at once and naming the process.
@@ -85,7 +85,7 @@ def require_clean(root: Path) -> None:
         raise RepositoryError(f"uncommitted changes in {' and '.join(_OURS)}: commit or revert them first")
 
 
-def take_back(root: Path) -> None:
+def revert_to_head(root: Path) -> None:
     """params.yaml, dvc.lock and everything that DVC keeps as the last commit has them."""
     run_git(root, "checkout", "HEAD", "--", *(name for name in _OURS if run_git(root, "ls-files", name)))
     answer = subprocess.run(

@@ -27,7 +27,7 @@ from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
-from tasks.integrations.retry import T, code_of, outlast, passes
+from tasks.integrations.retry import T, call_with_retry, code_of, is_transient
 
 _ATTEMPTS = 5  # of one request, the first included
 _TIDYING_S = 15.0  # patience for the removal of parts, after that for the file
@@ -46,7 +46,7 @@ class StoredObject:
     num_bytes: int
 
 
-class Storage(Protocol):
+class ObjectStore(Protocol):
     """Keys are relative paths with `/`; one that would leave the root is refused with ValueError."""
 
     def put(self, path: Path, key: str) -> StoredObject:
@@ -192,7 +192,7 @@ class S3Storage:
                 self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload["UploadId"])
 
         with suppress(*_errors()):
-            outlast(abort, min(self.patience_s, _TIDYING_S))
+            call_with_retry(abort, min(self.patience_s, _TIDYING_S))
 
     def _inside(self, key: str) -> str:
         """A listed key that is a path below a folder. Whoever put it may have used ':', as times do; we do not."""
@@ -215,11 +215,11 @@ class S3Storage:
         A key that is not there stays botocore's own error.
         """
         try:
-            return outlast(request, self.patience_s)
+            return call_with_retry(request, self.patience_s)
         except _errors() as error:
             if code_of(error) in _MISSING:
                 raise
-            advice = f"away for {self.patience_s:g} s; run again when it is back" if passes(error) else _CHECK
+            advice = f"away for {self.patience_s:g} s; run again when it is back" if is_transient(error) else _CHECK
             raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; {advice}") from None
 
 

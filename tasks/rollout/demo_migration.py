@@ -23,16 +23,16 @@ from shadowline.data.perturbations import ORIGINAL
 from shadowline.evaluation.evidence import end_of_slot
 from shadowline.inference.simulation import (
     Calendar,
-    JudgedStream,
     Light,
-    Part,
+    SampledImage,
+    StreamScores,
     day_of_pairs,
     judge_stream,
     parts_of_day,
     reviewed,
     stock_of,
 )
-from shadowline.models.legacy_validation import LegacyModel, Stated, examine
+from shadowline.models.legacy_validation import DeclaredMetrics, LegacyModel, validate_legacy_model
 from shadowline.models.loader import load_detector
 from shadowline.records.observe import observe_class
 from shadowline.records.pairs import Pair
@@ -42,7 +42,7 @@ from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistI
 from shadowline.rollout.phases import CANDIDATE_JUDGES, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 from tasks.integrations.mlflow_registry import challenger_fingerprints
-from tasks.rollout.outbox import settle
+from tasks.rollout.outbox import drain_outbox
 from tasks.rollout.tick import tick_once
 
 FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the demo's own calendar
@@ -87,10 +87,10 @@ class DemoResult:
 
 
 @task
-def baselines(params: Params, layout: Layout) -> list[LegacyModel]:
+def demo_legacy_models(params: Params, layout: Layout) -> list[LegacyModel]:
     """The single-class baselines of the evaluation: the legacy models of the demo."""
     names = [name for wave in params.demo.waves for name in wave]
-    return [examine(name, str(layout.legacy(name)), params, layout, Stated()) for name in names]
+    return [validate_legacy_model(name, str(layout.legacy(name)), params, layout, DeclaredMetrics()) for name in names]
 
 
 @task(cache_policy=NO_CACHE)
@@ -147,7 +147,7 @@ def stop_reason(
         has_tried = one.candidate == challenger.get(one.class_name)
         return StopReason.NEEDS_VERSION if one.phase is Phase.ROLLED_BACK and has_tried else None
     settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
-    return StopReason.FINISHED if all(one.phase in settled for one in state.classes) else None
+    return StopReason.FINISHED if all(cls.phase in settled for cls in state.classes) else None
 
 
 def _next_morning(records: Records) -> datetime:
@@ -166,8 +166,8 @@ class DemoMigration:
         self.calendar = Calendar(FIRST_DAY, params.demo.holiday)
         self.challenger = challenger_fingerprints(params.registry.model_name)
         self.num_ticks, self.num_idle, self.last_reason = 0, 0, ""
-        self._stock: dict[str, tuple[Part, ...]] = {}
-        self._judged: dict[tuple[str, Light], JudgedStream] = {}
+        self._stock: dict[str, tuple[SampledImage, ...]] = {}
+        self._judged: dict[tuple[str, Light], StreamScores] = {}
         self._unreviewed: list[Pair] = []
         self._asked: tuple[ApprovalRequest, ...] = ()
 
@@ -175,7 +175,7 @@ class DemoMigration:
         """24 hours from the first image on: images in two lots, reviews of the last working day's, checklist, ticks."""
         due = {morning, morning + _NIGHT}
         if self.calendar.runs(morning):
-            pairs = [pair for one in self.records.rollout.state().classes for pair in self._pairs(one, morning)]
+            pairs = [pair for cls in self.records.rollout.state().classes for pair in self._pairs(cls, morning)]
             self.records.pairs.record(pairs)
             due |= {end_of_slot(pair.received_at or morning) for pair in pairs} | {morning + _OFFICE}
             due |= {end_of_slot(at) for at in self._review(morning + _REVIEW)}
@@ -191,10 +191,10 @@ class DemoMigration:
                 self._end_waiting_classes(at)
                 for asked in self._asked:  # Ada says yes to all that only waits for her
                     self.records.approvals.approve(Approval(**asdict(asked), by="Ada"), at)
-                for one in self.records.rollout.state().classes:
-                    self._sign_checklist(one, at)
+                for cls in self.records.rollout.state().classes:
+                    self._sign_checklist(cls, at)
             result = tick_once.fn(self.records, self.challenger, at, self.params)
-            settle.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
+            drain_outbox.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
             self.num_ticks += 1
             self.last_reason, self._asked = result.reason, result.asks
             if result.events and at + _TICK not in waiting:
@@ -213,7 +213,7 @@ class DemoMigration:
         parts = self._parts(one.class_name, number)
         return day_of_pairs(one, parts, candidate, legacy, morning, self.params)
 
-    def _parts(self, class_name: str, day: int) -> list[Part]:
+    def _parts(self, class_name: str, day: int) -> list[SampledImage]:
         return parts_of_day(class_name, self._stock[class_name], day, self.params.demo)
 
     def _light(self, one: ClassState) -> Light:
@@ -223,7 +223,7 @@ class DemoMigration:
         first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(one.class_name))
         return demo.fault_light if fails and first else ORIGINAL
 
-    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> JudgedStream:
+    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> StreamScores:
         """What a model says of the parts of a day, judged with those of the days after it."""
         known = self._judged.get((fingerprint, light))
         if known is None or any(part.image_id not in known.said for part in self._parts(one.class_name, day)):
@@ -247,17 +247,17 @@ class DemoMigration:
         """When the first class has only the others to wait for, Ada lets those stay with their legacy models."""
         rollout, first = self.records.rollout, self.params.demo.fault_class
         state = rollout.state()
-        others = [one for one in state.classes if one.class_name != first and one.planned]
+        others = [cls for cls in state.classes if cls.class_name != first and cls.planned]
         arrived = state.of(first)
         if arrived.phase is not Phase.LEGACY_OFF or at - arrived.since < _ENOUGH:
             return
-        for one in others:
-            if one.phase is Phase.SHADOW:
-                lacks = "; ".join(observe_class(one, self.records, at, self.params).verdict.reasons)
+        for other in others:
+            if other.phase is Phase.SHADOW:
+                lacks = "; ".join(observe_class(other, self.records, at, self.params).verdict.reasons)
                 why = f"stays with its legacy model until a better candidate comes: {lacks}"
-                self.records.approvals.order(Order(OrderKind.ROLL_BACK, (one.class_name,), "Ada", why), at)
-            if one.phase is Phase.ROLLED_BACK:
-                rollout.commit(leave(state, one.class_name, at, "Ada"))
+                self.records.approvals.order(Order(OrderKind.ROLL_BACK, (other.class_name,), "Ada", why), at)
+            if other.phase is Phase.ROLLED_BACK:
+                rollout.commit(leave(state, other.class_name, at, "Ada"))
                 state = rollout.state()
 
     def _sign_checklist(self, one: ClassState, at: datetime) -> None:
@@ -267,4 +267,4 @@ class DemoMigration:
         on_record = self.records.approvals.evidence(one.class_name, one.legacy)
         for item in sorted(_PEOPLE - set(on_record)):
             link = "https://example.org/migration/checklist"
-            self.records.approvals.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)
+            self.records.approvals.record_evidence(one.class_name, one.legacy, item, "Ada", at, link)

@@ -33,9 +33,9 @@ from shadowline.core.params import Params, load_params
 from shadowline.models.archive import pack, unpack
 from shadowline.models.detector import Detector
 from shadowline.models.legacy_validation import LegacyModel, known_images
-from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.models.loader import DetectorKind, find_model, load_detector
 from shadowline.records.approvals import ApprovalStore
-from shadowline.records.model_locations import LEGACY, ModelPlace
+from shadowline.records.model_locations import LEGACY, ModelLocation
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
 from tasks.integrations.audit_log import note_deletion, note_legacy_model
@@ -44,7 +44,7 @@ from tasks.integrations.mlflow_registry import (
     ModelVersion,
     all_versions,
     client,
-    describe,
+    describe_version,
     find_version,
     is_missing,
     new_version,
@@ -59,10 +59,10 @@ PROVER = "prove_archive"  # who put the proof on record
 
 
 @dataclass(frozen=True)
-class Standing:
+class LegacyStatus:
     """One legacy model on record."""
 
-    place: ModelPlace
+    place: ModelLocation
     tags: dict[str, str]  # of its registered version; empty where that is deleted
     archive: str  # link to the proven archive, or empty
 
@@ -85,22 +85,24 @@ def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
     version = find_version(tracking, name, model.fingerprint) or _log_version(tracking, name, model, experiment)
     for key, value in _tags(model).items():
         tracking.set_model_version_tag(name, version, key, value)
-    return describe(tracking, name, version)
+    return describe_version(tracking, name, version)
 
 
 @retried_task
 def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
     """Let the rollout know where the legacy model of a class can be loaded from, and the audit chain that it is."""
-    place = ModelPlace(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
-    open_records().locations.know_model([place], at)
+    place = ModelLocation(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
+    open_records().locations.upsert_model([place], at)
     note_legacy_model(model.class_name, version, _tags(model))
 
 
-def list_legacy() -> list[Standing]:
+def list_legacy() -> list[LegacyStatus]:
     """All legacy models on record, the newest first."""
     records, tracking = open_records(), client()
     return [
-        Standing(place, _tags_of(tracking, place), _proof_link(records.approvals, place.class_name, place.fingerprint))
+        LegacyStatus(
+            place, _tags_of(tracking, place), _proof_link(records.approvals, place.class_name, place.fingerprint)
+        )
         for place in records.locations.models(LEGACY)
     ]
 
@@ -135,13 +137,13 @@ def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:
     return {"legacy": str(scratch / "legacy"), "limits": str(scratch / "limits.json")}
 
 
-def _more_requirements(kind: Kind) -> list[str]:
-    return [f"onnxruntime=={version_of('onnxruntime')}"] if kind is Kind.ONNX else []
+def _more_requirements(kind: DetectorKind) -> list[str]:
+    return [f"onnxruntime=={version_of('onnxruntime')}"] if kind is DetectorKind.ONNX else []
 
 
-def _tags_of(tracking: mlflow.MlflowClient, place: ModelPlace) -> dict[str, str]:
+def _tags_of(tracking: mlflow.MlflowClient, place: ModelLocation) -> dict[str, str]:
     try:
-        return describe(tracking, registered_name(place.class_name), place.version).tags
+        return describe_version(tracking, registered_name(place.class_name), place.version).tags
     except MlflowException as error:
         if not is_missing(error):
             raise
@@ -171,8 +173,8 @@ def archive_legacy(class_name: str, fingerprint: str) -> StoredObject:
         stored = storage.find(key)
         if stored is None or stored.sha256 != sha256:
             stored = storage.put(packed, key)
-    for one in versions:
-        tracking.set_model_version_tag(registered_name(class_name), one.version, "archive", _link(stored))
+    for version in versions:
+        tracking.set_model_version_tag(registered_name(class_name), version.version, "archive", _link(stored))
     return stored
 
 
@@ -192,7 +194,7 @@ def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images
         stored = _restore(class_name, fingerprint, Path(scratch) / "restored")
         restored = _load(str(Path(scratch) / "restored"), class_name, fingerprint)
         _compare(class_name, np.asarray(original.score(known)), np.asarray(restored.score(known)))
-    records.approvals.put_evidence(
+    records.approvals.record_evidence(
         class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored)
     )
     return _link(stored)
@@ -206,7 +208,7 @@ def keep_predecessor(class_name: str, fingerprint: str) -> None:
     records = open_records()
     place = records.locations.model(fingerprint)
     _load(place.location, class_name, fingerprint)
-    records.approvals.put_evidence(
+    records.approvals.record_evidence(
         class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location
     )
 
@@ -268,12 +270,12 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
     tracking = client()
     versions = _versions_of(tracking, class_name, fingerprint)
     note_deletion(class_name, fingerprint, [str(one.version) for one in versions], archive)
-    for one in versions:
+    for version in versions:
         name = registered_name(class_name)
-        get_artifact_repository(tracking.get_model_version_download_uri(name, one.version)).delete_artifacts()
-        if one.source.startswith("models:/"):
-            tracking.delete_logged_model(one.source.removeprefix("models:/"))
-        tracking.delete_model_version(name, one.version)
+        get_artifact_repository(tracking.get_model_version_download_uri(name, version.version)).delete_artifacts()
+        if version.source.startswith("models:/"):
+            tracking.delete_logged_model(version.source.removeprefix("models:/"))
+        tracking.delete_model_version(name, version.version)
     return len(versions)
 
 

@@ -11,7 +11,7 @@ from shadowline.models.registry_uri import resolve
 from shadowline.models.threshold_change import Deciding, check_only_threshold_differs, read_deciding
 from shadowline.records.retuning import Replay, Retuning, retune
 from shadowline.records.stores import Records
-from tasks.integrations.mlflow_registry import ModelVersion, challenger_version, client, describe
+from tasks.integrations.mlflow_registry import ModelVersion, challenger_version, client, describe_version
 
 
 def retune_to_version(
@@ -35,7 +35,7 @@ def retune_to_version(
 
 def _passed_version(model_name: str, version: str, class_name: str) -> ModelVersion:
     try:
-        chosen = describe(client(), model_name, version)
+        chosen = describe_version(client(), model_name, version)
     except MlflowException as error:
         raise ValueError(
             f"models:/{model_name}/{version}: {error.message}; `shadowline models` lists what is registered"

@@ -303,7 +303,7 @@ class TestKillsAndRaces:
         first = plant.start("shadowline", "enroll", EXTRA_CLASS, str(images(plant, 6)))
         second = plant.start("shadowline", "enroll", "gear", str(images(plant, 6, "gears", "dots")))
         assert [first.wait(300), second.wait(300)] == [0, 0]
-        assert {one.class_name for one in open_records().rollout.state().classes} == {EXTRA_CLASS, "gear"}
+        assert {cls.class_name for cls in open_records().rollout.state().classes} == {EXTRA_CLASS, "gear"}
 
 
 def test_the_poll_takes_what_is_due_once(plant: Project, prefect_server: str) -> None:
@@ -352,7 +352,9 @@ def test_a_class_that_cannot_be_taken_in_is_named_and_keeps_no_other_from_its_tu
             bucket.put_object(Bucket="plant", Key=key, Body=b"no image")
         assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
         refused = {
-            one.getMessage().partition("\n")[0] for one in prefect_log.records if "not taken in" in one.getMessage()
+            record.getMessage().partition("\n")[0]
+            for record in prefect_log.records
+            if "not taken in" in record.getMessage()
         }
         assert {line.partition(":")[0] for line in refused} == {
             f"class '{name}' not taken in" for name in ("Not a class", "empty", "gear")

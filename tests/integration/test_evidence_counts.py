@@ -32,7 +32,7 @@ from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
 from shadowline.records.pairs import (
     DROPPED,
-    Judgement,
+    ModelDecision,
     Pair,
     PairSource,
     PairStore,
@@ -41,7 +41,7 @@ from shadowline.records.pairs import (
 )
 from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
-from shadowline.records.traces import words_on
+from shadowline.records.traces import labels_of
 
 RULE = FrameRule(window=5, levels=0.5)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -144,7 +144,7 @@ class TestAnImageCountsOnce:
             pairs.record([made_pair(1, frame_signature=grey(1))])
 
     def test_the_gallery_shows_a_disagreement_once(self, pairs: PairStore) -> None:
-        said = {"candidate_said": Judgement(1.0, 0.5), "legacy_said": Judgement(0.0, 0.5)}
+        said = {"candidate_said": ModelDecision(1.0, 0.5), "legacy_said": ModelDecision(0.0, 0.5)}
         pairs.record([made_pair(1, captured_at=START + timedelta(seconds=n), **said) for n in range(3)])
         assert len(pairs.table(*BOLT, disagreeing=True)) == 1
 
@@ -200,7 +200,7 @@ def evidence(store: PairStore, params: Params, class_name: str) -> tuple[object,
     pairs = store.table(*models)
     firsts = pairs.loc[pairs["is_first"], ["image_id", "received_at"]].to_numpy().tolist()
     table = evidence_between(since, START + timedelta(days=1), store, params, class_name)
-    columns = (getattr(table, each.name).tolist() for each in fields(table))
+    columns = (getattr(table, field.name).tolist() for field in fields(table))
     return counts, firsts, sorted(zip(*columns, strict=True))
 
 
@@ -344,7 +344,7 @@ def test_a_reference_part_comes_with_its_label_once(pairs: PairStore) -> None:
     part = made_pair(1, source=PairSource.REFERENCE, known_label=Label.ANOMALOUS)
     assert [pairs.record([part]), pairs.record([part])] == [1, 0]
     assert pairs.table(*BOLT)[["source", "label"]].to_numpy().tolist() == [["reference", "anomalous"]]
-    (word,) = words_on(pairs.engine, "bolt", image_id(1))
+    (word,) = labels_of(pairs.engine, "bolt", image_id(1))
     assert (word.by, word.at, word.superseded) == ("reference part", part.received_at, False)
 
 
@@ -356,14 +356,14 @@ def test_a_known_label_takes_no_word_back_that_is_on_record(pairs: PairStore) ->
     pairs.record([made_pair(2, source=PairSource.REFERENCE, known_label=Label.NORMAL)])
     pairs.record([made_pair(2, known_label=Label.ANOMALOUS, **again)])
     for number, by in ((1, "Grace"), (2, "reference part")):
-        (word,) = words_on(pairs.engine, "bolt", image_id(number))
+        (word,) = labels_of(pairs.engine, "bolt", image_id(number))
         assert (word.by, word.label, word.superseded) == (by, "normal", False)
 
 
 def test_a_known_label_is_known_when_its_part_is_received_however_late_it_is_recorded(pairs: PairStore) -> None:
     early = NOW - timedelta(days=3)
     pairs.record([made_pair(1, source=PairSource.REFERENCE, known_label=Label.ANOMALOUS, received_at=early)])
-    (word,) = words_on(pairs.engine, "bolt", image_id(1))
+    (word,) = labels_of(pairs.engine, "bolt", image_id(1))
     assert word.at == early
 
 
@@ -382,10 +382,10 @@ def test_a_label_that_cannot_be_stored_takes_its_pair_back(pairs: PairStore) -> 
 
 # --- what waits for review ------------------------------------------------------------------------------------------
 
-QUIET, LOUD = Judgement(0.1, 0.5), Judgement(0.9, 0.5)
+QUIET, LOUD = ModelDecision(0.1, 0.5), ModelDecision(0.9, 0.5)
 
 
-def judged(number: int, candidate: Judgement | None, legacy: Judgement | None, /, **changes: object) -> Pair:
+def judged(number: int, candidate: ModelDecision | None, legacy: ModelDecision | None, /, **changes: object) -> Pair:
     named = {} if candidate else {"candidate": ""}
     return made_pair(number, candidate_said=candidate, legacy_said=legacy, **named, **changes)
 
@@ -403,7 +403,7 @@ class TestWhatWaitsForReview:
             judged(4, QUIET, QUIET, review_drawn=True),
             judged(3, LOUD, None, review_drawn=True),
             judged(2, None, LOUD),
-            judged(7, Judgement(error=DROPPED), QUIET),
+            judged(7, ModelDecision(error=DROPPED), QUIET),
             judged(8, LOUD, LOUD, source=PairSource.REFERENCE),
             judged(9, LOUD, LOUD, source=PairSource.REDECIDED_TEST),
             judged(10, LOUD, QUIET, source=PairSource.BATCH),

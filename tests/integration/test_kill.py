@@ -33,7 +33,7 @@ def test_kills_during_import_features_and_training_change_no_result(prefect_serv
     assert in_project.outputs() == expected
     assert {stage.name for stage in result.stages if not stage.skipped} <= {"import", "features", "train"}
     assert in_project.stale() == set()
-    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    assert [version.version for version in list_versions(MODEL)] == ["1"]
     assert not [path for folder in ("data", "models") for path in (in_project.root / folder).rglob("*.tmp")]
 
 

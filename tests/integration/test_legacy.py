@@ -31,10 +31,10 @@ from shadowline.core.params import LegacyParams, load_params
 from shadowline.data.manifest import COLUMNS, Label, Split, content_id, write_manifest
 from shadowline.features import backbones
 from shadowline.models.archive import pack, unpack
-from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 from shadowline.models.loader import find_model, load_detector
 from shadowline.models.patchcore.detector import PatchCore
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.inventory import load_inventory
 from shadowline.rollout.observation import ChecklistItem
@@ -129,7 +129,7 @@ class Plant:
 
         layout = Layout(self.root)
         params = load_params(layout.params)
-        model = examine(class_name, str(location), params, layout, Stated(**stated))
+        model = validate_legacy_model(class_name, str(location), params, layout, DeclaredMetrics(**stated))
         version = register_legacy.fn(model, params.registry.experiment)
         note_legacy.fn(version, model, NOW)
         return model.fingerprint, version.uri
@@ -262,7 +262,9 @@ def test_the_registered_pyfunc_answers_as_the_inspector_s_does(plant: Plant, tmp
 def test_the_baseline_is_measured_on_the_test_split_and_what_is_stated_does_not_beat_it(plant: Plant) -> None:
     layout = Layout(plant.root)
     params = load_params(layout.params)
-    found = examine(CLASS, str(layout.legacy(CLASS)), params, layout, Stated(auroc=0.1, hours_per_month=3)).baseline
+    found = validate_legacy_model(
+        CLASS, str(layout.legacy(CLASS)), params, layout, DeclaredMetrics(auroc=0.1, hours_per_month=3)
+    ).baseline
     assert (found.auroc, found.misses, found.num_images, found.hours_per_month) == (1.0, 0.0, 24, 3)
     assert found.false_alarms is not None and 0 <= found.false_alarms < 0.5
     size = sum(path.stat().st_size for path in layout.legacy(CLASS).iterdir())
@@ -271,8 +273,8 @@ def test_the_baseline_is_measured_on_the_test_split_and_what_is_stated_does_not_
 
 def test_where_nothing_can_be_measured_the_factory_s_word_stands(plant: Plant) -> None:
     layout = Layout(plant.root)
-    stated = Stated(auroc=0.97, storage_mb=300)
-    found = examine(OTHER, str(layout.legacy(OTHER)), load_params(layout.params), layout, stated).baseline
+    stated = DeclaredMetrics(auroc=0.97, storage_mb=300)
+    found = validate_legacy_model(OTHER, str(layout.legacy(OTHER)), load_params(layout.params), layout, stated).baseline
     assert (found.auroc, found.num_images, found.storage_mb, found.misses) == (0.97, 0, 300, None)
 
 
@@ -288,7 +290,7 @@ def test_scores_on_record_are_used_only_where_they_are_of_this_model(plant: Plan
         layout.evaluation(CLASS).mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame({"image_id": list(recorded), "legacy_score": list(recorded.values())})
         table.to_parquet(layout.evaluation(CLASS) / "scores.parquet")
-        return examine(CLASS, str(place), params, layout, Stated()).baseline.auroc
+        return validate_legacy_model(CLASS, str(place), params, layout, DeclaredMetrics()).baseline.auroc
 
     turned = {key: score if key in first else -score for key, score in scores.items()}
     used = auroc_with(turned)
@@ -327,7 +329,7 @@ def test_the_commands_import_one_and_all_and_list_them(prefect_server: str, plan
     assert (bolt["uri"], bolt["tags"]["auroc"], bolt["tags"]["num_images"]) == ("models:/legacy-bolt/1", "0.97", "0")
     assert command("legacy", "import", "--all")[0] == 0
     code, out, _ = command("legacy", "list", "--json")
-    listed = {one["class_name"]: one for one in json.loads(out)}
+    listed = {load["class_name"]: load for load in json.loads(out)}
     assert listed.keys() == {CLASS, OTHER}
     assert listed[OTHER]["location"] == "models:/legacy-bolt/1"  # still the one version
     weave = listed[CLASS]
@@ -339,7 +341,7 @@ def test_the_commands_import_one_and_all_and_list_them(prefect_server: str, plan
 def test_what_is_imported_is_in_the_audit_chain_once(plant: Plant) -> None:
     fingerprint, uri = plant.import_model(CLASS, f"models/legacy/{CLASS}", auroc=0.97)
     plant.import_model(CLASS, f"models/legacy/{CLASS}", auroc=0.97)
-    (entry,) = open_records().chain.entries(kinds=[Kind.LEGACY])
+    (entry,) = open_records().chain.entries(kinds=[EntryKind.LEGACY])
     assert (entry.subject, entry.facts["version"], entry.facts["fingerprint"]) == (CLASS, uri, fingerprint)
     assert entry.facts["auroc"] == "1.0"  # as it was measured, not as it was stated
 
@@ -373,7 +375,7 @@ def test_an_assessment_writes_the_plan_and_answers_with_its_code(plant: Plant, c
     assert (code, plan.keys()) == (0, {"waves", "reasons", "assessed_at"})
     assert json.loads(out)["waves"] == plan["waves"]
     assert sorted(name for wave in plan["waves"] for name in wave) == sorted(
-        one.class_name for one in load_inventory(good).models
+        model.class_name for model in load_inventory(good).models
     )
     assert "High" in command("assess", str(good))[1]
     poor = yaml.safe_load(good.read_text(encoding="utf-8"))
@@ -579,7 +581,7 @@ def test_deleting_takes_this_model_alone_and_all_of_it_and_again_has_no_effect(p
 
     _, other = plant.import_model(CLASS, write_onnx(plant.root / "foreign"))
     assert delete_legacy(CLASS, proven) == 1
-    assert [one.uri for one in list_versions(f"legacy-{CLASS}")] == [other]
+    assert [version.uri for version in list_versions(f"legacy-{CLASS}")] == [other]
     left = [path for path in plant.artifacts() if path.name == "weights.safetensors"]
     assert left == []
     assert load_detector(other, CLASS).score(IMAGES).shape == (2,)

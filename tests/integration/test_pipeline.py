@@ -45,7 +45,7 @@ def test_enrolling_a_class_skips_training_and_moves_no_other_bank(project: Proje
     assert _hashes(after, "training_set") == _hashes(before, "training_set")
     for name in (
         "train",
-        *(f"{stage}@{one}" for stage in ("features", "bank", "identity", "calibrate") for one in CLASSES),
+        *(f"{stage}@{cls}" for stage in ("features", "bank", "identity", "calibrate") for cls in CLASSES),
     ):
         assert after[name] == before[name]
     assert project.layout.calibration(EXTRA_CLASS).is_file()
@@ -119,7 +119,7 @@ def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_dat
     in_project.edit_params(bank={"shrinkage": "ledoit_wolf"})
     assert find_stale.fn(in_project.root) & {"bank", "calibrate"} == {"bank"}, "calibrate is asked because bank was"
     runs = flow(run_stages)(in_project.root, run_id="none")
-    assert {"bank", "calibrate"} <= {one.name for one in runs if not one.skipped}
+    assert {"bank", "calibrate"} <= {run.name for run in runs if not run.skipped}
     assert "Running stage" not in prefect_log.text
     assert in_project.outputs() == before
     assert in_project.stale() == set()

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.observation import Approval, ApprovalRequest
@@ -38,7 +38,7 @@ def test_a_no_is_about_exactly_these_models_and_is_in_the_audit_chain(records: R
     assert records.approvals.is_refused(REQUEST)
     assert not records.approvals.is_refused(ApprovalRequest("bolt", Phase.CANARY, "legacy-bolt", "v2-bolt"))
     assert not records.approvals.is_refused(ApprovalRequest("bolt", Phase.LEGACY_OFF, "legacy-bolt", "v1-bolt"))
-    (entry,) = records.chain.entries(kinds=[Kind.REFUSAL])
+    (entry,) = records.chain.entries(kinds=[EntryKind.REFUSAL])
     assert (entry.subject, entry.by, entry.facts["target"]) == ("bolt", "Ada", "canary")
     assert records.approvals.approvals() == ()
 

@@ -21,7 +21,7 @@ from fixtures.kills import Acknowledged, kill, kill_after, opened, start, wait_u
 from fixtures.records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout_store import MovedMeanwhileError, RolloutStore
+from shadowline.records.rollout_store import ConcurrentUpdateError, RolloutStore
 from shadowline.records.stores import Records
 from shadowline.records.tables import ActionRow, OrderRow
 from shadowline.rollout.engine import ActionKind
@@ -85,7 +85,7 @@ def run_engine(url: str, params: Params, beaten: Acknowledged, done: Acknowledge
         result = tick(store, now, params, order, challenger={name: f"v{revision}-{name}" for name in LEGACY})
         try:
             store.commit(result, order)
-        except MovedMeanwhileError:
+        except ConcurrentUpdateError:
             beaten.add(revision)
         else:
             if result.events:

@@ -26,13 +26,13 @@ from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import slot_of
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence
-from shadowline.records.model_locations import ModelPlace
+from shadowline.records.model_locations import ModelLocation
 from shadowline.records.observe import observe
 from shadowline.records.outbox import Outbox
-from shadowline.records.rollout_store import MovedMeanwhileError, RolloutStore
+from shadowline.records.rollout_store import ConcurrentUpdateError, RolloutStore
 from shadowline.records.stores import Records
 from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
-from shadowline.rollout.engine import ActionKind, Step, begin, leave
+from shadowline.rollout.engine import ActionKind, RolloutStep, begin, leave
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import STAYS, ClassState, RolloutState, replay
@@ -55,7 +55,7 @@ def store(stores: Records) -> RolloutStore:
     return stores.rollout
 
 
-def advance(store: RolloutStore, params: Params, days: int) -> list[Step]:
+def advance(store: RolloutStore, params: Params, days: int) -> list[RolloutStep]:
     """As many healthy days, one committed tick each, from where the events end."""
     start = store.events()[-1].at
     steps = []
@@ -80,11 +80,11 @@ class TestBegin:
     def test_every_class_is_in_legacy(self, store: RolloutStore) -> None:
         assert store.state() == replay(first_events())
         assert store.revision() == 3
-        assert {one.phase for one in store.state().classes} == {Phase.LEGACY}
+        assert {cls.phase for cls in store.state().classes} == {Phase.LEGACY}
 
     def test_twice_is_refused_and_leaves_the_first(self, store: RolloutStore) -> None:
         before = written(store)
-        with pytest.raises(MovedMeanwhileError, match="at revision 3"):
+        with pytest.raises(ConcurrentUpdateError, match="at revision 3"):
             store.begin(first_events())
         assert written(store) == before
 
@@ -118,13 +118,13 @@ class TestAPlanThatGrows:
         events = begin([["washer"]], *self.MORE, START, "Bob", store.state())[1]
         advance(store, params, 1)
         before = written(store)
-        with pytest.raises(MovedMeanwhileError, match="at revision 5; look at it and plan again"):
+        with pytest.raises(ConcurrentUpdateError, match="at revision 5; look at it and plan again"):
             store.begin(events)
         assert written(store) == before
 
     def test_the_order_changes_by_planning_again(self, store: RolloutStore) -> None:
         self.plan(store, ["gear"], ["bolt", "nut"])
-        assert [(one.class_name, one.wave) for one in store.state().classes] == [("gear", 3), ("bolt", 4), ("nut", 4)]
+        assert [(cls.class_name, cls.wave) for cls in store.state().classes] == [("gear", 3), ("bolt", 4), ("nut", 4)]
         assert store.state() == replay(store.events())
 
     def test_a_class_without_a_legacy_model_ends_alone(self, store: RolloutStore, params: Params) -> None:
@@ -165,7 +165,7 @@ class TestEventsOfEarlierVersions:
                     connection.execute(update(table).where(own).values({column: former}))
         read = store.state()
         assert read == replay(store.events())
-        assert [(one.phase, one.share, one.since, one.evidence_since) for one in read.classes] == [
+        assert [(cls.phase, cls.share, cls.since, cls.evidence_since) for cls in read.classes] == [
             (one.phase, one.share, one.since, one.evidence_since) for one in before.classes
         ]
         advance(store, params, 70)
@@ -176,7 +176,7 @@ class TestEventsOfEarlierVersions:
 def _begin(url: str) -> str:
     try:
         stores_on(open_database(url)).rollout.begin(first_events())
-    except MovedMeanwhileError:
+    except ConcurrentUpdateError:
         return "refused"
     return "begun"
 
@@ -219,7 +219,7 @@ class TestOneEngineWins:
         first, second = tick(store, START + DAY, params), tick(store, START + 2 * DAY, params)
         store.commit(first)
         before = written(store)
-        with pytest.raises(MovedMeanwhileError, match="at revision 5, this tick saw 3; nothing written"):
+        with pytest.raises(ConcurrentUpdateError, match="at revision 5, this tick saw 3; nothing written"):
             store.commit(second)
         assert written(store) == before
 
@@ -228,7 +228,7 @@ class TestOneEngineWins:
         short, long = tick(store, START + DAY, params), tick(store, START + DAY, params)
         short = replace(short, events=short.events[:1], state=replace(short.state, revision=4))
         store.commit(short)
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(long)
         assert store.revision() == 4
 
@@ -236,7 +236,7 @@ class TestOneEngineWins:
         """As after a restored backup: it would leave a gap."""
         result = tick(store, START + DAY, params)
         later = tuple(replace(event, revision=event.revision + 1) for event in result.events)
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(replace(result, events=later, state=replace(result.state, revision=6)))
         assert store.revision() == 3
 
@@ -256,7 +256,7 @@ def _commit(url: str, params: Params) -> str:
     wait_for_the_others()
     try:
         store.commit(result)
-    except MovedMeanwhileError:
+    except ConcurrentUpdateError:
         return "moved meanwhile"
     return "written"
 
@@ -271,7 +271,7 @@ class TestOrders:
         store.commit(result, order)
         assert store.state().of("bolt").phase is Phase.HELD
         assert stores.approvals.next_order() is None
-        with pytest.raises(MovedMeanwhileError, match=f"order {order.id} was obeyed by another engine"):
+        with pytest.raises(ConcurrentUpdateError, match=f"order {order.id} was obeyed by another engine"):
             store.commit(tick(store, START + 3 * DAY, params), order)
 
     def test_one_that_means_nothing_is_crossed_off_all_the_same(
@@ -291,7 +291,7 @@ class TestOrders:
         order = stores.approvals.next_order()
         stale = replace(tick(store, START, params), events=(), actions=(), state=store.state())
         store.commit(tick(store, START + DAY, params))
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(stale, order)
         assert stores.approvals.next_order() == order
 
@@ -332,8 +332,8 @@ class TestTheWordsOfPeople:
 
     def test_evidence_counts_for_exactly_this_legacy_model(self, stores: Records) -> None:
         item = ChecklistItem.TRAINED
-        stores.approvals.put_evidence("bolt", LEGACY["bolt"], item, "Ada", START, "https://wiki/1")
-        stores.approvals.put_evidence("bolt", LEGACY["bolt"], item, "Bob", START + DAY, "https://wiki/2")
+        stores.approvals.record_evidence("bolt", LEGACY["bolt"], item, "Ada", START, "https://wiki/1")
+        stores.approvals.record_evidence("bolt", LEGACY["bolt"], item, "Bob", START + DAY, "https://wiki/2")
         found = stores.approvals.evidence("bolt", LEGACY["bolt"])
         assert found == {item: {"by": "Bob", "at": START + DAY, "link": "https://wiki/2"}}
         assert (
@@ -345,16 +345,18 @@ class TestTheWordsOfPeople:
     @pytest.mark.parametrize(("by", "link"), [("", "https://wiki"), ("Ada", " ")])
     def test_evidence_without_a_person_or_a_link_is_refused(self, stores: Records, by: str, link: str) -> None:
         with pytest.raises(ValueError, match="both must say something"):
-            stores.approvals.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, by, START, link)
+            stores.approvals.record_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, by, START, link)
 
     def test_naive_times_are_refused_everywhere(self, store: RolloutStore, stores: Records) -> None:
         before = written(store)
-        place = ModelPlace("1", "bolt", "legacy", "models/1", "1")
+        place = ModelLocation("1", "bolt", "legacy", "models/1", "1")
         for speak in (
             lambda: stores.approvals.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "?"), NAIVE),
             lambda: stores.approvals.approve(self.GOOD, NAIVE),
-            lambda: stores.approvals.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", NAIVE, "link"),
-            lambda: stores.locations.know_model([place], NAIVE),
+            lambda: stores.approvals.record_evidence(
+                "bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", NAIVE, "link"
+            ),
+            lambda: stores.locations.upsert_model([place], NAIVE),
             lambda: stores.outbox.finish_action(1, NAIVE),
         ):
             with pytest.raises(ValueError, match="no time zone; give UTC"):
@@ -397,10 +399,10 @@ class TestTheOutbox:
 
 class TestModels:
     def test_a_newer_place_of_a_fingerprint_wins(self, stores: Records) -> None:
-        old = ModelPlace("f1", "bolt", "candidate", "models:/inspector/1", "1")
+        old = ModelLocation("f1", "bolt", "candidate", "models:/inspector/1", "1")
         new, other = replace(old, location="models:/inspector/2", version="2"), replace(old, fingerprint="f2")
-        stores.locations.know_model([old, other], START)
-        stores.locations.know_model([new], START + DAY)
+        stores.locations.upsert_model([old, other], START)
+        stores.locations.upsert_model([new], START + DAY)
         assert stores.locations.model("f1") == new
         assert stores.locations.models("candidate") == (new, other)
         assert stores.locations.models("legacy") == ()

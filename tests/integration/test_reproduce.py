@@ -23,7 +23,7 @@ from fixtures.s3 import give_credentials, s3_server
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, build_project, free_port, read_json, rewrite
 from shadowline.audit.comparison import Finding, Item
 from shadowline.core.hashing import file_sha256
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.stores import open_records
 
 Command = Callable[..., tuple[int, str, str]]
@@ -66,9 +66,9 @@ def set_tag(name: str, value: str, version: str = "1") -> None:
 def put_on_record(project: Project) -> None:
     """The tags of version 1 as they are now, as if it had been registered with them."""
     from tasks.integrations.audit_log import note_registration
-    from tasks.integrations.mlflow_registry import client, describe
+    from tasks.integrations.mlflow_registry import client, describe_version
 
-    note_registration.fn(describe(client(), MODEL, "1"), project.layout)
+    note_registration.fn(describe_version(client(), MODEL, "1"), project.layout)
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def touched(path: Path) -> Iterator[None]:
 
 
 def bad(items: Any) -> list[Item]:
-    return [one for one in items if one.finding in (Finding.DIFFERENT, Finding.MISSING)]
+    return [item for item in items if item.finding in (Finding.DIFFERENT, Finding.MISSING)]
 
 
 def findings(result: dict[str, Any]) -> dict[str, set[str]]:
@@ -136,7 +136,7 @@ class TestTheSame:
         with project.inside():
             chain = open_records().chain
             (entry,) = [
-                one for one in chain.entries(kinds=[Kind.REPRODUCTION]) if one.facts["result"] == result["result"]
+                one for one in chain.entries(kinds=[EntryKind.REPRODUCTION]) if one.facts["result"] == result["result"]
             ]
         assert entry.subject == f"models:/{MODEL}/1"
         assert entry.facts["finding"] == "identical"
@@ -362,7 +362,7 @@ class TestWhatCannotBeTried:
         def error(version: str = "1") -> str:
             code, _, err = command("audit", "reproduce", version, "--verify-only")
             assert code == 2
-            (line,) = [one for one in err.splitlines() if one.startswith("error: ")]
+            (line,) = [splitline for splitline in err.splitlines() if splitline.startswith("error: ")]
             return line
 
         assert "models:/inspector/7" in error("7") and "`shadowline models`" in error("7")

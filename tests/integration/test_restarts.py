@@ -89,7 +89,7 @@ def test_points_that_no_database_takes_do_not_stop_the_training_that_makes_them(
     with postgres.stopped(), live_metrics.live_metrics(run_id) as add:
         for step in range(5):
             add("train/loss", 0.5, step)
-    assert any("5 points of its curves are lost" in one.getMessage() for one in prefect_log.records)
+    assert any("5 points of its curves are lost" in record.getMessage() for record in prefect_log.records)
 
 
 def test_a_registry_that_is_away_is_not_one_without_a_challenger(postgres: Postgres, tracked: str) -> None:
@@ -176,7 +176,7 @@ def roll_back(factory: Factory) -> None:
     if records.approvals.next_order() is None:
         records.approvals.order(Order(OrderKind.ROLL_BACK, ("dots",), "Ada", "complaint 4711"), datetime.now(UTC))
     state = records.rollout.state()
-    challenger = {each.class_name: each.candidate for each in state.classes}
+    challenger = {cls.class_name: cls.candidate for cls in state.classes}
     tick_once.fn(records, challenger, datetime.now(UTC), factory.params())
 
 

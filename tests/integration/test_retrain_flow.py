@@ -82,7 +82,7 @@ def test_a_second_run_computes_nothing_and_registers_nothing_new(prefect_server:
     assert all(stage.skipped for stage in result.stages)
     assert (_written(in_project), in_project.outputs()) == (before, outputs)
     assert in_project.git("rev-parse", "HEAD") == head
-    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    assert [version.version for version in list_versions(MODEL)] == ["1"]
     assert result.version.version == "1"
 
 
@@ -144,7 +144,7 @@ def test_a_latency_that_fails_is_measured_again_and_takes_nothing_from_a_version
 def test_a_version_that_failed_on_latency_passes_when_it_is_measured_again_and_never_turns_back(
     prefect_server: str, in_project: Project
 ) -> None:
-    from shadowline.records.audit_log.entry import Kind
+    from shadowline.records.audit_log.entry import EntryKind
     from shadowline.records.stores import open_records
     from tasks.integrations.mlflow_registry import list_versions
 
@@ -159,7 +159,7 @@ def test_a_version_that_failed_on_latency_passes_when_it_is_measured_again_and_n
     assert turned.tags["verdict_commit"] == result.git_commit != registered.tags["git_commit"]
     kept = ("git_commit", "dvc_lock_sha256", "params_hash", "results_run", "environment", "num_images")
     assert {name: turned.tags[name] for name in kept} == {name: registered.tags[name] for name in kept}
-    bodies = [entry.facts for entry in open_records().chain.entries(kinds=[Kind.REGISTRATION], subject=turned.uri)]
+    bodies = [entry.facts for entry in open_records().chain.entries(kinds=[EntryKind.REGISTRATION], subject=turned.uri)]
     assert [body["verdict"] for body in bodies[-2:]] == ["not passed", "passed"]
     assert bodies[-1]["verdict_run"] == turned.tags["verdict_run"]
     in_project.edit_params(gates={"min_mean_auroc": 1.0})
@@ -210,7 +210,7 @@ def test_a_critical_check_turns_the_flow_red_and_nothing_after_it_runs(
         state.result()
     assert in_project.outputs() == outputs
     assert in_project.git("rev-parse", "HEAD") == head
-    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    assert [version.version for version in list_versions(MODEL)] == ["1"]
     newest = client().search_runs(["1"], order_by=["attributes.start_time DESC"])[0]
     assert newest.info.status == "FAILED"
 

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from shadowline.core.params.base import ClassName, Days, FrozenModel, PoolShare, Positive, Share
 
 
-class KeepImages(StrEnum):
+class ImageRetentionPolicy(StrEnum):
     NONE = "none"
     ALARMS = "alarms"  # those that wait for review: of an alarm, a disagreement, a draw
     ALL = "all"
@@ -142,7 +142,7 @@ class GatewayParams(FrozenModel):
     drain_ms: float = Field(ge=0)  # for shadow work and pairs that are left when the process is told to end
     keep_queue: Positive  # images that wait to be written to disk; more are not kept, and counted
     keep_queue_mb: float = Field(gt=0)  # their files, 10^6 bytes
-    keep_images: KeepImages  # so that a decision can be shown again
+    keep_images: ImageRetentionPolicy  # so that a decision can be shown again
     max_kept_mb: float = Field(gt=0)  # size of kept images of all processes, 10^6 bytes; the oldest go first
     unplanned: Unplanned  # which model answers for a class outside the rollout; the other one where it is missing
     max_capture_age_hours: float = Field(gt=0)  # a claimed capture time that long before receipt is suspect

@@ -26,7 +26,7 @@ import pandas as pd
 from PIL import Image
 
 from shadowline.core.hashing import file_sha256
-from shadowline.models.external.description import DESCRIPTION, Description, ForeignDetector, read_description
+from shadowline.models.external.description import DESCRIPTION, ExternalDetector, ExternalModelSpec, read_description
 
 Floats = npt.NDArray[np.float64]
 
@@ -36,13 +36,13 @@ _PICKLE_HEADS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _NO_PART = frozenset({"registered_model_meta", "__pycache__"})  # what MLflow and Python write beside a model
 
 
-class PyfuncDescription(Description):
+class PyfuncDescription(ExternalModelSpec):
     image_column: str = "image"  # of the question; the bytes of a PNG in base64
     score_column: str = "score"  # of the answer
 
 
 @dataclass(frozen=True, eq=False)
-class PyfuncDetector(ForeignDetector):
+class PyfuncDetector(ExternalDetector):
     """A detector of one class; see `shadowline.models.detector.Detector`."""
 
     description: PyfuncDescription

@@ -32,7 +32,7 @@ from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.few_shot.model import (
     Basis,
     Distance,
-    References,
+    FewShotReferences,
     distance_map,
     image_score,
     leave_one_out,
@@ -72,7 +72,7 @@ class FewShot:
     """
 
     config: FewShotConfig
-    references: References
+    references: FewShotReferences
     encoder: Encoder
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class FewShot:
 
     @classmethod
     def fit(
-        cls, class_name: str, references: References, encoder: Encoder, params: FewShotParams, target_fpr: float
+        cls, class_name: str, references: FewShotReferences, encoder: Encoder, params: FewShotParams, target_fpr: float
     ) -> FewShot:
         """Set the threshold by leaving each reference out; raises ValueError as `leave_one_out` does."""
         _check_class(class_name, references)
@@ -147,7 +147,7 @@ class FewShot:
         fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config = FewShotConfig.model_validate(fields)
-        detector = cls(config, References.load(directory / _REFERENCES), load_encoder(directory, pick_device()))
+        detector = cls(config, FewShotReferences.load(directory / _REFERENCES), load_encoder(directory, pick_device()))
         if detector.fingerprint != expected:
             found = detector.fingerprint[:12]
             raise ValueError(f"{directory}: fingerprint {found}…, but config.json says {expected}; restore it")
@@ -158,7 +158,7 @@ class FewShot:
         return distance_map(query_GPD, self.references.all_RGPD, self.config.distance)
 
 
-def _check_class(class_name: str, references: References) -> None:
+def _check_class(class_name: str, references: FewShotReferences) -> None:
     if references.class_name != class_name:
         raise ValueError(f"class '{class_name}': references of class '{references.class_name}'; give its own images")
 

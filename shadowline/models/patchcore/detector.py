@@ -35,7 +35,7 @@ from shadowline.core.progress import Progress
 from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 from shadowline.models.conformal import conformal_threshold
-from shadowline.models.patchcore.coreset import choose_coreset, image_score, join_layers, nearest
+from shadowline.models.patchcore.coreset import choose_coreset, join_layers, nearest, reweighted_image_score
 from shadowline.models.patchcore.lite0_weights import NETWORK as LITE0
 from shadowline.models.patchcore.lite0_weights import read_lite0
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
@@ -149,7 +149,7 @@ class PatchCore(SavedDetector):
     @torch.inference_mode()
     def _score_one(self, image: Image.Image) -> float:
         patches_DHW = _embed(self.network, image, self.config)
-        return image_score(patches_DHW.flatten(1).T, self.bank, self.config.neighbours)
+        return reweighted_image_score(patches_DHW.flatten(1).T, self.bank, self.config.neighbours)
 
     @torch.inference_mode()
     def _map_one(self, image: Image.Image) -> Floats:

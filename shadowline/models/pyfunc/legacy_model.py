@@ -19,7 +19,7 @@ from shadowline.models.loader import load_detector
 from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
 
 
-class LegacyModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class LegacyPyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         folder = Path(context.artifacts["legacy"])
         described = read_json(Path(context.artifacts["limits"]))
@@ -41,4 +41,4 @@ class LegacyModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return dict(zip(ANSWER, (*answer, self.version, self.detector.fingerprint), strict=True))
 
 
-mlflow.models.set_model(LegacyModel())
+mlflow.models.set_model(LegacyPyfunc())

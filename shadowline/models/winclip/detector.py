@@ -36,14 +36,7 @@ from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
 from shadowline.models.winclip.scoring import anomaly_share, language_map, window_patches
-from shadowline.models.winclip.tower import (
-    TowerDesign,
-    build_tower,
-    embed,
-    embed_image,
-    grid_of,
-    size_of,
-)
+from shadowline.models.winclip.tower import TowerDesign, build_tower, embed_image, embed_images, grid_of, size_of
 from shadowline.models.winclip.weights import Clip, embed_sides
 
 Floats = npt.NDArray[np.float64]
@@ -168,7 +161,7 @@ class WinClip(SavedDetector):
 
     @torch.inference_mode()
     def _map_one(self, image: Image.Image) -> Floats:
-        found = embed(self.tower, self._prepare(image), self.windows)
+        found = embed_images(self.tower, self._prepare(image), self.windows)
         scales = [self._words(windows) for windows in found.windows]
         grid_map = language_map(self._words(found.image_BD), scales, self.windows, grid_of(self.tower))
         large = functional.interpolate(grid_map[:, None], size=size_of(self.tower), mode="bilinear")

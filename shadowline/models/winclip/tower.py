@@ -73,7 +73,7 @@ def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def embed(tower: nn.Module, pixels: Tensor, windows: Sequence[Tensor]) -> Embedding:
+def embed_images(tower: nn.Module, pixels: Tensor, windows: Sequence[Tensor]) -> Embedding:
     """`windows` holds per scale the indices of the covered patches, (W, k²)."""
     tokens_BTC = _tokens(tower, pixels)
     hidden_BTC = _transform(tower, tokens_BTC)

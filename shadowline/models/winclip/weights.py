@@ -58,7 +58,7 @@ def load_clip(params: ZeroShotParams, root: Path, *, device: str | torch.device 
     design = TowerDesign(config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"])
     trained = _trained_with(params, config)
     path = _find_weights(params, root)
-    network = build_network(config)
+    network = build_towers(config)
     try:
         backbones.open_clip().load_checkpoint(network, str(path))
     except (RuntimeError, KeyError, SafetensorError) as error:
@@ -89,7 +89,7 @@ def read_architecture(name: str, root: Path) -> dict[str, Any]:
     return config
 
 
-def build_network(config: dict[str, Any]) -> nn.Module:
+def build_towers(config: dict[str, Any]) -> nn.Module:
     """open_clip's network of a configuration, with random weights; both towers."""
     library, options = backbones.open_clip(), copy.deepcopy(config)
     custom = options.pop("custom_text", False)

@@ -22,8 +22,8 @@ from shadowline.core.progress import Progress
 from shadowline.data.additions import Additions, KnownImage, Offer, known_images
 from shadowline.data.manifest import Label, Split, content_id, read_manifest
 from shadowline.data.splits import assign_pools, assign_splits
-from shadowline.records.label_settlement import settle
-from shadowline.records.traces import Word
+from shadowline.records.label_settlement import settle_label
+from shadowline.records.traces import LabelEvent
 from shadowline.stages.import_class import ImportReport, run
 
 DATA = load_params(ROOT / "params.yaml").data
@@ -185,7 +185,7 @@ def test_an_image_of_another_class_or_with_another_label_is_refused_by_name(tmp_
 
 def imported(root: Path, *additions: AdditionParams, **maxima: int) -> tuple[ImportReport, pd.DataFrame, Params]:
     raw = load_params(ROOT / "params.yaml").model_dump()
-    entry = {"source": "folder", "location": "source", "additions": [one.model_dump() for one in additions]}
+    entry = {"source": "folder", "location": "source", "additions": [addition.model_dump() for addition in additions]}
     raw["classes"], raw["train"]["classes"] = {"bolt": entry}, ["bolt"]
     raw["data"].update({"injected_test": 0, **maxima})
     params = Params.model_validate(raw)
@@ -246,8 +246,8 @@ def test_the_report_says_how_the_images_were_chosen(source: Path) -> None:
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def said(*words: tuple[str, str]) -> list[Word]:
-    return [Word(label, by, NOW + timedelta(hours=n), "", False) for n, (by, label) in enumerate(words)]
+def said(*words: tuple[str, str]) -> list[LabelEvent]:
+    return [LabelEvent(label, by, NOW + timedelta(hours=n), "", False) for n, (by, label) in enumerate(words)]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,6 @@ def said(*words: tuple[str, str]) -> list[Word]:
 def test_the_latest_word_of_each_inspector_counts_and_where_they_differ_nobody_learns(
     words: list[tuple[str, str]], label: str | None, was_changed: bool
 ) -> None:
-    settled = settle(said(*words))
+    settled = settle_label(said(*words))
     assert (settled.label if settled else None) == label
     assert settled is None or settled.was_changed == was_changed

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 
 from fixtures.effort import examples
-from shadowline.data.images import FORMATS, ImageLimits, Refusal, RefusedImage, measure, open_within, read_mask
+from shadowline.data.images import FORMATS, ImageLimits, Refusal, RefusedImage, measure_image, open_within, read_mask
 
 LIMITS = ImageLimits(max_pixels=100_000, max_file_bytes=1_000_000)
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -61,7 +61,7 @@ def test_every_mode_ends_as_rgb_with_8_bits(mode: str) -> None:
     picture = open_within(data, LIMITS)
     assert (picture.mode, picture.size) == ("RGB", (50, 40))
     assert np.array_equal(np.asarray(picture), np.asarray(stored.convert("RGB")))
-    assert measure(data, LIMITS).mode == mode
+    assert measure_image(data, LIMITS).mode == mode
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -69,7 +69,7 @@ def test_every_accepted_format_is_read_from_bytes_and_from_a_file(kind: str, tmp
     path = tmp_path / "image.of.unknown.kind"
     path.write_bytes(SAMPLES[kind])
     assert open_within(path, LIMITS).tobytes() == open_within(SAMPLES[kind], LIMITS).tobytes()
-    assert measure(path, LIMITS).format == kind
+    assert measure_image(path, LIMITS).format == kind
 
 
 def test_transparency_is_composited_on_black() -> None:
@@ -93,7 +93,7 @@ def test_16_bit_grey_is_scaled_linearly_and_never_stretched(kind: str) -> None:
     grey16 = np.array([[0, 257, 300, 386, 32768, 65535]], np.uint16)
     data = encode(Image.fromarray(grey16), kind)
     assert np.asarray(open_within(data, LIMITS))[0, :, 1].tolist() == [0, 1, 1, 2, 128, 255]
-    assert measure(data, LIMITS).mode == "I;16"
+    assert measure_image(data, LIMITS).mode == "I;16"
 
 
 def test_exif_orientation_is_not_applied() -> None:
@@ -187,11 +187,11 @@ def test_damaged_bytes_give_a_picture_or_a_named_refusal(kind: str, cut: float, 
 
 
 def test_properties_of_a_flat_and_of_a_checkered_image() -> None:
-    flat = measure(encode(Image.new("L", (8, 6), 51)), LIMITS)
+    flat = measure_image(encode(Image.new("L", (8, 6), 51)), LIMITS)
     assert (flat.width, flat.height, flat.mode) == (8, 6, "L")
     assert (flat.brightness, flat.contrast, flat.sharpness) == (0.2, 0.0, 0.0)
     checkered = (np.indices((8, 8)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    properties = measure(encode(Image.fromarray(checkered)), LIMITS)
+    properties = measure_image(encode(Image.fromarray(checkered)), LIMITS)
     assert (properties.brightness, properties.contrast) == (0.5, 0.5)
     assert properties.sharpness == 4.0  # every inner pixel differs from its four neighbours by 1
 
@@ -199,8 +199,8 @@ def test_properties_of_a_flat_and_of_a_checkered_image() -> None:
 def test_sharpness_is_the_deviation_of_the_laplacian() -> None:
     grey = NOISE[..., 0]
     expected = ndimage.laplace(grey.astype(np.float64))[1:-1, 1:-1].std() / 255
-    assert measure(encode(Image.fromarray(grey)), LIMITS).sharpness == pytest.approx(expected, rel=1e-12)
-    assert measure(encode(Image.new("L", (2, 2), 9)), LIMITS).sharpness == 0.0
+    assert measure_image(encode(Image.fromarray(grey)), LIMITS).sharpness == pytest.approx(expected, rel=1e-12)
+    assert measure_image(encode(Image.new("L", (2, 2), 9)), LIMITS).sharpness == 0.0
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_jpeg_stays_near_the_image_and_is_not_it(rgb):
 def test_every_view_that_the_project_s_params_name_exists(rgb):
     params = project_params()
     defects = [DEFECT_PREFIX + kind for kind in params.calibration.injected]
-    augmentations = [view for one in params.classes.values() for view in one.augment]
+    augmentations = [view for cls in params.classes.values() for view in cls.augment]
     for name in (*defects, *params.evaluation.robustness_views, *augmentations):
         assert apply_view(rgb, name, seed=0).image.size == rgb.size
 

@@ -111,7 +111,7 @@ def test_console_blocks_show_what_is_typed() -> None:
 
 @cache
 def known_keys() -> set[str]:
-    return {each.name.replace("[]", "") for each in generator().parameters()}
+    return {parameter.name.replace("[]", "") for parameter in generator().parameters()}
 
 
 def keys_of(value: Any, prefix: str = "") -> Iterator[str]:
@@ -178,5 +178,5 @@ def test_parameters_in_prose_exist(path: Path) -> None:
 @PAGES
 def test_variables_exist(path: Path) -> None:
     named = set(re.findall(r"SHADOWLINE_[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8")))
-    known = {each.name for each in generator().variables()}
+    known = {variable.name for variable in generator().variables()}
     assert named - known - set(generator().OTHER_VARIABLES) - set(generator().TEST_VARIABLES) == set()

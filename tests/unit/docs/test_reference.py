@@ -55,7 +55,7 @@ def test_every_parameter_has_an_entry() -> None:
 
 
 def test_every_parameter_has_a_text() -> None:
-    assert [each.name for each in generator().parameters() if not each.meaning] == []
+    assert [parameter.name for parameter in generator().parameters() if not parameter.meaning] == []
 
 
 def test_every_environment_variable_has_an_entry() -> None:

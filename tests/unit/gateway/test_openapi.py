@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from shadowline.core.params import Params
 from shadowline.gateway.app import build_app
 from shadowline.gateway.auth import OPEN_PATHS
-from shadowline.gateway.load_limit import Traffic
+from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
 
 KEY = "a-key"
@@ -22,7 +22,7 @@ ELSEWHERE = ("203.0.113.5", 50_000)
 def app_with(params: Params, *keys: str) -> FastAPI:
     """The application with no models behind it; it is not started."""
     metrics = Metrics()
-    return build_app(SimpleNamespace(keys=keys, params=params, traffic=Traffic(metrics), metrics=metrics))  # type: ignore[arg-type]
+    return build_app(SimpleNamespace(keys=keys, params=params, traffic=LoadLimiter(metrics), metrics=metrics))  # type: ignore[arg-type]
 
 
 @pytest.fixture

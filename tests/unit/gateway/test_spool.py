@@ -19,7 +19,7 @@ from shadowline.gateway.pair_writer import PairWriter
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, PairStore
+from shadowline.records.pairs import DROPPED, ModelDecision, Pair, PairSource, PairStore
 from shadowline.records.stores import records_on
 
 FRAMES = FrameRule(window=200, levels=0.5)
@@ -34,8 +34,8 @@ def pair(number: int = 0, **changes: object) -> Pair:
         "candidate": "new",
         "legacy": "old",
         "answered_by": "legacy",
-        "candidate_said": Judgement(0.1 + number, 1.5, 20.0),
-        "legacy_said": Judgement(1 / 3, 0.5, 30.0),
+        "candidate_said": ModelDecision(0.1 + number, 1.5, 20.0),
+        "legacy_said": ModelDecision(1 / 3, 0.5, 30.0),
         "trace_id": f"t-{number}",
     }
     return Pair(**{**fields, **changes})  # type: ignore[arg-type]
@@ -58,8 +58,8 @@ def taken(spool: Spool) -> tuple[list[Pair], int]:
         pair(),
         pair(legacy_said=None),
         pair(candidate="", candidate_said=None, answered_by="legacy"),
-        pair(candidate_said=Judgement(error=DROPPED)),
-        pair(candidate_said=Judgement(error="a\nline, “quoted”, ü"), answered_by="candidate"),
+        pair(candidate_said=ModelDecision(error=DROPPED)),
+        pair(candidate_said=ModelDecision(error="a\nline, “quoted”, ü"), answered_by="candidate"),
         pair(received_at=AT, capture_suspect=True, source=PairSource.REFERENCE, review_share=0.02, review_drawn=True),
         pair(frame_signature=bytes(range(256)) * 4),
         pair(source=PairSource.REFERENCE, known_label=Label.ANOMALOUS),

@@ -24,14 +24,14 @@ from shadowline.models.few_shot.detector import FewShot
 from shadowline.models.few_shot.model import (
     Basis,
     Distance,
-    References,
+    FewShotReferences,
     distance_map,
     encode_references,
     image_score,
     leave_one_out,
     unit_patches,
 )
-from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.models.loader import DetectorKind, find_model, load_detector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GROUPS, PATCHES, WIDTH = 2, 16, 8
@@ -46,9 +46,9 @@ def features(count: int, seed: int, *, num_views: int = 1) -> Tensor:
     return (pattern + 0.3 * noise).half()
 
 
-def references(count: int, seed: int = 0, *, num_views: int = 1) -> References:
+def references(count: int, seed: int = 0, *, num_views: int = 1) -> FewShotReferences:
     views = ("original", *ALL_VIEWS)[:num_views]
-    return References("bolt", features(count, seed, num_views=num_views), views, "f" * 64)
+    return FewShotReferences("bolt", features(count, seed, num_views=num_views), views, "f" * 64)
 
 
 def few_shot_params(**changes: object) -> FewShotParams:
@@ -90,7 +90,7 @@ def test_more_references_never_raise_a_patch_s_distance_or_a_score(seed, first, 
 @given(seed=st.integers(0, 1000), order=st.permutations(range(5)), distance=st.sampled_from(DISTANCES))
 def test_the_order_of_references_changes_nothing(seed, order, distance):
     query, known = unit_patches(features(1, seed + 2000)[0, 0]), references(5, seed, num_views=2)
-    shuffled = References("bolt", known.fused_NVGPD[list(order)], known.views, known.fingerprint)
+    shuffled = FewShotReferences("bolt", known.fused_NVGPD[list(order)], known.views, known.fingerprint)
     np.testing.assert_array_equal(
         distance_map(query, known.all_RGPD, distance), distance_map(query, shuffled.all_RGPD, distance)
     )
@@ -155,7 +155,7 @@ def test_one_image_promises_nothing_and_its_views_stand_in():
 def test_leaving_an_image_out_leaves_its_views_out():
     """Else an image would find itself in its mirror, and every threshold were too low."""
     fused = features(3, 0).repeat(1, 2, 1, 1, 1)  # each image's second view is the image again
-    twins = References("bolt", fused, ("original", "hflip"), "f")
+    twins = FewShotReferences("bolt", fused, ("original", "hflip"), "f")
     alone = leave_one_out(references(3), Distance.COSINE, 0.1, 0.05)
     assert leave_one_out(twins, Distance.COSINE, 0.1, 0.05) == alone
 
@@ -174,7 +174,7 @@ def test_the_promise_holds_over_many_draws():
     alarms = 0
     for draw in range(400):
         fused = features(5, 10_000 + draw)
-        known = References("bolt", fused[:4], ("original",), "f")
+        known = FewShotReferences("bolt", fused[:4], ("original",), "f")
         rule = leave_one_out(known, Distance.COSINE, 0.1, 0.05)
         query = unit_patches(fused[4, 0])
         alarms += image_score(distance_map(query, known.all_RGPD, Distance.COSINE), 0.1) > rule.threshold
@@ -204,7 +204,7 @@ def test_references_that_are_not_finite_are_counted_and_refused(value):
     fused = features(2, 0)
     fused[1, 0, 0, 0, :3] = value
     with pytest.raises(ValueError, match="class 'bolt', references: 3 feature values are not finite"):
-        References("bolt", fused, ("original",), "f")
+        FewShotReferences("bolt", fused, ("original",), "f")
 
 
 def test_a_query_that_is_not_finite_is_refused():
@@ -299,7 +299,7 @@ def test_a_saved_directory_decides_the_same_and_needs_no_other(detector, saved):
     }
     assert load_file(saved / "references.safetensors")["fused"].dtype is torch.float16
     loaded = load_detector(str(saved), "bolt")
-    assert find_model(str(saved))[1] is Kind.FEW_SHOT
+    assert find_model(str(saved))[1] is DetectorKind.FEW_SHOT
     assert (loaded.class_name, loaded.threshold, loaded.fingerprint) == (
         "bolt",
         detector.threshold,

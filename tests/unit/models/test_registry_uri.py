@@ -10,7 +10,7 @@ import pytest
 
 import shadowline
 from shadowline.models.inspector import Inspector
-from shadowline.models.registry_uri import begun_again, resolve
+from shadowline.models.registry_uri import download_with_retries, resolve
 
 
 class StoreError(Exception):
@@ -69,8 +69,8 @@ def test_a_download_is_begun_again_where_the_failure_may_pass(codes: list[str], 
 
     if num_attempts is None:
         with pytest.raises(StoreError):
-            begun_again(download)
+            download_with_retries(download)
         assert len(attempts) == len(codes)
     else:
-        assert begun_again(download) == Path("there")
+        assert download_with_retries(download) == Path("there")
         assert len(attempts) == num_attempts

@@ -21,7 +21,7 @@ from shadowline.models.threshold_change import check_only_threshold_differs, rea
 from shadowline.rollout.engine import ActionKind, retune, step
 from shadowline.rollout.observation import Observation
 from shadowline.rollout.phases import BOTH_JUDGE, LEGAL_MOVES, TAKEN_OVER, Phase
-from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
+from shadowline.rollout.rehearsal import Line, Reviews, SimulatedCandidate, rehearse
 from shadowline.rollout.state import ClassState, RolloutState
 from shadowline.rollout.weighing import weigh
 
@@ -146,7 +146,7 @@ def test_no_tick_after_a_tuning_moves_illegally_or_on_the_days_before_it(
     """The evidence, decided again, may be good or bad and as long as it wants."""
     state = retune(state_of(phase), "bolt", "tuned", NOW, "Ada", "why").state
     now = NOW + timedelta(days=later)
-    table = rehearse(Line(), Candidate(missed=missed), Reviews(), days, seed=days)
+    table = rehearse(Line(), SimulatedCandidate(missed=missed), Reviews(), days, seed=days)
     closed = slot_of(now)
     evidence = Evidence(table.where(table.slot < closed), closed, slot_of(START + timedelta(days=20)))
     seen = weigh(state.of("bolt"), evidence, (), params.shadow, params.rollout)

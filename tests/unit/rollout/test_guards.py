@@ -45,7 +45,7 @@ def tripped(evidence: Evidence, policy: RolloutParams = POLICY) -> set[str]:
 
 def good_day(number: int, *others: Part) -> list[Part]:
     """Both models find the defects and alarm falsely now and then; `others` take the place of good parts."""
-    rest = A_DAY - 12 - sum(one["count"] for one in others)
+    rest = A_DAY - 12 - sum(other["count"] for other in others)
     same = [
         part(ALARM, ALARM, 8, ANOMALOUS),
         part(ALARM, ALARM, 4),

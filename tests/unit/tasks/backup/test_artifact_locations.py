@@ -12,7 +12,7 @@ from sqlalchemy import Engine, create_engine, inspect, text
 
 from tasks.backup.artifact_locations import COLUMNS, move_artifacts
 from tasks.backup.consistency import read_registry
-from tasks.backup.databases import copied
+from tasks.backup.databases import dump_database
 from tasks.integrations.registry_comparison import WITNESS_TAG
 
 PINNED = "3.17.2"
@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def engine(store: Path, tmp_path: Path) -> Iterator[Engine]:
     """Of a copy that may be changed."""
-    with copied(f"sqlite:///{store}/mlflow.db", tmp_path / "copy") as copy:
+    with dump_database(f"sqlite:///{store}/mlflow.db", tmp_path / "copy") as copy:
         path = copy.path
     engine = create_engine(f"sqlite:///{path}")
     yield engine
@@ -104,7 +104,7 @@ def test_the_client_makes_relative_locations_absolute(tmp_path: Path, monkeypatc
 
 
 def test_the_client_reads_the_copy_and_writes_nothing_into_it(store: Path, tmp_path: Path) -> None:
-    with copied(f"sqlite:///{store}/mlflow.db", tmp_path / "tracking") as copy:
+    with dump_database(f"sqlite:///{store}/mlflow.db", tmp_path / "tracking") as copy:
         before = copy.path.read_bytes()
         found = read_registry(mlflow.MlflowClient(copy.read_only_url), "inspector")
         assert copy.path.read_bytes() == before
@@ -121,7 +121,7 @@ def test_a_second_copy_in_the_same_place_is_read_anew(tmp_path: Path) -> None:
     for number in (1, 2):
         client.create_registered_model(f"model-{number}")
         client.create_model_version(f"model-{number}", f"/models/{number}")
-        with copied(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "tracking") as copy:
+        with dump_database(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "tracking") as copy:
             found = read_registry(mlflow.MlflowClient(copy.read_only_url), "model-1")
         assert len(found.versions) == number
         copy.path.unlink()
