@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError
 
 from shadowline.audit.inspection import CalibrationFacts, ModelFacts
-from shadowline.data.manifest import content_id
+from shadowline.core.hashing import file_sha256
 from shadowline.models.detector import Detector
 from shadowline.models.few_shot.detector import FewShot
 from shadowline.models.inspector_detector import CandidateDetector
@@ -113,8 +113,8 @@ def _of_files(facts: ModelFacts, detector: Detector, directory: Path) -> ModelFa
     return replace(
         facts,
         encoder=detector.inspector.config["encoder_fingerprint"],
-        bank=content_id((directory / f"banks/{detector.class_name}.safetensors").read_bytes()),
-        decoder=content_id((directory / "decoder.safetensors").read_bytes()),
+        bank=file_sha256(directory / f"banks/{detector.class_name}.safetensors"),
+        decoder=file_sha256(directory / "decoder.safetensors"),
     )
 
 
