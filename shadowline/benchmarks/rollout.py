@@ -146,7 +146,7 @@ def error_rates(params: Params, progress: Progress, num_rollouts: int, num_days:
     """Equal candidates that are stopped in `num_days`, and worse ones that pass.
 
     A stop has its time in the evidence, so that every schedule of ticks sees the same stops; the law is in
-    tests/unit/test_rollout_time.py.
+    tests/unit/rollout/test_passage_of_time.py.
 
     The worse candidate loses more known defects than `shadow.max_lost_share` allows, by a hundredth.
     """

@@ -13,7 +13,7 @@ At a tick everything happens that is due, to each class at most one of these, th
 
 What failed stays failed until the fingerprint of the candidate changes. Nothing here counts ticks, and no class waits
 for a tick of its own: evidence is as of the ends of quarters of an hour and of production days, and whatever the
-evidence allows or demands happens at the first tick after it. See `tests/unit/test_rollout_time.py`.
+evidence allows or demands happens at the first tick after it. See `tests/unit/rollout/test_passage_of_time.py`.
 """
 
 from __future__ import annotations
