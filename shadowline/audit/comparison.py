@@ -1,8 +1,8 @@
 """What was registered, compared with what came out when it was made again.
 
-    stages = compare_stages(recorded, made, seconds, archived)     # output by output, by the hashes of the two locks
-    metrics = compare_metrics(logged_summary, made_summary)        # number by number
-    Reproduction(…).finding                                        # identical | within tolerance | different
+    items = compare_step(recorded, made, archived)              # output by output, by the hashes of the two locks
+    metrics = compare_metrics(logged_summary, made_summary)     # number by number
+    ReproductionResult(…).finding                               # identical | within tolerance | different
 
 Hashes are strict. Another processor or library rounds the last bits otherwise, and then no file that holds weights has
 the same hash: only where the environment is known to differ do the metrics decide in the place of the files.

@@ -1,7 +1,7 @@
 """The record of one decision, drawn up from what is known: was it due, and does it come out the same?
 
-rerun = compare(said_by(stored, "candidate"), score, threshold, environment, heatmap)
-record = draw_up(case, rerun, now)          # pure; `tasks/audit/decision.py` gathers the case
+rerun = compare(decision_of(stored, "candidate"), score, threshold, environment, heatmap)
+record = build_record(case, rerun, now)          # pure; `tasks/audit/decision.py` gathers the case
 record.confirmed, record.calibration.problems
 """
 

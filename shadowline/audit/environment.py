@@ -1,7 +1,7 @@
 """What a model was made with, beside code, parameters and data: it can move the last bits of a result.
 
 made_with = describe_environment()                  # kept with a model version, as JSON
-differences(made_with, describe_environment())      # ("torch 2.13.0, here 2.14.0", …)
+environment_differences(made_with, describe_environment())      # ("torch 2.13.0, here 2.14.0", …)
 """
 
 from __future__ import annotations

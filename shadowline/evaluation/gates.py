@@ -1,6 +1,6 @@
 """Gates: named checks on measured evidence, and the verdict that they add up to.
 
-    verdict = judge(evidence, params.gates)
+    verdict = evaluate_gates(evidence, params.gates)
     verdict.passed, verdict.reasons
 
 A gate fails closed: what is missing or not finite is a failed check with its own reason. The gates of `evaluate_gates`:

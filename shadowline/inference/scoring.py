@@ -1,7 +1,7 @@
 """What a model in the gateway is asked, and what it says: one face for single-class detectors and the inspector.
 
-scorer_of(detector).answer([Question(image, "bolt")])    # [Answer]
-scorer_of(detector).answer([Question(image, None)])      # [Identification], of an inspector
+scorer_of(detector).answer([InspectionRequest(image, "bolt")])    # [Answer]
+scorer_of(detector).answer([InspectionRequest(image, None)])      # [Identification], of an inspector
 score_all(scorer, questions)                             # never raises: such a result or a ScoringError each
 """
 

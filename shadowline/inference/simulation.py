@@ -1,6 +1,6 @@
 """A plant in fast motion: real stream images, both models' real answers, a clock that jumps.
 
-    calendar = Calendar.of(params.demo, FIRST_DAY)
+    calendar = Calendar(first_day, params.demo.holiday)
     parts = parts_of_day("bolt", stock, day_number, params.demo)
     pairs = day_of_pairs(state, parts, candidate, legacy, morning, params)
 

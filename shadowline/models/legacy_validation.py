@@ -1,6 +1,6 @@
 """A legacy model, looked at before it is taken on record: that it loads, that it scores, and how good it is.
 
-examine("bolt", "models/legacy/bolt", params, Layout(), Stated()).baseline.auroc
+validate_legacy_model("bolt", "models/legacy/bolt", params, Layout(), DeclaredMetrics()).baseline.auroc
 """
 
 from __future__ import annotations

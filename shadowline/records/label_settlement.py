@@ -1,6 +1,6 @@
 """What inspectors' words on an image come to, before it may teach a model.
 
-    settle(words)      # the label that counts; None where two inspectors disagree
+    settle_label(words)      # the label that counts; None where two inspectors disagree
 
 The latest word of each inspector counts. Where these differ the image is disputed, and is for nobody to learn from.
 """

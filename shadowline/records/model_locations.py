@@ -1,6 +1,6 @@
 """Where models can be loaded from, and which of them the registry's champion holds.
 
-records.locations.upsert_model([ModelPlace(fingerprint, "bolt", LEGACY, "legacy/bolt", "1")], now)
+records.locations.upsert_model([ModelLocation(fingerprint, "bolt", LEGACY, "legacy/bolt", "1")], now)
 records.locations.model(fingerprint).location
 """
 

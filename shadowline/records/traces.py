@@ -1,7 +1,7 @@
 """What the database holds of one inspected part: its pairs by trace id, and the words on its image. Reads only.
 
 found = pairs_of_trace(engine, "line-7.0042")
-words_on(engine, "bolt", found[0].pair.image_id)
+labels_of(engine, "bolt", found[0].pair.image_id)
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Invented lines and candidates, from which evidence is made as the gateway would record it. Pure, seeded.
 
     line = Line(parts_per_day=100, defect_rate=0.03)
-    evidence = rehearse(line, Candidate(missed=0.3), Reviews(), num_days=60, seed=1)
+    evidence = rehearse(line, SimulatedCandidate(missed=0.3), Reviews(), num_days=60, seed=1)
 
 For `shadowline bench rollout` and for tests: what do the rules of evidence do with a candidate that is known to be bad?
 
     source = since_entry({"v1-bolt": evidence})
-    for now, step in play(state, source, {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout): …
+    for now, step in simulate_rollout(state, source, {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout): …
 """
 
 from __future__ import annotations

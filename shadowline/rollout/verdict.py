@@ -1,6 +1,6 @@
 """May the candidate take over? The verdict on the evidence of one class; source and numbers: docs/decisions/0022.
 
-    verdict = judge(evidence, failures, params.shadow, params.rollout)
+    verdict = judge_agreement(evidence, failures, params.shadow, params.rollout)
     verdict.outcome, verdict.reasons
 
 Agreement is made of good parts for the most and says little of the bad ones: to pass, a class also needs alarms, labels

@@ -1,6 +1,6 @@
 """One decision shown again: gathered from the records, the registry and wherever its image lies, and scored anew.
 
-    drawn = draw_decision(Question("line-7.0042"), Layout(), limits, now, Path("out"))
+    drawn = draw_decision(DecisionQuery("line-7.0042"), Layout(), limits, now, Path("out"))
     drawn.record.confirmed, drawn.folder        # record.json, page.html, heatmap.png
 
 The model only counts with the fingerprint that the pair names (tasks/audit/decision_model.py), the image with its hash.

@@ -1,6 +1,6 @@
 """SQL databases as files: copied at one moment while others write, and put in the place of an empty one.
 
-    with copied("sqlite:///data/records.db", scratch / "records") as copy:
+    with dump_database("sqlite:///data/records.db", scratch / "records") as copy:
         copy.path                                   # records.db, or records.dump of a PostgreSQL
         copy.connection                             # sees exactly the moment that the file holds
     load_dump(path, "postgresql+psycopg://…")       # into a database without tables

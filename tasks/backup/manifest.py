@@ -1,6 +1,6 @@
 """What a backup says of itself: manifest.json, written last, without which a backup is none.
 
-manifest = read_manifest(folder)                # ValueError for one that never came to its end
+manifest = read_backup_manifest(folder)                # ValueError for one that never came to its end
 check_files(folder, manifest, progress)         # ValueError for a byte that is not what was kept
 
 <time>/manifest.json

@@ -3,7 +3,7 @@
     place = new_place("/mnt/backup", now)           # or s3://bucket/prefix
     place.keep(path, "records.db")                  # → Kept
     place.finish(manifest)                          # last: from here on it is a backup
-    with at_hand("/mnt/backup/20260105T060000Z") as folder: …
+    with local_copy("/mnt/backup/20260105T060000Z") as folder: …
 
 In a folder, a file that this backup or the one before has already, byte for byte, is a hard link to it. In S3 a file
 lies under its own hash, objects/<sha256>, and the manifests of all backups name it.

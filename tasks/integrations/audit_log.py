@@ -1,6 +1,6 @@
 """What flows and commands put on record, and what the registry knows of the chain.
 
-    put_on_record(Record(Kind.BACKUP, "2026-07-01", {"files": 812}, operator(), now))
+    append_entry(Record(Kind.BACKUP, "2026-07-01", {"files": 812}, operator(), now))
     note_registration(version, layout)       # and what changed since the version before
 
 Nothing here waits for a key: what cannot be signed is noted, and sealed later. What says the same as the last time

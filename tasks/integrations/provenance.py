@@ -1,6 +1,6 @@
 """Where a version comes from, beside its commit: what of it the registry can be held to later.
 
-    put_origin(tracking, "inspector", "3", params, root)      # once, at its registration
+    log_provenance(tracking, "inspector", "3", params, root)      # once, at its registration
     list_files(folder)                                        # path → sha256, as they were listed then
 
 Every file of the logged model is listed with its sha256: the list is an artifact of the run, and the sha256 of the list

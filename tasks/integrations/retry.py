@@ -1,6 +1,6 @@
 """Waiting for an S3 store that is away, and not for one that refuses.
 
-    outlast(lambda: client.head_object(…), patience_s=150)     # asked again for that long, with growing waits
+    call_with_retry(lambda: client.head_object(…), patience_s=150)     # asked again for that long, with growing waits
 
 Below this, botocore repeats single requests by itself; here a whole operation is begun anew, such as a download whose
 body was cut again and again.

@@ -1,6 +1,6 @@
 """A legacy model's last years: on record, archived, its archive proven, and only then deleted.
 
-    version = register_legacy(examine("bolt", location, params, layout, Stated()), "shadowline")
+    version = register_legacy(model, "shadowline")           # of `validate_legacy_model`
     note_legacy(version, model, now)
     archive_legacy("bolt", fingerprint)             # → the object storage, by hash
     prove_archive("bolt", fingerprint, root)        # restored, it scores bit for bit as the original

@@ -1,6 +1,6 @@
 """How a bank keeps its covariance: as it is fitted, at half precision, or as a low rank plus a diagonal.
 
-    covariance = compress(factor_GDD, Storage.LOW_RANK, rank=64)
+    covariance = compress(factor_GDD, CovarianceFormat.LOW_RANK, rank=64)
     distance_GN = covariance.distance(centred_GDN)
 
 G groups · D width · R rank · L entries below a diagonal, D (D − 1) / 2 · N patches. Per group are kept, in bytes:

@@ -1,7 +1,7 @@
 """CLIP's vision tower, asked for three things at once: the whole image, every window of it, and its patches.
 
     tower = build_tower(design)
-    found = embed(tower, pixels_B3SS, windows)
+    found = embed_images(tower, pixels_B3SS, windows)
 
 B images · S input size, pixels · W windows · k² patches of a window · P patches · T tokens · C tower width ·
 D embedding width

@@ -1,7 +1,7 @@
 """A second place for the heads of the chain, out of reach of whoever keeps the database: a file share, or S3.
 
     place = open_heads("/mnt/evidence/heads")          # or s3://bucket/prefix; SHADOWLINE_AUDIT_WITNESS
-    place.keep(Head(1204, "9f…"))
+    place.keep(ChainHead(1204, "9f…"))
     place.heads()                                      # every head that was ever kept
 
 Each head is an object of its own, named by its number and hash, and none is ever written again. What else protects them

@@ -1,6 +1,6 @@
 """The stretch of the audit chain that covers a period, without a gap, walked along while it is read.
 
-    stretch = Stretch.of(chain, Period(since, until))
+    stretch = ChainRange.of(chain, Period(since, until))
     for line in stretch.lines(progress): …        # every entry as JSON; raises UnsoundChainError at the first bad one
 
 Entries have their place by when they were sealed, and their time by when it happened: an entry that lies between two of
