@@ -10,7 +10,7 @@ from datetime import datetime
 from prefect import flow
 
 from shadowline.models.legacy_validation import LegacyModel
-from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.integrations.model_version import ModelVersion
 from tasks.rollout.legacy_models import note_legacy, register_legacy
 
 

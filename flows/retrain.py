@@ -24,8 +24,9 @@ from tasks.integrations.audit_log import note_configuration, note_registration, 
 from tasks.integrations.dvc_pipeline import StageRun, find_stale, merge_runs, run_stage
 from tasks.integrations.dvc_remote import configure_remote, push_data
 from tasks.integrations.git import check_repository, commit_run, project_lock
-from tasks.integrations.mlflow_registry import ModelVersion, close_run, log_results, register, start_run
+from tasks.integrations.mlflow_registry import close_run, log_results, register, start_run
 from tasks.integrations.model_locations import note_candidate
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.prefect_events import announce_version
 from tasks.integrations.registered_version import known_commits
 from tasks.training.live_metrics import live_metrics

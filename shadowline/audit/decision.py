@@ -28,7 +28,7 @@ from shadowline.audit.inspection import (
 )
 from shadowline.data.manifest import Label
 from shadowline.records.audit_log.entry import Entry, EntryKind, timestamp
-from shadowline.records.pairs import ModelDecision, Pair, Side
+from shadowline.records.pair import ModelDecision, Pair, Side
 from shadowline.records.traces import LabelEvent, StoredPair
 from shadowline.rollout.phases import CANDIDATE_JUDGES, TAKEN_OVER
 from shadowline.rollout.state import ClassState, Event

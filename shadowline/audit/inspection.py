@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from shadowline.data.manifest import Label
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 
 
 class DecisionOutcome(StrEnum):

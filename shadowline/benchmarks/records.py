@@ -21,7 +21,8 @@ from shadowline.evaluation.agreement import agree, score_correlation
 from shadowline.records.audit_log.keys import open_keys
 from shadowline.records.database import reading
 from shadowline.records.observe import observe_class
-from shadowline.records.pairs import ModelDecision, Pair, PairStore
+from shadowline.records.pair import ModelDecision, Pair
+from shadowline.records.pairs import PairStore
 from shadowline.records.stores import records_on
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import Phase

@@ -22,7 +22,7 @@ from shadowline.inference.routing import CANDIDATE, LEGACY, Route, RoutingTable,
 from shadowline.inference.scoring import InspectionRequest, InspectionResult, ScoringError
 from shadowline.models.class_identification import Identification
 from shadowline.records.model_locations import ModelLocation
-from shadowline.records.pairs import ModelDecision, Side
+from shadowline.records.pair import ModelDecision, Side
 
 
 @dataclass(frozen=True, eq=False)

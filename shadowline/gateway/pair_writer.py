@@ -14,7 +14,8 @@ from shadowline.data.near_duplicates import FrameRule
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.spool import Spool
 from shadowline.inference.scoring import describe
-from shadowline.records.pairs import Pair, PairStore
+from shadowline.records.pair import Pair
+from shadowline.records.pairs import PairStore
 
 log = logging.getLogger(__name__)
 

@@ -30,7 +30,7 @@ from shadowline.inference.routing import (
 )
 from shadowline.inference.scoring import describe
 from shadowline.records.model_locations import KnownModels
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 from shadowline.records.stores import Records
 
 log = logging.getLogger(__name__)

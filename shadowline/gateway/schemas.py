@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from shadowline.data.images import FORMATS
 from shadowline.data.manifest import Label
 from shadowline.enrolment.policy import EnrolmentPhase
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 from shadowline.records.review import ReviewReason
 from shadowline.rollout.state import ClassState
 

@@ -22,7 +22,7 @@ from shadowline.gateway.pair_writer import PairWriter
 from shadowline.inference.batching import ask_and_wait
 from shadowline.inference.routing import Route
 from shadowline.inference.scoring import InspectionRequest, InspectionResult, ScoringError
-from shadowline.records.pairs import DROPPED, ModelDecision, Pair, PairSource, Side, is_drawn_for_review
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource, Side, is_drawn_for_review
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from shadowline.data.manifest import Label
-from shadowline.records.pairs import ModelDecision, Pair, PairSource
+from shadowline.records.pair import ModelDecision, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]
 

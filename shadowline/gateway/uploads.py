@@ -22,7 +22,8 @@ from shadowline.data.manifest import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
 from shadowline.gateway.shadow_worker import UploadedImage
-from shadowline.records.pairs import is_capture_suspect, utc_now
+from shadowline.records.pair import is_capture_suspect
+from shadowline.records.pairs import utc_now
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MAX_FIELD = 1_024  # bytes

@@ -21,7 +21,7 @@ from shadowline.models.detector import Detector
 from shadowline.models.inspector import Inspector, UnknownProduct
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 from shadowline.records.stores import Records
 
 

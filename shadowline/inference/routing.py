@@ -14,7 +14,7 @@ from shadowline.core.params import Unplanned
 from shadowline.inference.model_pool import PooledModel
 from shadowline.inference.scoring import InspectorScorer
 from shadowline.records.model_locations import KnownModels
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, WITHOUT_LEGACY, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 

@@ -23,16 +23,8 @@ from shadowline.data.images import RefusedImage, open_within
 from shadowline.data.near_duplicates import FrameRule, frame_signature
 from shadowline.models.detector import Detector
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import (
-    ModelDecision,
-    Pair,
-    PairSource,
-    PairStore,
-    is_capture_suspect,
-    is_drawn_for_review,
-    pair_key,
-    utc_now,
-)
+from shadowline.records.pair import ModelDecision, Pair, PairSource, is_capture_suspect, is_drawn_for_review, pair_key
+from shadowline.records.pairs import PairStore, utc_now
 from shadowline.records.stores import Records
 
 _BATCH = 8  # pairs per transaction: what a kill can cost

@@ -30,7 +30,7 @@ from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.data.perturbations import apply_view, view_seed
 from shadowline.inference.shadow_batch import judge_one
 from shadowline.models.detector import Detector
-from shadowline.records.pairs import ModelDecision, Pair, PairSource, Side, is_drawn_for_review
+from shadowline.records.pair import ModelDecision, Pair, PairSource, Side, is_drawn_for_review
 from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import ClassState
 

@@ -33,7 +33,7 @@ from shadowline.evaluation.evidence import slot_of, start_of
 from shadowline.models.threshold_change import Deciding
 from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.evidence import read_chosen
-from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource
+from shadowline.records.pair import REDECIDED, TEST_SOURCES, PairSource
 from shadowline.records.recording import wait_for_other_recorders
 from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow

@@ -22,7 +22,7 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.params import Params
 from shadowline.evaluation.agreement import Rate
 from shadowline.records.database import reading
-from shadowline.records.pairs import REDECIDED
+from shadowline.records.pair import REDECIDED
 from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import BOTH_JUDGE, TAKEN_OVER, Phase

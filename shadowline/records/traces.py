@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 
 from shadowline.records.database import reading
-from shadowline.records.pairs import REDECIDED, ModelDecision, Pair, PairSource, Side
+from shadowline.records.pair import REDECIDED, ModelDecision, Pair, PairSource, Side
 from shadowline.records.tables import FeedbackRow, PairRow
 
 _SAID = ("score", "threshold", "latency_ms", "error")

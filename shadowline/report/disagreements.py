@@ -33,7 +33,7 @@ from shadowline.inference.rescoring import (
     look_at,
     maps_of,
 )
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 from shadowline.records.stores import Records
 from shadowline.report.build import environment, stylesheet
 from shadowline.report.formatting import number, percent, plural

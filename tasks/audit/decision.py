@@ -37,7 +37,7 @@ from shadowline.inference.scoring import InspectionRequest as Asked
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.records.audit_log.entry import Entry, EntryKind, Record
-from shadowline.records.pairs import Pair
+from shadowline.records.pair import Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.records.traces import StoredPair, labels_of, pairs_of_trace
 from shadowline.report.decision import Picture, build_page

@@ -25,7 +25,8 @@ from shadowline.records.audit_log.entry import timestamp
 from shadowline.records.model_locations import LEGACY, ModelLocation
 from shadowline.records.stores import Records
 from shadowline.records.traces import StoredPair
-from tasks.integrations.mlflow_registry import ModelVersion, client, list_versions
+from tasks.integrations.mlflow_registry import client, list_versions
+from tasks.integrations.model_version import ModelVersion
 from tasks.rollout.legacy_models import restore_legacy
 
 _UNKNOWN = CalibrationFacts(None, "", None, None, "", "")

@@ -33,8 +33,9 @@ from shadowline.records.audit_log.verification import RegistryReport, Verificati
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import ENGINE
 from tasks.integrations.dvc_pipeline import StageRun
-from tasks.integrations.mlflow_registry import STORE_ERRORS, ModelVersion, all_versions, client
+from tasks.integrations.mlflow_registry import STORE_ERRORS, all_versions, client
 from tasks.integrations.model_locations import note_champion
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.provenance import first_line
 from tasks.integrations.registry_comparison import (
     PROVENANCE,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from shadowline.evaluation.gates import Verdict
 from shadowline.evaluation.summary import Summary
 from shadowline.models.inspector import class_fingerprints
 from tasks.integrations.git import Provenance
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.provenance import log_provenance
 from tasks.integrations.rejudgement import PASSED, failed_since, judge_again, word_of
 from tasks.integrations.retry import retried_task
@@ -58,25 +58,6 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One exact version of a registered model."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    tags: dict[str, str]
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.version}"
-
-    @property
-    def class_fingerprints(self) -> dict[str, str]:
-        """Class → fingerprint of what decides on it."""
-        return dict(json.loads(self.tags.get("class_fingerprints", "{}")))
 
 
 def client() -> mlflow.MlflowClient:

@@ -8,7 +8,7 @@ from prefect import task
 
 from shadowline.records.model_locations import CANDIDATE, ModelLocation
 from shadowline.records.stores import open_records
-from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.integrations.model_version import ModelVersion
 
 
 @task(retries=3, retry_delay_seconds=[1, 5, 15])

@@ -35,7 +35,7 @@ from shadowline.inference.simulation import (
 from shadowline.models.legacy_validation import DeclaredMetrics, LegacyModel, validate_legacy_model
 from shadowline.models.loader import load_detector
 from shadowline.records.observe import observe_class
-from shadowline.records.pairs import Pair
+from shadowline.records.pair import Pair
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import ActionKind, leave
 from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistItem, Order, OrderKind

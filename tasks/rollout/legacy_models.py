@@ -41,7 +41,6 @@ from shadowline.rollout.observation import ChecklistItem
 from tasks.integrations.audit_log import note_deletion, note_legacy_model
 from tasks.integrations.mlflow_registry import (
     SIGNATURE,
-    ModelVersion,
     all_versions,
     client,
     describe_version,
@@ -51,6 +50,7 @@ from tasks.integrations.mlflow_registry import (
     requirements,
     start_run,
 )
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.object_storage import StoredObject, open_storage
 from tasks.integrations.retry import retried_task
 

@@ -11,7 +11,8 @@ from shadowline.models.registry_uri import resolve
 from shadowline.models.threshold_change import Deciding, check_only_threshold_differs, read_deciding
 from shadowline.records.retuning import Replay, Retuning, retune
 from shadowline.records.stores import Records
-from tasks.integrations.mlflow_registry import ModelVersion, challenger_version, client, describe_version
+from tasks.integrations.mlflow_registry import challenger_version, client, describe_version
+from tasks.integrations.model_version import ModelVersion
 
 
 def retune_to_version(

@@ -55,7 +55,7 @@ from shadowline.rollout.phases import Phase
 if TYPE_CHECKING:
     from fixtures.postgres import Postgres
     from fixtures.tiny_project import Project
-    from tasks.integrations.mlflow_registry import ModelVersion
+    from tasks.integrations.model_version import ModelVersion
 
 Command = Callable[..., tuple[int, str, str]]
 Rows = list[dict[str, Any]]
@@ -710,7 +710,7 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
 
 def test_who_promotes_a_version_tells_the_gateway_which_models_lead(registry: Callable[..., ModelVersion]) -> None:
     from tasks.integrations.audit_log import note_promotion
-    from tasks.integrations.mlflow_registry import ModelVersion
+    from tasks.integrations.model_version import ModelVersion
 
     def promoted(version: str, **models: str) -> dict[str, KnownModels]:
         tags = {"fingerprint": version, "class_fingerprints": json.dumps(models)}

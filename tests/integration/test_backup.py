@@ -31,7 +31,7 @@ from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy
 from shadowline.models.loader import load_detector
 from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import ChainHead
-from shadowline.records.pairs import ModelDecision, Pair
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import replay

@@ -14,7 +14,7 @@ from typer.main import get_command
 
 from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
-from shadowline.records.pairs import ModelDecision
+from shadowline.records.pair import ModelDecision
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase

@@ -30,15 +30,8 @@ from shadowline.evaluation.evidence import SLOT, EvidenceTable, slot_of
 from shadowline.inference.shadow_batch import find_images, shadow_images
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
-from shadowline.records.pairs import (
-    DROPPED,
-    ModelDecision,
-    Pair,
-    PairSource,
-    PairStore,
-    is_capture_suspect,
-    is_drawn_for_review,
-)
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource, is_capture_suspect, is_drawn_for_review
+from shadowline.records.pairs import PairStore
 from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
 from shadowline.records.traces import labels_of

@@ -37,7 +37,7 @@ from shadowline.core.progress import Progress
 from shadowline.records.audit_log.chain_range import BrokenChainError, ChainRange, Period
 from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import SigningKey
-from shadowline.records.pairs import Pair
+from shadowline.records.pair import Pair
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.rollout.observation import Order, OrderKind
 

@@ -50,7 +50,7 @@ from shadowline.inference.routing import traffic_bucket
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import model_fingerprint
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import DROPPED
+from shadowline.records.pair import DROPPED
 from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase
 

@@ -27,8 +27,9 @@ from shadowline.evaluation.evidence import (
     slot_of,
 )
 from shadowline.records.evidence import read_table
-from shadowline.records.pairs import DROPPED as NEVER_ASKED
-from shadowline.records.pairs import ModelDecision, PairSource, PairStore
+from shadowline.records.pair import DROPPED as NEVER_ASKED
+from shadowline.records.pair import ModelDecision, PairSource
+from shadowline.records.pairs import PairStore
 from shadowline.rollout.verdict import VerdictOutcome
 from shadowline.rollout.weighing import appraise
 

@@ -42,7 +42,8 @@ from shadowline.evaluation.evidence import (
 from shadowline.evaluation.evidence import DROPPED as CANDIDATE_DROPPED
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
-from shadowline.records.pairs import DROPPED, ModelDecision, Pair, PairStore
+from shadowline.records.pair import DROPPED, ModelDecision, Pair
+from shadowline.records.pairs import PairStore
 from shadowline.records.tables import Base, FeedbackRow, PairRow
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shadowline.models.inspector import class_fingerprints
 from shadowline.records.model_locations import CANDIDATE, ModelLocation
-from shadowline.records.pairs import ModelDecision, Pair
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase

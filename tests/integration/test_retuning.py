@@ -33,7 +33,7 @@ from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence, read_table
 from shadowline.records.model_locations import ModelLocation
 from shadowline.records.observe import observe
-from shadowline.records.pairs import DROPPED, ModelDecision, Pair, PairSource
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource
 from shadowline.records.retuning import Retuning, retune
 from shadowline.records.stores import Records, records_on
 from shadowline.records.tables import ActionRow, AuditEntryRow, AuditNoteRow, EventRow, FeedbackRow, PairRow

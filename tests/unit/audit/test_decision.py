@@ -21,7 +21,7 @@ from shadowline.audit.inspection import (
     digest,
 )
 from shadowline.records.audit_log.entry import Entry, EntryKind
-from shadowline.records.pairs import ModelDecision, Pair
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.traces import LabelEvent, StoredPair
 from shadowline.report.decision import Picture, build_page
 from shadowline.rollout.phases import Phase

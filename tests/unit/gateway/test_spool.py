@@ -19,7 +19,8 @@ from shadowline.gateway.pair_writer import PairWriter
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
-from shadowline.records.pairs import DROPPED, ModelDecision, Pair, PairSource, PairStore
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource
+from shadowline.records.pairs import PairStore
 from shadowline.records.stores import records_on
 
 FRAMES = FrameRule(window=200, levels=0.5)

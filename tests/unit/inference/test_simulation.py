@@ -10,7 +10,7 @@ import pytest
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.inference.simulation import Calendar, SampledImage, StreamScores, day_of_pairs, parts_of_day, reviewed
-from shadowline.records.pairs import ModelDecision, Pair, PairSource
+from shadowline.records.pair import ModelDecision, Pair, PairSource
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 

@@ -25,7 +25,7 @@ from shadowline.features import backbones
 from shadowline.inference.rescoring import colour_range
 from shadowline.models.patchcore.detector import PatchCore
 from shadowline.records.model_locations import ModelLocation
-from shadowline.records.pairs import ModelDecision, Pair
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.report.disagreements import (
     Adjudication,
