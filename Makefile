@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data demo test lint format report clean
+.PHONY: help venv data demo test check soak lint format docs report clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[demo,test,lint]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[demo,test,lint,docs]'
 	touch $(STAMP)
 
 data: venv  ## fetch the demo's images and weights (230 MB), verified by hash
@@ -28,7 +28,14 @@ demo: data  ## the whole job on three real product classes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline demo
 
 test: data lint  ## lint, types, and the whole test suite
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadscope \
+	  --no-loadscope-reorder --junitxml=out/junit.xml
+
+check: data lint  ## lint, types and the unit tests, for daily work
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/unit
+
+soak: data  ## a thousand kills and ten thousand engine sequences; writes docs/soak.json
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 
 lint: venv  ## ruff, mypy and the layers
 	$(BIN)/ruff check
@@ -39,6 +46,10 @@ lint: venv  ## ruff, mypy and the layers
 format: venv  ## let ruff put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: venv  ## build the documentation into site/
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 report: venv  ## write data/report/report.html again from what was measured
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline report

@@ -21,7 +21,7 @@ from tasks.rollout.approval_requests import APPROVE, is_asked_already
 _A_WEEK = 7 * 24 * 3600  # seconds; then the run fails, and the next tick asks again
 
 
-class Answer(RunInput):
+class ApprovalInput(RunInput):
     """What the person fills in; both fingerprints come with the question and must stand as they are."""
 
     approved: bool
@@ -37,25 +37,25 @@ def approve(class_name: str, target: Phase, legacy: str = "", candidate: str = "
     `legacy`, `candidate`: fingerprints; without them, those that the class has now. False without a question where
     another run asks the same already. Raises ValueError where the class has moved on to other models meanwhile.
     """
-    rollout = open_records().rollout
-    one = rollout.state().of(class_name)
-    request = ApprovalRequest(class_name, target, legacy or one.legacy, candidate or one.candidate)
+    records = open_records()
+    now = records.rollout.state().of(class_name)
+    request = ApprovalRequest(class_name, target, legacy or now.legacy, candidate or now.candidate)
     if is_asked_already(request, UUID(flow_run.id) if flow_run.id else None):
         get_run_logger().info("class %s: another run asks for %s already", class_name, target)
         return False
     answer = _ask(request)
     approval = Approval(class_name, target, answer.legacy, answer.candidate, answer.by)
     if answer.approved:
-        rollout.approve(approval, datetime.now(UTC))
+        records.approvals.approve(approval, datetime.now(UTC))
         announce_approval(approval)
     else:
-        rollout.refuse(approval, datetime.now(UTC))
+        records.approvals.refuse(approval, datetime.now(UTC))
     return bool(answer.approved)
 
 
-def _ask(request: ApprovalRequest) -> Answer:
+def _ask(request: ApprovalRequest) -> ApprovalInput:
     """Wait for the answer: without a process of its own where a deployment can start the run again, here otherwise."""
-    question = Answer.with_initial_data(
+    question = ApprovalInput.with_initial_data(
         description=f"May **{request.class_name}** enter **{request.target}**? "
         f"Candidate {request.candidate}, legacy {request.legacy}.",
         candidate=request.candidate,

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 
 from prefect import flow
 
-from shadowline.audit.comparison import Reproduction
-from shadowline.audit.environment import THREADS, describe_environment, differences
+from shadowline.audit.comparison import ReproductionResult
+from shadowline.audit.environment import THREADS, describe_environment, environment_differences
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
-from tasks.audit.reproduction import Place, check_out, compare_package, compare_results, recompute
+from tasks.audit.reproduction import Checkout, check_out, compare_package, compare_results, recompute
 from tasks.audit.verification import keep_result, verify_registered, verify_remote
 from tasks.integrations.registered_version import find_registered
 
@@ -28,7 +28,7 @@ from tasks.integrations.registered_version import find_registered
 @flow(name="audit")
 def audit(
     version: str, root: Path = Path(), verify_only: bool = False, keep: Path | None = None
-) -> tuple[Reproduction, Path]:
+) -> tuple[ReproductionResult, Path]:
     """Compare a version with its record; returns what was found, and the file that says so.
 
     `keep`: a folder that does not exist yet, for the clean place; without it the place is gone afterwards. Raises
@@ -39,7 +39,7 @@ def audit(
     with _folder(keep) as folder:
         place = check_out(registered, root, folder)
         model = registered.download(folder)
-        found = Reproduction(
+        found = ReproductionResult(
             version=registered.uri,
             git_commit=registered.tag("git_commit"),
             verify_only=verify_only,
@@ -55,11 +55,11 @@ def audit(
     return found, keep_result(found, root, started_at)
 
 
-def _moved(place: Place) -> tuple[str, ...]:
+def _moved(place: Checkout) -> tuple[str, ...]:
     """What of the environment is another one, once the stages run under the same settings as then."""
     made_with = place.registered.environment
     same = {THREADS: made_with[THREADS]} if THREADS in made_with else {}
-    return differences(made_with, {**describe_environment(), **same})
+    return environment_differences(made_with, {**describe_environment(), **same})
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from prefect import flow
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.records.stores import open_records
-from tasks.rollout.outbox import DECOMMISSIONING, settle
+from tasks.rollout.outbox import DECOMMISSIONING, drain_outbox
 
 
 @flow(name="decommission")
@@ -23,4 +23,4 @@ def decommission(root: Path = Path()) -> int:
     What may be decided about a legacy model, and when, is the rollout's alone (`shadowline rollout status`).
     """
     params = load_params(Layout(root).params)
-    return settle(open_records(), params, root, datetime.now(UTC), DECOMMISSIONING)
+    return drain_outbox(open_records(), params, root, datetime.now(UTC), DECOMMISSIONING)

@@ -1,4 +1,4 @@
-"""Play a whole migration on the demo's stream images: a failing camera, a sabotaged candidate, the one that arrives.
+"""A whole migration on the demo's stream images: a failing camera, a sabotaged candidate, the one that arrives.
 
 shadowline demo
 """
@@ -9,31 +9,39 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.register_legacy import take_on_record
+from flows.register_legacy import register_legacy_models
 from flows.retrain import retrain
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.records.stores import open_records
-from tasks.rollout.demo_migration import FIRST_DAY, Curtain, PlayResult, act_of, apply_promises, baselines, play_days
+from tasks.rollout.demo_migration import (
+    FIRST_DAY,
+    DemoResult,
+    StopReason,
+    apply_promises,
+    demo_legacy_models,
+    run_days,
+    stage_of,
+)
 from tasks.rollout.tick import begin_rollout
 from tasks.training.reporting import write_migration
 
 
 @flow(name="migration")
-def play(root: Path = Path()) -> PlayResult:
-    """Weeks in seconds, on the clock of the play; a migration that is over is shown, not played again."""
+def run_demo_migration(root: Path = Path()) -> DemoResult:
+    """Weeks in minutes, on a simulated clock; a migration that is over is shown, and not run again."""
     layout = Layout(root)
     params = load_params(layout.params)
     records = open_records()
     if not records.rollout.revision():
-        take_on_record(baselines(params, layout), params.registry.experiment, FIRST_DAY)
+        register_legacy_models(demo_legacy_models(params, layout), params.registry.experiment, FIRST_DAY)
         begin_rollout(records, params.demo.waves, params, FIRST_DAY, "Ada")
-    result = play_days(records, params, root, act_of(params))
+    result = run_days(records, params, root, stage_of(params))
     for promises in (params.demo.sabotage, params.demo.remedy):
-        if result.curtain is Curtain.NEEDS_VERSION:
+        if result.stop_reason is StopReason.NEEDS_VERSION:
             apply_promises(layout.params, promises)
             retrain(root)
             params = load_params(layout.params)
-            result = play_days(records, params, root, act_of(params))
+            result = run_days(records, params, root, stage_of(params))
     write_migration(records, params, layout)
     return result

@@ -13,29 +13,29 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows.register_legacy import take_on_record
+from flows.register_legacy import register_legacy_models
 from flows.retrain import RetrainResult, make_version
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.enrolment.inbox import Inbox
 from shadowline.enrolment.policy import EnrolmentPhase, choose_phase
-from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 from shadowline.records.stores import open_records
 from tasks.enrolment.enrolment import (
     Starter,
     accept,
+    check_enrollable,
     collect_due,
     count_normals,
     entry_with,
-    look_before,
     make_starter,
-    refuse_known,
+    snapshot_metrics,
     take_additions,
     take_images,
 )
-from tasks.enrolment.params_transaction import class_entered, mend
+from tasks.enrolment.params_transaction import params_transaction, recover_enrolment
 from tasks.integrations.audit_log import note_enrolment
-from tasks.integrations.git import check_repository, hold_project
+from tasks.integrations.git import check_repository, project_lock
 from tasks.integrations.prefect_events import announce_version
 
 IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_name and location
@@ -60,12 +60,12 @@ def enroll(class_name: str, location: str = "", root: Path = Path(), update: boo
     in the model, and the images are for its bank and calibration. Raises ValueError for images that cannot be used, and
     RefusedEnrolmentError where the evidence speaks against the class.
     """
-    with hold_project(root, wait=True):
+    with project_lock(root, wait=True):
         layout = Layout(root)
         check_repository(root)
-        resumed = mend(root) == class_name
+        resumed = recover_enrolment(root) == class_name
         params = load_params(layout.params)
-        refuse_known(class_name, params, update=update, resumed=resumed)
+        check_enrollable(class_name, params, update=update, resumed=resumed)
         if update:
             return _update(class_name, location, params, root, resumed=resumed)
         stock = take_images(class_name, location, layout, params)
@@ -96,36 +96,36 @@ def _let_answer(starter: Starter, params: Params) -> None:
     if starter.model is None:
         return
     now = datetime.now(UTC)
-    take_on_record([starter.model], params.registry.experiment, now)
+    register_legacy_models([starter.model], params.registry.experiment, now)
     open_records().rollout.join(starter.model.class_name, starter.model.fingerprint, now, "enrolment")
 
 
 def _into_the_model(class_name: str, params: Params, root: Path, *, resumed: bool) -> RetrainResult:
     """A version with the class as challenger; compared with its starter, or with a PatchCore where it never had one."""
-    before = look_before(class_name, root, resumed=resumed)
+    before = snapshot_metrics(class_name, root, resumed=resumed)
     source = Inbox(Layout(root).inbox, class_name).as_source(root, params.enrolment)
-    with class_entered(class_name, source.model_dump(mode="json", exclude_defaults=True), root):
+    with params_transaction(class_name, source.model_dump(mode="json", exclude_defaults=True), root):
         made = make_version(root, f"Enrol {class_name}", partial(accept, class_name, before, root))
-    rollout, now, layout = open_records().rollout, datetime.now(UTC), Layout(root)
+    records, now, layout = open_records(), datetime.now(UTC), Layout(root)
     params = load_params(layout.params)
-    if class_name not in rollout.newest_legacy():
-        baseline = examine(class_name, str(layout.legacy(class_name)), params, layout, Stated())
-        take_on_record([baseline], params.registry.experiment, now)
-    rollout.join(class_name, rollout.newest_legacy()[class_name], now, "enrolment")
+    if class_name not in records.locations.current_legacy():
+        baseline = validate_legacy_model(class_name, str(layout.legacy(class_name)), params, layout, DeclaredMetrics())
+        register_legacy_models([baseline], params.registry.experiment, now)
+    records.rollout.join(class_name, records.locations.current_legacy()[class_name], now, "enrolment")
     announce_version(made.version)
     return made
 
 
 def _update(class_name: str, location: str, params: Params, root: Path, *, resumed: bool) -> Enrolled:
     """A version with a new bank, identity and calibration of the class as challenger; the decoder stays as it is."""
-    before = look_before(class_name, root, resumed=resumed)
+    before = snapshot_metrics(class_name, root, resumed=resumed)
     taken = take_additions(class_name, location, Layout(root), params)
     if not taken.new and not resumed:
         raise ValueError(
             f"class '{class_name}': none of the images is new, {taken.num_known} are in it already; name others"
         )
     new = frozenset(addition.image_id for addition in taken.new)
-    with class_entered(class_name, entry_with(class_name, taken.new, params, Layout(root)), root):
+    with params_transaction(class_name, entry_with(class_name, taken.new, params, Layout(root)), root):
         judge = partial(accept, class_name, before, root, new=new)
         made = make_version(root, f"Update the bank of {class_name}", judge)
     num_normal = count_normals(class_name, Layout(root))

@@ -10,12 +10,12 @@ from datetime import datetime
 from prefect import flow
 
 from shadowline.models.legacy_validation import LegacyModel
-from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.integrations.model_version import ModelVersion
 from tasks.rollout.legacy_models import note_legacy, register_legacy
 
 
 @flow(name="legacy-import")
-def take_on_record(models: list[LegacyModel], experiment: str, at: datetime) -> list[ModelVersion]:
+def register_legacy_models(models: list[LegacyModel], experiment: str, at: datetime) -> list[ModelVersion]:
     """Models that have been examined; one that is on record already keeps its version."""
     versions = []
     for model in models:

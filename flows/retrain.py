@@ -19,13 +19,14 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.evaluation.summary import Summary
 from shadowline.records.stores import open_records
-from tasks.enrolment.params_transaction import mend
+from tasks.enrolment.params_transaction import recover_enrolment
 from tasks.integrations.audit_log import note_configuration, note_registration, note_training
 from tasks.integrations.dvc_pipeline import StageRun, find_stale, merge_runs, run_stage
 from tasks.integrations.dvc_remote import configure_remote, push_data
-from tasks.integrations.git import check_repository, commit_run, hold_project
-from tasks.integrations.mlflow_registry import ModelVersion, close_run, log_results, register, start_run
+from tasks.integrations.git import check_repository, commit_run, project_lock
+from tasks.integrations.mlflow_registry import close_run, log_results, register, start_run
 from tasks.integrations.model_locations import note_candidate
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.prefect_events import announce_version
 from tasks.integrations.registered_version import known_commits
 from tasks.training.live_metrics import live_metrics
@@ -71,10 +72,10 @@ def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
     `remeasure`: time the packaged model again although nothing has changed, as happens by itself where the last
     verdict failed on latency alone.
     """
-    with hold_project(root):
+    with project_lock(root):
         load_params(Layout(root).params)  # outside of a project, this is what says so
         check_repository(root)
-        mend(root)
+        recover_enrolment(root)
         take_in(root, open_records().pairs.engine)
         made = make_version(root, "Retrain", remeasure=remeasure)
     if made.passed:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import torch
-from fixtures.learning import ROOT, project_params, stub_encoder
 from hypothesis import settings
 
+from fixtures.effort import examples
+from fixtures.learning import ROOT, project_params, stub_encoder
 from shadowline.core.params import Params
 from shadowline.features.encoder import Encoder
 
 pytest_plugins = ["fixtures.postgres"]
+_DURATIONS = ROOT / "tests/durations.json"  # file or file::class → seconds; see tests/durations.py
 
-settings.register_profile("thorough", max_examples=400)  # pytest --hypothesis-profile thorough; of itself it is 100
+settings.register_profile("by effort", max_examples=examples(50))
+settings.load_profile("by effort")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest first, so that workers which take a class or the functions of a file at a time end together."""
+    seconds = json.loads(_DURATIONS.read_text(encoding="utf-8"))
+
+    def expected(item: pytest.Item) -> tuple[float, str]:
+        scope = item.nodeid.split("[")[0].rpartition("::")[0]
+        return float(seconds.get(scope, 1.0)), scope
+
+    items.sort(key=expected, reverse=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

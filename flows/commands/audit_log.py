@@ -15,7 +15,7 @@ from flows.commands.dates import DAY, utc
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.progress import Progress, default_progress
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def verify(
     trusted = dict(_key(one) for one in trust) if trust else None
     found = verify_all(records, trusted, Progress() if as_json else default_progress())
     if as_json:
-        waiting = {"num_noted": records.chain.num_noted(), "noted_since": records.chain.noted_since()}
+        waiting = {"num_noted": records.chain.num_noted(), "noted_since": records.chain.pending_since()}
         typer.echo(json.dumps({**found.to_dict(), **waiting}))
     else:
         _say(found, records.chain)
@@ -63,7 +63,7 @@ def verify(
 
 def log(
     subject: Annotated[str, typer.Option("--subject", "--class", help="Only about this class, version, key, …")] = "",
-    kind: Annotated[list[Kind] | None, typer.Option(help="Only of this kind; may be repeated.")] = None,
+    kind: Annotated[list[EntryKind] | None, typer.Option(help="Only of this kind; may be repeated.")] = None,
     since: Annotated[datetime | None, typer.Option(formats=DAY, help="Not before this day, UTC.")] = None,
     until: Annotated[datetime | None, typer.Option(formats=DAY, help="Before this day, UTC.")] = None,
     as_json: JsonOption = False,
@@ -90,7 +90,7 @@ def list_keys(as_json: JsonOption = False) -> None:
 
     Example: `shadowline audit keys list`
     """
-    found = list(open_records().chain.entries(kinds=[Kind.KEY]))
+    found = list(open_records().chain.entries(kinds=[EntryKind.KEY]))
     ends = [one.number for one in found[1:]]
     rows = [
         {"name": one.subject, **one.facts, "by": one.by, "from_entry": one.number, "to_entry": end}
@@ -152,7 +152,7 @@ def _say(found: Verification, chain: Chain) -> None:
         last = found.chain.last
         typer.echo(f"{found.chain.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
     if chain.num_noted():
-        typer.secho(f"{chain.num_noted()} notes wait to be sealed, since {chain.noted_since()}", fg="yellow")
+        typer.secho(f"{chain.num_noted()} notes wait to be sealed, since {chain.pending_since()}", fg="yellow")
     for line in _remarks(found):
         typer.secho(line, fg="yellow")
     for line in _faults(found):
@@ -192,8 +192,8 @@ def _faults(found: Verification) -> Iterator[str]:
             f"unwitnessed since entry {found.unwitnessed_since}: nothing outside of the database knows of the entries "
             "from there on"
         )
-    for one in found.differences[:_NUM_DIFFERENCES]:
-        yield str(one)
+    for difference in found.differences[:_NUM_DIFFERENCES]:
+        yield str(difference)
     if len(found.differences) > _NUM_DIFFERENCES:
         yield f"and {len(found.differences) - _NUM_DIFFERENCES} more differences; --json lists them all"
 

@@ -13,7 +13,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 
 if TYPE_CHECKING:
-    from tasks.audit.decision import Drawn
+    from tasks.audit.decision import DecisionReport
 
 
 def decision(
@@ -32,16 +32,16 @@ def decision(
 
     Example: `shadowline audit decision line-7.0042`
     """
-    from tasks.audit.decision import Question, draw_decision
+    from tasks.audit.decision import DecisionQuery, draw_decision
 
     layout = Layout()
-    asked = Question(trace_id, class_name, image, part, rerun)
+    asked = DecisionQuery(trace_id, class_name, image, part, rerun)
     drawn = draw_decision(asked, layout, load_params(layout.params).data, datetime.now(UTC), out)
     typer.echo(json.dumps({**drawn.to_dict(), "folder": str(drawn.folder)}) if as_json else _in_words(drawn))
     raise typer.Exit(0 if drawn.record.confirmed else 1)
 
 
-def _in_words(drawn: Drawn) -> str:
+def _in_words(drawn: DecisionReport) -> str:
     record, entry = drawn.record, drawn.entry
     said, model, calibration = record.decision, record.model, record.calibration
     lines = [

@@ -1,4 +1,4 @@
-"""`shadowline enroll …` and `shadowline bank …`: new products, and more images of those that are there."""
+"""`shadowline enroll …`, `enrolment …` and `bank …`: new products, and more images of those that are there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
 from shadowline.enrolment.policy import Advice
 
 if TYPE_CHECKING:
@@ -18,17 +20,20 @@ if TYPE_CHECKING:
     from tasks.enrolment.enrolment import Enrolment
 
 bank = typer.Typer(help="The memory banks of the classes.", no_args_is_help=True)
+enrolment = typer.Typer(help="The products that are on their way into the model.", no_args_is_help=True)
+
+_STATUS = "status"  # what `shadowline enroll` took for a question until 0.1
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Location = Annotated[str, typer.Argument(metavar="[LOCATION]", help="Folder or s3:// prefix with images.")]
 
 
 def enroll(
-    class_name: Annotated[str, typer.Argument(metavar="CLASS|status", help="The new product, or `status`.")],
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="The new product.")],
     location: Location = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Bring a new product as far as its images allow; `enroll status` shows every product that is on its way.
+    """Bring a new product as far as its images allow; `shadowline enrolment status` shows all that are on their way.
 
     Without images it is judged by words (WinCLIP), with a handful by their nearest patches, and from
     enrolment.bank_images normal ones on it gets a bank and joins the model. Images that lie in the folder itself or in
@@ -37,10 +42,43 @@ def enroll(
 
     Example: `shadowline enroll bolt /srv/new/bolt`
     """
-    if class_name == "status" and not location:
-        _show_status(as_json)
+    if class_name == _STATUS and not location and not _is_class(_STATUS, Layout()):
+        typer.secho(
+            "`shadowline enroll status` is going away: use `shadowline enrolment status`", fg="yellow", err=True
+        )
+        status(as_json)
     else:
         _enroll(class_name, location, as_json, update=False)
+
+
+@enrolment.callback()
+def _group() -> None:
+    """A group also while it has one command."""
+
+
+@enrolment.command()
+def status(as_json: JsonOption = False) -> None:
+    """Every product that has images in its inbox or a starter model, and what it lacks.
+
+    Example: `shadowline enrolment status --json`
+    """
+    from tasks.enrolment.enrolment import list_enrolments
+
+    found = list_enrolments(Path())
+    if as_json:
+        typer.echo(json.dumps([asdict(product) for product in found]))
+        return
+    table = Table("class", "normal images", "defects", "answers by", "AUROC of the starter", "next")
+    for product in found:
+        auroc = "-" if product.auroc is None else f"{product.auroc:.3f}"
+        counts = (str(product.num_normal), str(product.num_defects))
+        table.add_row(product.class_name, *counts, product.reached or "nothing yet", auroc, _next(product))
+    Console().print(table)
+
+
+def _is_class(name: str, layout: Layout) -> bool:
+    """Whether the project has such a class, or a folder for its images."""
+    return (layout.inbox / name).is_dir() or name in load_params(layout.params).classes
 
 
 @bank.command("update")
@@ -82,7 +120,7 @@ def _enroll(class_name: str, location: str, as_json: bool, *, update: bool) -> N
 
 def _say(done: Enrolled) -> str:
     if done.made is not None:
-        times = " · ".join(f"{one.name} {one.seconds:.0f} s" for one in done.made.stages if not one.skipped)
+        times = " · ".join(f"{stage.name} {stage.seconds:.0f} s" for stage in done.made.stages if not stage.skipped)
         where = f"{done.class_name}: in {done.made.version.uri}, which waits for its rollout"
         return f"{where}; {done.num_normal} normal images\n{times}"
     assert done.starter is not None
@@ -105,26 +143,11 @@ def _as_dict(done: Enrolled) -> dict[str, object]:
         "trial": asdict(starter.trial) if starter else None,
         "advice": starter.advice if starter else None,
         "version": done.made.version.uri if done.made else None,
-        "seconds": {one.name: one.seconds for one in done.made.stages if not one.skipped} if done.made else {},
+        "seconds": {stage.name: stage.seconds for stage in done.made.stages if not stage.skipped} if done.made else {},
     }
 
 
-def _show_status(as_json: bool) -> None:
-    from tasks.enrolment.enrolment import list_enrolments
-
-    found = list_enrolments(Path())
-    if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found]))
-        return
-    table = Table("class", "normal images", "defects", "answers by", "AUROC of the starter", "next")
-    for one in found:
-        auroc = "-" if one.auroc is None else f"{one.auroc:.3f}"
-        counts = (str(one.num_normal), str(one.num_defects))
-        table.add_row(one.class_name, *counts, one.reached or "nothing yet", auroc, _next(one))
-    Console().print(table)
-
-
-def _next(one: Enrolment) -> str:
-    if one.is_due and one.due is not one.reached:
-        return f"{one.due}: `shadowline enroll {one.class_name}`"
-    return f"{one.missing} more normal images" if one.missing else "in the model"
+def _next(product: Enrolment) -> str:
+    if product.is_due and product.due is not product.reached:
+        return f"{product.due}: `shadowline enroll {product.class_name}`"
+    return f"{product.missing} more normal images" if product.missing else "in the model"

@@ -31,7 +31,7 @@ def export(
 
     Example: `shadowline audit export --from 2026-07-01 --to 2026-10-01`
     """
-    from shadowline.records.audit_log.chain_range import Period, UnsoundChainError
+    from shadowline.records.audit_log.chain_range import BrokenChainError, Period
     from tasks.audit.evidence_pack import export_pack
     from tasks.integrations.audit_log import operator
 
@@ -41,7 +41,7 @@ def export(
     params, progress = load_params(layout.params), Progress() if as_json else default_progress()
     try:
         done = export_pack(open_records(), layout, params, period, target, by or operator(), now, progress)
-    except UnsoundChainError as error:
+    except BrokenChainError as error:
         typer.secho(str(error), fg="red", err=True)
         raise typer.Exit(1) from None
     if as_json:

@@ -16,7 +16,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 
 if TYPE_CHECKING:
-    from tasks.rollout.legacy_models import Standing
+    from tasks.rollout.legacy_models import LegacyStatus
 
 app = typer.Typer(help="The single-class models that are to be replaced.", no_args_is_help=True)
 
@@ -40,25 +40,25 @@ def import_legacy(
 
     Example: `shadowline legacy import bolt /mnt/models/bolt --hours-per-month 4`
     """
-    from flows.register_legacy import take_on_record
-    from shadowline.models.legacy_validation import Stated, examine
+    from flows.register_legacy import register_legacy_models
+    from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 
     layout = Layout()
-    params, stated = load_params(layout.params), Stated(auroc, storage_mb, hours_per_month, yearly_cost)
-    if all_classes and stated != Stated():
+    params, stated = load_params(layout.params), DeclaredMetrics(auroc, storage_mb, hours_per_month, yearly_cost)
+    if all_classes and stated != DeclaredMetrics():
         raise ValueError("legacy import --all: what is stated is of one model; import them one by one")
 
     chosen = _chosen(class_name, location, all_classes)
-    models = [examine(name, place, params, layout, stated) for name, place in chosen.items()]
-    versions = take_on_record(models, params.registry.experiment, datetime.now(UTC))
+    models = [validate_legacy_model(name, place, params, layout, stated) for name, place in chosen.items()]
+    versions = register_legacy_models(models, params.registry.experiment, datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps([{**asdict(one), "uri": one.uri} for one in versions]))
         return
     table = Table("class", "version", "kind", "AUROC", "test images", "MB", "fingerprint")
-    for one in versions:
-        tags = one.tags
+    for version in versions:
+        tags = version.tags
         measured = (_short(tags.get("auroc")), tags["num_images"], f"{float(tags['storage_mb']):.1f}")
-        table.add_row(tags["class"], one.uri, tags["kind"], *measured, tags["fingerprint"][:12])
+        table.add_row(tags["class"], version.uri, tags["kind"], *measured, tags["fingerprint"][:12])
     Console().print(table)
 
 
@@ -109,7 +109,7 @@ def _chosen(class_name: str | None, location: str | None, all_classes: bool) -> 
     return found
 
 
-def _as_dict(one: Standing) -> dict[str, object]:
+def _as_dict(one: LegacyStatus) -> dict[str, object]:
     return {**asdict(one.place), "registered": one.is_registered, "archive": one.archive, "tags": one.tags}
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from shadowline.audit.comparison import Item, Reproduction
+    from shadowline.audit.comparison import Item, ReproductionResult
 
 _NUM_NAMED = 20  # items at fault that are listed; the result file has all
 
@@ -44,7 +44,7 @@ def reproduce(
     raise typer.Exit(1 if found.finding == "different" else 0)
 
 
-def _print(found: Reproduction, path: Path) -> None:
+def _print(found: ReproductionResult, path: Path) -> None:
     what = "read" if found.verify_only else "made again"
     table = Table(
         "stage", "finding", "outputs", "seconds", title=f"{found.version}, {what} from {found.git_commit[:12]}"
@@ -64,7 +64,7 @@ def _print(found: Reproduction, path: Path) -> None:
     console.print(f"[{colour}]{found.finding}[/] · {found.seconds:.0f} s · {path}")
 
 
-def _remarks(found: Reproduction) -> Iterable[str]:
+def _remarks(found: ReproductionResult) -> Iterable[str]:
     """What differs, what could not be made again, and what the environment says of it."""
     if found.first_divergence:
         yield f"first stage that diverges: {found.first_divergence}"
@@ -87,7 +87,7 @@ def _say(note: str) -> str:
 
 def _counts(items: Iterable[Item]) -> str:
     found = [str(item.finding) for item in items]
-    return " · ".join(f"{found.count(one)} {one}" for one in dict.fromkeys(found))
+    return " · ".join(f"{found.count(fromkey)} {fromkey}" for fromkey in dict.fromkeys(found))
 
 
 def _worst(items: Iterable[Item]) -> str:

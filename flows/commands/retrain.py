@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
@@ -46,7 +47,7 @@ def demo(
 ) -> None:
     """The whole job on three real product classes: fetch images and weights, train, judge, register, migrate, report.
 
-    The migration is played in fast motion, under the shipped policy with a tick every five minutes: shadow, canary, a
+    The migration runs in fast motion, under the shipped policy with a tick every five minutes: shadow, canary, a
     failing camera and its rollback, a sabotaged candidate that the evidence stops, and the one that arrives.
     Exit code 1 where the gates do not pass or the migration does not come to its end.
 
@@ -56,7 +57,7 @@ def demo(
     passed = _run(as_json)
     if not migrate or not passed:
         raise typer.Exit(0 if passed else 1)
-    _play()
+    _migrate()
 
 
 def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
@@ -92,10 +93,10 @@ def models(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps([one.__dict__ for one in versions]))
         return
     table = Table("version", "aliases", "verdict", "commit", "fingerprint")
-    for one in versions:
-        tags = one.tags
+    for version in versions:
+        tags = version.tags
         short = (tags.get("git_commit", "")[:10], tags.get("fingerprint", "")[:12])
-        table.add_row(one.version, ", ".join(one.aliases), tags.get("verdict", ""), *short)
+        table.add_row(version.version, ", ".join(version.aliases), tags.get("verdict", ""), *short)
     Console().print(table)
 
 
@@ -130,7 +131,7 @@ def _run(as_json: bool, remeasure: bool = False) -> bool:
         raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
     seconds = time.monotonic() - started
     if as_json:
-        summary = json.loads(Layout().summary.read_text(encoding="utf-8"))
+        summary = read_json(Layout().summary)
         stages = [asdict(stage) for stage in result.stages]
         typer.echo(json.dumps({"version": result.version.uri, "seconds": seconds, "stages": stages, **summary}))
     else:
@@ -138,16 +139,16 @@ def _run(as_json: bool, remeasure: bool = False) -> bool:
     return bool(result.passed)
 
 
-def _play() -> None:
-    from flows.demo_migration import play
-    from tasks.rollout.demo_migration import Curtain
+def _migrate() -> None:
+    from flows.demo_migration import run_demo_migration
+    from tasks.rollout.demo_migration import StopReason
 
     started = time.monotonic()
-    result = play()
+    result = run_demo_migration()
     ticks = f"{result.num_ticks + result.num_idle} ticks, {result.num_idle} of them without news"
-    story = f"migration: {ticks}, played in {time.monotonic() - started:.0f} s, {result.curtain}"
+    story = f"migration: {ticks}, run in {time.monotonic() - started:.0f} s, {result.stop_reason}"
     typer.echo(f"{story}; `shadowline rollout history` lists every move")
-    raise typer.Exit(0 if result.curtain is Curtain.FINISHED else 1)
+    raise typer.Exit(0 if result.stop_reason is StopReason.FINISHED else 1)
 
 
 def _print(result: RetrainResult, seconds: float) -> None:
@@ -164,7 +165,7 @@ def _print(result: RetrainResult, seconds: float) -> None:
     failed = [check for check in summary.verdict.checks if not check.passed]
     lines = [f"{'advice: ' if check.advisory else ''}{check.reason}" for check in failed]
     console.print("[green]gates passed[/]" if result.passed else "[red]gates not passed[/]", *lines, sep="\n  ")
-    skipped = sum(one.skipped for one in result.stages)
+    skipped = sum(stage.skipped for stage in result.stages)
     console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
     console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
     if result.git_commit != result.version.tags["git_commit"]:

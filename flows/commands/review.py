@@ -62,7 +62,7 @@ def label_part(
 
 def _check_class(class_name: str, records: Records) -> None:
     """Raises ValueError for a class that has no model and is not in the rollout: no part of it can wait."""
-    known = {one.class_name for one in records.rollout.state().classes} | records.rollout.known_models().keys()
+    known = {cls.class_name for cls in records.rollout.state().classes} | records.locations.known_models().keys()
     if class_name not in known:
         raise ValueError(
             f"class {class_name!r}: no model of it is known here; known are {', '.join(sorted(known)) or 'none'}"

@@ -21,7 +21,7 @@ from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import NEW_PRODUCT, STAYS, changes_of_place
 
 if TYPE_CHECKING:
-    from shadowline.rollout.engine import Step
+    from shadowline.rollout.engine import RolloutStep
     from shadowline.rollout.state import ClassState, Event, RolloutState
 
 app = typer.Typer(help="Move classes from their legacy models to the candidate, and back.", no_args_is_help=True)
@@ -78,10 +78,10 @@ def status(as_json: JsonOption = False) -> None:
     from tasks.rollout.tick import look_ahead
 
     params, records = load_params(Layout().params), open_records()
-    state, pending = records.rollout.state(), records.rollout.pending_actions()
+    state, pending = records.rollout.state(), records.outbox.pending_actions()
     ahead = look_ahead(records, challenger_if_known(params.registry.model_name), datetime.now(UTC), params)
     if as_json:
-        classes = [one.to_dict() for one in state.classes]
+        classes = [cls.to_dict() for cls in state.classes]
         todo = [{**one.action.__dict__, "last_error": one.last_error} for one in pending]
         found = {"revision": state.revision, "classes": classes, "waiting": ahead.waiting, "pending": todo}
         typer.echo(json.dumps(found))
@@ -124,8 +124,8 @@ def approve(
 
     Example: `shadowline rollout approve canary solar_mono solar_poly --by Ada`
     """
-    store, policy = open_records().rollout, load_params(Layout().params).rollout
-    state, now = store.state(), datetime.now(UTC)
+    records, policy = open_records(), load_params(Layout().params).rollout
+    state, now = records.rollout.state(), datetime.now(UTC)
     for name in classes:
         awaited = awaited_approval(state.of(name), policy)
         if target is not awaited:
@@ -133,7 +133,7 @@ def approve(
             raise ValueError(f"class {name!r} is in {state.of(name).phase}: {needs}, not {target}")
     for name in classes:
         one = state.of(name)
-        store.approve(Approval(name, target, one.legacy, one.candidate, by), now)
+        records.approvals.approve(Approval(name, target, one.legacy, one.candidate, by), now)
         typer.echo(f"{name} may enter {target} with {one.candidate[:12]} in the place of {one.legacy[:12]}")
 
 
@@ -203,14 +203,14 @@ def evidence(
 
     Example: `shadowline rollout evidence trained solar_mono --by Ada --link https://wiki/training`
     """
-    store = open_records().rollout
-    state, now = store.state(), datetime.now(UTC)
+    records = open_records()
+    state, now = records.rollout.state(), datetime.now(UTC)
     if item is ChecklistItem.ARCHIVED:
         raise ValueError(
             "archived: only a restored archive that scores the same proves it; the rollout does that itself"
         )
     for name in classes:
-        store.put_evidence(name, state.of(name).legacy, item, by, now, link)
+        records.approvals.record_evidence(name, state.of(name).legacy, item, by, now, link)
 
 
 @app.command("history")
@@ -250,14 +250,14 @@ def timeline() -> None:
 
 
 def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
-    store = open_records().rollout
-    state = store.state()
+    records = open_records()
+    state = records.rollout.state()
     objections = {name: objection(kind, state.of(name)) for name in classes}
     lines = [f"class {name!r} {why_not}" for name, why_not in objections.items() if why_not]
     meant = [name for name, why_not in objections.items() if not why_not]
     if not meant:
         raise ValueError(f"{kind}: {'; '.join(lines)}")
-    store.order(Order(kind, tuple(meant), by, why), datetime.now(UTC))
+    records.approvals.order(Order(kind, tuple(meant), by, why), datetime.now(UTC))
     typer.echo("\n".join([*lines, f"{kind} of {', '.join(meant)} is on record for the next tick"]))
 
 
@@ -282,22 +282,22 @@ def _wave(one: ClassState) -> str:
 
 def _print_state(state: RolloutState) -> None:
     table = Table("wave", "class", "phase", "candidate answers", "since", "candidate", "legacy", "why")
-    for one in state.classes:
-        phase = f"{one.phase} ({one.held_from})" if one.held_from else one.phase
-        models = (one.candidate[:12], one.legacy[:12])
+    for cls in state.classes:
+        phase = f"{cls.phase} ({cls.held_from})" if cls.held_from else cls.phase
+        models = (cls.candidate[:12], cls.legacy[:12])
         table.add_row(
-            _wave(one), one.class_name, phase, f"{one.share:.0%}", f"{one.since:%Y-%m-%d}", *models, one.reason
+            _wave(cls), cls.class_name, phase, f"{cls.share:.0%}", f"{cls.since:%Y-%m-%d}", *models, cls.reason
         )
     Console().print(table)
 
 
 def _print_alarms(state: RolloutState) -> None:
-    for one in state.classes:
-        if one.alarm:
-            typer.secho(f"{one.class_name}, last alarm: {one.alarm}", fg="red")
+    for cls in state.classes:
+        if cls.alarm:
+            typer.secho(f"{cls.class_name}, last alarm: {cls.alarm}", fg="red")
 
 
-def _print_step(result: Step) -> None:
+def _print_step(result: RolloutStep) -> None:
     typer.echo(result.reason)
     for event in result.events:
         if event.is_move:

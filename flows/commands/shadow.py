@@ -50,7 +50,7 @@ def run(
     from tasks.rollout.shadow_batch import fetch_images
 
     params, records = load_params(Layout().params), open_records()
-    models = both_models(class_name, records.rollout)
+    models = both_models(class_name, records)
     paths = fetch_images.fn(location, Layout())
     done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress())
     for line in done.refused:
@@ -73,12 +73,12 @@ def status(as_json: JsonOption = False) -> None:
     from shadowline.evaluation.review_rates import estimate_rates
     from shadowline.records.evidence import read_evidence
     from shadowline.rollout.phases import CANDIDATE_JUDGES
-    from shadowline.rollout.verdict import Outcome
+    from shadowline.rollout.verdict import VerdictOutcome
     from shadowline.rollout.weighing import weigh
 
     params, records = load_params(Layout().params), open_records()
     now = datetime.now(UTC)
-    at_work = [one for one in records.rollout.state().classes if one.standing in CANDIDATE_JUDGES]
+    at_work = [cls for cls in records.rollout.state().classes if cls.standing in CANDIDATE_JUDGES]
     known = [read_evidence(records.pairs.engine, one, now, params.rollout) for one in at_work]
     rows = [
         (one, weigh(one, evidence, (), params.shadow, params.rollout).verdict, _correlation(records, one))
@@ -93,7 +93,7 @@ def status(as_json: JsonOption = False) -> None:
             for model, errors in (("candidate", rate.candidate), ("legacy model", rate.legacy)):
                 typer.echo(f"{one.class_name}, {model}: missed defects {errors.missed_defects}")
                 typer.echo(f"    false alarms on good parts {errors.false_alarms}")
-    raise typer.Exit(1 if any(verdict.outcome is Outcome.FAIL for _, verdict, _ in rows) else 0)
+    raise typer.Exit(1 if any(verdict.outcome is VerdictOutcome.FAIL for _, verdict, _ in rows) else 0)
 
 
 @app.command("gallery")

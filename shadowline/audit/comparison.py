@@ -1,8 +1,8 @@
 """What was registered, compared with what came out when it was made again.
 
-    stages = compare_stages(recorded, made, seconds, archived)     # output by output, by the hashes of the two locks
-    metrics = compare_metrics(logged_summary, made_summary)        # number by number
-    Reproduction(…).finding                                        # identical | within tolerance | different
+    items = compare_step(recorded, made, archived)              # output by output, by the hashes of the two locks
+    metrics = compare_metrics(logged_summary, made_summary)     # number by number
+    ReproductionResult(…).finding                               # identical | within tolerance | different
 
 Hashes are strict. Another processor or library rounds the last bits otherwise, and then no file that holds weights has
 the same hash: only where the environment is known to differ do the metrics decide in the place of the files.
@@ -56,7 +56,7 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Step:
+class StageRecord:
     """One stage of dvc.yaml for one class, as a lock has it."""
 
     name: str  # import@bolt
@@ -91,7 +91,7 @@ class StageOutcome:
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class ReproductionResult:
     """What an attempt at making a version again came to."""
 
     version: str  # models:/inspector/3
@@ -123,7 +123,7 @@ class Reproduction:
     @property
     def first_divergence(self) -> str | None:
         """The first stage that came out otherwise although its inputs did not."""
-        return next((one.name for one in self.stages if one.finding in BAD and not one.inherited), None)
+        return next((stage.name for stage in self.stages if stage.finding in BAD and not stage.inherited), None)
 
     @property
     def num_items(self) -> dict[str, int]:
@@ -132,13 +132,13 @@ class Reproduction:
         return {str(one): found.count(one) for one in Finding if one in found}
 
     def to_dict(self) -> dict[str, Any]:
-        stages = [{**asdict(one), "finding": one.finding, "inherited": one.inherited} for one in self.stages]
+        stages = [{**asdict(stage), "finding": stage.finding, "inherited": stage.inherited} for stage in self.stages]
         more = {"finding": self.finding, "first_divergence": self.first_divergence, "num_items": self.num_items}
         return {**asdict(self), "stages": stages, **more}
 
     @property
     def _failures(self) -> tuple[Item, ...]:
-        return tuple(Item(one.name, Finding.DIFFERENT, one.failure) for one in self.stages if one.failure)
+        return tuple(Item(stage.name, Finding.DIFFERENT, stage.failure) for stage in self.stages if stage.failure)
 
     def _items(self) -> Iterator[Item]:
         for stage in self.stages:
@@ -155,7 +155,7 @@ def worst(items: Iterable[Item]) -> Finding:
     return next(iter(found), Finding.IDENTICAL)
 
 
-def compare_step(recorded: Step, made: Step, archived: str = "") -> tuple[Item, ...]:
+def compare_step(recorded: StageRecord, made: StageRecord, archived: str = "") -> tuple[Item, ...]:
     """Output by output; `archived` says why the step was not made again."""
     moved = sorted(path for path, md5 in recorded.deps.items() if path not in MEASURED and made.deps.get(path) != md5)
     new = {out.path: out.md5 for out in made.outs}

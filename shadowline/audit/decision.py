@@ -1,7 +1,7 @@
 """The record of one decision, drawn up from what is known: was it due, and does it come out the same?
 
-rerun = compare(said_by(stored, "candidate"), score, threshold, environment, heatmap)
-record = draw_up(case, rerun, now)          # pure; `tasks/audit/decision.py` gathers the case
+rerun = compare(decision_of(stored, "candidate"), score, threshold, environment, heatmap)
+record = build_record(case, rerun, now)          # pure; `tasks/audit/decision.py` gathers the case
 record.confirmed, record.calibration.problems
 """
 
@@ -13,23 +13,23 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
 from shadowline.audit.inspection import (
-    Calibration,
     CalibrationFacts,
-    Citation,
-    Feedback,
+    DecisionOutcome,
     HeatMap,
+    InspectedPart,
     InspectionRecord,
+    InstrumentCalibration,
     ModelFacts,
-    Outcome,
-    Part,
+    ModelReference,
+    ModelStatement,
+    RecordedFeedback,
     Rerun,
-    Said,
-    Standing,
+    RolloutStatus,
 )
 from shadowline.data.manifest import Label
-from shadowline.records.audit_log.entry import Entry, Kind, timestamp
-from shadowline.records.pairs import Judgement, Pair, Side
-from shadowline.records.traces import StoredPair, Word
+from shadowline.records.audit_log.entry import Entry, EntryKind, timestamp
+from shadowline.records.pair import ModelDecision, Pair, Side
+from shadowline.records.traces import LabelEvent, StoredPair
 from shadowline.rollout.phases import CANDIDATE_JUDGES, TAKEN_OVER
 from shadowline.rollout.state import ClassState, Event
 
@@ -40,26 +40,26 @@ _MACHINE_MADE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")  # trace ids that no ca
 
 
 @dataclass(frozen=True)
-class Case:
+class DecisionEvidence:
     """All that is known of one decision, before anything is judged."""
 
     stored: StoredPair
     number: str  # of the part, if one was given
     position: float  # of the image among all, 0…1
-    words: tuple[Word, ...]  # the latest last
+    words: tuple[LabelEvent, ...]  # the latest last
     model: ModelFacts
     calibration: CalibrationFacts
     events: tuple[Event, ...]  # of the class
     entries: tuple[Entry, ...]  # registrations, and phases of the class
 
 
-def draw_up(case: Case, rerun: Rerun, now: datetime) -> InspectionRecord:
+def build_record(case: DecisionEvidence, rerun: Rerun, now: datetime) -> InspectionRecord:
     """Raises ValueError where no model answered."""
     pair = case.stored.pair
-    decided = said_by(case.stored, pair.answered_by)
+    decided = decision_of(case.stored, pair.answered_by)
     if decided.decision is None:
         raise ValueError(f"trace '{pair.trace_id}': no model answered ({decided.error}); there is no decision to show")
-    other = said_by(case.stored, "legacy" if pair.answered_by == "candidate" else "candidate")
+    other = decision_of(case.stored, "legacy" if pair.answered_by == "candidate" else "candidate")
     around = _around(case.events, case.stored.received_at)
     event = _that_fits(around, case.stored)
     return InspectionRecord(
@@ -67,7 +67,7 @@ def draw_up(case: Case, rerun: Rerun, now: datetime) -> InspectionRecord:
         decision=decided,
         rule=_rule(decided, other, case, event),
         model=case.model,
-        calibration=Calibration(**asdict(case.calibration), problems=tuple(_problems(case, decided, around))),
+        calibration=InstrumentCalibration(**asdict(case.calibration), problems=tuple(_problems(case, decided, around))),
         rollout=_standing(event, case.position) if event else None,
         other=None if other.error == NOT_ASKED else other,
         feedback=_feedback(case.words),
@@ -78,54 +78,58 @@ def draw_up(case: Case, rerun: Rerun, now: datetime) -> InspectionRecord:
     )
 
 
-def compare(on_record: Said, score: float, threshold: float, environment: str, heatmap: HeatMap | None) -> Rerun:
+def compare(
+    on_record: ModelStatement, score: float, threshold: float, environment: str, heatmap: HeatMap | None
+) -> Rerun:
     """The word on record against what the same model says now."""
     assert on_record.score is not None and on_record.threshold is not None  # it answered
     difference, rounding = score - on_record.score, ROUNDING * max(1.0, abs(on_record.score))
-    outcome, reason = Outcome.DIFFERENT, ""
+    outcome, reason = DecisionOutcome.DIFFERENT, ""
     if threshold != on_record.threshold:
         reason = f"the model's threshold is {threshold!r}, on record is {on_record.threshold!r}"
     elif difference == 0.0:
-        outcome, reason = Outcome.IDENTICAL, "the same score, bit for bit"
+        outcome, reason = DecisionOutcome.IDENTICAL, "the same score, bit for bit"
     elif abs(difference) <= rounding and (score > threshold) == (on_record.decision is Label.ANOMALOUS):
-        outcome = Outcome.ROUNDING
+        outcome = DecisionOutcome.ROUNDING
         reason = f"the same decision; the score differs by {difference:.1e}, rounding may bring {rounding:.1e}"
     else:
         reason = f"the score is {score!r}, on record is {on_record.score!r}; rounding may bring {rounding:.1e}"
     return Rerun(outcome, reason, score, threshold, difference, rounding, environment, heatmap)
 
 
-def said_by(stored: StoredPair, side: Side) -> Said:
+def decision_of(stored: StoredPair, side: Side) -> ModelStatement:
     """The decision is the one that was stored, not the one that follows from the score."""
     pair = stored.pair
     fingerprint = pair.candidate if side == "candidate" else pair.legacy
     one, alarm = _judgement(pair, side), stored.alarms[side]
     decision = None if alarm is None else Label.ANOMALOUS if alarm else Label.NORMAL
-    return Said(side, fingerprint, one.score, one.threshold, decision, one.error)
+    return ModelStatement(side, fingerprint, one.score, one.threshold, decision, one.error)
 
 
-def _judgement(pair: Pair, side: Side) -> Judgement:
+def _judgement(pair: Pair, side: Side) -> ModelDecision:
     said = pair.candidate_said if side == "candidate" else pair.legacy_said
-    return said or Judgement(error=NOT_ASKED)
+    return said or ModelDecision(error=NOT_ASKED)
 
 
-def _part(case: Case) -> Part:
+def _part(case: DecisionEvidence) -> InspectedPart:
     pair, received_at = case.stored.pair, timestamp(case.stored.received_at)
-    return Part(_number(case), pair.trace_id, pair.class_name, pair.image_id, timestamp(pair.captured_at), received_at)
+    return InspectedPart(
+        _number(case), pair.trace_id, pair.class_name, pair.image_id, timestamp(pair.captured_at), received_at
+    )
 
 
-def _number(case: Case) -> str:
+def _number(case: DecisionEvidence) -> str:
     """What a caller sent as its trace id serves as the part's number."""
     trace_id = case.stored.pair.trace_id
     return case.number or ("" if _MACHINE_MADE.fullmatch(trace_id) else trace_id)
 
 
-def _feedback(words: Sequence[Word]) -> Feedback | None:
+def _feedback(words: Sequence[LabelEvent]) -> RecordedFeedback | None:
     counting = [word for word in words if not word.superseded]
     if not counting:
         return None
     word = counting[-1]
-    return Feedback(word.label, word.by, timestamp(word.at), word.note, len(words) - len(counting))
+    return RecordedFeedback(word.label, word.by, timestamp(word.at), word.note, len(words) - len(counting))
 
 
 # --- what was in force ----------------------------------------------------------------------------------------------
@@ -161,7 +165,7 @@ def _misfit(state: ClassState, stored: StoredPair) -> str:
     return ""
 
 
-def _problems(case: Case, decided: Said, around: Sequence[Event]) -> Iterable[str]:
+def _problems(case: DecisionEvidence, decided: ModelStatement, around: Sequence[Event]) -> Iterable[str]:
     """Why the calibration was not in force for this part, or why nobody can say that it was."""
     stored, pair = case.stored, case.stored.pair
     if stored.key != pair.key:
@@ -178,19 +182,21 @@ def _problems(case: Case, decided: Said, around: Sequence[Event]) -> Iterable[st
         yield from [] if "" in misfits else misfits[-1:]
 
 
-def _standing(event: Event, position: float) -> Standing:
+def _standing(event: Event, position: float) -> RolloutStatus:
     state = event.after
-    return Standing(event.revision, str(state.phase), state.share, position, timestamp(event.at))
+    return RolloutStatus(event.revision, str(state.phase), state.share, position, timestamp(event.at))
 
 
 # --- in words -------------------------------------------------------------------------------------------------------
 
 
-def _rule(decided: Said, other: Said, case: Case, event: Event | None) -> tuple[str, ...]:
+def _rule(
+    decided: ModelStatement, other: ModelStatement, case: DecisionEvidence, event: Event | None
+) -> tuple[str, ...]:
     return (_who(decided, other, case.position, event), _by_what(decided, case.calibration))
 
 
-def _who(decided: Said, other: Said, position: float, event: Event | None) -> str:
+def _who(decided: ModelStatement, other: ModelStatement, position: float, event: Event | None) -> str:
     """Who answered, and why it was that model."""
     name = "The multi-class model" if decided.side == "candidate" else "The legacy model"
     if event is None:
@@ -205,7 +211,7 @@ def _who(decided: Said, other: Said, position: float, event: Event | None) -> st
     return f"{name} answered: in phase {phase} it decides on every part of the class."
 
 
-def _by_what(decided: Said, calibration: CalibrationFacts) -> str:
+def _by_what(decided: ModelStatement, calibration: CalibrationFacts) -> str:
     above = decided.decision is Label.ANOMALOUS
     said = f"The part was {'stopped' if above else 'passed'}: its score is {'above' if above else 'not above'} the "
     if calibration.target_fpr is None:
@@ -219,18 +225,22 @@ def _by_what(decided: Said, calibration: CalibrationFacts) -> str:
 # --- the chain ------------------------------------------------------------------------------------------------------
 
 
-def _registration(case: Case) -> Entry | None:
+def _registration(case: DecisionEvidence) -> Entry | None:
     """The last that registered exactly the version that decided."""
     uri = f"models:/{case.model.name}/{case.model.version}"
-    found = [one for one in case.entries if (one.kind, one.subject) == (Kind.REGISTRATION, uri)]
+    found = [entry for entry in case.entries if (entry.kind, entry.subject) == (EntryKind.REGISTRATION, uri)]
     return next(reversed(found), None)
 
 
-def _phase(case: Case, event: Event) -> Entry | None:
+def _phase(case: DecisionEvidence, event: Event) -> Entry | None:
     """The one that put exactly this event on record."""
-    found = [one for one in case.entries if one.kind == Kind.PHASE and one.facts.get("revision") == event.revision]
+    found = [
+        entry
+        for entry in case.entries
+        if entry.kind == EntryKind.PHASE and entry.facts.get("revision") == event.revision
+    ]
     return next(iter(found), None)
 
 
-def _cite(entry: Entry | None) -> Citation | None:
-    return Citation(entry.number, entry.at, entry.hash, entry.key, entry.signature) if entry else None
+def _cite(entry: Entry | None) -> ModelReference | None:
+    return ModelReference(entry.number, entry.at, entry.hash, entry.key, entry.signature) if entry else None

@@ -1,7 +1,7 @@
 """What a model was made with, beside code, parameters and data: it can move the last bits of a result.
 
 made_with = describe_environment()                  # kept with a model version, as JSON
-differences(made_with, describe_environment())      # ("torch 2.13.0, here 2.14.0", …)
+environment_differences(made_with, describe_environment())      # ("torch 2.13.0, here 2.14.0", …)
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def describe_environment() -> dict[str, str]:
     }
 
 
-def differences(made_with: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
+def environment_differences(made_with: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
     """One line for each value that is another one here."""
     return tuple(
         f"{name} {value}, here {here.get(name, 'none')}" for name, value in made_with.items() if here.get(name) != value

@@ -14,10 +14,10 @@ from enum import StrEnum
 from typing import Any
 
 from shadowline.data.manifest import Label
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 
 
-class Outcome(StrEnum):
+class DecisionOutcome(StrEnum):
     """What became of scoring the image again."""
 
     IDENTICAL = "identical"  # the score on record, bit for bit, under the same threshold
@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Part:
+class InspectedPart:
     """What was inspected."""
 
     number: str  # of the part; empty where nobody gave one
@@ -40,7 +40,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Said:
+class ModelStatement:
     """One model's word, as it is on record."""
 
     side: Side
@@ -80,7 +80,7 @@ class CalibrationFacts:
 
 
 @dataclass(frozen=True)
-class Calibration(CalibrationFacts):
+class InstrumentCalibration(CalibrationFacts):
     """And whether it was in force for this part."""
 
     problems: tuple[str, ...]  # none: it was
@@ -91,7 +91,7 @@ class Calibration(CalibrationFacts):
 
 
 @dataclass(frozen=True)
-class Feedback:
+class RecordedFeedback:
     """The inspector's word that counts."""
 
     label: str
@@ -102,7 +102,7 @@ class Feedback:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RolloutStatus:
     """Where the class stood when the part was inspected."""
 
     revision: int  # of the rollout
@@ -125,7 +125,7 @@ class HeatMap:
 class Rerun:
     """The same image under the same model again."""
 
-    outcome: Outcome
+    outcome: DecisionOutcome
     reason: str
     score: float | None = None
     threshold: float | None = None
@@ -136,7 +136,7 @@ class Rerun:
 
 
 @dataclass(frozen=True)
-class Citation:
+class ModelReference:
     """An entry of the chain, by what finds and proves it."""
 
     number: int
@@ -148,23 +148,23 @@ class Citation:
 
 @dataclass(frozen=True)
 class InspectionRecord:
-    part: Part
-    decision: Said
+    part: InspectedPart
+    decision: ModelStatement
     rule: tuple[str, ...]  # in words: who answered and why, and by what
     model: ModelFacts
-    calibration: Calibration
-    rollout: Standing | None  # None: the class was in no rollout
-    other: Said | None  # None: nobody asked the other model
-    feedback: Feedback | None
+    calibration: InstrumentCalibration
+    rollout: RolloutStatus | None  # None: the class was in no rollout
+    other: ModelStatement | None  # None: nobody asked the other model
+    feedback: RecordedFeedback | None
     rerun: Rerun
-    registration: Citation | None  # None: older than the chain
-    phase: Citation | None
+    registration: ModelReference | None  # None: older than the chain
+    phase: ModelReference | None
     drawn_at: str
 
     @property
     def confirmed(self) -> bool:
         """Nothing speaks against the record: the calibration was in force, and the re-run, if any, agrees."""
-        agrees = self.rerun.outcome in {Outcome.IDENTICAL, Outcome.ROUNDING, Outcome.NOT_ASKED}
+        agrees = self.rerun.outcome in {DecisionOutcome.IDENTICAL, DecisionOutcome.ROUNDING, DecisionOutcome.NOT_ASKED}
         return agrees and self.calibration.valid
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, delete, insert
 
 from shadowline.core.progress import Progress
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
 from shadowline.records.tables import AuditNoteRow
@@ -111,7 +111,7 @@ def _append(chain: Chain, records: list[Record]) -> None:
 def _keep_plain(chain: Chain, records: list[Record]) -> None:
     """What remains where the rows are kept and nothing binds them."""
     with chain.engine.begin() as connection:
-        connection.execute(insert(AuditNoteRow), [asdict(one.noted) for one in records])
+        connection.execute(insert(AuditNoteRow), [asdict(record.noted) for record in records])
 
 
 def _forget_plain(engine: Engine) -> None:
@@ -121,4 +121,4 @@ def _forget_plain(engine: Engine) -> None:
 
 def _record(number: int) -> Record:
     body = {"image": f"{number:064x}", "from": "normal", "to": "anomalous", "note": "scratch"}
-    return Record(Kind.FEEDBACK, f"class_{number % 15:02d}", body, "bench", _START)
+    return Record(EntryKind.FEEDBACK, f"class_{number % 15:02d}", body, "bench", _START)

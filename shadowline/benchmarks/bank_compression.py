@@ -21,13 +21,13 @@ from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.data.splits import halve
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.keys import defect_keys, ids_of
 from shadowline.models.calibration import Calibration, calibrate, raw_maps
 from shadowline.models.calibration_file import load_calibration
 from shadowline.models.dinomaly.model import load_decoder
 from shadowline.models.gaussian_bank.bank import Bank, Moments
-from shadowline.models.gaussian_bank.covariance import Storage
+from shadowline.models.gaussian_bank.covariance import CovarianceFormat
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -49,7 +49,7 @@ class CompressedQuality:
     """One class's bank in one format."""
 
     class_name: str
-    storage: Storage
+    storage: CovarianceFormat
     rank: int | None  # of low_rank
     num_bytes: int  # of the bank
     distance_error: float  # largest over patches of test: |distance / exact distance − 1|
@@ -62,7 +62,11 @@ def bench_compression(
     params: Params, layout: Layout, progress: Progress, *, ranks: Sequence[int]
 ) -> list[CompressedQuality]:
     """All classes of `params`, every format; raises ValueError for a rank beyond the width of the features."""
-    formats = [(Storage.FLOAT32, None), (Storage.FLOAT16, None), *((Storage.LOW_RANK, rank) for rank in ranks)]
+    formats = [
+        (CovarianceFormat.FLOAT32, None),
+        (CovarianceFormat.FLOAT16, None),
+        *((CovarianceFormat.LOW_RANK, rank) for rank in ranks),
+    ]
     results = []
     with progress.task("compression", total=len(params.classes) * len(formats)) as task:
         for name in sorted(params.classes):
@@ -86,14 +90,14 @@ class _ClassBench:
         self._anomalous: Bools = (manifest.loc[test, "label"] == Label.ANOMALOUS).to_numpy()
         plain = {_SELECTING: selecting, _CALIBRATING: calibrating, _TEST: test}
         self._defects = defect_keys(manifest, params)
-        parts = {part: [Key(one) for one in ids] for part, ids in plain.items()} | self._defects
+        parts = {part: [FeatureKey(one) for one in ids] for part, ids in plain.items()} | self._defects
         features = FeatureFile(layout.features(name))
         decoder, spec = load_decoder(layout.decoder_weights)
         self._num_prefix = spec.num_prefix
         self._fused: dict[str, Tensor] = {part: features.fetch(keys) for part, keys in parts.items()}
         self._maps = {part: raw_maps(x, decoder, self._exact, spec.num_prefix) for part, x in self._fused.items()}
 
-    def judge(self, storage: Storage, rank: int | None) -> CompressedQuality:
+    def judge(self, storage: CovarianceFormat, rank: int | None) -> CompressedQuality:
         bank = self._exact.compressed(storage, rank or 1)
         maps = {part: self._with_bank(part, bank) for part in self._fused}
         defects = {kind: maps[kind] for kind in self._defects}

@@ -16,7 +16,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.models.class_identification import ClassIdentity, Identities
 from shadowline.models.conformal import conformal_threshold
 from shadowline.stages.identity import embed_all
@@ -32,7 +32,7 @@ Images = Mapping[tuple[str, Label], Floats]  # class and label → embeddings of
 
 
 @dataclass(frozen=True)
-class Found:
+class RankResult:
     """What the test images of one class and label were taken for."""
 
     class_name: str
@@ -50,7 +50,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeaveOneClassOut:
     """One class taken out: its images are strange to the others, and are told from theirs by how far out they lie."""
 
     class_name: str
@@ -71,8 +71,8 @@ class IdentificationSpeed:
 @dataclass(frozen=True)
 class IdentificationBench:
     unknown_share: float
-    found: tuple[Found, ...]
-    left_out: tuple[LeftOut, ...]  # none for a single class
+    found: tuple[RankResult, ...]
+    left_out: tuple[LeaveOneClassOut, ...]  # none for a single class
     speed: tuple[IdentificationSpeed, ...]
     bytes_per_class: float  # of its file, mean
 
@@ -103,29 +103,29 @@ def bench_identify(params: Params, layout: Layout) -> IdentificationBench:
 def _test_images(class_name: str, label: Label, layout: Layout) -> Floats:
     manifest = read_manifest([layout.manifest(class_name)])
     chosen = manifest[(manifest["split"] == Split.TEST) & (manifest["label"] == label)]
-    keys = [Key(image_id) for image_id in sorted(chosen["image_id"])]
+    keys = [FeatureKey(image_id) for image_id in sorted(chosen["image_id"])]
     embeddings: Floats = embed_all(FeatureFile(layout.features(class_name)), keys).numpy()
     return embeddings
 
 
-def _found(identities: Identities, class_name: str, label: Label, embeddings_ND: Floats) -> Found:
+def _found(identities: Identities, class_name: str, label: Label, embeddings_ND: Floats) -> RankResult:
     answers = [identities.identify(one) for one in embeddings_ND]
-    names = [one.class_name or UNKNOWN for one in answers]
+    names = [answer.class_name or UNKNOWN for answer in answers]
     counts = {name: names.count(name) for name in (*identities.names, UNKNOWN)}
-    return Found(class_name, label, counts, sum(one.nearest_class != class_name for one in answers))
+    return RankResult(class_name, label, counts, sum(one.nearest_class != class_name for one in answers))
 
 
-def _leave_out(class_name: str, classes: Mapping[str, ClassIdentity], images: Images) -> LeftOut:
+def _leave_out(class_name: str, classes: Mapping[str, ClassIdentity], images: Images) -> LeaveOneClassOut:
     rest = {name: one for name, one in classes.items() if name != class_name}
     strange, normal, anomalous = (
-        strangeness(rest, np.concatenate(chosen))
+        open_set_scores(rest, np.concatenate(chosen))
         for chosen in (
             [found for (name, _), found in images.items() if name == class_name],
             [found for (name, label), found in images.items() if name != class_name and label == Label.NORMAL],
             [found for (name, label), found in images.items() if name != class_name and label == Label.ANOMALOUS],
         )
     )
-    return LeftOut(
+    return LeaveOneClassOut(
         class_name=class_name,
         auroc=_auroc(normal, strange),
         auroc_all=_auroc(np.concatenate([normal, anomalous]), strange),
@@ -135,7 +135,7 @@ def _leave_out(class_name: str, classes: Mapping[str, ClassIdentity], images: Im
     )
 
 
-def strangeness(classes: Mapping[str, ClassIdentity], embeddings_ND: Floats) -> npt.NDArray[np.float64]:
+def open_set_scores(classes: Mapping[str, ClassIdentity], embeddings_ND: Floats) -> npt.NDArray[np.float64]:
     """How far out an image lies for the class that is the likeliest to accept it: above 1 all reject it. (N,)
 
     A class rejects an image if and only if it lies beyond the conformal threshold of its val images (a test compares).
@@ -156,7 +156,7 @@ def _auroc(known: npt.NDArray[np.float64], strange: npt.NDArray[np.float64]) -> 
 
 def _speed(classes: Mapping[str, ClassIdentity], num_classes: int, seed: int) -> IdentificationSpeed:
     random = np.random.default_rng(seed)
-    made = made_up_classes(tuple(classes.values()), num_classes, random)
+    made = synthetic_classes(tuple(classes.values()), num_classes, random)
     identities = Identities.of(made)
     means_CD = identities.mean_CD
     chosen = random.integers(num_classes, size=_TIMED_IMAGES + 1)
@@ -164,7 +164,7 @@ def _speed(classes: Mapping[str, ClassIdentity], num_classes: int, seed: int) ->
     return IdentificationSpeed(num_classes, float(np.median(milliseconds)), identities.num_bytes / 1e6)
 
 
-def made_up_classes(
+def synthetic_classes(
     real: Sequence[ClassIdentity], num_classes: int, random: np.random.Generator
 ) -> dict[str, ClassIdentity]:
     """Real classes in turn, each with its own jitter: of the true shapes and about the true values."""

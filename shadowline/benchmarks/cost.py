@@ -22,7 +22,7 @@ from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.features.keys import ids_of
 from shadowline.models.dinomaly.model import reconstruction_map
@@ -43,10 +43,10 @@ class EncoderSource:
         self._encoder, self._params, self._layout = encoder, params, layout
         self.fingerprint = encoder.config.fingerprint
 
-    def fetch(self, keys: Sequence[Key]) -> Tensor:
+    def fetch(self, keys: Sequence[FeatureKey]) -> Tensor:
         return self._encoder.encode([self._read(key) for key in keys])
 
-    def _read(self, key: Key) -> Image.Image:
+    def _read(self, key: FeatureKey) -> Image.Image:
         return open_within(self._layout.root / self._paths[key.image_id], self._params.data)
 
 
@@ -142,7 +142,7 @@ def decoder_auroc(trainer: Trainer, params: Params, layout: Layout) -> float:
         features = FeatureFile(layout.features(name))
         maps = []
         for start in range(0, len(ids), params.train.batch_size):
-            fused = features.fetch([Key(one) for one in ids[start : start + params.train.batch_size]]).to(
+            fused = features.fetch([FeatureKey(one) for one in ids[start : start + params.train.batch_size]]).to(
                 trainer.device
             )
             maps.append(reconstruction_map(fused, trainer.decoder(fused), features.num_prefix).cpu())

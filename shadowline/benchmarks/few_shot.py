@@ -27,16 +27,16 @@ from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.data.perturbations import ORIGINAL, apply_view
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.features.keys import ids_of
 from shadowline.models.few_shot.model import (
     Distance,
-    References,
+    FewShotReferences,
     Rule,
     image_score,
     leave_one_out,
-    pair_distance,
+    reference_distance,
     unit_patches,
 )
 
@@ -57,7 +57,7 @@ class FewShotQuality:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class FewShotBaseline:
     """What the class has once it is enrolled, on the same test images."""
 
     class_name: str
@@ -70,7 +70,7 @@ class Baseline:
 class FewShotBench:
     views: tuple[str, ...]  # of each reference, beside the image itself
     quality: tuple[FewShotQuality, ...]
-    baselines: tuple[Baseline, ...]
+    baselines: tuple[FewShotBaseline, ...]
 
 
 def bench_few_shot(
@@ -97,12 +97,12 @@ class _ClassBench:
         manifest = read_manifest([layout.manifest(name)])
         self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
         self._train = ids_of(manifest, Split.TRAIN)
-        self._encoded: dict[Key, Tensor] = {}  # views that the cache does not hold
+        self._encoded: dict[FeatureKey, Tensor] = {}  # views that the cache does not hold
         scores = _evaluated(name, layout)
         self._test = scores["image_id"].tolist()
         self._anomalous: Bools = (scores["label"] == Label.ANOMALOUS).to_numpy()
         bank, full = (roc_auc_score(self._anomalous, scores[column]) for column in ("bank_score", "score"))
-        self.baseline = Baseline(name, float(bank), float(full), len(self._train))
+        self.baseline = FewShotBaseline(name, float(bank), float(full), len(self._train))
 
     def run(self, shots: Sequence[int], num_seeds: int, progress: Progress) -> list[FewShotQuality]:
         if shots[-1] > len(self._train):
@@ -111,38 +111,38 @@ class _ClassBench:
         scores = np.empty((num_seeds, len(self._test), len(shots)))
         with progress.task(f"few-shot {self._name}", total=scores[..., 0].size) as task:
             for row, image_id in enumerate(self._test):
-                query_GPD = unit_patches(self._patches(Key(image_id)))
+                query_GPD = unit_patches(self._patches(FeatureKey(image_id)))
                 for seed, references in enumerate(draws):
                     scores[seed, row] = grown_scores(query_GPD, references, shots, self._few)
                     task.advance()
         return [self._judge(count, draws, scores[:, :, column]) for column, count in enumerate(shots)]
 
-    def _draw(self, count: int, seed: int) -> References:
+    def _draw(self, count: int, seed: int) -> FewShotReferences:
         """The first `count` of the training images in the order of `seed`, with their views."""
         order = np.random.default_rng(seed).permutation(len(self._train))[:count]
         views = (ORIGINAL, *self._few.views)
-        rows = [torch.stack([self._patches(Key(self._train[i], view)) for view in views]) for i in order]
-        return References(self._name, torch.stack(rows), views, self._features.fingerprint)
+        rows = [torch.stack([self._patches(FeatureKey(self._train[i], view)) for view in views]) for i in order]
+        return FewShotReferences(self._name, torch.stack(rows), views, self._features.fingerprint)
 
-    def _judge(self, count: int, draws: Sequence[References], scores: Floats) -> FewShotQuality:
+    def _judge(self, count: int, draws: Sequence[FewShotReferences], scores: Floats) -> FewShotQuality:
         """Scores are (seeds, test images)."""
-        rules = [self._rule(one, count) for one in draws] if count > 1 or self._few.views else []
+        rules = [self._rule(draw, count) for draw in draws] if count > 1 or self._few.views else []
         flagged = scores[: len(rules)] > np.array([[rule.threshold] for rule in rules]).reshape(-1, 1)
         return FewShotQuality(
             class_name=self._name,
             shots=count,
-            aurocs=tuple(float(roc_auc_score(self._anomalous, one)) for one in scores),
+            aurocs=tuple(float(roc_auc_score(self._anomalous, score)) for score in scores),
             promised_fpr=rules[0].promised_fpr if rules else None,
             false_alarms=tuple(flagged[:, ~self._anomalous].mean(axis=1).tolist()),
             misses=tuple((~flagged[:, self._anomalous]).mean(axis=1).tolist()),
         )
 
-    def _rule(self, references: References, count: int) -> Rule:
+    def _rule(self, references: FewShotReferences, count: int) -> Rule:
         first = replace(references, fused_NVGPD=references.fused_NVGPD[:count])
         target = self._params.promise(self._name)
         return leave_one_out(first, Distance(self._few.distance), self._few.top_share, target)
 
-    def _patches(self, key: Key) -> Tensor:
+    def _patches(self, key: FeatureKey) -> Tensor:
         """(G, P, D) float16, from the cache where it holds the key."""
         if key in self._features:
             return self._features.fetch([key])[0, :, self._features.num_prefix :].half()
@@ -155,12 +155,14 @@ class _ClassBench:
         return open_within(self._layout.root / self._paths[image_id], self._params.data)
 
 
-def grown_scores(query_GPD: Tensor, references: References, shots: Sequence[int], few: FewShotParams) -> list[float]:
+def grown_scores(
+    query_GPD: Tensor, references: FewShotReferences, shots: Sequence[int], few: FewShotParams
+) -> list[float]:
     """The image's score with the first n references, for each n of `shots`, rising: one pass over them all."""
     found, distance = [], Distance(few.distance)
     nearest_GP = torch.full(query_GPD.shape[:2], torch.inf)
     for count, views_VGPD in enumerate(references.unit_NVGPD, start=1):
-        pairs = (pair_distance(query_GPD, one, distance) for one in views_VGPD)
+        pairs = (reference_distance(query_GPD, one, distance) for one in views_VGPD)
         nearest_GP = reduce(torch.minimum, pairs, nearest_GP)
         if count in shots:
             found.append(image_score(nearest_GP.double().mean(dim=0).numpy(), few.top_share))

@@ -28,9 +28,10 @@ from shadowline.core.progress import Progress
 from shadowline.models.loader import load_detector, place_of
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
-from shadowline.records.rollout_store import ModelPlace, RolloutStore
+from shadowline.records.model_locations import ModelLocation
+from shadowline.records.rollout_store import RolloutStore
 from shadowline.records.stores import records_on
-from shadowline.rollout.engine import Step, begin
+from shadowline.rollout.engine import RolloutStep, begin
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import Event
 
@@ -42,7 +43,7 @@ _UP = (Phase.SHADOW, Phase.CANARY, Phase.LIVE)
 
 
 @dataclass(frozen=True)
-class Latency:
+class GatewayLatency:
     """Of sequential requests, as their caller measures them."""
 
     p50_ms: float
@@ -50,18 +51,18 @@ class Latency:
     num_requests: int
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> Latency:
+    def of(cls, seconds: Sequence[float]) -> GatewayLatency:
         p50, p95 = np.percentile(seconds, [50, 95]) * 1000
         return cls(float(p50), float(p95), len(seconds))
 
 
 @dataclass(frozen=True)
-class Added:
+class AddedLatency:
     """The legacy model's answers with the candidate in the shadow, against the same without."""
 
     pause_ms: float  # of the caller between two requests; 0: the shadow never gets the processor for itself
-    off: Latency
-    on: Latency
+    off: GatewayLatency
+    on: GatewayLatency
     num_dropped: int  # images that no shadow judged
 
 
@@ -75,7 +76,7 @@ class Rollback:
 
 @dataclass(frozen=True)
 class GatewaySpeed:
-    added: tuple[Added, ...]
+    added: tuple[AddedLatency, ...]
     images_per_s: dict[int, float]  # number of clients → answers of the legacy model, one worker, no shadow
     rollbacks: tuple[Rollback, ...]  # two workers
 
@@ -96,7 +97,9 @@ class _Bench:
         before = state.of(self.class_name)
         after = replace(before, phase=phase, share=share)
         event = Event(state.revision + 1, datetime.now(UTC), "bench", before.phase, after)
-        self.store.commit(Step(replace(state.with_classes([after]), revision=event.revision), (event,), (), "", (), {}))
+        self.store.commit(
+            RolloutStep(replace(state.with_classes([after]), revision=event.revision), (event,), (), "", (), {})
+        )
         return event.revision
 
 
@@ -121,20 +124,20 @@ def bench_gateway(
 
 
 def _prepare(layout: Layout, class_name: str, url: str, keys: KeyFolder) -> _Bench:
-    store, now = records_on(open_database(url), keys).rollout, datetime.now(UTC)
+    records, now = records_on(open_database(url), keys), datetime.now(UTC)
     places = {}
     for role, folder in (("legacy", layout.legacy(class_name)), ("candidate", layout.package)):
         location = place_of(folder)
         fingerprint = load_detector(location, class_name).fingerprint
-        places[role] = ModelPlace(fingerprint, class_name, role, location, "bench")
-    store.know_model(places.values(), now)
+        places[role] = ModelLocation(fingerprint, class_name, role, location, "bench")
+    records.locations.upsert_model(places.values(), now)
     fingerprints = {role: {class_name: place.fingerprint} for role, place in places.items()}
     _, events = begin([[class_name]], fingerprints["legacy"], fingerprints["candidate"], now, "bench")
-    store.begin(events)
+    records.rollout.begin(events)
     paths = sorted(path for path in layout.images(class_name).rglob("*") if path.is_file())[:64]
     if not paths:
         raise ValueError(f"{layout.images(class_name)}: no images; run `shadowline demo` first")
-    return _Bench(class_name, tuple(p.read_bytes() for p in paths), url, store, secrets.token_hex(8))
+    return _Bench(class_name, tuple(p.read_bytes() for p in paths), url, records.rollout, secrets.token_hex(8))
 
 
 # --- a server -------------------------------------------------------------------------------------------------------
@@ -197,7 +200,7 @@ def _metric(client: httpx.Client, name: str) -> float:
 # --- measurements ---------------------------------------------------------------------------------------------------
 
 
-def _added(bench: _Bench, client: httpx.Client, pause_ms: float, num_requests: int, progress: Progress) -> Added:
+def _added(bench: _Bench, client: httpx.Client, pause_ms: float, num_requests: int, progress: Progress) -> AddedLatency:
     """Blocks with and without the shadow, one after the other; the first of each warms up and does not count."""
     seconds: dict[Phase, list[float]] = {Phase.SHADOW: [], Phase.ROLLED_BACK: []}
     dropped = _metric(client, "shadowline_shadow_dropped_total")
@@ -208,9 +211,9 @@ def _added(bench: _Bench, client: httpx.Client, pause_ms: float, num_requests: i
             measured = [_timed(client, bench, index, pause_ms) for index in range(size)]
             seconds[phase] += measured if number else []
             task.advance()
-    off, on = Latency.of(seconds[Phase.ROLLED_BACK]), Latency.of(seconds[Phase.SHADOW])
+    off, on = GatewayLatency.of(seconds[Phase.ROLLED_BACK]), GatewayLatency.of(seconds[Phase.SHADOW])
     _settle(bench, client, bench.move(Phase.ROLLED_BACK))
-    return Added(pause_ms, off, on, int(_metric(client, "shadowline_shadow_dropped_total") - dropped))
+    return AddedLatency(pause_ms, off, on, int(_metric(client, "shadowline_shadow_dropped_total") - dropped))
 
 
 def _settle(bench: _Bench, client: httpx.Client, revision: int) -> None:

@@ -21,7 +21,8 @@ from shadowline.evaluation.agreement import agree, score_correlation
 from shadowline.records.audit_log.keys import open_keys
 from shadowline.records.database import reading
 from shadowline.records.observe import observe_class
-from shadowline.records.pairs import Judgement, Pair, PairStore
+from shadowline.records.pair import ModelDecision, Pair
+from shadowline.records.pairs import PairStore
 from shadowline.records.stores import records_on
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import Phase
@@ -115,8 +116,8 @@ def _pairs(start: int, stop: int, num_pairs: int) -> Iterator[Pair]:
             *_models(name),
             received_at=at,
             answered_by="legacy",
-            candidate_said=Judgement(candidate, 1.6, 40.0 + 10.0 * abs(candidate)),
-            legacy_said=Judgement(legacy, 1.6, 25.0),
+            candidate_said=ModelDecision(candidate, 1.6, 40.0 + 10.0 * abs(candidate)),
+            legacy_said=ModelDecision(legacy, 1.6, 25.0),
         )
 
 

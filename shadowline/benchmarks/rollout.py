@@ -20,8 +20,8 @@ from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.evaluation.evidence import Evidence, EvidenceTable, slot_of, start_of
 from shadowline.rollout.guards import check_guards
-from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
-from shadowline.rollout.verdict import Outcome, judge
+from shadowline.rollout.rehearsal import Line, Reviews, SimulatedCandidate, rehearse
+from shadowline.rollout.verdict import VerdictOutcome, judge_agreement
 
 DEFECT_RATES = (0.005, 0.01, 0.03, 0.05)
 LOST_SHARES = (0.1, 0.3, 1.0)  # of the defects that a good candidate finds
@@ -87,7 +87,7 @@ def _power_cell(
     line: Line, lost_share: float, review_share: float, params: Params, num_seeds: int, *, beside: bool
 ) -> Power:
     start = 0 if beside else _BESIDE
-    candidate = Candidate(missed=line.legacy_missed + lost_share * (1.0 - line.legacy_missed), from_day=start)
+    candidate = SimulatedCandidate(missed=line.legacy_missed + lost_share * (1.0 - line.legacy_missed), from_day=start)
     tested = line if beside else replace(line, legacy_off_from=_BESIDE)
     days: list[float] = []
     passed = 0
@@ -106,7 +106,7 @@ def _power_cell(
 
 
 def _days_until_stopped(
-    line: Line, candidate: Candidate, reviews: Reviews, params: Params, seed: int, start: int
+    line: Line, candidate: SimulatedCandidate, reviews: Reviews, params: Params, seed: int, start: int
 ) -> float | None:
     for horizon in _HORIZONS:
         table = rehearse(line, candidate, reviews, start + horizon, seed)
@@ -128,7 +128,7 @@ def first_pass(table: EvidenceTable, params: Params) -> datetime | None:
     evidence = _whole(table, None)
     for day in evidence.days[params.shadow.min_days - 1 :]:
         seen = Evidence(table.where(table.slot < day.end), day.end)
-        if judge(seen, (), params.shadow, params.rollout).outcome is Outcome.PASS:
+        if judge_agreement(seen, (), params.shadow, params.rollout).outcome is VerdictOutcome.PASS:
             return day.closed_at
     return None
 
@@ -146,12 +146,12 @@ def error_rates(params: Params, progress: Progress, num_rollouts: int, num_days:
     """Equal candidates that are stopped in `num_days`, and worse ones that pass.
 
     A stop has its time in the evidence, so that every schedule of ticks sees the same stops; the law is in
-    tests/unit/test_rollout_time.py.
+    tests/unit/rollout/test_passage_of_time.py.
 
     The worse candidate loses more known defects than `shadow.max_lost_share` allows, by a hundredth.
     """
     line = Line()
-    equal = Candidate(missed=line.legacy_missed, false_alarms=line.legacy_false_alarms)
+    equal = SimulatedCandidate(missed=line.legacy_missed, false_alarms=line.legacy_false_alarms)
     worse = replace(equal, missed=line.legacy_missed + params.shadow.max_lost_share + 0.01)
     stops = 0
     with progress.task("equal candidates", total=num_rollouts) as task:

@@ -50,9 +50,9 @@ def train(
         return
     fastest = min(one.seconds_per_step for one in results)
     table = Table("training", "s/step", "ratio", "steps timed", "AUROC", f"s to AUROC {target:g}")
-    for one in results:
-        cells = (f"{one.seconds_per_step:.2f}", f"{one.seconds_per_step / fastest:.2f}", str(one.steps))
-        table.add_row(one.name, *cells, _number(one.auroc, 3), _number(one.seconds_to_target, 0))
+    for result in results:
+        cells = (f"{result.seconds_per_step:.2f}", f"{result.seconds_per_step / fastest:.2f}", str(result.steps))
+        table.add_row(result.name, *cells, _number(result.auroc, 3), _number(result.seconds_to_target, 0))
     Console().print(table)
 
 
@@ -256,7 +256,7 @@ def compression(
     counts = _whole_numbers(ranks, "--ranks")
     results = bench_compression(load_params(layout.params), layout, default_progress(), ranks=counts)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in results]))
+        typer.echo(json.dumps([asdict(result) for result in results]))
         return
     Console().print(_compression_table(results))
 
@@ -264,11 +264,11 @@ def compression(
 def _compression_table(results: list[CompressedQuality]) -> Table:
     kept = ("bank AUROC", "AUROC kept", "false alarms", "misses")
     table = Table("class", "bank", "kB", "error", *kept, "AUROC refitted", "false alarms", "misses")
-    for one in results:
-        name = one.storage if one.rank is None else f"{one.storage} {one.rank}"
-        cells = [one.class_name, name, f"{one.num_bytes / 1e3:.0f}", f"{one.distance_error:.4f}"]
-        values = (one.bank_auroc, one.kept.auroc, one.kept.false_alarms, one.kept.misses)
-        refitted = (one.refitted.auroc, one.refitted.false_alarms, one.refitted.misses)
+    for result in results:
+        name = result.storage if result.rank is None else f"{result.storage} {result.rank}"
+        cells = [result.class_name, name, f"{result.num_bytes / 1e3:.0f}", f"{result.distance_error:.4f}"]
+        values = (result.bank_auroc, result.kept.auroc, result.kept.false_alarms, result.kept.misses)
+        refitted = (result.refitted.auroc, result.refitted.false_alarms, result.refitted.misses)
         table.add_row(*cells, *(f"{value:.3f}" for value in (*values, *refitted)))
     return table
 

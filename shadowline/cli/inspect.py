@@ -15,7 +15,7 @@ from shadowline.cli.records import open_records
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
-from shadowline.data.images import RefusedImage, open_rgb, open_within, read_bounded
+from shadowline.data.images import RefusedImage, open_within, read_bounded
 from shadowline.data.manifest import Label
 
 if TYPE_CHECKING:
@@ -44,13 +44,11 @@ def inspect(
 
     Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
     """
-    from shadowline.models.inspector import (  # and with it torch, which takes seconds to import
-        Inspector,
-        UnknownProduct,
-    )
+    from shadowline.models.inspector import UnknownProduct  # and with it torch, which takes seconds to import
+    from shadowline.models.registry_uri import RegistryInspector
 
     live = _live() if model is None else None
-    inspector = None if live is not None else Inspector.load(model or PACKAGE)
+    inspector = None if live is not None else RegistryInspector.load(model or PACKAGE)
     answered: list[tuple[Path, Answered]] = []
     refused = 0
     for path in images:
@@ -83,7 +81,7 @@ def _live() -> LiveModels | None:
     file = make_url(Settings().database_url)
     if file.drivername.startswith("sqlite") and not Path(file.database or "").is_file():
         return None
-    return live_models(open_records().rollout, load_params(Layout().params))
+    return live_models(open_records(), load_params(Layout().params))
 
 
 def _judge(
@@ -131,8 +129,7 @@ def _overlay(path: Path, inspection: Judged, inspector: Inspector | None) -> Ima
         heat, rgb = inspection.heat, open_within(path, load_params(Layout().params).data)
         return heatmap_overlay(rgb, heat.map_HW, heat.level, coverage=heat.coverage)
     assert inspector is not None
-    limits = inspector.config["limits"]
-    rgb = open_rgb(path, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+    rgb = open_within(path, inspector.limits)
     level = inspector.calibrations[inspection.class_name].map_level
     encoder = inspector.encoder.config
     return heatmap_overlay(rgb, inspection.anomaly_map, level, coverage=encoder.crop / encoder.resize)

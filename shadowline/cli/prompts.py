@@ -18,7 +18,7 @@ from shadowline.core.progress import default_progress
 from shadowline.models.winclip.prompts import Prompts, choose, read_book, record_choice
 
 if TYPE_CHECKING:
-    from shadowline.features.cache import Key
+    from shadowline.features.cache import FeatureKey
     from shadowline.models.winclip.search import Read, Tried
 
 app = typer.Typer(help="The words that WinCLIP judges a class by.", no_args_is_help=True)
@@ -92,21 +92,21 @@ def _validation_images(class_name: str, params: Params, layout: Layout) -> tuple
     """Readers of the normals, and of the defects per kind."""
     from shadowline.data.manifest import Split, read_manifest
     from shadowline.data.splits import halve
-    from shadowline.features.cache import Key
+    from shadowline.features.cache import FeatureKey
     from shadowline.features.keys import defect_keys, ids_of
 
     manifest = read_manifest([layout.manifest(class_name)])
     paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
     selecting, _ = halve(ids_of(manifest, Split.VAL), params.seed)
 
-    def reader(key: Key) -> Read:
+    def reader(key: FeatureKey) -> Read:
         return functools.partial(_open_view, key, layout.root / paths[key.image_id], params)
 
     defects = {kind: [reader(key) for key in keys] for kind, keys in defect_keys(manifest, params).items()}
-    return [reader(Key(image_id)) for image_id in selecting], defects
+    return [reader(FeatureKey(image_id)) for image_id in selecting], defects
 
 
-def _open_view(key: Key, path: Path, params: Params) -> Image.Image:
+def _open_view(key: FeatureKey, path: Path, params: Params) -> Image.Image:
     from shadowline.data.images import open_within
     from shadowline.data.perturbations import apply_view, view_seed
 

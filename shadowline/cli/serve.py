@@ -21,7 +21,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address; other than loopback asks for SHADOWLINE_GATEWAY_KEYS.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 8080,
     workers: Annotated[int, typer.Option(min=1, help="Processes; each holds all models in memory.")] = 1,
 ) -> None:
     """Answer inspections over HTTP, each by the model that is live for its class.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,3 +40,30 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     with replace_file(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote, or any other JSON file in UTF-8. ValueError where it is not JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """The content alone, in the place of what is there, in one step."""
+    with replace_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """A hard link, or a copy with the same mode and times where the file system has none; the folder is made.
+
+    Raises FileExistsError where `target` is there already. Both names share their bytes: only for files that are
+    replaced and never written into.
+    """
+    place = Path(target)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, place)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copy2(source, place)

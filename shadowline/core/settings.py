@@ -30,21 +30,21 @@ _PATIENT = {  # each about a minute or two in all
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHADOWLINE_", extra="ignore")
 
-    device: str = "auto"  # auto | cpu | cuda | cuda:1 …
+    device: str = "auto"  # where models run: auto (a GPU if there is one), cpu, cuda, cuda:1 …
     tracking_uri: str = "sqlite:///mlflow.db"  # MLflow's tracking and registry store
-    database_url: str = "sqlite:///data/records.db"  # pairs, feedback and rollout; or postgresql+psycopg://…
+    database_url: str = "sqlite:///data/records.db"  # all records; or postgresql+psycopg://USER:PASSWORD@HOST/NAME
     notify_url: SecretStr | None = None  # webhook that is told of rollout moves; often holds a token, hence a secret
     archive_url: str = "file://data/archive"  # where legacy models are archived; or s3://bucket/prefix
     data_url: str = "file://data/remote"  # DVC's remote: every file of every version; or s3://bucket/prefix
     artifacts_url: str = ""  # where MLflow keeps the files of new experiments, e.g. s3://…; empty: beside its store
     s3_endpoint: str | None = None  # of an S3 store that is not Amazon's, e.g. https://minio.plant.local:9000
-    s3_encryption: Literal["", "AES256", "aws:kms"] = ""  # server-side; empty: the bucket's own
+    s3_encryption: Literal["", "AES256", "aws:kms"] = ""  # on the server, AES256 or aws:kms; empty: the bucket's own
     audit_keys: Path = Path("data/audit/keys")  # the keys that sign the audit chain, and what it ended with last
-    audit_passphrase: SecretStr | None = None  # of new and existing keys
+    audit_passphrase: SecretStr | None = None  # encrypts the private keys, those that exist and new ones
     audit_witness: str = ""  # a share's folder or s3://bucket/prefix that is told every head of the audit chain
-    inbox_url: str = ""  # s3:// prefix with a folder per class, polled for images of new products
+    inbox_url: str = ""  # an s3:// prefix with a folder per class, polled for images of new products
     shadow_url: str = ""  # folder or s3:// prefix with a folder per class, whose images both models judge at night
-    gateway_keys: SecretStr = SecretStr("")  # comma-separated; a caller of the gateway sends one as X-API-Key
+    gateway_keys: SecretStr = SecretStr("")  # separated by commas; a caller sends one as X-API-Key; none: loopback
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub
 

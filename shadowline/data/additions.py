@@ -20,12 +20,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams
-from shadowline.data.images import SUFFIX_OF, RefusedImage, measure
+from shadowline.data.images import SUFFIX_OF, RefusedImage, measure_image
 from shadowline.data.manifest import Label, Split, content_id, read_manifest
 from shadowline.data.sources.source_image import GOOD, Read, SourceImage, reader
 
@@ -194,7 +193,9 @@ def known_images(classes: Mapping[str, ClassParams], layout: Layout) -> dict[str
     """The images of all classes by id: those of the manifests, and those that the next import will add to them."""
     known: dict[str, KnownImage] = {}
     for name, params in classes.items():
-        added = [image for one in params.additions for image in Additions(layout.additions, name).read(one.index)]
+        added = [
+            image for addition in params.additions for image in Additions(layout.additions, name).read(addition.index)
+        ]
         known |= {image.image_id: KnownImage(name, image.label) for image in added}
         if layout.manifest(name).is_file():
             manifest = read_manifest([layout.manifest(name)])
@@ -207,8 +208,7 @@ def _check(offer: Offer, limits: DataParams, received_at: datetime) -> tuple[Add
     if not _KIND.fullmatch(offer.kind):
         raise ValueError(f"{offer.name}: kind {offer.kind!r}: use good, or a name of a-z, 0-9, _ and -")
     data = offer.read(limits.max_file_bytes + 1)
-    bounds: dict[str, Any] = {"max_pixels": limits.max_pixels, "max_file_bytes": limits.max_file_bytes}
-    properties = measure(data, name=offer.name, **bounds)
+    properties = measure_image(data, limits, name=offer.name)
     image_id = content_id(data)
     is_normal = offer.kind == GOOD
     addition = Addition(

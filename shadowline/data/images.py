@@ -1,6 +1,6 @@
 """Safe reading of one image file: whatever a camera, a share or a stranger left there, one picture or a named refusal.
 
-    image = open_rgb(Path("cell0042.png"), max_pixels=50_000_000, max_file_bytes=67_108_864)
+    image = open_within(Path("cell0042.png"), params.data)
 
 Every stored mode ends as 8 bit RGB:
 
@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageStat
-
-from shadowline.core.params import DataParams
 
 SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif"}
 FORMATS = tuple(SUFFIX_OF)  # all that is decoded; the rest of Pillow's stay closed
@@ -87,23 +86,35 @@ class ImageProperties:
     format: str  # one of FORMATS, by content and not by name
 
 
-def open_rgb(source: Path | str | bytes, *, max_pixels: int, max_file_bytes: int, name: str = "") -> Image.Image:
+class Limits(Protocol):
+    """What an image may measure: `params.data`, or what a packaged model says."""
+
+    @property
+    def max_pixels(self) -> int: ...
+    @property
+    def max_file_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """The limits alone, as a packaged model keeps them."""
+
+    max_pixels: int  # pixels per image
+    max_file_bytes: int  # bytes per image file
+
+
+def open_within(source: Path | str | bytes, limits: Limits, *, name: str = "") -> Image.Image:
     """The fully decoded picture, always RGB with 8 bits a channel; `name` stands for bytes in messages.
 
     Raises RefusedImage. The size is judged by the header, before any pixel is decoded; Pillow's own bound
     (about 179 million pixels) holds as well.
     """
-    return _to_rgb(_decode(source, max_pixels, max_file_bytes, name), _name_of(source, name))
+    return _to_rgb(_decode(source, limits, name), _name_of(source, name))
 
 
-def open_within(path: Path, params: DataParams) -> Image.Image:
-    """`open_rgb` under the limits of `params.data`."""
-    return open_rgb(path, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes)
-
-
-def measure(source: Path | str | bytes, *, max_pixels: int, max_file_bytes: int, name: str = "") -> ImageProperties:
-    """The properties of an image that is safe to take in; raises RefusedImage as `open_rgb` does."""
-    image = _decode(source, max_pixels, max_file_bytes, name)
+def measure_image(source: Path | str | bytes, limits: Limits, *, name: str = "") -> ImageProperties:
+    """The properties of an image that is safe to take in; raises RefusedImage as `open_within` does."""
+    image = _decode(source, limits, name)
     grey = _to_rgb(image, _name_of(source, name)).convert("L")
     statistics = ImageStat.Stat(grey)
     return ImageProperties(
@@ -117,23 +128,21 @@ def measure(source: Path | str | bytes, *, max_pixels: int, max_file_bytes: int,
     )
 
 
-def read_mask(
-    source: Path | str | bytes, *, max_pixels: int, max_file_bytes: int, name: str = ""
-) -> npt.NDArray[np.bool_]:
+def read_mask(source: Path | str | bytes, limits: Limits, *, name: str = "") -> npt.NDArray[np.bool_]:
     """(H, W), True where a mask marks a defect: any stored value but 0, since data sets write 255, 1 or 1…n.
 
-    Palette masks count their indices, alpha is ignored. Raises RefusedImage as `open_rgb` does.
+    Palette masks count their indices, alpha is ignored. Raises RefusedImage as `open_within` does.
     """
-    image = _decode(source, max_pixels, max_file_bytes, name)
+    image = _decode(source, limits, name)
     if image.mode in {"1", "L", "P", "I", *_GREY16}:
         return np.asarray(np.asarray(image) != 0)
     colours = image if image.mode == "RGB" else _opaque(image, _name_of(source, name))
     return np.asarray(np.asarray(colours).any(axis=2))
 
 
-def _decode(source: Path | str | bytes, max_pixels: int, max_file_bytes: int, name: str) -> Image.Image:
+def _decode(source: Path | str | bytes, limits: Limits, name: str) -> Image.Image:
     name = _name_of(source, name)
-    data = _read(source, max_file_bytes, name)
+    data = _read(source, limits.max_file_bytes, name)
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except _BOMBS as error:
@@ -141,7 +150,7 @@ def _decode(source: Path | str | bytes, max_pixels: int, max_file_bytes: int, na
     except _DAMAGE:
         way_out = f"save it as one of {', '.join(FORMATS)} or take it out of the folder"
         raise RefusedImage(Refusal.NOT_AN_IMAGE, f"{name}: no readable image header; {way_out}") from None
-    _check_size(image, max_pixels, name)
+    _check_size(image, limits.max_pixels, name)
     try:
         _check_frames(image, name)
         image.load()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams
-from shadowline.data.images import SUFFIX_OF, RefusedImage, measure
+from shadowline.data.images import SUFFIX_OF, RefusedImage, measure_image
 from shadowline.data.manifest import content_id
 from shadowline.data.sources.source_image import GOOD, Read, files_below, reader
 
@@ -37,7 +37,7 @@ class NamedImage:
 
 
 @dataclass(frozen=True)
-class TakeIn:
+class ImportResult:
     """What became of the images that were offered."""
 
     new: tuple[Path, ...]
@@ -46,7 +46,7 @@ class TakeIn:
 
 
 @dataclass(frozen=True)
-class Stock:
+class InboxContents:
     """What lies in the inbox of one class."""
 
     normals: tuple[Path, ...]
@@ -73,22 +73,22 @@ class Inbox:
         return self.root / self.class_name
 
     @property
-    def stock(self) -> Stock:
+    def stock(self) -> InboxContents:
         """Read from the disk at every call."""
         normals, defects = self.folder / "train" / GOOD, self.folder / "test"
-        return Stock(tuple(files_below(normals)), tuple(files_below(defects)))
+        return InboxContents(tuple(files_below(normals)), tuple(files_below(defects)))
 
-    def take(self, images: Iterable[NamedImage], limits: DataParams) -> TakeIn:
+    def take(self, images: Iterable[NamedImage], limits: DataParams) -> ImportResult:
         """Check and keep every image that can be trusted; the others are named."""
         found = [self._take_one(image, limits) for image in images]
         refused = tuple(one for one in found if isinstance(one, str))
-        return TakeIn(tuple(one for one in found if isinstance(one, Path)), found.count(None), refused)
+        return ImportResult(tuple(one for one in found if isinstance(one, Path)), found.count(None), refused)
 
     def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> Path | None:
         """Keep one image; None where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
         if not _NAME.fullmatch(kind):
             raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
-        properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        properties = measure_image(data, limits, name=name)
         file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
         path = self.folder / ("train" if kind == GOOD else "test") / kind / file_name
         if path.is_file():

@@ -46,7 +46,7 @@ def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Enc
         return Trial(None, len(chosen), len(defects), injected=not defects)
     aurocs, num_anomalous = [], 0
     for references, held_out in (halves, halves[::-1]):
-        shown = list(defects) or inject(class_name, held_out, params)
+        shown = list(defects) or inject_defects(class_name, held_out, params)
         aurocs.append(_separation(build_few_shot(class_name, references, encoder, params), held_out, shown))
         num_anomalous += len(shown)
     return Trial(float(np.mean(aurocs)), len(chosen), len(defects) or num_anomalous, injected=not defects)
@@ -63,11 +63,11 @@ def try_zero_shot(detector: WinClip, normals: Images, defects: Images, params: P
     chosen = normals[: params.enrolment.few_shot_images]
     if len(chosen) < _MIN_HELD_OUT:
         return Trial(None, len(chosen), len(defects), injected=not defects)
-    shown = list(defects) or inject(detector.class_name, chosen, params)
+    shown = list(defects) or inject_defects(detector.class_name, chosen, params)
     return Trial(_separation(detector, chosen, shown), len(chosen), len(shown), injected=not defects)
 
 
-def inject(class_name: str, normals: Images, params: Params) -> list[Image.Image]:
+def inject_defects(class_name: str, normals: Images, params: Params) -> list[Image.Image]:
     """Every kind of injected defect in every image, seeded by class and place."""
     kinds = [DEFECT_PREFIX + kind for kind in params.calibration.injected]
     return [

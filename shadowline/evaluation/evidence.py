@@ -1,6 +1,6 @@
 """What is known of one candidate beside its legacy model: counts by the time of receipt, and what they show.
 
-    evidence = Evidence.of(rows, closed_until=slot)          # see `records/evidence.py`
+    evidence = Evidence(EvidenceTable.of(columns), closed_until=slot)     # see `records/evidence.py`
     evidence.days(min_images=10)                             # production days
     evidence.num_days(since, 10)                             # of a phase
 

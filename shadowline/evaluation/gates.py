@@ -1,9 +1,9 @@
 """Gates: named checks on measured evidence, and the verdict that they add up to.
 
-    verdict = judge(evidence, params.gates)
+    verdict = evaluate_gates(evidence, params.gates)
     verdict.passed, verdict.reasons
 
-A gate fails closed: what is missing or not finite is a failed check with its own reason. The gates of `judge`:
+A gate fails closed: what is missing or not finite is a failed check with its own reason. The gates of `evaluate_gates`:
 
     mean_auroc   mean image AUROC of the expected classes   > min_mean_auroc
     mean_drop    mean of their drops                        < max_mean_drop
@@ -36,7 +36,7 @@ GATES = ("mean_auroc", "mean_drop", "memory_mb", LATENCY, "drop", "separation", 
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One measurement against one bound."""
 
     name: str
@@ -54,14 +54,14 @@ class Verdict:
     """What the checks add up to; raises ValueError when `passed` is not what they say."""
 
     passed: bool
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
 
     def __post_init__(self) -> None:
         if self.passed != _all_passed(self.checks):
             raise ValueError(f"verdict: passed={self.passed} contradicts its {len(self.checks)} checks; use Verdict.of")
 
     @classmethod
-    def of(cls, checks: Iterable[Check]) -> Verdict:
+    def of(cls, checks: Iterable[GateCheck]) -> Verdict:
         """Passed when every check is, and there is at least one."""
         kept = tuple(checks)
         return cls(_all_passed(kept), kept)
@@ -88,7 +88,7 @@ class Verdict:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Verdict:
         """The inverse of `to_dict`; raises ValueError for a verdict that contradicts its checks."""
-        return cls(data["passed"], tuple(Check(**check) for check in data["checks"]))
+        return cls(data["passed"], tuple(GateCheck(**check) for check in data["checks"]))
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class ClassEvidence:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All that `judge` looks at; raises ValueError for a class given twice."""
+class GateEvidence:
+    """All that `evaluate_gates` looks at; raises ValueError for a class given twice."""
 
     expected: tuple[str, ...]  # names of the classes that the candidate must serve
     classes: tuple[ClassEvidence, ...]
@@ -133,27 +133,27 @@ class Evidence:
             )
 
 
-def check_at_least(name: str, measured: float | None, bound: float, subject: str = "") -> Check:
+def check_at_least(name: str, measured: float | None, bound: float, subject: str = "") -> GateCheck:
     """measured ≥ bound."""
     return _check(name, measured, bound, "min", subject, strict=False)
 
 
-def check_at_most(name: str, measured: float | None, bound: float, subject: str = "") -> Check:
+def check_at_most(name: str, measured: float | None, bound: float, subject: str = "") -> GateCheck:
     """measured ≤ bound."""
     return _check(name, measured, bound, "max", subject, strict=False)
 
 
-def check_above(name: str, measured: float | None, bound: float, subject: str = "") -> Check:
+def check_above(name: str, measured: float | None, bound: float, subject: str = "") -> GateCheck:
     """measured > bound."""
     return _check(name, measured, bound, "min", subject, strict=True)
 
 
-def check_below(name: str, measured: float | None, bound: float, subject: str = "") -> Check:
+def check_below(name: str, measured: float | None, bound: float, subject: str = "") -> GateCheck:
     """measured < bound."""
     return _check(name, measured, bound, "max", subject, strict=True)
 
 
-def judge(evidence: Evidence, gates: GateParams) -> Verdict:
+def evaluate_gates(evidence: GateEvidence, gates: GateParams) -> Verdict:
     """All gates: first those of all classes together, then class by class, the worst first.
 
     Worst is: most failed checks, then lowest AUROC. An expected class without evidence fails, and with it every mean;
@@ -179,7 +179,7 @@ def judge(evidence: Evidence, gates: GateParams) -> Verdict:
     return Verdict.of(replace(check, advisory=check.name in gates.advisory) for check in checks)
 
 
-def _check_latency(evidence: Evidence, bound: float) -> Check:
+def _check_latency(evidence: GateEvidence, bound: float) -> GateCheck:
     raw = evidence.raw_latency_ms
     if evidence.latency_reliable:
         check = check_below(LATENCY, evidence.latency_ms, bound)
@@ -192,10 +192,10 @@ def _check_latency(evidence: Evidence, bound: float) -> Check:
         f"({'nothing' if raw is None else f'{raw:.6g}'} on the clock, must be below {bound:.6g}); "
         f"run `{REMEASURE}` when it is quiet"
     )
-    return Check(LATENCY, False, None, bound, "max", "", reason)
+    return GateCheck(LATENCY, False, None, bound, "max", "", reason)
 
 
-def _judge_class(name: str, item: ClassEvidence | None, is_expected: bool, gates: GateParams) -> tuple[Check, ...]:
+def _judge_class(name: str, item: ClassEvidence | None, is_expected: bool, gates: GateParams) -> tuple[GateCheck, ...]:
     if item is None:
         return (_failed("evidence", f"evidence of {name}: not measured, though the class is expected", name),)
     if not is_expected:
@@ -208,7 +208,7 @@ def _judge_class(name: str, item: ClassEvidence | None, is_expected: bool, gates
     )
 
 
-def _badness(checks: Sequence[Check], found: Mapping[str, ClassEvidence]) -> tuple[bool, int, float, str]:
+def _badness(checks: Sequence[GateCheck], found: Mapping[str, ClassEvidence]) -> tuple[bool, int, float, str]:
     """Sort key: no evidence at all, then most failures, then the lowest AUROC, then the name."""
     name = checks[0].subject
     auroc = found[name].auroc if name in found else None
@@ -224,22 +224,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _check(
     name: str, measured: float | None, bound: float, direction: Direction, subject: str, *, strict: bool
-) -> Check:
+) -> GateCheck:
     label = f"{name} of {subject}" if subject else name
     if measured is None or not math.isfinite(measured):
         reason = f"{label}: not measured" if measured is None else f"{label}: not finite ({measured})"
-        return Check(name, False, None, bound, direction, subject, reason)
+        return GateCheck(name, False, None, bound, direction, subject, reason)
     value, limit = float(measured), float(bound)
     beyond = value > limit if direction == "min" else value < limit
     words = {("min", True): "above", ("min", False): "at least", ("max", True): "below", ("max", False): "at most"}
     reason = f"{label}: {value:.6g}, must be {words[direction, strict]} {limit:.6g}"
-    return Check(name, beyond or (value == limit and not strict), value, bound, direction, subject, reason)
+    return GateCheck(name, beyond or (value == limit and not strict), value, bound, direction, subject, reason)
 
 
-def _failed(name: str, reason: str, subject: str) -> Check:
-    return Check(name, False, None, 1.0, "min", subject, reason)
+def _failed(name: str, reason: str, subject: str) -> GateCheck:
+    return GateCheck(name, False, None, 1.0, "min", subject, reason)
 
 
-def _all_passed(checks: Sequence[Check]) -> bool:
+def _all_passed(checks: Sequence[GateCheck]) -> bool:
     deciding = [check for check in checks if not check.advisory]
     return bool(deciding) and all(check.passed for check in deciding)

@@ -1,9 +1,9 @@
 """How long one image takes, measured so that other work on the machine does not count.
 
     reference = ReferenceWorkload(device)
-    latency = measure(lambda: one_round(...), params.latency)     # rounds of `time_image`
-    latency.idle_p95_ms                                           # what the gate judges
-    latency.p95_ms                                                # as it was on the clock
+    latency = measure_latency(time_round, params.latency)     # `time_round` gives one round of `time_image`
+    latency.idle_p95_ms                                       # what the gate judges
+    latency.p95_ms                                            # as it was on the clock
 
 Latency is a fact of the machine and of the moment. Before every image a fixed reference workload is timed, in the same
 process and on the same device, so that what slows one slows the other. With c_ij the time of image j in round i and
@@ -117,7 +117,7 @@ def time_image(
     )
 
 
-def measure(take_round: Callable[[], Iterable[Timing]], params: LatencyParams) -> Latency:
+def measure_latency(take_round: Callable[[], Iterable[Timing]], params: LatencyParams) -> Latency:
     """Rounds until an attempt was not disturbed, at most `attempts`; then the least disturbed one, not reliable.
 
     `take_round` times every image once.

@@ -33,7 +33,7 @@ _SHARD_KEYS = 32
 
 
 @dataclass(frozen=True, order=True)
-class Key:
+class FeatureKey:
     """One thing to encode: an image, as it is or in a named view (shadowline/data/perturbations.py)."""
 
     image_id: str
@@ -43,7 +43,7 @@ class Key:
         return f"{self.image_id}|{self.view}"
 
     @classmethod
-    def parse(cls, text: str) -> Key:
+    def parse(cls, text: str) -> FeatureKey:
         image_id, view = text.split("|")
         return cls(image_id, view)
 
@@ -59,7 +59,7 @@ class FeatureFile:
         facts = json.loads(self._file.metadata()["features"])
         self.fingerprint: str = facts["fingerprint"]
         self.num_prefix: int = facts["num_prefix"]
-        self.keys: tuple[Key, ...] = tuple(Key.parse(key) for key in facts["keys"])
+        self.keys: tuple[FeatureKey, ...] = tuple(FeatureKey.parse(key) for key in facts["keys"])
         self._row = {key: row for row, key in enumerate(self.keys)}
         self._fused = self._file.get_slice("fused")
 
@@ -74,10 +74,10 @@ class FeatureFile:
         N, G, T, D = self._fused.get_shape()
         return N, G, T, D
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: FeatureKey) -> bool:
         return key in self._row
 
-    def fetch(self, keys: Sequence[Key]) -> Tensor:
+    def fetch(self, keys: Sequence[FeatureKey]) -> Tensor:
         """Fused features of `keys`, in their order: (B, G, T, D) float32. Raises KeyError for an unknown key."""
         _, G, T, D = self.shape
         out = torch.empty(len(keys), G, T, D)
@@ -103,8 +103,8 @@ class FeatureCache:
     def update(
         self,
         path: Path,
-        wanted: Iterable[Key],
-        read: Callable[[Key], Image.Image],
+        wanted: Iterable[FeatureKey],
+        read: Callable[[FeatureKey], Image.Image],
         progress: Progress,
     ) -> CacheUpdate:
         """Write `path` with the features of `wanted`, sorted; `read` gives the RGB image of a key."""
@@ -124,9 +124,9 @@ class FeatureCache:
         shutil.rmtree(shards, ignore_errors=True)
         return CacheUpdate(num_computed=len(missing), num_reused=len(keys) - len(missing))
 
-    def _known(self, path: Path, shards: Path) -> dict[Key, Path]:
+    def _known(self, path: Path, shards: Path) -> dict[FeatureKey, Path]:
         """Where each key that is already encoded by this encoder, in this precision, lies."""
-        known: dict[Key, Path] = {}
+        known: dict[FeatureKey, Path] = {}
         for candidate in [*sorted(shards.glob("*.safetensors")), path]:
             if candidate.is_file():
                 file = FeatureFile(candidate)
@@ -134,7 +134,7 @@ class FeatureCache:
                     known.update(dict.fromkeys(file.keys, candidate))
         return known
 
-    def _is_current(self, path: Path, keys: list[Key]) -> bool:
+    def _is_current(self, path: Path, keys: list[FeatureKey]) -> bool:
         if not path.is_file():
             return False
         file = FeatureFile(path)
@@ -143,7 +143,7 @@ class FeatureCache:
     def _is_mine(self, file: FeatureFile) -> bool:
         return file.fingerprint == self.encoder.config.fingerprint and file.dtype == self.dtype
 
-    def _encode(self, keys: Sequence[Key], read: Callable[[Key], Image.Image]) -> Tensor:
+    def _encode(self, keys: Sequence[FeatureKey], read: Callable[[FeatureKey], Image.Image]) -> Tensor:
         fused = self.encoder.encode([read(key) for key in keys]).to(self.dtype)
         finite_B = torch.isfinite(fused).flatten(1).all(dim=1)
         if not finite_B.all():
@@ -153,7 +153,7 @@ class FeatureCache:
             )
         return fused
 
-    def _write(self, path: Path, keys: Sequence[Key], fused: Tensor) -> None:
+    def _write(self, path: Path, keys: Sequence[FeatureKey], fused: Tensor) -> None:
         facts = {
             "fingerprint": self.encoder.config.fingerprint,
             "num_prefix": self.encoder.num_prefix,
@@ -162,7 +162,7 @@ class FeatureCache:
         with replace_file(path) as temporary:
             save_file({"fused": fused.contiguous()}, temporary, metadata={"features": json.dumps(facts)})
 
-    def _assemble(self, path: Path, keys: list[Key], known: dict[Key, Path]) -> None:
+    def _assemble(self, path: Path, keys: list[FeatureKey], known: dict[FeatureKey, Path]) -> None:
         files = {source: FeatureFile(source) for source in set(known.values())}
         fused = torch.empty(
             len(keys), self.encoder.config.groups, self.encoder.num_tokens, self.encoder.width, dtype=self.dtype

@@ -16,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
+from shadowline.core.hashing import file_sha256
 from shadowline.core.params import EncoderParams
+from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what DINOv2 was trained with
@@ -67,12 +68,8 @@ class Encoder:
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """RGB image → normalised (3, crop, crop) float32."""
-        side, crop = self.config.resize, self.config.crop
-        resized = image.resize((side, side), Image.Resampling.BICUBIC)
-        left = (side - crop) // 2
-        window = np.asarray(resized.crop((left, left, left + crop, left + crop)), dtype=np.float32) / 255.0
-        normalised = (window - np.asarray(IMAGENET_MEAN, np.float32)) / np.asarray(IMAGENET_STD, np.float32)
-        return torch.from_numpy(normalised).permute(2, 0, 1)
+        size = (self.config.resize, self.config.resize)
+        return to_tensor(image, size, IMAGENET_MEAN, IMAGENET_STD, crop=self.config.crop)
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Image.Image], *, padded: bool = True) -> Tensor:
@@ -111,7 +108,7 @@ def save_encoder(state: dict[str, Tensor], params: EncoderParams, directory: Pat
     directory.mkdir(parents=True, exist_ok=True)
     with replace_file(directory / _WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in sorted(state.items())}, temporary)
-    weights_sha256 = hashlib.sha256((directory / _WEIGHTS).read_bytes()).hexdigest()
+    weights_sha256 = file_sha256(directory / _WEIGHTS)
     config = EncoderConfig(
         name=params.name,
         resize=params.resize,
@@ -129,9 +126,9 @@ def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder
     """Load what `save_encoder` wrote. Raises FileNotFoundError, or ValueError when the weights were changed."""
     if not (directory / _CONFIG).is_file() or not (directory / _WEIGHTS).is_file():
         raise FileNotFoundError(f"{directory}: no encoder here; run `dvc repro encoder`")
-    raw = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    raw = read_json(directory / _CONFIG)
     config = EncoderConfig(**{**raw, "layers": tuple(raw["layers"])})
-    found = hashlib.sha256((directory / _WEIGHTS).read_bytes()).hexdigest()
+    found = file_sha256(directory / _WEIGHTS)
     if found != config.weights_sha256:
         raise ValueError(
             f"{directory / _WEIGHTS}: sha256 {found[:12]}…, expected {config.weights_sha256[:12]}…; restore the file"

@@ -8,6 +8,7 @@ GET  /v1/review     parts that wait for a label, the oldest first: class_name?, 
 POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
 GET  /healthz · /readyz · /metrics
+GET  /openapi.json  all of this for programs, behind the key (decision 29); `gateway/schemas.py` holds the models
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from io import BytesIO
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from fastapi.security import APIKeyHeader
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -33,19 +35,37 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.settings import Settings, prepare_environment
 from shadowline.data.manifest import Label
-from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, Gatekeeper
+from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, AuthMiddleware
 from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
 from shadowline.gateway.errors import RETRY_LATER, RefusedRequestError
-from shadowline.gateway.inspection_service import Reply, UnknownReply
+from shadowline.gateway.inspection_service import Reply, UnknownProductReply
 from shadowline.gateway.lifecycle import Gateway
-from shadowline.gateway.shadow_worker import Sample
-from shadowline.gateway.uploads import explain, read_sample, read_upload
+from shadowline.gateway.schemas import (
+    TRACE_ID,
+    UPLOAD,
+    FeedbackAnswer,
+    FeedbackRequest,
+    InspectionAnswer,
+    IntakeAnswer,
+    Liveness,
+    Readiness,
+    ReviewAnswer,
+    RolloutAnswer,
+    UnknownProductAnswer,
+    multipart,
+    refusals,
+)
+from shadowline.gateway.shadow_worker import UploadedImage
+from shadowline.gateway.uploads import InspectForm, explain, read_sample, read_upload
 from shadowline.inference.overlay import heatmap_overlay
-from shadowline.inference.scoring import Heat
+from shadowline.inference.scoring import Heatmap
 from shadowline.records.kept_images import waiting_to_dict
 
 log = logging.getLogger(__name__)
-router = APIRouter()
+
+# the Gatekeeper compares the key; here it is named for /openapi.json alone
+router = APIRouter(dependencies=[Security(APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False))])
+probes = APIRouter(tags=["probes"])
 
 
 def create_app() -> FastAPI:
@@ -64,11 +84,19 @@ def build_app(gateway: Gateway) -> FastAPI:
         yield
         await run_in_threadpool(gateway.close)
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Shadowline gateway",
+        version=version("shadowline"),
+        lifespan=lifespan,
+        docs_url=None,  # both pages load scripts from another site
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.gateway = gateway
     app.include_router(router)
+    app.include_router(probes)
     app.add_middleware(
-        Gatekeeper, keys=gateway.keys, params=gateway.params, traffic=gateway.traffic, metrics=gateway.metrics
+        AuthMiddleware, keys=gateway.keys, params=gateway.params, traffic=gateway.traffic, metrics=gateway.metrics
     )
     for kind, handler in (
         (HTTPException, _on_refusal),
@@ -90,52 +118,62 @@ GatewayHere = Annotated[Gateway, Depends(_gateway)]
 # --- inspection -----------------------------------------------------------------------------------------------------
 
 
-@router.post(UPLOAD_PATH)
-async def inspect(request: Request, gateway: GatewayHere) -> dict[str, Any]:
+@router.post(
+    UPLOAD_PATH,
+    tags=["inspection"],
+    summary="Judge an image",
+    response_model_exclude_unset=True,
+    responses=refusals(404, *UPLOAD),
+    openapi_extra=multipart(InspectForm, [TRACE_ID]),
+)
+async def inspect(request: Request, gateway: GatewayHere) -> InspectionAnswer | UnknownProductAnswer:
+    """The model that the rollout names for the class answers. Without a class, its class is found first; an image that
+    no class accepts gets no score and no decision."""
     sample = await read_sample(request, gateway.params, gateway.clock)
     reply = await gateway.answerer.inspect(sample)
-    if isinstance(reply, UnknownReply):
+    if isinstance(reply, UnknownProductReply):
         return _describe_unknown(reply, sample)
     heat = reply.answer.heat
     picture = await run_in_threadpool(_draw, sample, heat) if heat is not None else None
     return _describe(reply, sample, picture)
 
 
-def _describe(reply: Reply, sample: Sample, picture: str | None) -> dict[str, Any]:
-    described = {
-        "score": reply.answer.score,
-        "threshold": reply.answer.threshold,
-        "decision": str(reply.decision),
-        "class_name": reply.answer.class_name,
-        "class_confidence": reply.identified.confidence if reply.identified else None,
-        "model_fingerprint": reply.place.fingerprint,
-        "model_version": reply.place.version,
-        "answered_by": reply.answered_by,
-        "review": reply.review,
-        "image_id": sample.image_id,
-        "trace_id": sample.trace_id,
-        "latency_ms": reply.latency_ms,
-    }
-    return described if picture is None else {**described, "heatmap": picture}
+def _describe(reply: Reply, sample: UploadedImage, picture: str | None) -> InspectionAnswer:
+    drawn = {} if picture is None else {"heatmap": picture}
+    return InspectionAnswer(
+        score=reply.answer.score,
+        threshold=reply.answer.threshold,
+        decision=reply.decision,  # type: ignore[arg-type]  # never Label.UNKNOWN
+        class_name=reply.answer.class_name,
+        class_confidence=reply.identified.confidence if reply.identified else None,
+        model_fingerprint=reply.place.fingerprint,
+        model_version=reply.place.version,
+        answered_by=reply.answered_by,
+        review=reply.review,
+        image_id=sample.image_id,
+        trace_id=sample.trace_id,
+        latency_ms=reply.latency_ms,
+        **drawn,
+    )
 
 
-def _describe_unknown(reply: UnknownReply, sample: Sample) -> dict[str, Any]:
-    return {
-        "score": None,
-        "threshold": None,
-        "decision": None,
-        "class_name": None,
-        "class_confidence": reply.identified.confidence,
-        "nearest_class": reply.identified.nearest_class,
-        "model_version": reply.place.version,
-        "review": False,  # nobody judged it: there is no pair
-        "image_id": sample.image_id,
-        "trace_id": sample.trace_id,
-        "latency_ms": reply.latency_ms,
-    }
+def _describe_unknown(reply: UnknownProductReply, sample: UploadedImage) -> UnknownProductAnswer:
+    return UnknownProductAnswer(
+        score=None,
+        threshold=None,
+        decision=None,
+        class_name=None,
+        class_confidence=reply.identified.confidence,
+        nearest_class=reply.identified.nearest_class,
+        model_version=reply.place.version,
+        review=False,  # nobody judged it: there is no pair
+        image_id=sample.image_id,
+        trace_id=sample.trace_id,
+        latency_ms=reply.latency_ms,
+    )
 
 
-def _draw(sample: Sample, heat: Heat) -> str:
+def _draw(sample: UploadedImage, heat: Heatmap) -> str:
     """A PNG of the image's size, base64."""
     buffer = BytesIO()
     heatmap_overlay(sample.image, heat.map_HW, heat.level, coverage=heat.coverage).save(buffer, "PNG")
@@ -145,51 +183,48 @@ def _draw(sample: Sample, heat: Heat) -> str:
 # --- feedback -------------------------------------------------------------------------------------------------------
 
 
-class Feedback(BaseModel):
-    """An inspector's word; the image by its id or by the trace id of its inspection."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    class_name: str = Field(max_length=64)
-    image_id: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    trace_id: str | None = Field(None, max_length=64)
-    label: Literal["normal", "anomalous"]
-    by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
-    note: str = Field("", max_length=2_000)
-
-    @model_validator(mode="after")
-    def _names_one_image(self) -> Feedback:
-        if (self.image_id is None) == (self.trace_id is None):
-            raise ValueError("give image_id or trace_id, one of them")
-        return self
-
-
-@router.post("/v1/feedback")
-def feedback(word: Feedback, gateway: GatewayHere) -> dict[str, Any]:
+@router.post(
+    "/v1/feedback",
+    tags=["inspection"],
+    summary="Put an inspector's label on record",
+    responses=refusals(404, 408, 413, 422),
+)
+def feedback(word: FeedbackRequest, gateway: GatewayHere) -> FeedbackAnswer:
+    """It replaces earlier labels of the same image, which stay on record. An image can be labelled seconds after its
+    inspection."""
     pairs = gateway.records.pairs
     try:
         image_id = word.image_id or pairs.image_of(word.class_name, word.trace_id or "")
         number = pairs.label(word.class_name, image_id, Label(word.label), word.by, datetime.now(UTC), word.note)
     except ValueError as error:
         raise RefusedRequestError(404, f"{error}; an image can be labelled seconds after its inspection") from None
-    return {"feedback": number, "class_name": word.class_name, "image_id": image_id, "label": word.label}
+    return FeedbackAnswer(feedback=number, class_name=word.class_name, image_id=image_id, label=word.label)
 
 
-@router.get("/v1/review")
+@router.get("/v1/review", tags=["inspection"], summary="List the parts that wait for a label", responses=refusals(422))
 def review(
     gateway: GatewayHere,
     class_name: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
-) -> dict[str, Any]:
+) -> ReviewAnswer:
+    """Of one class or of all, the oldest first: disagreements, alarms, and parts that chance has drawn."""
     parts = gateway.records.pairs.waiting_for_review(class_name, limit)
-    return {"parts": [waiting_to_dict(part, gateway.layout) for part in parts]}
+    return ReviewAnswer.model_validate({"parts": [waiting_to_dict(part, gateway.layout) for part in parts]})
 
 
 # --- enrolment ------------------------------------------------------------------------------------------------------
 
 
-@router.post(INTAKE_PATH + "{class_name}/images", status_code=202)
-async def take(class_name: str, request: Request, gateway: GatewayHere) -> dict[str, Any]:
+@router.post(
+    INTAKE_PATH + "{class_name}/images",
+    status_code=202,
+    tags=["enrolment"],
+    summary="Take an image of a product that is being enrolled",
+    responses=refusals(507, *UPLOAD),
+    openapi_extra=multipart(IntakeForm),
+)
+async def upload_enrolment_image(class_name: str, request: Request, gateway: GatewayHere) -> IntakeAnswer:
+    """It waits in the inbox for the next enrolment; the same image again changes nothing."""
     upload = await read_upload(request, IntakeForm)
     return await run_in_threadpool(take_image, class_name, upload, gateway.params)
 
@@ -197,33 +232,48 @@ async def take(class_name: str, request: Request, gateway: GatewayHere) -> dict[
 # --- how things stand -----------------------------------------------------------------------------------------------
 
 
-@router.get("/v1/rollout")
-def rollout(gateway: GatewayHere) -> dict[str, Any]:
+@router.get(
+    "/v1/rollout",
+    tags=["rollout"],
+    summary="Show the rollout that is in force in this process",
+    response_model=RolloutAnswer,
+    responses=refusals(),
+)
+def rollout(gateway: GatewayHere) -> JSONResponse:
+    """Where every class stands, with which two models, since when; and who answers for classes outside the rollout."""
     state = gateway.table.state
-    classes = [one.to_dict() for one in state.classes]
-    return {"revision": state.revision, "classes": classes, "unplanned": gateway.table.unplanned}
+    classes = [state_of_class.to_dict() for state_of_class in state.classes]
+    return JSONResponse({"revision": state.revision, "classes": classes, "unplanned": gateway.table.unplanned})
 
 
-@router.get("/healthz")
-def healthz() -> dict[str, Any]:
-    return {"alive": True, "worker": os.getpid()}
+@probes.get("/healthz", summary="Say that this process runs")
+def healthz() -> Liveness:
+    """It needs no key, and says nothing of models or the database."""
+    return Liveness(alive=True, worker=os.getpid())
 
 
-@router.get("/readyz")
+@probes.get(
+    "/readyz",
+    summary="Say whether this process can answer",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready, for the reasons given."}},
+)
 def readyz(gateway: GatewayHere) -> JSONResponse:
+    """It needs no key."""
     problems = gateway.problems
-    body = {
-        "ready": not problems,
-        "reasons": list(problems),
-        "revision": gateway.table.state.revision,
-        "lost_pairs": gateway.writer.num_lost,
-        "worker": os.getpid(),
-    }
-    return JSONResponse(body, 503 if problems else 200)
+    body = Readiness(
+        ready=not problems,
+        reasons=list(problems),
+        revision=gateway.table.state.revision,
+        lost_pairs=gateway.writer.num_lost,
+        worker=os.getpid(),
+    )
+    return JSONResponse(body.model_dump(), 503 if problems else 200)
 
 
-@router.get("/metrics")
+@probes.get("/metrics", summary="Give the numbers for Prometheus", response_class=PlainTextResponse)
 def metrics(gateway: GatewayHere) -> Response:
+    """In Prometheus's text format, of all workers together; it needs no key."""
     return PlainTextResponse(gateway.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

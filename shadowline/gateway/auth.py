@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings
 from shadowline.gateway.errors import RefusedRequestError
-from shadowline.gateway.load_limit import Traffic
+from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes: no images, no secrets
@@ -42,10 +42,12 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class Gatekeeper:
+class AuthMiddleware:
     """ASGI middleware; every answer names the worker that gave it."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], params: Params, traffic: Traffic, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str], params: Params, traffic: LoadLimiter, metrics: Metrics
+    ) -> None:
         self._app, self._traffic, self._metrics = app, traffic, metrics
         self._keys = [key.encode() for key in keys]
         self._gateway = params.gateway

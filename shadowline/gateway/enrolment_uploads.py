@@ -5,8 +5,6 @@ POST /v1/classes/{class_name}/images    multipart: image, kind? (good, or the na
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from shadowline.core.layout import Layout
@@ -16,6 +14,7 @@ from shadowline.data.sources.source_image import GOOD
 from shadowline.enrolment.inbox import Inbox
 from shadowline.enrolment.policy import choose_phase, missing_images
 from shadowline.gateway.errors import RefusedRequestError
+from shadowline.gateway.schemas import IntakeAnswer
 from shadowline.gateway.uploads import Upload, refusal_of
 
 
@@ -27,7 +26,7 @@ class IntakeForm(BaseModel):
     kind: str = Field(GOOD, max_length=64)
 
 
-def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> dict[str, Any]:
+def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> IntakeAnswer:
     """Keep the image; the same one again changes nothing. Raises RefusedRequestError, with nothing kept."""
     try:
         inbox = Inbox(Layout().inbox, class_name)
@@ -40,11 +39,11 @@ def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> d
         raise RefusedRequestError(422, str(error)) from None
     stock = inbox.stock
     num_normal = len(stock.normals)
-    return {
-        "class_name": class_name,
-        "new": is_new,
-        "num_normal": num_normal,
-        "num_defects": len(stock.defects),
-        "phase": choose_phase(num_normal, params.enrolment),
-        "missing": missing_images(num_normal, params.enrolment),
-    }
+    return IntakeAnswer(
+        class_name=class_name,
+        new=is_new,
+        num_normal=num_normal,
+        num_defects=len(stock.defects),
+        phase=choose_phase(num_normal, params.enrolment),
+        missing=missing_images(num_normal, params.enrolment),
+    )

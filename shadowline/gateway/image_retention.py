@@ -21,10 +21,10 @@ from filelock import FileLock
 from PIL import Image
 
 from shadowline.core.atomic_files import replace_file, replace_private_file
-from shadowline.core.params import CLASS_NAME_PATTERN, GatewayParams, KeepImages
+from shadowline.core.params import CLASS_NAME_PATTERN, GatewayParams, ImageRetentionPolicy
 from shadowline.data.images import FORMATS, SUFFIX_OF
 from shadowline.gateway.metrics import Metrics
-from shadowline.gateway.shadow_worker import Sample
+from shadowline.gateway.shadow_worker import UploadedImage
 from shadowline.inference.scoring import describe
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class _Kept:
     data: bytes
 
 
-class KeptImages:
+class RetainedImages:
     """The folder; safe for several processes."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -100,11 +100,15 @@ def _suffix(data: bytes) -> str:
         return SUFFIX_OF[image.format or ""]
 
 
-class ImageKeeper:
-    """One thread in front of the folder; what waits is bounded like the shadow's queue, in images and in bytes."""
+class ImageRetention:
+    """One thread in front of the folder; `gateway.keep_queue` and `keep_queue_mb` bound the images that wait for it."""
 
     def __init__(self, folder: Path, params: GatewayParams, metrics: Metrics) -> None:
-        self._images, self._params, self._metrics = KeptImages(folder, int(params.max_kept_mb * 1e6)), params, metrics
+        self._images, self._params, self._metrics = (
+            RetainedImages(folder, int(params.max_kept_mb * 1e6)),
+            params,
+            metrics,
+        )
         self._queue: queue.SimpleQueue[_Kept | None] = queue.SimpleQueue()
         self._waiting = threading.Lock()
         self._num_waiting, self._bytes_waiting = 0, 0
@@ -113,10 +117,10 @@ class ImageKeeper:
     def start(self) -> None:
         self._thread.start()
 
-    def offer(self, sample: Sample, class_name: str, flagged: bool = True) -> None:
+    def offer(self, sample: UploadedImage, class_name: str, flagged: bool = True) -> None:
         """Never waits; an image that does not fit is counted. `flagged`: it waits for review."""
         which = self._params.keep_images
-        if which is KeepImages.ALL or (which is KeepImages.ALARMS and flagged):
+        if which is ImageRetentionPolicy.ALL or (which is ImageRetentionPolicy.ALARMS and flagged):
             if self._reserve(len(sample.data)):
                 self._queue.put(_Kept(class_name, sample.image_id, sample.data))
             else:
@@ -132,8 +136,8 @@ class ImageKeeper:
 
     def _reserve(self, num_bytes: int) -> bool:
         with self._waiting:
-            fits = self._bytes_waiting + num_bytes <= 1e6 * self._params.shadow_queue_mb
-            if not fits or self._num_waiting >= self._params.shadow_queue:
+            fits = self._bytes_waiting + num_bytes <= 1e6 * self._params.keep_queue_mb
+            if not fits or self._num_waiting >= self._params.keep_queue:
                 return False
             self._change_waiting(+1, num_bytes)
             return True
@@ -143,14 +147,14 @@ class ImageKeeper:
         self._bytes_waiting += num_bytes
 
     def _run(self) -> None:
-        while (one := self._queue.get()) is not None:
-            self._keep(one)
+        while (kept := self._queue.get()) is not None:
+            self._keep(kept)
             with self._waiting:
-                self._change_waiting(-1, -len(one.data))
+                self._change_waiting(-1, -len(kept.data))
 
-    def _keep(self, one: _Kept) -> None:
+    def _keep(self, kept: _Kept) -> None:
         try:
-            removed = self._images.keep(one.class_name, one.image_id, one.data)
+            removed = self._images.keep(kept.class_name, kept.image_id, kept.data)
         except (OSError, ValueError) as error:
             self._metrics.not_kept.labels("disk").inc()
             log.error("kept images: %s", describe(error))

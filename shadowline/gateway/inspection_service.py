@@ -12,25 +12,25 @@ from dataclasses import dataclass
 from shadowline.core.params import GatewayParams
 from shadowline.data.manifest import Label
 from shadowline.gateway.errors import RefusedRequestError
-from shadowline.gateway.image_retention import ImageKeeper
+from shadowline.gateway.image_retention import ImageRetention
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.pair_writer import PairWriter
-from shadowline.gateway.shadow_worker import Sample, Shadow, ShadowJob, pair_of
+from shadowline.gateway.shadow_worker import ShadowJob, ShadowWorker, UploadedImage, pair_of
 from shadowline.inference.batching import ask
-from shadowline.inference.model_pool import Model
-from shadowline.inference.routing import CANDIDATE, LEGACY, Route, RoutingTable, needed
-from shadowline.inference.scoring import Answer, Question, ScoringError
+from shadowline.inference.model_pool import PooledModel
+from shadowline.inference.routing import CANDIDATE, LEGACY, Route, RoutingTable, required_models
+from shadowline.inference.scoring import InspectionRequest, InspectionResult, ScoringError
 from shadowline.models.class_identification import Identification
-from shadowline.records.pairs import Judgement, Side
-from shadowline.records.rollout_store import ModelPlace
+from shadowline.records.model_locations import ModelLocation
+from shadowline.records.pair import ModelDecision, Side
 
 
 @dataclass(frozen=True, eq=False)
 class Reply:
     """What the caller is told."""
 
-    answer: Answer
-    place: ModelPlace  # of the model that answered
+    answer: InspectionResult
+    place: ModelLocation  # of the model that answered
     answered_by: Side
     latency_ms: float  # from the whole upload to the answer
     review: bool  # chance has drawn the part for an inspector, whatever the decision
@@ -42,11 +42,11 @@ class Reply:
 
 
 @dataclass(frozen=True, eq=False)
-class UnknownReply:
+class UnknownProductReply:
     """What the caller is told of an image that no class accepts: nobody judged it."""
 
     identified: Identification
-    place: ModelPlace  # of the model that looked
+    place: ModelLocation  # of the model that looked
     latency_ms: float  # from the whole upload to the answer
 
 
@@ -54,26 +54,26 @@ class UnknownReply:
 class _Said:
     """One model's word on one image."""
 
-    judgement: Judgement
-    answer: Answer | None = None  # None: it failed
+    judgement: ModelDecision
+    answer: InspectionResult | None = None  # None: it failed
 
 
-class Answerer:
+class InspectionService:
     """Asks the models of the table in force."""
 
     def __init__(
         self,
         table: Callable[[], RoutingTable],
-        shadow: Shadow,
+        shadow: ShadowWorker,
         writer: PairWriter,
-        keeper: ImageKeeper,
+        keeper: ImageRetention,
         params: GatewayParams,
         metrics: Metrics,
     ) -> None:
         self._table, self._shadow, self._writer, self._keeper = table, shadow, writer, keeper
         self._params, self._metrics = params, metrics
 
-    async def inspect(self, sample: Sample) -> Reply | UnknownReply:
+    async def inspect(self, sample: UploadedImage) -> Reply | UnknownProductReply:
         """Raises RefusedRequestError: 404 unknown class, 422 class cannot be told, 503 no model answered."""
         started, table = time.perf_counter(), self._table()
         if sample.class_name:
@@ -82,10 +82,12 @@ class Answerer:
         found = await self._identify(model, sample)
         if found.class_name is None:
             self._metrics.unknown.labels(found.nearest_class).inc()
-            return UnknownReply(found, model.place, 1000 * (time.perf_counter() - started))
+            return UnknownProductReply(found, model.place, 1000 * (time.perf_counter() - started))
         return await self._reply(_route(table, found.class_name), sample, found, started)
 
-    async def _reply(self, route: Route, sample: Sample, identified: Identification | None, started: float) -> Reply:
+    async def _reply(
+        self, route: Route, sample: UploadedImage, identified: Identification | None, started: float
+    ) -> Reply:
         side, said = await self._answer(route, sample)
         if said.answer is None:
             raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
@@ -97,58 +99,58 @@ class Answerer:
         self._metrics.answers.labels(name, side, reply.decision).inc()
         return reply
 
-    async def _identify(self, model: Model, sample: Sample) -> Identification:
+    async def _identify(self, model: PooledModel, sample: UploadedImage) -> Identification:
         """Which class the image is of; the caller pays for one more pass of the encoder."""
         try:
             longest_ms = self._params.answer_timeout_ms  # no other model can tell
-            found = await ask(model.engine.callers, Question(sample.image, None), longest_ms, longest_ms)
+            found = await ask(model.engine.callers, InspectionRequest(sample.image, None), longest_ms, longest_ms)
         except ScoringError:
             raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
         assert isinstance(found, Identification)  # the question had no class
         return found
 
-    async def _answer(self, route: Route, sample: Sample) -> tuple[Side, _Said]:
+    async def _answer(self, route: Route, sample: UploadedImage) -> tuple[Side, _Said]:
         """Who answered, and what. Every image leaves a pair, or a job that makes one."""
         side = route.side_of(sample.image_id)
         said = await self._ask(route, side, sample)
         if side == CANDIDATE and said.answer is None and route.legacy_judges:
             rescue = await self._ask(route, LEGACY, sample)
-            judgements: dict[Side, Judgement] = {CANDIDATE: said.judgement, LEGACY: rescue.judgement}
+            judgements: dict[Side, ModelDecision] = {CANDIDATE: said.judgement, LEGACY: rescue.judgement}
             self._writer.offer(pair_of(route, sample, LEGACY, judgements))
             return LEGACY, rescue
         self._hand_over(route, sample, side, said.judgement)
         return side, said
 
-    def _hand_over(self, route: Route, sample: Sample, side: Side, said: Judgement) -> None:
+    def _hand_over(self, route: Route, sample: UploadedImage, side: Side, said: ModelDecision) -> None:
         shadow = route.shadow_of(side)
         if shadow is not None:
             self._shadow.offer(ShadowJob(route, sample, side, said, shadow))
         else:
             self._writer.offer(pair_of(route, sample, side, {side: said}))
 
-    async def _ask(self, route: Route, side: Side, sample: Sample) -> _Said:
+    async def _ask(self, route: Route, side: Side, sample: UploadedImage) -> _Said:
         name, model = route.state.class_name, route.models.get(side)
         if model is None:
             self._metrics.errors.labels(name, side, "missing").inc()
-            return _Said(Judgement(error=route.problems[side]))
-        started, question = time.perf_counter(), Question(sample.image, name, sample.wants_heat)
+            return _Said(ModelDecision(error=route.problems[side]))
+        started, question = time.perf_counter(), InspectionRequest(sample.image, name, sample.wants_heat)
         try:
             answer = await ask(
                 model.engine.callers, question, self._params.answer_timeout_ms, self._patience_ms(route, side)
             )
         except ScoringError as error:
             self._metrics.errors.labels(name, side, error.kind).inc()
-            return _Said(Judgement(error=str(error)))
-        assert isinstance(answer, Answer)  # the question had a class
+            return _Said(ModelDecision(error=str(error)))
+        assert isinstance(answer, InspectionResult)  # the question had a class
         latency_ms = 1000 * (time.perf_counter() - started)
-        return _Said(Judgement(answer.score, answer.threshold, latency_ms), answer)
+        return _Said(ModelDecision(answer.score, answer.threshold, latency_ms), answer)
 
     def _patience_ms(self, route: Route, side: Side) -> float:
         """What one batch of a model may take: less where another one stands behind it."""
         return self._params.candidate_timeout_ms if route.can_fall_back(side) else self._params.answer_timeout_ms
 
 
-def _identifier(table: RoutingTable) -> Model:
+def _identifier(table: RoutingTable) -> PooledModel:
     if table.identifier is None:
         raise RefusedRequestError(422, "class_name: missing, and no model here can tell classes apart; send it")
     return table.identifier
@@ -159,7 +161,7 @@ def _route(table: RoutingTable, class_name: str) -> Route:
     if route is None:
         known = ", ".join(sorted(table.routes)) or "none yet"
         raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {known}")
-    if not needed(route.state):
+    if not required_models(route.state):
         raise RefusedRequestError(
             503, f"class {class_name!r}: its first model waits for `shadowline rollout approve alone {class_name}`"
         )

@@ -17,13 +17,13 @@ from shadowline.core.params import Params
 from shadowline.core.settings import Settings
 from shadowline.data.near_duplicates import FrameRule
 from shadowline.gateway.auth import keys_of
-from shadowline.gateway.image_retention import ImageKeeper
-from shadowline.gateway.inspection_service import Answerer
-from shadowline.gateway.load_limit import Traffic
+from shadowline.gateway.image_retention import ImageRetention
+from shadowline.gateway.inspection_service import InspectionService
+from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics, forget_dead_workers, forget_this_worker
 from shadowline.gateway.pair_writer import PairWriter
-from shadowline.gateway.rollout_watcher import Watcher
-from shadowline.gateway.shadow_worker import Shadow
+from shadowline.gateway.rollout_watcher import RolloutWatcher
+from shadowline.gateway.shadow_worker import ShadowWorker
 from shadowline.gateway.spool import Spool
 from shadowline.inference.model_pool import Load, ModelPool
 from shadowline.inference.routing import RoutingTable
@@ -48,16 +48,18 @@ class Gateway:
         self.layout = layout
         self.params, self.keys, self.clock = params, keys_of(settings), clock
         self.metrics = Metrics()
-        self.traffic = Traffic(self.metrics)
+        self.traffic = LoadLimiter(self.metrics)
         self.records = open_records(settings.database_url)
         bounds = params.gateway
         self._pool = ModelPool(load, bounds)
-        self.watcher = Watcher(self.records.rollout, self._pool, bounds, self.metrics)
+        self.watcher = RolloutWatcher(self.records, self._pool, bounds, self.metrics)
         spool = Spool(settings.spool_dir, int(bounds.max_spool_mb * 1e6))
         self.writer = PairWriter(self.records.pairs, spool, bounds, FrameRule.of(params.shadow), self.metrics)
-        self._keeper = ImageKeeper(layout.inspected, bounds, self.metrics)
-        self._shadow = Shadow(self.writer, self.traffic, self._keeper.offer, bounds, self.metrics)
-        self.answerer = Answerer(lambda: self.table, self._shadow, self.writer, self._keeper, bounds, self.metrics)
+        self._keeper = ImageRetention(layout.inspected, bounds, self.metrics)
+        self._shadow = ShadowWorker(self.writer, self.traffic, self._keeper.offer, bounds, self.metrics)
+        self.answerer = InspectionService(
+            lambda: self.table, self._shadow, self.writer, self._keeper, bounds, self.metrics
+        )
 
     @property
     def table(self) -> RoutingTable:

@@ -7,7 +7,7 @@ import threading
 from shadowline.gateway.metrics import Metrics
 
 
-class Traffic:
+class LoadLimiter:
     """Entered and left by the event loop alone; any thread may wait for quiet."""
 
     def __init__(self, metrics: Metrics) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -66,20 +67,10 @@ def forget_dead_workers() -> None:
         return
     for path in Path(folder).glob("gauge_live*.db"):
         found = re.search(r"_(\d+)\.db$", path.name)
-        if found and not _lives(int(found[1])):
+        if found and not psutil.pid_exists(int(found[1])):
             mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]
 
 
 def forget_this_worker() -> None:
     if SHARED_DIRECTORY in os.environ:
         mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

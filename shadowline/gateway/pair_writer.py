@@ -14,7 +14,8 @@ from shadowline.data.near_duplicates import FrameRule
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.spool import Spool
 from shadowline.inference.scoring import describe
-from shadowline.records.pairs import Pair, PairStore
+from shadowline.records.pair import Pair
+from shadowline.records.pairs import PairStore
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class PairWriter:
             log.warning("spool: %s; tried again later", describe(error))
             return
         if num_damaged:
-            self._lose(num_damaged, "lines of the spool are damaged")
+            self._lose(num_damaged, "lines of the spool are damaged; damaged-*.jsonl beside it holds them")
 
     def _record(self, pairs: Sequence[Pair]) -> int:
         num_new = self._store.record(pairs, self._frames)

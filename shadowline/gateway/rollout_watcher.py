@@ -23,23 +23,24 @@ from shadowline.inference.routing import (
     LEGACY,
     Options,
     RoutingTable,
-    needed,
+    required_models,
     route_of,
     unplanned_classes,
     unplanned_state,
 )
 from shadowline.inference.scoring import describe
-from shadowline.records.pairs import Side
-from shadowline.records.rollout_store import KnownModels, RolloutStore
+from shadowline.records.model_locations import KnownModels
+from shadowline.records.pair import Side
+from shadowline.records.stores import Records
 
 log = logging.getLogger(__name__)
 
 
-class Watcher:
+class RolloutWatcher:
     """`table` is the table in force; read it once per request."""
 
-    def __init__(self, store: RolloutStore, pool: ModelPool, params: GatewayParams, metrics: Metrics) -> None:
-        self._store, self._pool, self._params, self._metrics = store, pool, params, metrics
+    def __init__(self, records: Records, pool: ModelPool, params: GatewayParams, metrics: Metrics) -> None:
+        self._records, self._pool, self._params, self._metrics = records, pool, params, metrics
         self.table: RoutingTable = EMPTY
         self._state = EMPTY.state
         self._known: dict[str, KnownModels] = {}
@@ -74,11 +75,11 @@ class Watcher:
             self._metrics.database_up.set(self.database_answers)
 
     def _look(self) -> None:
-        revision, known = self._store.revision(), self._store.known_models()
+        revision, known = self._records.rollout.revision(), self._records.locations.known_models()
         self._answered_at = time.monotonic()
         if revision != self._state.revision or known != self._known:
             # The number read before the rows: rows may be newer than it, never older, and then the next look sees it.
-            self._state = replace(self._store.state(), revision=revision)
+            self._state = replace(self._records.rollout.state(), revision=revision)
             self._known = known
             self._swap()
             self._wake.set()
@@ -101,9 +102,9 @@ class Watcher:
         """Fingerprint → side of the models to be loaded: a preferred one that is broken is tried again and again."""
         wanted: dict[str, Side] = {}
         for name, options in self._unplanned().items():
-            wanted |= {options[0][1]: options[0][0], **needed(unplanned_state(name, options, self._problems))}
-        for one in self._state.classes:
-            wanted |= needed(one)
+            wanted |= {options[0][1]: options[0][0], **required_models(unplanned_state(name, options, self._problems))}
+        for cls in self._state.classes:
+            wanted |= required_models(cls)
         return wanted
 
     # --- loading ---
@@ -133,7 +134,7 @@ class Watcher:
 
     def _bring(self, fingerprint: str) -> None:
         try:
-            self._pool.bring(self._store.model(fingerprint))
+            self._pool.bring(self._records.locations.model(fingerprint))
             self._problems.pop(fingerprint, None)
         except Exception as error:  # noqa: BLE001 - a broken model may fail in any way; the others must still be loaded
             log.warning("model %s…: %s", fingerprint[:12], describe(error))

@@ -16,17 +16,17 @@ from PIL import Image
 
 from shadowline.core.params import GatewayParams
 from shadowline.data.manifest import Label
-from shadowline.gateway.load_limit import Traffic
+from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.pair_writer import PairWriter
 from shadowline.inference.batching import ask_and_wait
 from shadowline.inference.routing import Route
-from shadowline.inference.scoring import Answer, Question, ScoringError
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, Side, is_drawn_for_review
+from shadowline.inference.scoring import InspectionRequest, InspectionResult, ScoringError
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource, Side, is_drawn_for_review
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class UploadedImage:
     """One image, as a caller sent it."""
 
     image: Image.Image  # RGB
@@ -52,7 +52,7 @@ class Sample:
         return 3 * self.image.width * self.image.height + len(self.data)
 
 
-def pair_of(route: Route, sample: Sample, answered_by: Side, said: dict[Side, Judgement]) -> Pair:
+def pair_of(route: Route, sample: UploadedImage, answered_by: Side, said: dict[Side, ModelDecision]) -> Pair:
     state = route.state
     return Pair(
         class_name=state.class_name,
@@ -77,12 +77,12 @@ def pair_of(route: Route, sample: Sample, answered_by: Side, said: dict[Side, Ju
 @dataclass(frozen=True, eq=False)
 class ShadowJob:
     route: Route
-    sample: Sample
+    sample: UploadedImage
     answered_by: Side
-    said: Judgement  # by the model that answered
+    said: ModelDecision  # by the model that answered
     shadow: Side  # who is still to judge
 
-    def pair(self, judgement: Judgement) -> Pair:
+    def pair(self, judgement: ModelDecision) -> Pair:
         return pair_of(self.route, self.sample, self.answered_by, {self.answered_by: self.said, self.shadow: judgement})
 
 
@@ -119,7 +119,7 @@ class ShadowQueue:
             return job
 
 
-class Shadow:
+class ShadowWorker:
     """One thread that works the queue off and hands pairs to the writer; it prefers moments without callers.
 
     `keep` takes the image of a part on which the model in the shadow alone raised an alarm: an inspector will look.
@@ -128,8 +128,8 @@ class Shadow:
     def __init__(
         self,
         writer: PairWriter,
-        traffic: Traffic,
-        keep: Callable[[Sample, str], None],
+        traffic: LoadLimiter,
+        keep: Callable[[UploadedImage, str], None],
         params: GatewayParams,
         metrics: Metrics,
     ) -> None:
@@ -173,23 +173,25 @@ class Shadow:
             elif self._draining.is_set():
                 return
 
-    def _judge(self, job: ShadowJob) -> Judgement:
+    def _judge(self, job: ShadowJob) -> ModelDecision:
         name, side = job.route.state.class_name, job.shadow
         model = job.route.models.get(side)
         if model is None:
             self._metrics.errors.labels(name, side, "missing").inc()
-            return Judgement(error=job.route.problems[side])
+            return ModelDecision(error=job.route.problems[side])
         started = time.perf_counter()
         try:
-            answer = ask_and_wait(model.engine.shadow, Question(job.sample.image, name), self._params.answer_timeout_ms)
+            answer = ask_and_wait(
+                model.engine.shadow, InspectionRequest(job.sample.image, name), self._params.answer_timeout_ms
+            )
         except ScoringError as error:
             self._metrics.errors.labels(name, side, error.kind).inc()
-            return Judgement(error=str(error))
-        assert isinstance(answer, Answer)  # the question had a class
+            return ModelDecision(error=str(error))
+        assert isinstance(answer, InspectionResult)  # the question had a class
         seconds = time.perf_counter() - started
         self._metrics.shadow_latency.labels(name, side).observe(seconds)
-        return Judgement(answer.score, answer.threshold, 1000 * seconds)
+        return ModelDecision(answer.score, answer.threshold, 1000 * seconds)
 
     def _drop(self, job: ShadowJob) -> None:
         self._metrics.dropped.labels(job.route.state.class_name, job.shadow).inc()
-        self._writer.offer(job.pair(Judgement(error=DROPPED)))
+        self._writer.offer(job.pair(ModelDecision(error=DROPPED)))

@@ -4,6 +4,7 @@
     spool.replay(store.record)      # what was taken is deleted; again after a crash: recording is idempotent
 
 `pairs.jsonl` grows; a replay renames it to a segment first, so that nothing is appended to what is being read.
+Lines that cannot be read stay in `damaged-*.jsonl`, which nothing reads again: they are for people.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from filelock import FileLock
 
 from shadowline.data.manifest import Label
-from shadowline.records.pairs import Judgement, Pair, PairSource
+from shadowline.records.pair import ModelDecision, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]
 
@@ -57,7 +58,7 @@ class Spool:
             _append_durably(self.folder / _GROWING, data)
 
     def replay(self, record: Record) -> int:
-        """Give everything to `record`, and delete what it took; returns how many lines were damaged and left out.
+        """Give everything to `record`, and delete what it took; returns how many lines were damaged and put aside.
 
         Raises what `record` raises; the rest is kept for the next time.
         """
@@ -122,6 +123,8 @@ def _replay_segment(path: Path, record: Record) -> int:
                 record(chunk)
     except FileNotFoundError:  # another worker was faster
         return 0
+    if damaged:
+        path.with_name(f"damaged-{path.name}").write_bytes(b"".join(damaged))
     path.unlink(missing_ok=True)
     return len(damaged)
 
@@ -157,5 +160,5 @@ def pair_from_line(line: bytes) -> Pair:
     raw["source"] = PairSource(raw.get("source", PairSource.LINE))
     raw["known_label"] = Label(raw["known_label"]) if raw.get("known_label") else None
     for side in ("candidate_said", "legacy_said"):
-        raw[side] = None if raw[side] is None else Judgement(**raw[side])
+        raw[side] = None if raw[side] is None else ModelDecision(**raw[side])
     return Pair(**raw)

@@ -17,12 +17,13 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
-from shadowline.data.images import Refusal, RefusedImage, open_rgb
+from shadowline.data.images import Refusal, RefusedImage, open_within
 from shadowline.data.manifest import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
-from shadowline.gateway.shadow_worker import Sample
-from shadowline.records.pairs import is_capture_suspect, utc_now
+from shadowline.gateway.shadow_worker import UploadedImage
+from shadowline.records.pair import is_capture_suspect
+from shadowline.records.pairs import utc_now
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MAX_FIELD = 1_024  # bytes
@@ -64,7 +65,7 @@ class Upload(Generic[F]):
     form: F
 
 
-async def read_sample(request: Request, params: Params, clock: Callable[[], datetime] = utc_now) -> Sample:
+async def read_sample(request: Request, params: Params, clock: Callable[[], datetime] = utc_now) -> UploadedImage:
     """Raises RefusedRequestError for a request that is no upload and for an image that cannot be trusted.
 
     `clock` gives the time of receipt: the moment at which the upload is complete.
@@ -104,22 +105,21 @@ def _check_fields(fields: Mapping[str, Any], kind: type[F]) -> F:
 
 def explain(errors: Any) -> str:
     """Pydantic's findings in one line."""
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors)
+    return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors)
 
 
 def refusal_of(refused: RefusedImage) -> RefusedRequestError:
     return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, str(refused))
 
 
-def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> Sample:
-    limits = params.data
+def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> UploadedImage:
     try:
-        image = open_rgb(upload.data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes)
+        image = open_within(upload.data, params.data)
     except RefusedImage as refused:
         raise refusal_of(refused) from None
     form = upload.form
     captured_at = form.captured_at or received_at
-    return Sample(
+    return UploadedImage(
         image=image,
         data=upload.data,
         image_id=hashlib.sha256(upload.data).hexdigest(),

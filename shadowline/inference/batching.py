@@ -11,7 +11,7 @@ import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from shadowline.inference.scoring import Question, Result, Scorer, ScoringError, TooLateError, score_all
+from shadowline.inference.scoring import InspectionRequest, Result, Scorer, ScoringError, ScoringTimeoutError, score_all
 
 _LOWEST_PRIORITY = 19  # of a thread, as `nice` counts
 _LOOK_S = 0.05  # between two looks whether a model hangs
@@ -19,7 +19,7 @@ _LOOK_S = 0.05  # between two looks whether a model hangs
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    question: Question
+    question: InspectionRequest
     future: Future[Result] = field(default_factory=Future)
 
 
@@ -45,7 +45,7 @@ class Batcher:
         since = self._busy_since
         return since is not None and 1000 * (time.monotonic() - since) > patience_ms
 
-    def submit(self, question: Question, patience_ms: float) -> Future[Result]:
+    def submit(self, question: InspectionRequest, patience_ms: float) -> Future[Result]:
         """The future raises ScoringError where the model fails. Raises it at once where the model hangs."""
         if self._closed:
             raise ScoringError("the model was put away")
@@ -95,11 +95,11 @@ class Batcher:
                 waiting.future.set_result(result)
 
 
-def _batch_too_slow(patience_ms: float) -> TooLateError:
-    return TooLateError(f"timeout: one batch took longer than {patience_ms:g} ms")
+def _batch_too_slow(patience_ms: float) -> ScoringTimeoutError:
+    return ScoringTimeoutError(f"timeout: one batch took longer than {patience_ms:g} ms")
 
 
-async def ask(batcher: Batcher, question: Question, limit_ms: float, patience_ms: float) -> Result:
+async def ask(batcher: Batcher, question: InspectionRequest, limit_ms: float, patience_ms: float) -> Result:
     """The model's answer; raises ScoringError where it fails or hangs, and after `limit_ms` at the latest.
 
     Time in the queue of a model that works is no failure of the model: only a batch that takes longer than
@@ -113,15 +113,15 @@ async def ask(batcher: Batcher, question: Question, limit_ms: float, patience_ms
             raise _batch_too_slow(patience_ms)
         if time.monotonic() > end:
             future.cancel()
-            raise TooLateError(f"timeout: no answer within {limit_ms:g} ms")
+            raise ScoringTimeoutError(f"timeout: no answer within {limit_ms:g} ms")
     return future.result()
 
 
-def ask_and_wait(batcher: Batcher, question: Question, limit_ms: float) -> Result:
+def ask_and_wait(batcher: Batcher, question: InspectionRequest, limit_ms: float) -> Result:
     """`ask` for a thread, with patience to the end; raises ScoringError."""
     future = batcher.submit(question, patience_ms=limit_ms)
     try:
         return future.result(limit_ms / 1000)
     except TimeoutError:
         future.cancel()
-        raise TooLateError(f"timeout: no answer within {limit_ms:g} ms") from None
+        raise ScoringTimeoutError(f"timeout: no answer within {limit_ms:g} ms") from None

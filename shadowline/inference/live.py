@@ -1,6 +1,6 @@
 """The model that is live for an image, as the gateway's router picks it: for the command line and for Python.
 
-live = live_models(open_records().rollout, params)       # None: no rollout is on record
+live = live_models(open_records(), params)               # None: no rollout is on record
 found = live.inspect(data, "bolt")                       # by the legacy model, a starter or the candidate
 found.score, found.decision, found.answered_by
 """
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from shadowline.core.params import Params
-from shadowline.data.images import open_rgb
+from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, content_id
 from shadowline.inference.routing import Route, unplanned_classes, unplanned_state
-from shadowline.inference.scoring import Answer, Heat, Question, scorer_of
+from shadowline.inference.scoring import Heatmap, InspectionRequest, InspectionResult, scorer_of
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import Inspector, UnknownProduct
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import Side
-from shadowline.records.rollout_store import RolloutStore
+from shadowline.records.pair import Side
+from shadowline.records.stores import Records
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class LiveInspection:
     fingerprint: str
     answered_by: Side
     latency_ms: float
-    heat: Heat | None
+    heat: Heatmap | None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, as JSON values."""
@@ -49,14 +49,12 @@ class LiveModels:
     """The models that the rollout names, each loaded when an image needs it. Unlike the gateway, nobody answers in the
     place of a model that fails: it is an error."""
 
-    def __init__(
-        self, rollout: RolloutStore, params: Params, load: Callable[[str, str], Detector] = load_detector
-    ) -> None:
-        self._rollout, self.limits, self._load = rollout, params.data, load
+    def __init__(self, records: Records, params: Params, load: Callable[[str, str], Detector] = load_detector) -> None:
+        self._locations, self.limits, self._load = records.locations, params.data, load
         self._detectors: dict[str, Detector] = {}  # by fingerprint
         self._inspectors: dict[str, Inspector] = {}  # by location
-        state = rollout.state()
-        outside = unplanned_classes(state, rollout.known_models(), params.gateway.unplanned)
+        state = records.rollout.state()
+        outside = unplanned_classes(state, records.locations.known_models(), params.gateway.unplanned)
         others = [unplanned_state(name, options, ()) for name, options in outside.items()]
         self.routes = {one.class_name: Route(one, {}) for one in (*state.classes, *others)}
 
@@ -67,8 +65,8 @@ class LiveModels:
 
         Raises RefusedImage, and ValueError for a class that no model knows or a model that cannot be loaded.
         """
-        started, limits = time.perf_counter(), self.limits
-        image = open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        started = time.perf_counter()
+        image = open_within(data, self.limits, name=name)
         confidence = None
         if class_name is None:
             inspector = self._identifier()
@@ -80,9 +78,11 @@ class LiveModels:
             class_name, confidence = found.class_name, found.confidence
         route = self._route(class_name)
         side = route.side_of(content_id(data))
-        place = self._rollout.model(route.fingerprint(side))
-        (answer,) = scorer_of(self._detector(place.fingerprint)).answer([Question(image, class_name, wants_heat)])
-        assert isinstance(answer, Answer)  # the question had a class
+        place = self._locations.model(route.fingerprint(side))
+        (answer,) = scorer_of(self._detector(place.fingerprint)).answer(
+            [InspectionRequest(image, class_name, wants_heat)]
+        )
+        assert isinstance(answer, InspectionResult)  # the question had a class
         return LiveInspection(
             score=answer.score,
             threshold=answer.threshold,
@@ -114,7 +114,7 @@ class LiveModels:
 
     def _detector(self, fingerprint: str) -> Detector:
         if fingerprint not in self._detectors:
-            place = self._rollout.model(fingerprint)
+            place = self._locations.model(fingerprint)
             if place.location in self._inspectors:
                 detector: Detector = CandidateDetector(self._inspectors[place.location], place.class_name)
             else:
@@ -128,6 +128,6 @@ class LiveModels:
         return self._detectors[fingerprint]
 
 
-def live_models(rollout: RolloutStore, params: Params) -> LiveModels | None:
+def live_models(records: Records, params: Params) -> LiveModels | None:
     """None where no rollout is on record."""
-    return LiveModels(rollout, params) if rollout.revision() else None
+    return LiveModels(records, params) if records.rollout.revision() else None

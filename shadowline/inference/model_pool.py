@@ -12,20 +12,20 @@ from shadowline.inference.batching import Batcher
 from shadowline.inference.scoring import InspectorScorer, Scorer, scorer_of
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
-from shadowline.records.rollout_store import ModelPlace
+from shadowline.records.model_locations import ModelLocation
 
 Load = Callable[[str, str], Detector]  # location and class → detector
 
 
 @dataclass(frozen=True, eq=False)
-class Engine:
+class LoadedModel:
     """One loaded location with its two threads: one for callers, one for work in the shadow."""
 
     callers: Batcher
     shadow: Batcher
 
     @classmethod
-    def of(cls, scorer: Scorer, params: GatewayParams) -> Engine:
+    def of(cls, scorer: Scorer, params: GatewayParams) -> LoadedModel:
         callers = Batcher(scorer, batch_size=params.batch_size, window_ms=params.batch_window_ms)
         return cls(callers, shadow=Batcher(scorer, batch_size=1, window_ms=0.0, background=True))
 
@@ -39,11 +39,11 @@ class Engine:
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class PooledModel:
     """A fingerprint that can be asked."""
 
-    place: ModelPlace
-    engine: Engine
+    place: ModelLocation
+    engine: LoadedModel
 
 
 class ModelPool:
@@ -52,15 +52,15 @@ class ModelPool:
     def __init__(self, load: Load, params: GatewayParams) -> None:
         self._load, self._params = load, params
         self._lock = threading.Lock()
-        self._models: dict[str, Model] = {}
-        self._retired: list[tuple[float, Engine]] = []  # when it may be closed
+        self._models: dict[str, PooledModel] = {}
+        self._retired: list[tuple[float, LoadedModel]] = []  # when it may be closed
 
     @property
-    def models(self) -> Mapping[str, Model]:
+    def models(self) -> Mapping[str, PooledModel]:
         with self._lock:
             return dict(self._models)
 
-    def bring(self, place: ModelPlace) -> None:
+    def bring(self, place: ModelLocation) -> None:
         """Load a model, unless it is there.
 
         Raises ValueError where the location holds another model than the rollout names, and what `load` raises.
@@ -71,11 +71,11 @@ class ModelPool:
         if detector.fingerprint != place.fingerprint:
             found, named = detector.fingerprint[:12], place.fingerprint[:12]
             raise ValueError(f"{place.location} holds model {found}…, the rollout names {named}…; restore it")
-        engine = engine or Engine.of(scorer_of(detector), self._params)
+        engine = engine or LoadedModel.of(scorer_of(detector), self._params)
         with self._lock:
-            self._models[place.fingerprint] = Model(place, engine)
+            self._models[place.fingerprint] = PooledModel(place, engine)
 
-    def _open(self, place: ModelPlace) -> tuple[Detector, Engine | None]:
+    def _open(self, place: ModelLocation) -> tuple[Detector, LoadedModel | None]:
         """A detector, and the engine that its location has already."""
         for model in self.models.values():
             scorer = model.engine.scorer

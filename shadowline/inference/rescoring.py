@@ -22,12 +22,12 @@ from safetensors import SafetensorError
 
 from shadowline.core.params import DataParams
 from shadowline.core.progress import Task
-from shadowline.data.images import open_rgb, read_bounded
+from shadowline.data.images import open_within, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import Side
+from shadowline.records.pair import Side
 from shadowline.records.stores import Records
 from shadowline.rollout.state import ClassState
 
@@ -39,7 +39,7 @@ Map = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Model:
+class RescoringModel:
     """One of the two, and why it can draw no heat map where it cannot."""
 
     fingerprint: str
@@ -50,7 +50,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Sight:
+class ModelView:
     """What one model saw of one image."""
 
     map_HW: Map | None
@@ -58,32 +58,32 @@ class Sight:
 
 
 @dataclass(frozen=True)
-class Look:
+class RescoredImage:
     """One image, small, under the eyes of both models."""
 
     image: Image.Image | None
     problem: str
-    sights: dict[Side, Sight]
+    sights: dict[Side, ModelView]
 
 
-def find_models(one: ClassState, records: Records) -> dict[Side, Model]:
+def find_models(one: ClassState, records: Records) -> dict[Side, RescoringModel]:
     return {
         "candidate": _find_model(one.candidate, one.class_name, records),
         "legacy": _find_model(one.legacy, one.class_name, records),
     }
 
 
-def _find_model(fingerprint: str, class_name: str, records: Records) -> Model:
+def _find_model(fingerprint: str, class_name: str, records: Records) -> RescoringModel:
     version = "unknown"
     try:
-        place = records.rollout.model(fingerprint)
+        place = records.locations.model(fingerprint)
         version = place.version
         detector = load_detector(place.location, class_name)
         if detector.fingerprint != fingerprint:
             raise ValueError(f"{place.location} holds another model by now")
     except (ValueError, OSError, SafetensorError) as error:
-        return Model(fingerprint, version, None, f"the model cannot be loaded: {error}", 1.0)
-    return Model(fingerprint, version, detector, "", _coverage(detector))
+        return RescoringModel(fingerprint, version, None, f"the model cannot be loaded: {error}", 1.0)
+    return RescoringModel(fingerprint, version, detector, "", _coverage(detector))
 
 
 def _coverage(detector: Detector) -> float:
@@ -93,7 +93,9 @@ def _coverage(detector: Detector) -> float:
     return config.crop / config.resize
 
 
-def look_at(pairs: pd.DataFrame, models: dict[Side, Model], limits: DataParams, task: Task) -> list[Look]:
+def look_at(
+    pairs: pd.DataFrame, models: dict[Side, RescoringModel], limits: DataParams, task: Task
+) -> list[RescoredImage]:
     looks = []
     for row in pairs.to_dict("records"):
         looks.append(_look(row["image_path"], row["image_id"], models, limits))
@@ -101,36 +103,36 @@ def look_at(pairs: pd.DataFrame, models: dict[Side, Model], limits: DataParams, 
     return looks
 
 
-def _look(path: str, image_id: str, models: dict[Side, Model], limits: DataParams) -> Look:
+def _look(path: str, image_id: str, models: dict[Side, RescoringModel], limits: DataParams) -> RescoredImage:
     try:
         image = _open(path, image_id, limits)
     except ValueError as error:  # RefusedImage is one
-        return Look(None, str(error), {side: Sight(None, "no image to look at") for side in SIDES})
+        return RescoredImage(None, str(error), {side: ModelView(None, "no image to look at") for side in SIDES})
     small = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    return Look(small, "", {side: _sight(models[side], image) for side in SIDES})
+    return RescoredImage(small, "", {side: _sight(models[side], image) for side in SIDES})
 
 
 def _open(path: str, image_id: str, limits: DataParams) -> Image.Image:
-    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `open_rgb` does."""
+    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `open_within` does."""
     if not path:
         raise ValueError("the image was not kept")
     data = read_bounded(Path(path), limits.max_file_bytes + 1)
     if content_id(data) != image_id:
         raise ValueError(f"{path} is another image by now")
-    return open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=Path(path).name)
+    return open_within(data, limits, name=Path(path).name)
 
 
-def _sight(model: Model, image: Image.Image) -> Sight:
+def _sight(model: RescoringModel, image: Image.Image) -> ModelView:
     if model.detector is None:
-        return Sight(None, "the model cannot be loaded; see Models, below")
+        return ModelView(None, "the model cannot be loaded; see Models, below")
     try:
         map_HW = np.asarray(model.detector.maps([image])[0], dtype=np.float32)
     except ValueError as error:
-        return Sight(None, str(error))
-    return Sight(map_HW, "") if np.isfinite(map_HW).all() else Sight(None, "the heat map is not finite")
+        return ModelView(None, str(error))
+    return ModelView(map_HW, "") if np.isfinite(map_HW).all() else ModelView(None, "the heat map is not finite")
 
 
-def maps_of(looks: Sequence[Look], side: Side) -> list[Map]:
+def maps_of(looks: Sequence[RescoredImage], side: Side) -> list[Map]:
     return [sight.map_HW for look in looks if (sight := look.sights[side]).map_HW is not None]
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from shadowline.core.params import Unplanned
-from shadowline.inference.model_pool import Model
+from shadowline.inference.model_pool import PooledModel
 from shadowline.inference.scoring import InspectorScorer
-from shadowline.records.pairs import Side
-from shadowline.records.rollout_store import KnownModels
+from shadowline.records.model_locations import KnownModels
+from shadowline.records.pair import Side
 from shadowline.rollout.phases import BOTH_JUDGE, CANDIDATE_JUDGES, LEGACY_JUDGES, WITHOUT_LEGACY, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 
@@ -29,12 +29,12 @@ def other_side(side: Side) -> Side:
     return LEGACY if side == CANDIDATE else CANDIDATE
 
 
-def position(image_id: str) -> float:
+def traffic_bucket(image_id: str) -> float:
     """0 ≤ position < 1, spread evenly and fixed for an image: it stays with the candidate when the share grows."""
     return int(image_id[:_HASH_DIGITS], 16) / float(1 << 4 * _HASH_DIGITS)
 
 
-def needed(state: ClassState) -> dict[str, Side]:
+def required_models(state: ClassState) -> dict[str, Side]:
     """Fingerprint → side of the models that must be in memory.
 
     The legacy model stays until it is deleted, also while it is off: a rollback must not wait for a disk.
@@ -54,7 +54,7 @@ def unplanned_classes(
     state: RolloutState, known: Mapping[str, KnownModels], preferred: Unplanned
 ) -> dict[str, Options]:
     """Class outside the rollout → the models that can answer for it."""
-    planned = {one.class_name for one in state.classes}
+    planned = {cls.class_name for cls in state.classes}
     return {name: unplanned_options(models, preferred) for name, models in known.items() if name not in planned}
 
 
@@ -67,7 +67,7 @@ def unplanned_options(known: KnownModels, preferred: Unplanned) -> Options:
 
 def unplanned_state(class_name: str, options: Options, broken: Collection[str]) -> ClassState:
     """A class outside the rollout, as if it stood where the first model that is not broken answers alone."""
-    side, fingerprint = next((one for one in options if one[1] not in broken), options[0])
+    side, fingerprint = next((option for option in options if option[1] not in broken), options[0])
     if side == LEGACY:
         return ClassState(class_name, 0, Phase.LEGACY, _NEVER_MOVED, fingerprint, "", share=0.0)
     return ClassState(class_name, 0, Phase.LEGACY_DELETED, _NEVER_MOVED, "", fingerprint, share=1.0)
@@ -78,7 +78,7 @@ class Route:
     """One class: where it stands, and its models in memory; a model that is missing says why."""
 
     state: ClassState
-    models: Mapping[Side, Model]
+    models: Mapping[Side, PooledModel]
     problems: Mapping[Side, str] = field(default_factory=dict)
 
     @property
@@ -93,7 +93,7 @@ class Route:
         """Whose answer the caller gets."""
         if not self.legacy_judges:
             return CANDIDATE
-        return CANDIDATE if self.candidate_judges and position(image_id) < self.state.share else LEGACY
+        return CANDIDATE if self.candidate_judges and traffic_bucket(image_id) < self.state.share else LEGACY
 
     def can_fall_back(self, side: Side) -> bool:
         """Whether the legacy model answers where this one does not."""
@@ -117,11 +117,11 @@ class RoutingTable:
     @property
     def unplanned(self) -> dict[str, Side]:
         """Class outside the rollout → whose answer the caller gets."""
-        planned = {one.class_name for one in self.state.classes}
+        planned = {cls.class_name for cls in self.state.classes}
         return {name: route.side_of("0") for name, route in sorted(self.routes.items()) if name not in planned}
 
     @property
-    def identifier(self) -> Model | None:
+    def identifier(self) -> PooledModel | None:
         """The inspector in memory that tells the most classes apart; the first class's of several. None: none can."""
         found = [route.models[CANDIDATE] for _, route in sorted(self.routes.items()) if CANDIDATE in route.models]
         best = max(found, key=_num_identified, default=None)
@@ -137,7 +137,7 @@ class RoutingTable:
         )
 
 
-def _num_identified(model: Model) -> int:
+def _num_identified(model: PooledModel) -> int:
     scorer = model.engine.scorer
     return len(scorer.identified_classes) if isinstance(scorer, InspectorScorer) else 0
 
@@ -146,10 +146,10 @@ EMPTY = RoutingTable(RolloutState(()), {})
 
 
 def route_of(
-    state: ClassState, models: Mapping[str, Model], problems: Mapping[str, str], before: Route | None
+    state: ClassState, models: Mapping[str, PooledModel], problems: Mapping[str, str], before: Route | None
 ) -> Route:
     """The route of one class; the one before stays in force while a model of the new one is on its way."""
-    sides = needed(state)
+    sides = required_models(state)
     if before is not None and any(name not in models and name not in problems for name in sides):
         return before
     return Route(

@@ -1,7 +1,7 @@
 """What a model in the gateway is asked, and what it says: one face for single-class detectors and the inspector.
 
-scorer_of(detector).answer([Question(image, "bolt")])    # [Answer]
-scorer_of(detector).answer([Question(image, None)])      # [Identification], of an inspector
+scorer_of(detector).answer([InspectionRequest(image, "bolt")])    # [Answer]
+scorer_of(detector).answer([InspectionRequest(image, None)])      # [Identification], of an inspector
 score_all(scorer, questions)                             # never raises: such a result or a ScoringError each
 """
 
@@ -25,14 +25,14 @@ _MAX_ERROR = 300  # characters of a model's own words that are kept
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class InspectionRequest:
     image: Image.Image  # RGB
     class_name: str | None  # None: which class is it? Only an inspector can say
     wants_heat: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Heat:
+class Heatmap:
     """An anomaly map and how it is drawn."""
 
     map_HW: npt.NDArray[np.float64]
@@ -41,18 +41,18 @@ class Heat:
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class InspectionResult:
     score: float
     threshold: float  # unit of the score
     class_name: str
-    heat: Heat | None = None
+    heat: Heatmap | None = None
 
     @property
     def alarm(self) -> bool:
         return self.score > self.threshold
 
 
-Result = Answer | Identification
+Result = InspectionResult | Identification
 
 
 class ScoringError(RuntimeError):
@@ -61,14 +61,14 @@ class ScoringError(RuntimeError):
     kind = "failed"
 
 
-class TooLateError(ScoringError):
+class ScoringTimeoutError(ScoringError):
     """No answer in time."""
 
     kind = "timeout"
 
 
 class Scorer(Protocol):
-    def answer(self, questions: Sequence[Question]) -> Sequence[Result]:
+    def answer(self, questions: Sequence[InspectionRequest]) -> Sequence[Result]:
         """An answer to a question with a class, an identification to one without."""
 
 
@@ -82,19 +82,21 @@ class InspectorScorer:
     def identified_classes(self) -> tuple[str, ...]:
         return self.inspector.identified_classes
 
-    def answer(self, questions: Sequence[Question]) -> list[Result]:
+    def answer(self, questions: Sequence[InspectionRequest]) -> list[Result]:
         scored = iter(self.inspector.inspect_each([(q.image, q.class_name) for q in questions if q.class_name]))
         nameless = [question.image for question in questions if not question.class_name]
         identified = iter(self.inspector.identify_many(nameless) if nameless else ())
         return [self._answer(next(scored), one) if one.class_name else next(identified) for one in questions]
 
-    def _answer(self, one: Inspection, question: Question) -> Answer:
-        return Answer(one.score, one.threshold, one.class_name, self._heat(one) if question.wants_heat else None)
+    def _answer(self, one: Inspection, question: InspectionRequest) -> InspectionResult:
+        return InspectionResult(
+            one.score, one.threshold, one.class_name, self._heat(one) if question.wants_heat else None
+        )
 
-    def _heat(self, one: Inspection) -> Heat:
+    def _heat(self, one: Inspection) -> Heatmap:
         config = self.inspector.encoder.config
         level = self.inspector.calibrations[one.class_name].map_level
-        return Heat(one.anomaly_map, level, config.crop / config.resize)
+        return Heatmap(one.anomaly_map, level, config.crop / config.resize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +105,16 @@ class DetectorScorer:
 
     detector: Detector
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        scores, threshold = self.detector.score([one.image for one in questions]), self.detector.threshold
+    def answer(self, questions: Sequence[InspectionRequest]) -> list[InspectionResult]:
+        scores, threshold = self.detector.score([question.image for question in questions]), self.detector.threshold
         name = self.detector.class_name
         return [
-            Answer(float(score), threshold, name, self._heat(one, threshold) if one.wants_heat else None)
+            InspectionResult(float(score), threshold, name, self._heat(one, threshold) if one.wants_heat else None)
             for one, score in zip(questions, scores, strict=True)
         ]
 
-    def _heat(self, question: Question, threshold: float) -> Heat:
-        return Heat(self.detector.maps([question.image])[0], threshold, 1.0)
+    def _heat(self, question: InspectionRequest, threshold: float) -> Heatmap:
+        return Heatmap(self.detector.maps([question.image])[0], threshold, 1.0)
 
 
 def scorer_of(detector: Detector) -> Scorer:
@@ -121,7 +123,7 @@ def scorer_of(detector: Detector) -> Scorer:
     return DetectorScorer(detector)
 
 
-def score_all(scorer: Scorer, questions: Sequence[Question]) -> list[Result | ScoringError]:
+def score_all(scorer: Scorer, questions: Sequence[InspectionRequest]) -> list[Result | ScoringError]:
     """One result per question. Where a batch fails, each image is tried alone, so that one bad image harms no other."""
     try:
         return [_checked(answer) for answer in scorer.answer(questions)]

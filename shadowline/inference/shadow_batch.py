@@ -8,7 +8,6 @@ judged, whatever the time of its file: a folder of old files in one run is evide
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,23 +16,16 @@ from pathlib import Path
 
 from PIL import Image
 
+from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import RefusedImage, open_within
 from shadowline.data.near_duplicates import FrameRule, frame_signature
 from shadowline.models.detector import Detector
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import (
-    Judgement,
-    Pair,
-    PairSource,
-    PairStore,
-    is_capture_suspect,
-    is_drawn_for_review,
-    pair_key,
-    utc_now,
-)
-from shadowline.records.rollout_store import RolloutStore
+from shadowline.records.pair import ModelDecision, Pair, PairSource, is_capture_suspect, is_drawn_for_review, pair_key
+from shadowline.records.pairs import PairStore, utc_now
+from shadowline.records.stores import Records
 
 _BATCH = 8  # pairs per transaction: what a kill can cost
 
@@ -69,13 +61,14 @@ class Capture:
     def of_file(cls, path: Path) -> Capture:
         """The capture time of a file is that of its last change."""
         captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), captured_at)
+        return cls(path, file_sha256(path), captured_at)
 
 
-def both_models(class_name: str, rollout: RolloutStore) -> tuple[Detector, Detector]:
+def both_models(class_name: str, records: Records) -> tuple[Detector, Detector]:
     """The candidate and the legacy model that a class has in the rollout."""
-    one = rollout.state().of(class_name)
-    candidate, legacy = (load_detector(rollout.model(f).location, class_name) for f in (one.candidate, one.legacy))
+    state, locations = records.rollout.state().of(class_name), records.locations
+    fingerprints = (state.candidate, state.legacy)
+    candidate, legacy = (load_detector(locations.model(named).location, class_name) for named in fingerprints)
     return candidate, legacy
 
 
@@ -140,8 +133,8 @@ def as_received(pair: Pair, at: datetime, params: Params) -> Pair:
     )
 
 
-def judge_one(detector: Detector, image: Image.Image) -> Judgement:
+def judge_one(detector: Detector, image: Image.Image) -> ModelDecision:
     """One model on one image, with the time that it took."""
     started = time.perf_counter()
     score = float(detector.score([image])[0])
-    return Judgement(score, detector.threshold, 1000.0 * (time.perf_counter() - started))
+    return ModelDecision(score, detector.threshold, 1000.0 * (time.perf_counter() - started))

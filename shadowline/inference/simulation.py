@@ -1,12 +1,12 @@
 """A plant in fast motion: real stream images, both models' real answers, a clock that jumps.
 
-    calendar = Calendar.of(params.demo, FIRST_DAY)
+    calendar = Calendar(first_day, params.demo.holiday)
     parts = parts_of_day("bolt", stock, day_number, params.demo)
     pairs = day_of_pairs(state, parts, candidate, legacy, morning, params)
 
 The stream split has not been seen by training, calibration or evaluation. Each of its images stands for several parts,
 one for each way to lay it down; no part comes again before all of its kind have come. A part is judged once by each
-model, under each light that is played.
+model, under each light that is shown.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.data.perturbations import apply_view, view_seed
 from shadowline.inference.shadow_batch import judge_one
 from shadowline.models.detector import Detector
-from shadowline.records.pairs import Judgement, Pair, PairSource, Side, is_drawn_for_review
+from shadowline.records.pair import ModelDecision, Pair, PairSource, Side, is_drawn_for_review
 from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import ClassState
 
@@ -39,7 +39,7 @@ _AFTERNOON = timedelta(hours=8)  # from the first lot to the second
 
 
 @dataclass(frozen=True)
-class Part:
+class SampledImage:
     """One stream image as it lies under the camera, and what an inspector would say of it."""
 
     image_id: str  # of the image as it lies
@@ -50,12 +50,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class JudgedStream:
+class StreamScores:
     """What one detector says of the parts under one light: `said[image_id]`."""
 
     fingerprint: str
     light: Light
-    said: dict[str, Judgement]
+    said: dict[str, ModelDecision]
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class Calendar:
         return sum(self.runs(morning - timedelta(days=back)) for back in range(1, total + 1))
 
 
-def stock_of(class_name: str, params: Params, layout: Layout) -> tuple[Part, ...]:
+def stock_of(class_name: str, params: Params, layout: Layout) -> tuple[SampledImage, ...]:
     """All parts of a class, in the order in which they come. Raises ValueError where there are none."""
     manifest = read_manifest([layout.manifest(class_name)])
     stream = manifest[manifest["split"] == Split.STREAM]
     known = stream[stream["label"].isin([Label.NORMAL, Label.ANOMALOUS])]
     parts = [
-        Part(_digest(str(row.image_id), lies).hex(), str(row.path), lies, Label(str(row.label)))
+        SampledImage(_digest(str(row.image_id), lies).hex(), str(row.path), lies, Label(str(row.label)))
         for row in known.itertuples()
         for lies in params.demo.lies
     ]
@@ -91,8 +91,8 @@ def stock_of(class_name: str, params: Params, layout: Layout) -> tuple[Part, ...
 
 
 def judge_stream(
-    parts: Sequence[Part], detector: Detector, light: Light, params: Params, layout: Layout, progress: Progress
-) -> JudgedStream:
+    parts: Sequence[SampledImage], detector: Detector, light: Light, params: Params, layout: Layout, progress: Progress
+) -> StreamScores:
     """One detector on every part under one light; answers that are on file already are taken from there."""
     path = layout.scratch / f"stream/{detector.fingerprint[:16]}-{light}.parquet"
     known = _read_answers(path)
@@ -103,15 +103,15 @@ def judge_stream(
             task.advance()
     if missing:
         _write_answers(path, known)
-    return JudgedStream(detector.fingerprint, light, known)
+    return StreamScores(detector.fingerprint, light, known)
 
 
-def _seen_under(part: Part, light: Light, params: Params, layout: Layout) -> Image.Image:
+def _seen_under(part: SampledImage, light: Light, params: Params, layout: Layout) -> Image.Image:
     image = apply_view(open_within(layout.root / part.path, params.data), part.lies, 0).image
     return apply_view(image, light, view_seed(params.seed, part.image_id, light)).image
 
 
-def parts_of_day(class_name: str, stock: Sequence[Part], day: int, demo: DemoParams) -> list[Part]:
+def parts_of_day(class_name: str, stock: Sequence[SampledImage], day: int, demo: DemoParams) -> list[SampledImage]:
     """The day's good and bad parts, each kind in turns from day to day, in a seeded order; last its reference parts.
 
     Reference parts are bad ones, taken from the other end of the stock.
@@ -128,9 +128,9 @@ def parts_of_day(class_name: str, stock: Sequence[Part], day: int, demo: DemoPar
 
 def day_of_pairs(
     one: ClassState,
-    parts: Sequence[Part],
-    candidate: JudgedStream,
-    legacy: JudgedStream,
+    parts: Sequence[SampledImage],
+    candidate: StreamScores,
+    legacy: StreamScores,
     morning: datetime,
     params: Params,
 ) -> list[Pair]:
@@ -167,7 +167,7 @@ def _times(morning: datetime, number: int) -> list[datetime]:
     ]
 
 
-def _answers(one: ClassState, part: Part, morning: datetime) -> Side:
+def _answers(one: ClassState, part: SampledImage, morning: datetime) -> Side:
     """The candidate answers its share of the images, always the same ones of a day."""
     draw = int.from_bytes(_digest(part.image_id, morning.isoformat())[:4], "big") / 2**32
     return "candidate" if draw < one.share else "legacy"
@@ -194,15 +194,15 @@ def _digest(*parts: str) -> bytes:
     return hashlib.sha256("\n".join(parts).encode()).digest()
 
 
-def _read_answers(path: Path) -> dict[str, Judgement]:
+def _read_answers(path: Path) -> dict[str, ModelDecision]:
     if not path.is_file():
         return {}
     table = pd.read_parquet(path)
     columns = (table[name].tolist() for name in ("image_id", "score", "threshold", "latency_ms"))
-    return {image_id: Judgement(*numbers) for image_id, *numbers in zip(*columns, strict=True)}
+    return {image_id: ModelDecision(*numbers) for image_id, *numbers in zip(*columns, strict=True)}
 
 
-def _write_answers(path: Path, answers: dict[str, Judgement]) -> None:
+def _write_answers(path: Path, answers: dict[str, ModelDecision]) -> None:
     rows = [(name, one.score, one.threshold, one.latency_ms) for name, one in answers.items()]
     table = pd.DataFrame(rows, columns=["image_id", "score", "threshold", "latency_ms"])
     with replace_file(path) as temporary:

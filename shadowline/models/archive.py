@@ -25,7 +25,7 @@ _CHUNK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
-class Contents:
+class ArchiveContents:
     """What an archive says of itself."""
 
     class_name: str
@@ -38,7 +38,7 @@ def pack(directory: Path, target: Path, class_name: str, fingerprint: str) -> st
     files = {path.relative_to(directory).as_posix(): path for path in parts(directory)}
     if not files:
         raise ValueError(f"{directory}: no files to archive; name a model's directory")
-    contents = Contents(class_name, fingerprint, {name: file_sha256(path) for name, path in files.items()})
+    contents = ArchiveContents(class_name, fingerprint, {name: file_sha256(path) for name, path in files.items()})
     with replace_file(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         archive.writestr(zip_entry(CONTENTS), json.dumps(asdict(contents), indent=2, sort_keys=True) + "\n")
         for name, path in files.items():
@@ -47,7 +47,7 @@ def pack(directory: Path, target: Path, class_name: str, fingerprint: str) -> st
     return file_sha256(target)
 
 
-def unpack(path: Path, folder: Path) -> Contents:
+def unpack(path: Path, folder: Path) -> ArchiveContents:
     """Write the model's files into `folder`, which must be empty or missing; returns what the archive says of them.
 
     Raises ValueError for a file that is damaged, missing, not declared, or would lie outside `folder`.
@@ -56,7 +56,7 @@ def unpack(path: Path, folder: Path) -> Contents:
         raise ValueError(f"{folder}: not empty; name a new folder to restore into")
     try:
         with zipfile.ZipFile(path) as archive:
-            contents = Contents(**json.loads(archive.read(CONTENTS)))
+            contents = ArchiveContents(**json.loads(archive.read(CONTENTS)))
             _check_names(path, archive, contents)
             for name in contents.files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def zip_entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _check_names(path: Path, archive: zipfile.ZipFile, contents: Contents) -> None:
+def _check_names(path: Path, archive: zipfile.ZipFile, contents: ArchiveContents) -> None:
     outside = [name for name in contents.files if not is_inside(name)]
     if outside:
         raise ValueError(f"{path}: {outside} would lie outside of the model's folder; do not trust this archive")

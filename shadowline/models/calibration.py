@@ -91,7 +91,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RecipeCandidate:
     """One recipe that was tried on the selecting half, and how well it did there."""
 
     weights: tuple[float, ...]
@@ -172,7 +172,7 @@ def _fuse(raw_BMP: Array, scales: Sequence[Scale], weights: Sequence[float], sig
 @dataclass(frozen=True)
 class CalibrationResult:
     calibration: Calibration
-    candidates: tuple[Candidate, ...]  # best first
+    candidates: tuple[RecipeCandidate, ...]  # best first
     calibrating_scores: tuple[float, ...]
 
 
@@ -193,13 +193,13 @@ def calibrate(
     num_maps = selecting_BMP.shape[1]
     names = ("reconstruction", *(f"bank_{group}" for group in range(num_maps - 1)))
     scales = tuple(Scale.of(selecting_BMP[:, m], f"class {class_name!r}, {names[m]}") for m in range(num_maps))
-    tried: list[tuple[Candidate, Recipe]] = []
+    tried: list[tuple[RecipeCandidate, Recipe]] = []
     for weights in candidate_weights(num_maps, params.bank_weights):
         tried += _try_weights(class_name, weights, selecting_BMP, defects, scales, params)
-    tried = rank(tried, params.auroc_tie)
+    tried = rank_recipes(tried, params.auroc_tie)
     alone = {
-        "reconstruction": rank([one for one in tried if one[0].weights[0] == 1.0], params.auroc_tie)[0][1],
-        "bank": rank([one for one in tried if one[0].weights[0] == 0.0], params.auroc_tie)[0][1],
+        "reconstruction": rank_recipes([one for one in tried if one[0].weights[0] == 1.0], params.auroc_tie)[0][1],
+        "bank": rank_recipes([one for one in tried if one[0].weights[0] == 0.0], params.auroc_tie)[0][1],
     }
     draft = Calibration(
         class_name=class_name,
@@ -224,7 +224,7 @@ def calibrate(
     )
 
 
-def rank(tried: list[tuple[Candidate, Recipe]], tie: float) -> list[tuple[Candidate, Recipe]]:
+def rank_recipes(tried: list[tuple[RecipeCandidate, Recipe]], tie: float) -> list[tuple[RecipeCandidate, Recipe]]:
     """Best first: within `tie` of the best AUROC the fewest maps lead, then the best separated; the rest go by AUROC.
 
     This is the one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, §3.4.3): a few
@@ -232,7 +232,7 @@ def rank(tried: list[tuple[Candidate, Recipe]], tie: float) -> list[tuple[Candid
     """
     best = max(one.auroc for one, _ in tried)
 
-    def place(one: Candidate) -> tuple[bool, float, float]:
+    def place(one: RecipeCandidate) -> tuple[bool, float, float]:
         if one.auroc < best - tie:
             return True, -one.auroc, 0.0
         return False, float(sum(weight > 0.0 for weight in one.weights)), -one.separation
@@ -257,7 +257,7 @@ def _try_weights(
     defects: Mapping[str, Array],
     scales: Sequence[Scale],
     params: CalibrationParams,
-) -> list[tuple[Candidate, Recipe]]:
+) -> list[tuple[RecipeCandidate, Recipe]]:
     normal = _fuse(selecting_BMP, scales, weights, params.smoothing_sigma)
     fused = [_fuse(raw, scales, weights, params.smoothing_sigma) for raw in defects.values()]
     subject = f"class {class_name!r}, pooled map"
@@ -272,7 +272,7 @@ def _try_weights(
     return tried
 
 
-def _judge(recipe: Recipe, normal_BHW: Array, defects: Sequence[Array]) -> Candidate:
+def _judge(recipe: Recipe, normal_BHW: Array, defects: Sequence[Array]) -> RecipeCandidate:
     normal = _largest_pool(normal_BHW, recipe.pools)
     scale = Scale.of(normal, "calibration")
     aurocs, separations = [], []
@@ -281,4 +281,4 @@ def _judge(recipe: Recipe, normal_BHW: Array, defects: Sequence[Array]) -> Candi
         aurocs.append(float(roc_auc_score(labels, np.r_[normal, one])))
         separations.append(float(np.median(scale.apply(one))))
     shares = tuple(pool.share for pool in recipe.pools)
-    return Candidate(recipe.weights, shares, float(np.mean(aurocs)), float(np.mean(separations)))
+    return RecipeCandidate(recipe.weights, shares, float(np.mean(aurocs)), float(np.mean(separations)))

@@ -226,7 +226,7 @@ class Identities:
 
 def _stack(arrays: list[Floats], padding: float) -> Floats:
     """Arrays whose first axes differ in length, as one; the shorter are filled up."""
-    longest = max(len(one) for one in arrays)
+    longest = max(len(array) for array in arrays)
     filled = np.full((len(arrays), longest, *arrays[0].shape[1:]), padding, dtype=np.float32)
     for row, one in zip(filled, arrays, strict=True):
         row[: len(one)] = one

@@ -1,6 +1,6 @@
 """The thing that inspects: encoder, decoder, banks and calibration in one directory, and the public Python API.
 
-    inspector = Inspector.load("models/inspector")              # or "models:/inspector@champion"
+    inspector = Inspector.load("models/inspector")              # `models:/…` URIs: see `models/registry_uri.py`
     result = inspector.inspect("cell0042.png", class_name="solar_mono")
     result.score, result.threshold, result.decision, result.anomaly_map
     inspector.inspect("found.png")                              # finds the class itself, or says UnknownProduct
@@ -14,19 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.device import pick_device
-from shadowline.data.images import open_rgb
+from shadowline.core.hashing import file_sha256
+from shadowline.data.images import ImageLimits, open_within
 from shadowline.data.manifest import Label
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.calibration import Calibration, raw_maps
@@ -76,10 +78,11 @@ class Inspector:
     """Load once, inspect many; the images beside an image change its score by rounding at most."""
 
     def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
-        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = read_json(directory / "config.json")
+        self.limits = ImageLimits(**self.config["limits"])
         self.encoder, self.model_version = encoder, model_version
         self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
-        raw = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+        raw = read_json(directory / "calibration.json")
         self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
         self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
         self._identities = _load_identities(directory, self.classes)
@@ -87,18 +90,18 @@ class Inspector:
         self.class_fingerprints = class_fingerprints(directory)
 
     @classmethod
-    def load(cls, location: str | Path) -> Inspector:
-        """From a directory or a `models:/…` URI.
+    def load(cls, location: str | Path, model_version: str = "directory") -> Self:
+        """From a local directory; `model_version` is what inspections name as their model's version.
 
         Raises FileNotFoundError, or ValueError when a file is not what was packaged.
         """
-        directory, version = resolve(str(location))
+        directory = Path(location)
         if not (directory / "config.json").is_file():
             raise FileNotFoundError(
                 f"{directory}: no packaged inspector; run `shadowline retrain` or name another --model"
             )
         found = model_fingerprint(directory)
-        inspector = cls(directory, load_encoder(directory, pick_device()), version)
+        inspector = cls(directory, load_encoder(directory, pick_device()), model_version)
         if found != inspector.fingerprint:
             raise ValueError(
                 f"{directory}: files changed since packaging ({found[:12]}…); restore them from the registry"
@@ -179,8 +182,7 @@ class Inspector:
     def _open(self, image: ImageInput) -> Image.Image:
         if isinstance(image, Image.Image):
             return image.convert("RGB")
-        limits = self.config["limits"]
-        return open_rgb(image, max_pixels=limits["max_pixels"], max_file_bytes=limits["max_file_bytes"])
+        return open_within(image, self.limits)
 
     def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
         """What is said of one image, but for its latency."""
@@ -254,7 +256,7 @@ def model_fingerprint(directory: Path) -> str:
         if path.suffix not in {".safetensors", ".json"}:
             continue
         digest.update(path.relative_to(directory).as_posix().encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(path)))
     return digest.hexdigest()
 
 
@@ -263,49 +265,12 @@ def class_fingerprints(directory: Path) -> dict[str, str]:
 
     Two model versions may share some of them: a class whose fingerprint stays is inspected as before.
     """
-    calibrations = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+    calibrations = read_json(directory / "calibration.json")
     shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
-    common = [hashlib.sha256(path.read_bytes()).hexdigest() for path in shared]
+    common = [file_sha256(path) for path in shared]
     found = {}
     for name, calibration in calibrations.items():
-        bank = hashlib.sha256((directory / f"banks/{name}.safetensors").read_bytes()).hexdigest()
+        bank = file_sha256(directory / f"banks/{name}.safetensors")
         parts = (*common, bank, json.dumps(calibration, sort_keys=True))
         found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return found
-
-
-def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
-    """A local directory and a version for a path or a `models:/…` URI, of which `inside` is what the registry keeps.
-
-    The one place where the library asks the registry.
-    """
-    if not location.startswith("models:/"):
-        return Path(location), "directory"
-    import mlflow
-
-    from shadowline.core.settings import Settings, prepare_environment
-
-    prepare_environment()
-    mlflow.set_tracking_uri(Settings().tracking_uri)
-    name, _, alias = location.removeprefix("models:/").partition("@")
-    client = mlflow.MlflowClient()
-    try:
-        version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
-        exact = f"models:/{name.partition('/')[0]}/{version}"
-        folder = begun_again(lambda: mlflow.artifacts.download_artifacts(exact))
-    except mlflow.exceptions.MlflowException as error:
-        raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
-    return folder / inside, str(version)
-
-
-def begun_again(download: Callable[[], str]) -> Path:
-    """What MLflow's `download` brings; a folder is hundreds of requests, of which one that stays unanswered ends it.
-
-    Raises what the last of three attempts raised.
-    """
-    from tenacity import Retrying, retry_if_exception, stop_after_attempt
-
-    def is_passing(error: BaseException) -> bool:
-        return getattr(error, "error_code", "") == "INTERNAL_ERROR"
-
-    return Path(Retrying(retry=retry_if_exception(is_passing), stop=stop_after_attempt(3), reraise=True)(download))

@@ -1,6 +1,6 @@
 """A legacy model, looked at before it is taken on record: that it loads, that it scores, and how good it is.
 
-examine("bolt", "models/legacy/bolt", params, Layout(), Stated()).baseline.auroc
+validate_legacy_model("bolt", "models/legacy/bolt", params, Layout(), DeclaredMetrics()).baseline.auroc
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.models.detector import Detector
-from shadowline.models.loader import Kind, find_model, load_detector, place_of
+from shadowline.models.loader import DetectorKind, find_model, load_detector, place_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ RECORDED_TOLERANCE = 1e-4  # relative; another machine rounds differently, anoth
 
 
 @dataclass(frozen=True)
-class Stated:
+class DeclaredMetrics:
     """What the factory says of a model; None: nothing."""
 
     auroc: float | None = None  # used where nothing can be measured
@@ -39,7 +39,7 @@ class Stated:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class LegacyBaseline:
     """How good a legacy model is, and what it costs."""
 
     auroc: float | None
@@ -57,21 +57,23 @@ class LegacyModel:
 
     class_name: str
     fingerprint: str
-    kind: Kind
+    kind: DetectorKind
     source: str  # where it was imported from
     directory: Path  # its own files
     data: DataParams  # bounds of the images that it may be asked with
-    baseline: Baseline
+    baseline: LegacyBaseline
 
 
-def examine(class_name: str, location: str, params: Params, layout: Layout, stated: Stated) -> LegacyModel:
+def validate_legacy_model(
+    class_name: str, location: str, params: Params, layout: Layout, stated: DeclaredMetrics
+) -> LegacyModel:
     """Load the model, score with it, and measure it on the test split of its class where the project has one.
 
     Raises FileNotFoundError, or ValueError for a model that does not load, does not score or has no threshold.
     """
     detector = load_detector(location, class_name)
     directory, kind = find_model(location)
-    if kind is Kind.INSPECTOR:
+    if kind is DetectorKind.INSPECTOR:
         raise ValueError(f"{location}: a multi-class model; name the single-class model of '{class_name}'")
     if not np.isfinite(detector.threshold):
         raise ValueError(f"{location}: threshold {detector.threshold}, need a finite number")
@@ -85,8 +87,8 @@ def known_images(class_name: str, params: Params, layout: Layout, limit: int | N
 
 
 def _baseline(
-    detector: Detector, class_name: str, params: Params, layout: Layout, directory: Path, stated: Stated
-) -> Baseline:
+    detector: Detector, class_name: str, params: Params, layout: Layout, directory: Path, stated: DeclaredMetrics
+) -> LegacyBaseline:
     rows = _test_rows(class_name, layout)
     tried = known_images(class_name, params, layout, NUM_TRIED) or [Image.new("RGB", (64, 64), "grey")]
     first = detector.score(tried)
@@ -94,7 +96,7 @@ def _baseline(
         raise ValueError(f"class '{class_name}': score {first.tolist()}, need finite numbers; check the model")
     anomalous = (rows["label"] == Label.ANOMALOUS).to_numpy()
     size_mb = _size_mb(directory) if stated.storage_mb is None else stated.storage_mb
-    baseline = Baseline(stated.auroc, None, None, 0, size_mb, stated.hours_per_month, stated.yearly_cost)
+    baseline = LegacyBaseline(stated.auroc, None, None, 0, size_mb, stated.hours_per_month, stated.yearly_cost)
     if not anomalous.any() or anomalous.all():
         return baseline
     recorded = _recorded(class_name, layout, directory, rows["image_id"].tolist(), first)
@@ -103,8 +105,8 @@ def _baseline(
 
 
 def _measured(
-    baseline: Baseline, scores: Floats, anomalous: npt.NDArray[np.bool_], threshold: float, params: Params
-) -> Baseline:
+    baseline: LegacyBaseline, scores: Floats, anomalous: npt.NDArray[np.bool_], threshold: float, params: Params
+) -> LegacyBaseline:
     sample, flagged = params.evaluation, scores > threshold
     area = bootstrap(
         auroc, scores, anomalous, resamples=sample.bootstrap, confidence=sample.confidence, seed=params.seed

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 
+from shadowline.core.atomic_files import read_json
 from shadowline.models.detector import Detector
 from shadowline.models.external.description import DESCRIPTION
 from shadowline.models.external.onnx import MODEL, OnnxDetector
 from shadowline.models.external.pyfunc import MLMODEL, PyfuncDetector, find_description
 from shadowline.models.few_shot.detector import FewShot
-from shadowline.models.inspector import Inspector, resolve
+from shadowline.models.inspector import Inspector
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.patchcore.detector import PatchCore
+from shadowline.models.registry_uri import resolve
 from shadowline.models.winclip.detector import WinClip
 
 
-class Kind(StrEnum):
+class DetectorKind(StrEnum):
     """What lies in a model's directory."""
 
     INSPECTOR = "inspector"  # a packaged multi-class model
@@ -36,9 +37,9 @@ def load_detector(location: str, class_name: str) -> Detector:
 
     Raises FileNotFoundError, or ValueError where the files are not what was saved, or are of another class.
     """
-    directory, kind = find_model(location)
-    if kind is Kind.INSPECTOR:
-        return CandidateDetector(Inspector.load(location), class_name)
+    directory, version, kind = _find(location)
+    if kind is DetectorKind.INSPECTOR:
+        return CandidateDetector(Inspector.load(directory, version), class_name)
     detector = _load(directory, kind)
     if detector.class_name != class_name:
         raise ValueError(
@@ -47,13 +48,19 @@ def load_detector(location: str, class_name: str) -> Detector:
     return detector
 
 
-def find_model(location: str) -> tuple[Path, Kind]:
+def find_model(location: str) -> tuple[Path, DetectorKind]:
     """The directory of the model's own files and its kind; raises FileNotFoundError where there is none."""
-    folder, _ = resolve(location, inside="")
+    directory, _, kind = _find(location)
+    return directory, kind
+
+
+def _find(location: str) -> tuple[Path, str, DetectorKind]:
+    """Directory, version and kind."""
+    folder, version = resolve(location, inside="")
     for place in _PLACES:
         kind = _kind_of(folder / place)
         if kind is not None:
-            return folder / place, kind
+            return folder / place, version, kind
     raise FileNotFoundError(
         f"{location}: no config.json or detector.json in {folder}; name a model's directory or version"
     )
@@ -65,27 +72,27 @@ def place_of(location: str | Path) -> str:
     return text if text.startswith("models:/") else str(Path(text).resolve())
 
 
-def _load(directory: Path, kind: Kind) -> Detector:
-    if kind is Kind.PATCHCORE:
+def _load(directory: Path, kind: DetectorKind) -> Detector:
+    if kind is DetectorKind.PATCHCORE:
         return PatchCore.load(directory)
-    if kind is Kind.FEW_SHOT:
+    if kind is DetectorKind.FEW_SHOT:
         return FewShot.load(directory)
-    if kind is Kind.WINCLIP:
+    if kind is DetectorKind.WINCLIP:
         return WinClip.load(directory)
-    return OnnxDetector.load(directory) if kind is Kind.ONNX else PyfuncDetector.load(directory)
+    return OnnxDetector.load(directory) if kind is DetectorKind.ONNX else PyfuncDetector.load(directory)
 
 
-def _kind_of(directory: Path) -> Kind | None:
+def _kind_of(directory: Path) -> DetectorKind | None:
     if (directory / MODEL).is_file() and (directory / DESCRIPTION).is_file():
-        return Kind.ONNX
+        return DetectorKind.ONNX
     if (directory / MLMODEL).is_file() and find_description(directory).is_file():
-        return Kind.PYFUNC
+        return DetectorKind.PYFUNC
     config = directory / "config.json"
     if not config.is_file():
         return None
-    fields = json.loads(config.read_text(encoding="utf-8"))
-    if fields.get("kind") == Kind.FEW_SHOT:
-        return Kind.FEW_SHOT
+    fields = read_json(config)
+    if fields.get("kind") == DetectorKind.FEW_SHOT:
+        return DetectorKind.FEW_SHOT
     if "window_scales" in fields:
-        return Kind.WINCLIP
-    return Kind.PATCHCORE if "coreset_share" in fields else Kind.INSPECTOR
+        return DetectorKind.WINCLIP
+    return DetectorKind.PATCHCORE if "coreset_share" in fields else DetectorKind.INSPECTOR

@@ -8,12 +8,12 @@ Then a score that was stored under one of them is, bit for bit, the score of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
 from shadowline.models.inspector import class_fingerprints
@@ -33,7 +33,7 @@ class Deciding:
 
 def read_deciding(directory: Path, class_name: str) -> Deciding:
     """Raises ValueError for a class that the model does not know, FileNotFoundError where a part is missing."""
-    calibrations = json.loads((directory / "calibration.json").read_text(encoding="utf-8"))
+    calibrations = read_json(directory / "calibration.json")
     if class_name not in calibrations:
         raise ValueError(f"class {class_name!r}: not in {directory}; it knows {', '.join(sorted(calibrations))}")
     files = ("encoder.safetensors", "encoder.json", "decoder.safetensors", f"banks/{class_name}.safetensors")

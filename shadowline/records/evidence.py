@@ -42,8 +42,8 @@ from shadowline.evaluation.evidence import (
     start_of,
 )
 from shadowline.records.database import reading
-from shadowline.records.pairs import DROPPED as NEVER_ASKED
-from shadowline.records.pairs import TEST_SOURCES
+from shadowline.records.pair import DROPPED as NEVER_ASKED
+from shadowline.records.pair import TEST_SOURCES
 from shadowline.records.tables import FeedbackRow, PairRow
 from shadowline.rollout.state import ClassState
 from shadowline.rollout.weighing import evidence_of

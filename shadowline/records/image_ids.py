@@ -5,12 +5,12 @@ image_id_of("9c1d03aa41f2", "solar_mono", records.pairs.engine)
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from sqlalchemy import Engine, select
 
+from shadowline.core.hashing import file_sha256
 from shadowline.records.database import reading
 from shadowline.records.tables import PairRow
 
@@ -26,7 +26,7 @@ def image_id_of(image: str, class_name: str, engine: Engine) -> str:
     Raises ValueError for what is neither a file nor an id, and for a beginning of no id or of several of the class.
     """
     if Path(image).is_file():
-        return hashlib.sha256(Path(image).read_bytes()).hexdigest()
+        return file_sha256(Path(image))
     digits = image.lower()
     if not _HEXADECIMAL.fullmatch(digits):
         raise ValueError(

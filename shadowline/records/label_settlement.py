@@ -1,6 +1,6 @@
 """What inspectors' words on an image come to, before it may teach a model.
 
-    settle(words)      # the label that counts; None where two inspectors disagree
+    settle_label(words)      # the label that counts; None where two inspectors disagree
 
 The latest word of each inspector counts. Where these differ the image is disputed, and is for nobody to learn from.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shadowline.data.manifest import Label
-from shadowline.records.traces import Word
+from shadowline.records.traces import LabelEvent
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SettledLabel:
         return f"{self.label} by {self.by} at {self.at.isoformat(timespec='seconds')}{change}"
 
 
-def settle(words: Sequence[Word]) -> SettledLabel | None:
+def settle_label(words: Sequence[LabelEvent]) -> SettledLabel | None:
     """`words` on one image, the latest last; raises ValueError where there are none."""
     if not words:
         raise ValueError("labels: no word on the image; ask for images that have one")

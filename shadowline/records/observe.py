@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from shadowline.core.params import Params
+from shadowline.records.approvals import StoredOrder
 from shadowline.records.evidence import read_evidence
-from shadowline.records.rollout_store import StoredOrder
 from shadowline.records.stores import Records
 from shadowline.rollout.observation import ClassObservation, Observation
 from shadowline.rollout.phases import CANDIDATE_JUDGES
@@ -27,18 +27,18 @@ def observe(
 
     A challenger that was taken back from a class before is none for it: only a person plans it again.
     """
-    at_work = [one for one in state.classes if one.standing in CANDIDATE_JUDGES]
+    at_work = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
     return Observation(
         now=now,
         challenger=_without_failed(challenger, state, records),
         classes=tuple(observe_class(one, records, now, params) for one in at_work),
         orders=(order.order,) if order else (),
-        approvals=records.rollout.approvals(),
+        approvals=records.approvals.approvals(),
     )
 
 
 def _without_failed(challenger: Mapping[str, str], state: RolloutState, records: Records) -> dict[str, str]:
-    candidates = {one.class_name: one.candidate for one in state.classes}
+    candidates = {cls.class_name: cls.candidate for cls in state.classes}
     return {
         name: new
         for name, new in challenger.items()
@@ -49,5 +49,5 @@ def _without_failed(challenger: Mapping[str, str], state: RolloutState, records:
 def observe_class(one: ClassState, records: Records, now: datetime, params: Params) -> ClassObservation:
     """Evidence of one class since its candidate began to be compared."""
     evidence = read_evidence(records.pairs.engine, one, now, params.rollout)
-    on_record = records.rollout.evidence(one.class_name, one.legacy)
+    on_record = records.approvals.evidence(one.class_name, one.legacy)
     return weigh(one, evidence, on_record, params.shadow, params.rollout)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, select, text
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from shadowline.data.near_duplicates import FrameGroups, FrameRule
+from shadowline.records.pair import Models, Pair
 from shadowline.records.tables import PairRow
-
-if TYPE_CHECKING:
-    from shadowline.records.pairs import Pair
-
-Models = tuple[str, str, str]  # class, fingerprints of candidate and legacy
 
 _CHUNK = 1_000  # rows per statement
 

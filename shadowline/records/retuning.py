@@ -31,17 +31,17 @@ from sqlalchemy.orm import aliased
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import slot_of, start_of
 from shadowline.models.threshold_change import Deciding
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.evidence import read_chosen
-from shadowline.records.pairs import REDECIDED, TEST_SOURCES, PairSource
+from shadowline.records.pair import REDECIDED, TEST_SOURCES, PairSource
 from shadowline.records.recording import wait_for_other_recorders
 from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow
 from shadowline.rollout import engine
-from shadowline.rollout.engine import Step
+from shadowline.rollout.engine import RolloutStep
 from shadowline.rollout.phases import TAKEN_OVER
 from shadowline.rollout.state import ClassState, Event, replay, was_taken_back
-from shadowline.rollout.verdict import Outcome, ShadowVerdict
+from shadowline.rollout.verdict import ShadowVerdict, VerdictOutcome
 from shadowline.rollout.weighing import evidence_of, weigh
 
 _CHUNK = 20_000  # row numbers per statement
@@ -90,7 +90,7 @@ def retune(records: Records, asked: Retuning, now: datetime, params: Params) -> 
         return None
     results: list[Replay] = []
 
-    def decide(connection: Connection, events: tuple[Event, ...]) -> tuple[Step, Sequence[Record]]:
+    def decide(connection: Connection, events: tuple[Event, ...]) -> tuple[RolloutStep, Sequence[Record]]:
         step = _move(events, asked, now)
         one = step.state.of(asked.class_name)
         scope = _Scope.of(connection, one, asked)
@@ -103,7 +103,7 @@ def retune(records: Records, asked: Retuning, now: datetime, params: Params) -> 
     return results[0]
 
 
-def _move(events: Sequence[Event], asked: Retuning, now: datetime) -> Step:
+def _move(events: Sequence[Event], asked: Retuning, now: datetime) -> RolloutStep:
     state, name, new = replay(events), asked.class_name, asked.after
     present = state.of(name).candidate
     if present != asked.before.fingerprint:
@@ -123,7 +123,7 @@ def _check(result: Replay, one: ClassState, asked: Retuning, params: Params) -> 
             f"({result.flipped_share:.2%}), at most {bound:.2%} (rollout.retune.max_flipped_share); "
             "a new candidate goes through shadow mode"
         )
-    enough = {Outcome.PASS} if one.phase in TAKEN_OVER else {Outcome.PASS, Outcome.INCONCLUSIVE}
+    enough = {VerdictOutcome.PASS} if one.phase in TAKEN_OVER else {VerdictOutcome.PASS, VerdictOutcome.INCONCLUSIVE}
     if verdict.outcome not in enough:
         raise ValueError(
             f"class {name!r}: in {one.phase}, the pairs decided again by {threshold} come to the verdict "
@@ -147,7 +147,7 @@ def _note(result: Replay, one: ClassState, asked: Retuning, revision: int, now: 
         "reasons": list(result.verdict.reasons),
         "why": asked.why,
     }
-    return Record(Kind.RETUNE, asked.class_name, body, asked.by, now)
+    return Record(EntryKind.RETUNE, asked.class_name, body, asked.by, now)
 
 
 # --- in SQL ---------------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _weigh(
     table = read_chosen(
         connection, and_(evidence, PairRow.received_at < until), until, policy.guards.latency.bound, scope.alarm
     )
-    on_record = records.rollout.evidence(one.class_name, one.legacy)
+    on_record = records.approvals.evidence(one.class_name, one.legacy)
     verdict = weigh(
         one, evidence_of(one, table, closed_until, policy.window_days), on_record, params.shadow, policy
     ).verdict

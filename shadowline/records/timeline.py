@@ -22,7 +22,7 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.params import Params
 from shadowline.evaluation.agreement import Rate
 from shadowline.records.database import reading
-from shadowline.records.pairs import REDECIDED
+from shadowline.records.pair import REDECIDED
 from shadowline.records.stores import Records
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import BOTH_JUDGE, TAKEN_OVER, Phase
@@ -57,7 +57,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Trip:
+class GuardTrip:
     """A rollback, or an alarm that took nothing back."""
 
     at: datetime
@@ -105,7 +105,7 @@ class Timeline:
     num_ticks: int  # ticks that changed something; the others leave no trace
     num_undrawn: int  # pairs in no window: received earlier, or by models that were not at work then
     classes: tuple[ClassTimeline, ...]  # by wave, then by name
-    trips: tuple[Trip, ...]  # by time
+    trips: tuple[GuardTrip, ...]  # by time
     moves: tuple[Move, ...]  # by time
 
     @property
@@ -117,7 +117,7 @@ class Timeline:
         return (at - self.start) / timedelta(days=1)
 
     @property
-    def rollbacks(self) -> tuple[Trip, ...]:
+    def rollbacks(self) -> tuple[GuardTrip, ...]:
         return tuple(trip for trip in self.trips if trip.rolled_back)
 
 
@@ -132,7 +132,7 @@ def collect_timeline(records: Records, params: Params) -> Timeline:
     stories = _by_class(events)
     end = max(events[-1].at, _last_receipt(records, stories) or events[-1].at)
     classes = tuple(_class_timeline(story, end, records, params) for story in stories.values())
-    drawn = sum(window.settled.num_total for one in classes for window in one.windows)
+    drawn = sum(window.settled.num_total for cls in classes for window in cls.windows)
     return Timeline(
         start=events[0].at,
         end=end,
@@ -173,7 +173,7 @@ def _by_class(events: Iterable[Event]) -> dict[str, list[Event]]:
     return stories
 
 
-Timed = TypeVar("Timed", Trip, Move)
+Timed = TypeVar("Timed", GuardTrip, Move)
 
 
 def _by_time(found: Iterable[Timed]) -> tuple[Timed, ...]:
@@ -194,7 +194,7 @@ def _bands(story: Sequence[Event], end: datetime) -> Iterator[Band]:
         return one.phase, one.held_from, one.share, one.candidate, one.legacy
 
     firsts = [next(group) for _, group in groupby(story, key=kind)]
-    for event, until in zip(firsts, [*(each.at for each in firsts[1:]), end], strict=True):
+    for event, until in zip(firsts, [*(first.at for first in firsts[1:]), end], strict=True):
         one = event.after
         yield Band(one.phase, one.held_from, event.at, until, one.share, one.candidate, one.legacy)
 
@@ -216,14 +216,14 @@ def _spans(start: datetime, end: datetime, length: timedelta) -> Iterator[tuple[
         start += length
 
 
-def _trips(story: Sequence[Event]) -> Iterator[Trip]:
+def _trips(story: Sequence[Event]) -> Iterator[GuardTrip]:
     for before, event in pairwise(story):
         was, one = before.after, event.after
         place = (event.at, one.class_name, was.standing, was.share)
         if one.phase is Phase.ROLLED_BACK and event.is_move:
-            yield Trip(*place, True, event.by, one.reason)
+            yield GuardTrip(*place, True, event.by, one.reason)
         elif one.alarm and one.alarm != was.alarm:
-            yield Trip(*place, False, event.by, one.alarm)
+            yield GuardTrip(*place, False, event.by, one.alarm)
 
 
 def _moves(story: Sequence[Event]) -> Iterator[Move]:

@@ -1,7 +1,7 @@
 """What the database holds of one inspected part: its pairs by trace id, and the words on its image. Reads only.
 
 found = pairs_of_trace(engine, "line-7.0042")
-words_on(engine, "bolt", found[0].pair.image_id)
+labels_of(engine, "bolt", found[0].pair.image_id)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 
 from shadowline.records.database import reading
-from shadowline.records.pairs import REDECIDED, Judgement, Pair, PairSource, Side
+from shadowline.records.pair import REDECIDED, ModelDecision, Pair, PairSource, Side
 from shadowline.records.tables import FeedbackRow, PairRow
 
 _SAID = ("score", "threshold", "latency_ms", "error")
@@ -35,7 +35,7 @@ class StoredPair:
 
 
 @dataclass(frozen=True)
-class Word:
+class LabelEvent:
     """What an inspector said of an image."""
 
     label: str
@@ -56,21 +56,21 @@ def pairs_of_trace(engine: Engine, trace_id: str) -> tuple[StoredPair, ...]:
         return tuple(_stored(row) for row in connection.execute(query))
 
 
-def words_on(engine: Engine, class_name: str, image_id: str) -> tuple[Word, ...]:
+def labels_of(engine: Engine, class_name: str, image_id: str) -> tuple[LabelEvent, ...]:
     """The latest last."""
     query = select(FeedbackRow.__table__).where(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(FeedbackRow.id)).all()
-    return tuple(Word(row.label, row.by, row.at, row.note, row.superseded) for row in rows)
+    return tuple(LabelEvent(row.label, row.by, row.at, row.note, row.superseded) for row in rows)
 
 
-def words_by_image(engine: Engine, class_name: str) -> dict[str, tuple[Word, ...]]:
+def words_by_image(engine: Engine, class_name: str) -> dict[str, tuple[LabelEvent, ...]]:
     """The words on every image of a class that has any; on each, the latest last."""
     query = select(FeedbackRow.__table__).where(FeedbackRow.class_name == class_name).order_by(FeedbackRow.id)
-    words: dict[str, tuple[Word, ...]] = {}
+    words: dict[str, tuple[LabelEvent, ...]] = {}
     with reading(engine) as connection:
         for row in connection.execute(query):
-            word = Word(row.label, row.by, row.at, row.note, row.superseded)
+            word = LabelEvent(row.label, row.by, row.at, row.note, row.superseded)
             words[row.image_id] = (*words.get(row.image_id, ()), word)
     return words
 
@@ -106,9 +106,9 @@ def _stored(row: Any) -> StoredPair:
     return StoredPair(pair, row.key, alarms)
 
 
-def _said(row: Any, side: Side) -> Judgement | None:
+def _said(row: Any, side: Side) -> ModelDecision | None:
     """None where it was not asked."""
     score, threshold, latency_ms, error = (getattr(row, f"{side}_{name}") for name in _SAID)
     if (score, threshold, error) == (None, None, None):
         return None
-    return Judgement(score, threshold, latency_ms, error)
+    return ModelDecision(score, threshold, latency_ms, error)

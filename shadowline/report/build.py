@@ -20,7 +20,7 @@ from markupsafe import Markup
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
-from shadowline.evaluation.gates import Check
+from shadowline.evaluation.gates import GateCheck
 from shadowline.report import figures, formatting
 from shadowline.report.evaluation_data import ClassContents, Contents, read_contents
 from shadowline.report.gallery import Group, gallery, shots_per_kind
@@ -35,7 +35,7 @@ class ClassSection:
 
     anchor: str
     contents: ClassContents
-    failed: tuple[Check, ...]
+    failed: tuple[GateCheck, ...]
     whisker: Markup
     charts: tuple[figures.Figure, ...]
     galleries: tuple[Group, ...]
@@ -69,11 +69,11 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
             params=params,
             totals=formatting.Totals.of(contents.classes),
             headline=formatting.headline(summary),
-            in_numbers=formatting.in_numbers(contents),
+            in_numbers=formatting.headline_numbers(contents),
             failed=[check for check in checks if not check.passed],
             passed=[check for check in checks if check.passed],
             sections=_sections(contents, layout, params),
-            axis=figures.auroc_axis(each.metrics for each in contents.classes),
+            axis=figures.auroc_axis(cls.metrics for cls in contents.classes),
             migration=migration_section(contents.timeline) if contents.timeline else None,
             training=figures.training(contents.history) if contents.history else (),
             costs=[figure for figure in costs if figure is not None],
@@ -103,7 +103,7 @@ def environment() -> Environment:
 
 
 def _sections(contents: Contents, layout: Layout, params: Params) -> list[ClassSection]:
-    axis = figures.auroc_axis(each.metrics for each in contents.classes)
+    axis = figures.auroc_axis(cls.metrics for cls in contents.classes)
     limit = shots_per_kind(len(contents.classes))
     return [
         ClassSection(

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from PIL import Image, ImageOps
 
-from shadowline.audit.inspection import InspectionRecord, Outcome, digest
+from shadowline.audit.inspection import DecisionOutcome, InspectionRecord, digest
 from shadowline.data.manifest import Label
 from shadowline.records.audit_log.entry import Entry
 from shadowline.report.build import environment
@@ -20,11 +20,11 @@ SIDE = 900  # pixels, longer side of a picture: 250 a inch over half a page
 MAX_BYTES = 400_000  # of one JPEG
 
 _VERDICTS = {
-    Outcome.IDENTICAL: "Shown again, the model gives the same score, bit for bit.",
-    Outcome.ROUNDING: "Shown again, the model decides the same; its score differs by rounding.",
-    Outcome.DIFFERENT: "Shown again, the part does not come out the same.",
-    Outcome.IMPOSSIBLE: "The decision cannot be shown again.",
-    Outcome.NOT_ASKED: "The part was not scored again for this record.",
+    DecisionOutcome.IDENTICAL: "Shown again, the model gives the same score, bit for bit.",
+    DecisionOutcome.ROUNDING: "Shown again, the model decides the same; its score differs by rounding.",
+    DecisionOutcome.DIFFERENT: "Shown again, the part does not come out the same.",
+    DecisionOutcome.IMPOSSIBLE: "The decision cannot be shown again.",
+    DecisionOutcome.NOT_ASKED: "The part was not scored again for this record.",
 }
 
 
@@ -60,7 +60,7 @@ def build_page(record: InspectionRecord, entry: Entry, public_key: str, picture:
 
 def _reasons(record: InspectionRecord) -> tuple[str, ...]:
     """What speaks against the record, each thing once."""
-    against = record.rerun.outcome in {Outcome.DIFFERENT, Outcome.IMPOSSIBLE}
+    against = record.rerun.outcome in {DecisionOutcome.DIFFERENT, DecisionOutcome.IMPOSSIBLE}
     return tuple(dict.fromkeys((*record.calibration.problems, *([record.rerun.reason] if against else []))))
 
 

@@ -24,8 +24,16 @@ from shadowline.data.manifest import Label
 from shadowline.evaluation.agreement import Agreement, PairCounts, agree
 from shadowline.evaluation.evidence import UNLABELLED
 from shadowline.inference.overlay import heatmap_overlay
-from shadowline.inference.rescoring import SIDES, Look, Model, colour_range, find_models, look_at, maps_of
-from shadowline.records.pairs import Side
+from shadowline.inference.rescoring import (
+    SIDES,
+    RescoredImage,
+    RescoringModel,
+    colour_range,
+    find_models,
+    look_at,
+    maps_of,
+)
+from shadowline.records.pair import Side
 from shadowline.records.stores import Records
 from shadowline.report.build import environment, stylesheet
 from shadowline.report.formatting import number, percent, plural
@@ -37,7 +45,7 @@ NUM_QUIET = 8  # images passed by both models, from which a heat map learns wher
 NUM_SEARCHED = 200  # newest pairs among which these are looked for
 
 
-class Right(StrEnum):
+class Adjudication(StrEnum):
     """Who was right, by an inspector's label."""
 
     CANDIDATE = "the new model was right"
@@ -46,7 +54,7 @@ class Right(StrEnum):
 
 
 @dataclass(frozen=True)
-class Said:
+class RecordedLabel:
     """One model's word on one image, as the page shows it."""
 
     stopped: bool
@@ -57,13 +65,13 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Dispute:
+class Disagreement:
     """One pair as the page shows it."""
 
-    right: Right
+    right: Adjudication
     image: str  # data URI, or empty
     problem: str
-    said: dict[Side, Said]
+    said: dict[Side, RecordedLabel]
     label: str
     when: str
     image_id: str
@@ -78,7 +86,7 @@ def build_gallery(one: ClassState, records: Records, params: Params, out: Path, 
     if limit < 1:
         raise ValueError(f"gallery of {one.class_name!r}: limit {limit}, need at least 1; raise --limit")
     pairs = (one.class_name, one.candidate, one.legacy)
-    found = rank(records.pairs.table(*pairs, disagreeing=True), records.pairs.scores(*pairs))
+    found = rank_disagreements(records.pairs.table(*pairs, disagreeing=True), records.pairs.scores(*pairs))
     quiet = _quiet(records.pairs.table(*pairs, limit=NUM_SEARCHED))
     models = find_models(one, records)
     disputes = _disputes(found.head(limit), quiet, models, params.data, progress)
@@ -93,8 +101,8 @@ def _render(
     one: ClassState,
     counts: PairCounts,
     confidence: float,
-    models: dict[Side, Model],
-    disputes: Sequence[Dispute],
+    models: dict[Side, RescoringModel],
+    disputes: Sequence[Disagreement],
     num_found: int,
 ) -> str:
     agreement = agree(counts, confidence)
@@ -105,10 +113,10 @@ def _render(
             stylesheet=stylesheet(),
             one=one,
             models=models,
-            sentences=in_words(one.class_name, counts, agreement, confidence),
+            sentences=describe_dispute(one.class_name, counts, agreement, confidence),
             agreement=agreement,
-            against=[each for each in disputes if each.right is not Right.CANDIDATE],
-            proven=[each for each in disputes if each.right is Right.CANDIDATE],
+            against=[dispute for dispute in disputes if dispute.right is not Adjudication.CANDIDATE],
+            proven=[each for each in disputes if each.right is Adjudication.CANDIDATE],
             num_found=num_found,
         )
     )
@@ -117,7 +125,7 @@ def _render(
 # --- which, and in what order -----------------------------------------------------------------------------------
 
 
-def rank(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def rank_disagreements(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The worst first: those in which the candidate is not proven right, then by how far apart the two verdicts lie.
 
     A model's score is as far from its threshold as that is in robust sigmas of its scores of all pairs (`scores`).
@@ -126,7 +134,7 @@ def rank(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         (disagreeing[f"{side}_score"] - disagreeing[f"{side}_threshold"]).abs() / _spread(scores[f"{side}_score"])
         for side in SIDES
     )
-    proven = [who_was_right(row) is Right.CANDIDATE for row in disagreeing.to_dict("records")]
+    proven = [adjudicate(row) is Adjudication.CANDIDATE for row in disagreeing.to_dict("records")]
     keyed = disagreeing.assign(distance=distance, proven=proven)
     return keyed.sort_values(["proven", "distance"], ascending=[True, False], kind="stable")
 
@@ -139,12 +147,12 @@ def _spread(scores: pd.Series[float]) -> float:
     return robust_sigma(known) or float(np.abs(known - np.median(known)).max()) or 1.0
 
 
-def who_was_right(row: dict[Any, Any]) -> Right:
+def adjudicate(row: dict[Any, Any]) -> Adjudication:
     """Of a pair in which the decisions differ."""
     if row["label"] not in {Label.NORMAL.value, Label.ANOMALOUS.value}:
-        return Right.OPEN
+        return Adjudication.OPEN
     candidate_is_right = bool(row["candidate_alarm"]) == (row["label"] == Label.ANOMALOUS.value)
-    return Right.CANDIDATE if candidate_is_right else Right.LEGACY
+    return Adjudication.CANDIDATE if candidate_is_right else Adjudication.LEGACY
 
 
 def _quiet(newest: pd.DataFrame) -> pd.DataFrame:
@@ -155,8 +163,8 @@ def _quiet(newest: pd.DataFrame) -> pd.DataFrame:
 
 
 def _disputes(
-    found: pd.DataFrame, quiet: pd.DataFrame, models: dict[Side, Model], limits: DataParams, progress: Progress
-) -> list[Dispute]:
+    found: pd.DataFrame, quiet: pd.DataFrame, models: dict[Side, RescoringModel], limits: DataParams, progress: Progress
+) -> list[Disagreement]:
     with progress.task("disagreements", total=len(found) + len(quiet)) as task:
         shown = look_at(found, models, limits, task)
         reference = look_at(quiet, models, limits, task) if len(found) else []
@@ -175,18 +183,18 @@ def _disputes(
 
 def _dispute(
     row: dict[Any, Any],
-    look: Look,
-    models: dict[Side, Model],
+    look: RescoredImage,
+    models: dict[Side, RescoringModel],
     ranges: dict[Side, tuple[float, float]],
     max_bytes: int,
-) -> Dispute:
-    right = who_was_right(row)
-    return Dispute(
+) -> Disagreement:
+    right = adjudicate(row)
+    return Disagreement(
         right=right,
         image=data_uri(look.image, max_bytes),
         problem=look.problem,
         said={side: _said(row, side, look, models[side].coverage, ranges[side], max_bytes) for side in SIDES},
-        label="" if right is Right.OPEN else str(row["label"]),
+        label="" if right is Adjudication.OPEN else str(row["label"]),
         when=f"{pd.Timestamp(row['received_at']):%Y-%m-%d %H:%M:%S} UTC",
         image_id=row["image_id"],
         path=row["image_path"],
@@ -194,17 +202,17 @@ def _dispute(
 
 
 def _said(
-    row: dict[Any, Any], side: Side, look: Look, coverage: float, colours: tuple[float, float], max_bytes: int
-) -> Said:
+    row: dict[Any, Any], side: Side, look: RescoredImage, coverage: float, colours: tuple[float, float], max_bytes: int
+) -> RecordedLabel:
     sight, overlay = look.sights[side], None
     if look.image is not None and sight.map_HW is not None:
         level, high = colours
         overlay = heatmap_overlay(look.image, sight.map_HW, level, high=high, coverage=coverage, line_width=1.2)
     score, threshold = float(row[f"{side}_score"]), float(row[f"{side}_threshold"])
-    return Said(bool(row[f"{side}_alarm"]), score, threshold, data_uri(overlay, max_bytes), sight.problem)
+    return RecordedLabel(bool(row[f"{side}_alarm"]), score, threshold, data_uri(overlay, max_bytes), sight.problem)
 
 
-def in_words(class_name: str, counts: PairCounts, found: Agreement, confidence: float) -> list[str]:
+def describe_dispute(class_name: str, counts: PairCounts, found: Agreement, confidence: float) -> list[str]:
     """What the pairs say, for someone who does not know what a κ is."""
     if not counts.num_pairs:
         return [f"Both models have judged no part of {class_name} together yet."]

@@ -25,7 +25,7 @@ from shadowline.data.validation_results import ClassChecks, OverallChecks
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.summary import Summary
 from shadowline.models.calibration_file import CalibrationFile
-from shadowline.models.dinomaly.history import History
+from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.records.timeline import Timeline, read_timeline
 from shadowline.report.timings import Timings
 from shadowline.stages.import_class import ImportReport
@@ -53,7 +53,7 @@ class ClassContents:
 class Contents:
     summary: Summary
     classes: tuple[ClassContents, ...]  # worst first
-    history: History | None
+    history: TrainingHistory | None
     validation: OverallChecks | None
     docs_exist: bool
     provenance: dict[str, str] | None  # dotted key → value
@@ -79,7 +79,7 @@ def read_contents(layout: Layout) -> Contents:
     return Contents(
         summary=summary,
         classes=tuple(_read_class(layout, name) for name in summary.classes),
-        history=_read_optional(layout.history, History),
+        history=_read_optional(layout.history, TrainingHistory),
         validation=_read_optional(layout.overall_checks, OverallChecks),
         docs_exist=(layout.validation / "docs/index.html").is_file(),
         provenance=_read_provenance(layout.package / "config.json"),

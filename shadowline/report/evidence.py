@@ -15,7 +15,7 @@ from shadowline.evaluation.summary import Summary
 from shadowline.records.audit_log.entry import Entry
 from shadowline.report.build import environment, stylesheet
 from shadowline.rollout.state import Event
-from shadowline.rollout.verdict import Outcome
+from shadowline.rollout.verdict import VerdictOutcome
 
 
 def version_id(named: str) -> str:
@@ -61,7 +61,7 @@ class AgreementFacts:
     class_name: str
     candidate: str  # fingerprint
     legacy: str  # fingerprint
-    outcome: Outcome
+    outcome: VerdictOutcome
     reasons: tuple[str, ...]
     agreement: Agreement
 
@@ -72,7 +72,7 @@ class AgreementFacts:
 
 
 @dataclass(frozen=True)
-class Reproduction:
+class ReproductionFacts:
     """A version that was made again, as an entry of the chain states it."""
 
     number: int  # of the entry
@@ -85,7 +85,7 @@ class Reproduction:
 
 
 @dataclass(frozen=True)
-class Word:
+class RecordedStatement:
     """What a person said of the rollout: an order, an approval, an item of the checklist."""
 
     at: str
@@ -110,7 +110,7 @@ class ChainFacts:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvidenceReport:
     """All that the page shows."""
 
     since: str
@@ -121,9 +121,9 @@ class Evidence:
     versions: tuple[VersionFacts, ...]
     cards: frozenset[str]  # ids of the versions that have one
     events: tuple[Event, ...]
-    words: tuple[Word, ...]
+    words: tuple[RecordedStatement, ...]
     agreement: tuple[AgreementFacts, ...]
-    reproductions: tuple[Reproduction, ...]
+    reproductions: tuple[ReproductionFacts, ...]
     entries: tuple[Entry, ...]  # promotions, backups, deletions
 
     @property
@@ -135,10 +135,10 @@ class Evidence:
         return [event for event in self.events if event.is_move]
 
     def entries_of(self, *kinds: str) -> list[Entry]:
-        return [one for one in self.entries if one.kind in kinds]
+        return [entry for entry in self.entries if entry.kind in kinds]
 
 
-def render_index(evidence: Evidence) -> str:
+def render_index(evidence: EvidenceReport) -> str:
     page = environment().get_template("evidence.html.j2")
     return page.render(stylesheet=stylesheet(), it=evidence, said=said)
 

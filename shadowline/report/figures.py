@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve
 from shadowline.data.manifest import Label
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.summary import Summary
-from shadowline.models.dinomaly.history import History
+from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.report.evaluation_data import ClassContents
 from shadowline.report.formatting import duration, number, percent, unit
 from shadowline.report.svg import Axis, Bar, Plot, Point, bar_chart, whisker
@@ -25,7 +25,7 @@ Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     css: str  # colour class
     label: str
 
@@ -34,7 +34,7 @@ class Key:
 class Figure:
     title: str
     svg: Markup
-    keys: tuple[Key, ...] = ()
+    keys: tuple[LegendEntry, ...] = ()
     note: str = ""
 
 
@@ -64,8 +64,8 @@ def score_histogram(contents: ClassContents) -> Figure | None:
     if validation.size:
         plot.line(_steps(shares["c-validation"], edges), "c-validation dash1")
     plot.vertical(threshold, "c-threshold", f"threshold {number(threshold, 2)}")
-    keys = [Key(css, f"{name} ({scores.size})") for scores, css, name in groups]
-    keys += [Key("c-validation", f"validation, good ({validation.size})")] if validation.size else []
+    keys = [LegendEntry(css, f"{name} ({scores.size})") for scores, css, name in groups]
+    keys += [LegendEntry("c-validation", f"validation, good ({validation.size})")] if validation.size else []
     note = f"Scores above {number(high, 1)} are counted in the last bin." if cut else ""
     return Figure("Scores", plot.render(), tuple(keys), note)
 
@@ -112,11 +112,11 @@ def roc(contents: ClassContents) -> Figure | None:
     for css, (name, column) in curves.items():
         if points := _roc_points(contents, column):
             plot.line(points, css)
-            keys.append(Key(css, name))
+            keys.append(LegendEntry(css, name))
     decisions = contents.metrics.decisions
     hint = f"{percent(decisions.fpr)} of the good stopped, {percent(1 - decisions.fnr)} of the defective found"
     plot.dot((decisions.fpr, 1 - decisions.fnr), "c-threshold", hint)
-    keys.append(Key("c-threshold point", "at the threshold"))
+    keys.append(LegendEntry("c-threshold point", "at the threshold"))
     return Figure("Good parts stopped against defective parts found (ROC)", plot.render(), tuple(reversed(keys)))
 
 
@@ -161,7 +161,7 @@ def auroc_whisker(metrics: ClassMetrics, axis: Axis) -> Markup:
     return whisker(label, axis, interval.value, interval.low, interval.high, legacy.value)
 
 
-def training(history: History) -> tuple[Figure, ...]:
+def training(history: TrainingHistory) -> tuple[Figure, ...]:
     """Loss, validation loss per class, learning rate; a curve without points is left out."""
     last = max([point.step for point in history.steps] + [point.step for point in history.evaluations] + [1])
     losses = [(float(point.step), point.loss) for point in history.steps]
@@ -174,19 +174,19 @@ def training(history: History) -> tuple[Figure, ...]:
     return tuple(figure for figure in figures if figure is not None)
 
 
-def _validation_curves(history: History, last: int) -> Figure | None:
+def _validation_curves(history: TrainingHistory, last: int) -> Figure | None:
     evaluations = history.evaluations
     names = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.per_class))
     curves, keys = {}, []
     for index, name in enumerate(names):
         css = f"c-series{index % SERIES} dash{index // SERIES % 3}"
         curves[css] = [(float(point.step), point.per_class[name]) for point in evaluations if name in point.per_class]
-        keys.append(Key(css, name))
+        keys.append(LegendEntry(css, name))
     return _curves("Validation loss per class", last, curves, history.best_step, tuple(keys))
 
 
 def _curves(
-    title: str, last: int, curves: dict[str, list[Point]], best: int | None, keys: tuple[Key, ...] = ()
+    title: str, last: int, curves: dict[str, list[Point]], best: int | None, keys: tuple[LegendEntry, ...] = ()
 ) -> Figure | None:
     values = [value for points in curves.values() for _, value in points]
     if not values:
@@ -215,7 +215,7 @@ def memory(summary: Summary, max_memory_mb: float) -> Figure | None:
         Bar("new model", stacked, unit(sizes.total_mb, "MB")),
         Bar("today's models", ((sizes.legacy_total_mb, "c-chance", f"together: {legacy}"),), legacy),
     ]
-    keys = tuple(Key(css, f"{name} {unit(size, 'MB')}") for size, css, name in parts)
+    keys = tuple(LegendEntry(css, f"{name} {unit(size, 'MB')}") for size, css, name in parts)
     bound = (max_memory_mb, f"gate {unit(max_memory_mb, 'MB')}")
     return Figure("Memory", bar_chart("Memory in MB", bars, bound=bound), keys)
 

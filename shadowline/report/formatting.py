@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from shadowline.evaluation.class_metrics import ClassMetrics
-from shadowline.evaluation.gates import Check
+from shadowline.evaluation.gates import GateCheck
 from shadowline.evaluation.summary import Summary
 from shadowline.report.evaluation_data import ClassContents, Contents
 
@@ -44,7 +44,7 @@ def _digits(value: float) -> int:
     return 0 if abs(value) >= 100 else 1 if abs(value) >= 1 else 2
 
 
-def of_check(check: Check, value: float | None) -> str:
+def of_check(check: GateCheck, value: float | None) -> str:
     """A check's measured value or bound, in the unit that its name ends in."""
     for ending, name in (("memory", "MB"), ("_mb", "MB"), ("latency", "ms"), ("_ms", "ms")):
         if check.name.endswith(ending):
@@ -52,12 +52,12 @@ def of_check(check: Check, value: float | None) -> str:
     return number(value)
 
 
-def words(identifier: str) -> str:
+def label_text(identifier: str) -> str:
     """`max_mean_auroc` → `max mean AUROC`."""
     return " ".join(ACRONYMS.get(part, part) for part in identifier.split("_") if part)
 
 
-def join(names: Iterable[str]) -> str:
+def join_words(names: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *first, last = list(names) or [""]
     return f"{', '.join(first)} and {last}" if first else last
@@ -76,15 +76,15 @@ def headline(summary: Summary) -> str:
     if not failed:
         return "The new model must not go further: the verdict is negative, although no single check is."
     subjects = list(dict.fromkeys(_subject(check, summary.classes) for check in failed))
-    where = join(subjects) if len(subjects) <= 3 else f"{len(subjects)} places"
+    where = join_words(subjects) if len(subjects) <= 3 else f"{len(subjects)} places"
     return f"The new model must not go further yet: {len(failed)} of {len(checks)} checks failed, for {where}."
 
 
-def _subject(check: Check, classes: Sequence[str]) -> str:
+def _subject(check: GateCheck, classes: Sequence[str]) -> str:
     return check.subject if check.subject in classes else "the model as a whole"
 
 
-def in_numbers(contents: Contents) -> str:
+def headline_numbers(contents: Contents) -> str:
     """The measured values behind the headline, for someone who does not know what an AUROC is."""
     summary = contents.summary
     sentences = []
@@ -133,7 +133,7 @@ class Totals:
     def of(cls, classes: Iterable[ClassContents]) -> Totals:
         metrics = [each.metrics for each in classes]
         return cls(
-            normal=sum(each.num_test_normal for each in metrics),
+            normal=sum(metric.num_test_normal for metric in metrics),
             anomalous=sum(each.num_test_anomalous for each in metrics),
             false_alarms=sum(each.decisions.false_alarms for each in metrics),
             misses=sum(each.decisions.misses for each in metrics),

@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Shot:
+class GalleryImage:
     """One test image; `image` and `overlay` are data URIs, "" where there is no file or no map."""
 
     image: str
@@ -48,7 +48,7 @@ class Group:
     title: str
     meaning: str
     total: int
-    shots: tuple[Shot, ...]
+    shots: tuple[GalleryImage, ...]
 
 
 KINDS = (  # title, meaning, label, decision, mistakes first by: highest score, lowest score, or spread
@@ -103,7 +103,7 @@ def _choose(
     return ranked[::-1][np.unique(np.linspace(0, len(ranked) - 1, limit).round().astype(np.intp))]
 
 
-def _shot(contents: ClassContents, root: Path, row: int, level: float, high: float, coverage: float) -> Shot:
+def _shot(contents: ClassContents, root: Path, row: int, level: float, high: float, coverage: float) -> GalleryImage:
     record = contents.scores.iloc[row]
     image = _thumbnail(root / record["path"])
     overlay = None
@@ -112,7 +112,7 @@ def _shot(contents: ClassContents, root: Path, row: int, level: float, high: flo
         overlay = heatmap_overlay(image, map_HW, level, high=high, coverage=coverage, line_width=1.2)
     score, threshold = _finite(record["score"]), _finite(record["threshold"])
     ratio = score / threshold if score is not None and threshold is not None and min(score, threshold) > 0 else None
-    return Shot(data_uri(image), data_uri(overlay), record["path"], record["defect_type"], score, ratio)
+    return GalleryImage(data_uri(image), data_uri(overlay), record["path"], record["defect_type"], score, ratio)
 
 
 def _finite(value: float) -> float | None:

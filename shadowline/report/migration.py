@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 
 from markupsafe import Markup
 
-from shadowline.records.timeline import Band, ClassTimeline, Move, Timeline, Trip, Window
-from shadowline.report.figures import Figure, Key
-from shadowline.report.formatting import join, number, percent, plural
+from shadowline.records.timeline import Band, ClassTimeline, GuardTrip, Move, Timeline, Window
+from shadowline.report.figures import Figure, LegendEntry
+from shadowline.report.formatting import join_words, number, percent, plural
 from shadowline.report.svg import Axis, Plot, figure_element, text_element
 from shadowline.rollout.engine import ENGINE
 from shadowline.rollout.phases import Phase
@@ -62,7 +62,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Note:
+class ChartNote:
     """A rollback, by the number that it has in the picture."""
 
     number: int
@@ -90,8 +90,8 @@ class MigrationSection:
     lead: str
     tiles: tuple[Tile, ...]
     chart: Markup
-    keys: tuple[tuple[Key, str], ...]  # a phase that occurs, and its meaning
-    notes: tuple[Note, ...]
+    keys: tuple[tuple[LegendEntry, str], ...]  # a phase that occurs, and its meaning
+    notes: tuple[ChartNote, ...]
     agreement: tuple[Figure, ...]
     without_pairs: tuple[str, ...]  # classes
     undrawn: str  # empty where every pair is drawn
@@ -99,13 +99,15 @@ class MigrationSection:
 
 
 def migration_section(timeline: Timeline) -> MigrationSection:
-    occurring = {band.phase for one in timeline.classes for band in one.bands}
+    occurring = {band.phase for cls in timeline.classes for band in cls.bands}
     axis = _agreement_axis(timeline)
     return MigrationSection(
         lead=lead(timeline),
         tiles=_tiles(timeline),
         chart=gantt(timeline),
-        keys=tuple((Key(f"p-{phase}", MEANING[phase][0]), MEANING[phase][1]) for phase in Phase if phase in occurring),
+        keys=tuple(
+            (LegendEntry(f"p-{phase}", MEANING[phase][0]), MEANING[phase][1]) for phase in Phase if phase in occurring
+        ),
         notes=tuple(_note(number, trip) for number, trip in enumerate(timeline.rollbacks, start=1)),
         agreement=tuple(agreement_figure(one, timeline, axis) for one in timeline.classes if one.windows),
         without_pairs=tuple(one.name for one in timeline.classes if not one.windows),
@@ -123,7 +125,7 @@ def lead(timeline: Timeline) -> str:
     noun = "class" if total == 1 else "classes"
     when = f"after {plural(round(timeline.days), 'day')}"
     done = f"The new model has taken over {over} of {total} {noun} {when}."
-    if all(one.bands[-1].phase is Phase.LEGACY_DELETED for one in timeline.classes):
+    if all(cls.bands[-1].phase is Phase.LEGACY_DELETED for cls in timeline.classes):
         done = f"The migration is complete {when}: the new model does the work of all {total} old ones."
     if not timeline.rollbacks:
         return f"{done} No class had to be rolled back."
@@ -132,17 +134,17 @@ def lead(timeline: Timeline) -> str:
 
 def _recovery(timeline: Timeline) -> str:
     names = list(dict.fromkeys(trip.class_name for trip in timeline.rollbacks))
-    down = [one.name for one in timeline.classes if one.bands[-1].standing is Phase.ROLLED_BACK]
+    down = [cls.name for cls in timeline.classes if cls.bands[-1].standing is Phase.ROLLED_BACK]
     back = [name for name in names if name not in down]
     times = plural(len(timeline.rollbacks), "rollback")
     sentences = [f"There was {times}" if len(timeline.rollbacks) == 1 else f"There were {times}"]
-    sentences += [f"{join(back)} came back with a new candidate"] if back else []
-    sentences += [f"{join(down)} still {'waits' if len(down) == 1 else 'wait'} for one"] if down else []
+    sentences += [f"{join_words(back)} came back with a new candidate"] if back else []
+    sentences += [f"{join_words(down)} still {'waits' if len(down) == 1 else 'wait'} for one"] if down else []
     return "; ".join(sentences) + "."
 
 
 def _tiles(timeline: Timeline) -> tuple[Tile, ...]:
-    over = sum(one.taken_over for one in timeline.classes)
+    over = sum(cls.taken_over for cls in timeline.classes)
     rollbacks, counted = len(timeline.rollbacks), len(timeline.trips) - len(timeline.rollbacks)
     return (
         Tile("Taken over", f"{over} of {len(timeline.classes)}", "classes"),
@@ -162,10 +164,10 @@ def _undrawn(timeline: Timeline) -> str:
     )
 
 
-def _note(place: int, trip: Trip) -> Note:
+def _note(place: int, trip: GuardTrip) -> ChartNote:
     words = IN_WORDS.get(trip.reason.partition(":")[0], "") if trip.by == ENGINE else "A person took it back."
     where = f"{trip.class_name} went back from {phase_name(trip.phase, trip.share)}"
-    return Note(place, moment(trip.at), where, words, trip.reason)
+    return ChartNote(place, moment(trip.at), where, words, trip.reason)
 
 
 def _move_row(move: Move) -> MoveRow:
@@ -288,15 +290,15 @@ def agreement_figure(one: ClassTimeline, timeline: Timeline, axis: Axis) -> Figu
         plot.line([(_middle(window, timeline), window.settled.value) for window in run], "c-fused")
     for window in one.windows:
         plot.dot((_middle(window, timeline), window.settled.value), "c-fused", _window_hint(window))
-    keys = [Key("c-fused", "agreement"), Key("c-fused block", "interval")]
-    keys += [Key("c-threshold dash1", f"needed: {percent(timeline.min_agreement)}")]
+    keys = [LegendEntry("c-fused", "agreement"), LegendEntry("c-fused block", "interval")]
+    keys += [LegendEntry("c-threshold dash1", f"needed: {percent(timeline.min_agreement)}")]
     keys += _mark_trips(plot, one.name, timeline, axis)
     return Figure(one.name, plot.render(), tuple(keys))
 
 
 def _agreement_axis(timeline: Timeline) -> Axis:
     """One axis for all classes: from below the lowest agreement, rounded down to 0.05, to 1."""
-    values = [window.settled.value for one in timeline.classes for window in one.windows]
+    values = [window.settled.value for cls in timeline.classes for window in cls.windows]
     lowest = min([*values, timeline.min_agreement])
     return Axis(max(0.0, (lowest - 0.05) // 0.05 * 0.05), 1.0, "settled agreement", lambda value: percent(value, 0))
 
@@ -322,7 +324,7 @@ def _window_hint(window: Window) -> str:
     return f"{date(window.start)} – {date(window.end)}: {percent(rate.value)} ({interval}) of {rate.num_total} parts"
 
 
-def _mark_trips(plot: Plot, class_name: str, timeline: Timeline, axis: Axis) -> list[Key]:
+def _mark_trips(plot: Plot, class_name: str, timeline: Timeline, axis: Axis) -> list[LegendEntry]:
     """A line per rollback, a dot on the axis per soft failure; what the legend says of the dots."""
     for place, trip in enumerate(timeline.rollbacks, start=1):
         if trip.class_name == class_name:
@@ -330,4 +332,4 @@ def _mark_trips(plot: Plot, class_name: str, timeline: Timeline, axis: Axis) -> 
     soft = [trip for trip in timeline.trips if trip.class_name == class_name and not trip.rolled_back]
     for trip in soft:
         plot.dot((timeline.day(trip.at), axis.low), "c-series4", f"{moment(trip.at)}: {trip.reason}")
-    return [Key("c-series4 point", "soft warning")] if soft else []
+    return [LegendEntry("c-series4 point", "soft warning")] if soft else []

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shadowline.evaluation.class_metrics import ClassMetrics
-from shadowline.evaluation.gates import Check
+from shadowline.evaluation.gates import GateCheck
 from shadowline.models.calibration_file import CalibrationFile
 from shadowline.report import formatting
 from shadowline.report.build import environment, stylesheet
@@ -60,15 +60,15 @@ class Card:
 
     @property
     def splits(self) -> list[str]:
-        return list(dict.fromkeys(split for one in self.classes for split in one.num_images))
+        return list(dict.fromkeys(split for cls in self.classes for split in cls.num_images))
 
     @property
-    def checks(self) -> tuple[Check, ...]:
+    def checks(self) -> tuple[GateCheck, ...]:
         return self.version.summary.verdict.checks if self.version.summary else ()
 
     def limits(self) -> Iterator[str]:
         """In words: where this version must not be trusted further than it was tried."""
-        names = formatting.join(sorted(one.name for one in self.classes)) or "no class"
+        names = formatting.join_words(sorted(cls.name for cls in self.classes)) or "no class"
         yield f"It was made for {names}, photographed as for the training: the same light, angle and background."
         for one in self.worst_first:
             if one.metrics is None:

@@ -161,7 +161,7 @@ def _suitability(num_met: int, policy: AssessmentParams) -> Suitability:
 
 def _goals(inventory: Inventory, params: Params) -> tuple[Goal, ...]:
     policy, site = params.assessment, inventory.site
-    known = [one.auroc for one in inventory.models if one.auroc is not None]
+    known = [model.auroc for model in inventory.models if model.auroc is not None]
     auroc = sum(known) / len(known) if known else None
     aim = None if auroc is None else auroc - params.gates.max_mean_drop
     paid, hours = _paid(inventory), _hours(inventory)
@@ -174,11 +174,11 @@ def _goals(inventory: Inventory, params: Params) -> tuple[Goal, ...]:
 
 
 def _hours(inventory: Inventory) -> float:
-    return math.fsum(one.hours_per_month for one in inventory.models)
+    return math.fsum(model.hours_per_month for model in inventory.models)
 
 
 def _paid(inventory: Inventory) -> float:
-    return math.fsum(one.yearly_cost for one in inventory.models)
+    return math.fsum(model.yearly_cost for model in inventory.models)
 
 
 def _monthly_hours(policy: AssessmentParams) -> float:
@@ -244,13 +244,13 @@ def propose_waves(models: Sequence[LegacyEntry], wave_size: int) -> tuple[tuple[
     def risk(one: LegacyEntry) -> tuple[bool, bool, bool, int, tuple[str, str], str]:
         return one.critical, not one.stable, not one.baseline_known, -sizes[one.group], one.group, one.class_name
 
-    ordered = [one.class_name for one in sorted(models, key=risk)]
+    ordered = [model.class_name for model in sorted(models, key=risk)]
     return tuple(tuple(ordered[start : start + wave_size]) for start in range(0, len(ordered), wave_size))
 
 
 def _reasons(models: Sequence[LegacyEntry], waves: Sequence[Sequence[str]]) -> dict[str, str]:
     number = {name: index for index, wave in enumerate(waves, start=1) for name in wave}
-    return {one.class_name: f"wave {number[one.class_name]}: {_why(one, models)}" for one in models}
+    return {model.class_name: f"wave {number[model.class_name]}: {_why(model, models)}" for model in models}
 
 
 def _why(one: LegacyEntry, models: Sequence[LegacyEntry]) -> str:

@@ -13,7 +13,7 @@ At a tick everything happens that is due, to each class at most one of these, th
 
 What failed stays failed until the fingerprint of the candidate changes. Nothing here counts ticks, and no class waits
 for a tick of its own: evidence is as of the ends of quarters of an hour and of production days, and whatever the
-evidence allows or demands happens at the first tick after it. See `tests/unit/test_rollout_time.py`.
+evidence allows or demands happens at the first tick after it. See `tests/unit/rollout/test_passage_of_time.py`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from shadowline.rollout.phases import (
     check_move,
 )
 from shadowline.rollout.state import NEW_PRODUCT, STAYS, ClassState, Event, RolloutState
-from shadowline.rollout.verdict import Outcome
+from shadowline.rollout.verdict import VerdictOutcome
 
 NOTHING = RolloutState(())
 ENGINE = "engine"  # who moved a class when no person did
@@ -71,7 +71,7 @@ class Action:
 
 
 @dataclass(frozen=True)
-class Step:
+class RolloutStep:
     """What one tick came to."""
 
     state: RolloutState
@@ -103,7 +103,7 @@ def begin(
         raise ValueError(f"rollout: a class occurs twice in {sorted(names)}")
     if unplanned := sorted(set(without_legacy) - set(names)):
         raise ValueError(f"rollout: {', '.join(unplanned)}: in no wave; add to the plan, or leave out --without-legacy")
-    last = max((one.wave for one in before.classes), default=0)
+    last = max((cls.wave for cls in before.classes), default=0)
     states = [
         _planned(name, number, (legacy, candidate), now, before, without_legacy)
         for number, wave in enumerate(waves, start=max(last, 0) + 1)
@@ -121,7 +121,7 @@ def _planned(
     without_legacy: Collection[str],
 ) -> ClassState:
     legacy, candidate = models
-    known = next((one for one in before.classes if one.class_name == name), None)
+    known = next((cls for cls in before.classes if cls.class_name == name), None)
     if known is not None and known.phase is Phase.ROLLED_BACK:
         return replace(known, wave=wave, reason="planned again")
     if known is not None and known.phase is not Phase.LEGACY:
@@ -137,7 +137,7 @@ def _planned(
     return ClassState(name, wave, Phase.LEGACY, now, legacy.get(name, ""), candidate[name], 0.0, reason="planned")
 
 
-def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> Step:
+def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> RolloutStep:
     """The class stays with its legacy model, if it has one, and no wave waits for it; it can be planned again.
 
     Where it was the last that had not been taken over, the others are promoted. Raises ValueError for a class that has
@@ -148,18 +148,18 @@ def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> Step:
         raise ValueError(f"class {class_name!r}: is in {one.phase}; `shadowline rollout rollback` comes first")
     reason = "left the plan"
     after, events = _changed(state, [replace(one, wave=STAYS, reason=reason)], now, by)
-    return Step(after, events, _promotion(state, after), reason, (), {})
+    return RolloutStep(after, events, _promotion(state, after), reason, (), {})
 
 
 def _changed(
     before: RolloutState, states: Sequence[ClassState], now: datetime, by: str
 ) -> tuple[RolloutState, tuple[Event, ...]]:
-    known = {one.class_name: one.phase for one in before.classes}
+    known = {cls.class_name: cls.phase for cls in before.classes}
     events = tuple(
         Event(number, now, by, known.get(one.class_name), one)
         for number, one in enumerate(states, start=before.revision + 1)
     )
-    changed = {one.class_name: one for one in states}
+    changed = {state.class_name: state for state in states}
     kept = [one for one in before.classes if one.class_name not in changed]
     ordered = sorted((*kept, *states), key=lambda one: (one.wave, one.class_name))
     return RolloutState(tuple(ordered), before.revision + len(events)), events
@@ -171,7 +171,7 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
     It stands in LEGACY, with its starter in the place of a legacy model, in no wave. Once a candidate of the
     class is at work, the starter that it is compared with stays as it is.
     """
-    known = next((one for one in state.classes if one.class_name == class_name), None)
+    known = next((cls for cls in state.classes if cls.class_name == class_name), None)
     reason = f"enrolled, {starter[:12]} answers"
     if known is None:
         one = ClassState(class_name, NEW_PRODUCT, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
@@ -182,7 +182,7 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
     return (Event(state.revision + 1, now, by, known.phase, one),)
 
 
-def retune(state: RolloutState, class_name: str, candidate: str, now: datetime, by: str, reason: str) -> Step:
+def retune(state: RolloutState, class_name: str, candidate: str, now: datetime, by: str, reason: str) -> RolloutStep:
     """The class goes on with `candidate`, which differs from its present one in the threshold alone.
 
     Phase, share and evidence stay; the days of the phase begin again, and approvals of the former candidate are void.
@@ -199,13 +199,13 @@ def retune(state: RolloutState, class_name: str, candidate: str, now: datetime, 
     tuned = replace(one, candidate=candidate, since=now, days_before=0, reason=reason)
     after = replace(state.with_classes([tuned]), revision=state.revision + 1)
     promote = (Action(ActionKind.PROMOTE, "", "", "every class is live"),) if after.all_taken_over else ()
-    return Step(after, (Event(after.revision, now, by, one.phase, tuned),), promote, reason, (), {})
+    return RolloutStep(after, (Event(after.revision, now, by, one.phase, tuned),), promote, reason, (), {})
 
 
-def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
+def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> RolloutStep:
     """One tick; raises ValueError for an order that names an unknown class."""
     seen = replace(seen, now=seen.now.astimezone(UTC))
-    guards = {one.class_name: known.guards for one in state.classes if (known := _evidence_of(one, seen)) is not None}
+    guards = {cls.class_name: known.guards for cls in state.classes if (known := _evidence_of(cls, seen)) is not None}
     tick = _Tick(state, seen, policy, guards)
     changes: dict[str, _Change] = {}
     for decide in (_obey, _take_back, _try_again):
@@ -220,7 +220,7 @@ def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> Step:
     after = replace(state.with_classes(event.after for event in events), revision=state.revision + len(events))
     reason = moved[0].reason if moved else (waiting[0] if waiting else "nothing to do")
     actions = (*_actions(state, moved), *_promotion(state, after), *_notifications(state, after))
-    return Step(after, events, actions, reason, waiting, guards, asks)
+    return RolloutStep(after, events, actions, reason, waiting, guards, asks)
 
 
 @dataclass(frozen=True)
@@ -305,10 +305,10 @@ def _phase_days(one: ClassState, seen: Observation) -> int:
 
 def _take_back(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
     causes: dict[str, str] = {}
-    for one in tick.state.classes:
-        if _can_go_back(one) and one.standing is not Phase.LEGACY:
-            tripped = [guard.reason for guard in tick.guards.get(one.class_name, ()) if guard.active and guard.hard]
-            causes |= {one.class_name: "; ".join(tripped)} if tripped else {}
+    for cls in tick.state.classes:
+        if _can_go_back(cls) and cls.standing is not Phase.LEGACY:
+            tripped = [guard.reason for guard in tick.guards.get(cls.class_name, ()) if guard.active and guard.hard]
+            causes |= {cls.class_name: "; ".join(tripped)} if tripped else {}
     if tick.policy.rollback_scope == "wave":
         causes = _spread(tick.state, causes)
     now = tick.seen.now
@@ -327,9 +327,9 @@ def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
     """The same causes, and for every wave mate whose candidate is at work the one of the class that tripped."""
     by_wave = {state.of(name).wave: name for name in causes if state.of(name).planned}
     mates = {
-        one.class_name: f"wave {one.wave} goes back with {by_wave[one.wave]}"
-        for one in state.classes
-        if one.wave in by_wave and one.standing in BOTH_JUDGE and _can_go_back(one)
+        cls.class_name: f"wave {cls.wave} goes back with {by_wave[cls.wave]}"
+        for cls in state.classes
+        if cls.wave in by_wave and cls.standing in BOTH_JUDGE and _can_go_back(cls)
     }
     return {**mates, **causes}
 
@@ -346,17 +346,17 @@ def _rolled_back(one: ClassState, now: datetime, reason: str) -> ClassState:
 
 def _try_again(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
     now, tried = tick.seen.now, []
-    for one in tick.state.classes:
-        new = tick.seen.challenger.get(one.class_name, one.candidate)
-        if new == one.candidate or one.wave == STAYS or one.class_name in changes:
+    for cls in tick.state.classes:
+        new = tick.seen.challenger.get(cls.class_name, cls.candidate)
+        if new == cls.candidate or cls.wave == STAYS or cls.class_name in changes:
             continue
-        if one.phase is Phase.ROLLED_BACK:
+        if cls.phase is Phase.ROLLED_BACK:
             reason = f"a new candidate, {new[:12]}, tries again"
-            tried.append(_enter(replace(one, candidate=new), Phase.SHADOW, now, 0.0, reason))
-        elif one.phase in WITHOUT_LEGACY:
-            reason = f"{new[:12]} wants to succeed {one.candidate[:12]}"
-            successions = one.num_successions + 1
-            heir = replace(one, legacy=one.candidate, candidate=new, num_successions=successions)
+            tried.append(_enter(replace(cls, candidate=new), Phase.SHADOW, now, 0.0, reason))
+        elif cls.phase in WITHOUT_LEGACY:
+            reason = f"{new[:12]} wants to succeed {cls.candidate[:12]}"
+            successions = cls.num_successions + 1
+            heir = replace(cls, legacy=cls.candidate, candidate=new, num_successions=successions)
             tried.append(_enter(heir, Phase.SHADOW, now, 0.0, reason))
     return {one.class_name: _Change(one) for one in tried}
 
@@ -482,7 +482,7 @@ def _missing_evidence(
         return ["evidence of exactly these models"]
     found = []
     opens_with_verdict = target is Phase.LEGACY_OFF or one.phase is Phase.SHADOW
-    if opens_with_verdict and known.verdict.outcome is not Outcome.PASS:
+    if opens_with_verdict and known.verdict.outcome is not VerdictOutcome.PASS:
         found += [f"verdict {known.verdict.outcome}: {'; '.join(known.verdict.reasons)}"]
     if target is Phase.LEGACY_OFF and known.parallel_days < policy.parallel_days:
         found += [f"{policy.parallel_days - known.parallel_days} more production days of parallel operation"]
@@ -535,7 +535,7 @@ def _with_newest(one: ClassState, seen: Observation) -> ClassState:
 
 
 def _follow(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
-    waiting = [one for one in tick.state.classes if one.phase is Phase.LEGACY and one.wave != STAYS]
+    waiting = [cls for cls in tick.state.classes if cls.phase is Phase.LEGACY and cls.wave != STAYS]
     newest = [_with_newest(one, tick.seen) for one in waiting if one.class_name not in changes]
     return {
         one.class_name: _Change(replace(one, reason=f"waits with {one.candidate[:12]}"))
@@ -545,7 +545,7 @@ def _follow(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
 
 
 def _notice(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
-    told = [_told(one, tick) for one in tick.state.classes if one.class_name not in changes]
+    told = [_told(cls, tick) for cls in tick.state.classes if cls.class_name not in changes]
     return {one.class_name: _Change(one) for one in told if one != tick.state.of(one.class_name)}
 
 
@@ -589,9 +589,9 @@ def _silent_since(one: ClassState, known: ClassObservation, now: datetime, polic
 
 
 def _notifications(before: RolloutState, after: RolloutState) -> Iterator[Action]:
-    for one in after.classes:
-        if one.alarm and one.alarm != before.of(one.class_name).alarm:
-            yield Action(ActionKind.NOTIFY, one.class_name, one.candidate, f"alarm: {one.alarm}")
+    for cls in after.classes:
+        if cls.alarm and cls.alarm != before.of(cls.class_name).alarm:
+            yield Action(ActionKind.NOTIFY, cls.class_name, cls.candidate, f"alarm: {cls.alarm}")
 
 
 # --- what a tick leaves behind ----------------------------------------------------------------------------------

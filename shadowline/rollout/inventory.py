@@ -62,7 +62,7 @@ class Inventory(_Frozen):
 
     @model_validator(mode="after")
     def _each_class_once(self) -> Inventory:
-        twice = sorted(name for name, count in Counter(one.class_name for one in self.models).items() if count > 1)
+        twice = sorted(name for name, count in Counter(model.class_name for model in self.models).items() if count > 1)
         if twice:
             raise ValueError(f"classes {twice} occur more than once; give each class one model")
         return self

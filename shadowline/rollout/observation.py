@@ -98,7 +98,7 @@ class Observation:
             raise ValueError(f"observation: now {self.now} has no time zone; give UTC")
 
     def of(self, class_name: str) -> ClassObservation | None:
-        return next((one for one in self.classes if one.class_name == class_name), None)
+        return next((cls for cls in self.classes if cls.class_name == class_name), None)
 
     def approval(self, class_name: str, target: Phase, legacy: str, candidate: str) -> Approval | None:
         """The approval of exactly this move with exactly these models."""

@@ -1,12 +1,12 @@
 """Invented lines and candidates, from which evidence is made as the gateway would record it. Pure, seeded.
 
     line = Line(parts_per_day=100, defect_rate=0.03)
-    evidence = rehearse(line, Candidate(missed=0.3), Reviews(), num_days=60, seed=1)
+    evidence = rehearse(line, SimulatedCandidate(missed=0.3), Reviews(), num_days=60, seed=1)
 
 For `shadowline bench rollout` and for tests: what do the rules of evidence do with a candidate that is known to be bad?
 
     source = since_entry({"v1-bolt": evidence})
-    for now, step in play(state, source, {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout): …
+    for now, step in simulate_rollout(state, source, {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout): …
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shadowline.evaluation.evidence import (
     EvidenceTable,
     slot_of,
 )
-from shadowline.rollout.engine import Step, step
+from shadowline.rollout.engine import RolloutStep, step
 from shadowline.rollout.observation import Approval, ChecklistItem, ClassObservation, Observation
 from shadowline.rollout.phases import CANDIDATE_JUDGES, LEGACY_JUDGES, Phase
 from shadowline.rollout.state import ClassState, RolloutState
@@ -59,7 +59,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SimulatedCandidate:
     """How a candidate errs: on its own, or together with the legacy model."""
 
     missed: float = 0.02  # of the defects
@@ -85,7 +85,7 @@ class Reviews:
     delay_slots: int = 48  # from the part to its label
 
 
-def rehearse(line: Line, candidate: Candidate, reviews: Reviews, num_days: int, seed: int) -> EvidenceTable:
+def rehearse(line: Line, candidate: SimulatedCandidate, reviews: Reviews, num_days: int, seed: int) -> EvidenceTable:
     """Everything that becomes known in `num_days` calendar days, both models judging all the time."""
     rng = np.random.default_rng(seed)
     days = np.array([day for day in range(num_days) if day % 7 < line.week_days], dtype=np.int64)
@@ -120,7 +120,7 @@ def _decide(defect: Flags, missed: npt.NDArray[np.float64], false_alarms: float,
 
 def _said(
     line: Line,
-    candidate: Candidate,
+    candidate: SimulatedCandidate,
     day: npt.NDArray[np.int64],
     defect: Flags,
     legacy: Flags,
@@ -198,14 +198,14 @@ def _entry(one: ClassState) -> int:
     return slot_of(one.evidence_since or one.since)
 
 
-def play(
+def simulate_rollout(
     state: RolloutState,
     source: Source,
     challenger: Mapping[str, str],
     ticks: Iterable[datetime],
     shadow: ShadowParams,
     policy: RolloutParams,
-) -> Iterator[tuple[datetime, Step]]:
+) -> Iterator[tuple[datetime, RolloutStep]]:
     """The engine on rehearsed evidence, with every approval and every item of the checklist on record.
 
     A class is weighed again only where something has become known, a production day has ended, or the class has moved:
@@ -213,7 +213,7 @@ def play(
     """
     lines: dict[str, _Line] = {}
     for now in ticks:
-        at_work = [one for one in state.classes if one.standing in CANDIDATE_JUDGES]
+        at_work = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
         for one in at_work:
             former = lines.get(one.class_name)
             if former is None or former.key != _key(one):
@@ -226,9 +226,9 @@ def play(
 
 def _every_approval(state: RolloutState, challenger: Mapping[str, str]) -> tuple[Approval, ...]:
     return tuple(
-        Approval(one.class_name, target, one.legacy, candidate, "rehearsal")
-        for one in state.classes
-        for candidate in {one.candidate, challenger.get(one.class_name, one.candidate)}
+        Approval(cls.class_name, target, cls.legacy, candidate, "rehearsal")
+        for cls in state.classes
+        for candidate in {cls.candidate, challenger.get(cls.class_name, cls.candidate)}
         for target in Phase
     )
 

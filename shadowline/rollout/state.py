@@ -93,34 +93,34 @@ class RolloutState:
     revision: int = 0  # number of the last event
 
     def __post_init__(self) -> None:
-        names = [one.class_name for one in self.classes]
+        names = [cls.class_name for cls in self.classes]
         if len(set(names)) < len(names):
             raise ValueError(f"rollout: a class occurs twice in {sorted(names)}")
 
     def of(self, class_name: str) -> ClassState:
-        for one in self.classes:
-            if one.class_name == class_name:
-                return one
+        for cls in self.classes:
+            if cls.class_name == class_name:
+                return cls
         raise ValueError(f"class {class_name!r} is not in the rollout; it has {[c.class_name for c in self.classes]}")
 
     def wave(self, number: int) -> tuple[ClassState, ...]:
-        return tuple(one for one in self.classes if one.wave == number)
+        return tuple(cls for cls in self.classes if cls.wave == number)
 
     @property
     def waves(self) -> tuple[int, ...]:
         """Numbers of the waves, in order."""
-        return tuple(sorted({one.wave for one in self.classes if one.planned}))
+        return tuple(sorted({cls.wave for cls in self.classes if cls.planned}))
 
     @property
     def all_taken_over(self) -> bool:
         """Every class that moves at all is answered by its candidate, and there is one."""
-        moving = [one for one in self.classes if one.wave != STAYS]
+        moving = [cls for cls in self.classes if cls.wave != STAYS]
         return bool(moving) and all(one.standing in TAKEN_OVER for one in moving)
 
     def with_classes(self, changed: Iterable[ClassState]) -> RolloutState:
         """The same rollout with these classes in place of their former selves."""
         new = {one.class_name: one for one in changed}
-        return replace(self, classes=tuple(new.get(one.class_name, one) for one in self.classes))
+        return replace(self, classes=tuple(new.get(cls.class_name, cls) for cls in self.classes))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """May the candidate take over? The verdict on the evidence of one class; source and numbers: docs/decisions/0022.
 
-    verdict = judge(evidence, failures, params.shadow, params.rollout)
+    verdict = judge_agreement(evidence, failures, params.shadow, params.rollout)
     verdict.outcome, verdict.reasons
 
 Agreement is made of good parts for the most and says little of the bad ones: to pass, a class also needs alarms, labels
@@ -31,7 +31,7 @@ from shadowline.evaluation.sequential_tests import confidence_bounds, log_wealth
 from shadowline.rollout.guards import sampled_misses
 
 
-class Outcome(StrEnum):
+class VerdictOutcome(StrEnum):
     PASS = "pass"  # the evidence proves that the bound is kept
     FAIL = "fail"  # the evidence proves that it is not
     INCONCLUSIVE = "inconclusive"  # there is too little evidence for either
@@ -41,12 +41,14 @@ class Outcome(StrEnum):
 class ShadowVerdict:
     """May the candidate take over? With the reasons, whatever the answer."""
 
-    outcome: Outcome
+    outcome: VerdictOutcome
     reasons: tuple[str, ...]
     agreement: Agreement
 
 
-def judge(evidence: Evidence, failures: Sequence[str], shadow: ShadowParams, rollout: RolloutParams) -> ShadowVerdict:
+def judge_agreement(
+    evidence: Evidence, failures: Sequence[str], shadow: ShadowParams, rollout: RolloutParams
+) -> ShadowVerdict:
     """The verdict on one class, as of the ends of its production days.
 
     1. fail          the bound of a hard guard is proven crossed (`failures`, in words)
@@ -60,7 +62,7 @@ def judge(evidence: Evidence, failures: Sequence[str], shadow: ShadowParams, rol
     """
     found = agree(PairCounts(count_cells(evidence.table)), shadow.confidence)
     if failures:
-        return ShadowVerdict(Outcome.FAIL, tuple(failures), found)
+        return ShadowVerdict(VerdictOutcome.FAIL, tuple(failures), found)
     closed = [number for number, day in enumerate(evidence.days) if day.end <= evidence.closed_until]
     lacking: list[str] = ["no production day has ended yet"]
     for number in closed[-rollout.window_days :]:
@@ -68,8 +70,8 @@ def judge(evidence: Evidence, failures: Sequence[str], shadow: ShadowParams, rol
         if not lacking:
             at = evidence.days[number].closed_at
             reason = f"settled agreement {found.settled}, nothing was missing on {at:%Y-%m-%d %H:%M}"
-            return ShadowVerdict(Outcome.PASS, (reason,), found)
-    return ShadowVerdict(Outcome.INCONCLUSIVE, tuple(lacking), found)
+            return ShadowVerdict(VerdictOutcome.PASS, (reason,), found)
+    return ShadowVerdict(VerdictOutcome.INCONCLUSIVE, tuple(lacking), found)
 
 
 def _lacking(evidence: Evidence, day: int, shadow: ShadowParams, min_day_images: int) -> list[str]:

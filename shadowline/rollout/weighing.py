@@ -11,7 +11,7 @@ from shadowline.rollout.guards import GuardResult, check_guards, misses_bound
 from shadowline.rollout.observation import ChecklistItem, ClassObservation
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
-from shadowline.rollout.verdict import ShadowVerdict, judge, unproven_misses
+from shadowline.rollout.verdict import ShadowVerdict, judge_agreement, unproven_misses
 
 
 def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, window_days: int) -> Evidence:
@@ -73,4 +73,4 @@ def appraise(
     """All guards, and the verdict that they and the evidence lead to."""
     guards = check_guards(evidence, policy, least_agreement)
     failures = [guard.reason for guard in guards if guard.hard and guard.active]
-    return guards, judge(evidence, failures, shadow, policy)
+    return guards, judge_agreement(evidence, failures, shadow, policy)

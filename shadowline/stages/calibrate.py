@@ -7,7 +7,7 @@ from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Split, read_manifest
 from shadowline.data.splits import halve
-from shadowline.features.cache import Key
+from shadowline.features.cache import FeatureKey
 from shadowline.features.keys import defect_keys, ids_of
 from shadowline.models.calibration import CalibrationResult, calibrate
 from shadowline.models.calibration_file import CalibrationFile
@@ -21,9 +21,9 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     defects = defect_keys(manifest, params)
     result = calibrate(
         class_name,
-        maps.of([Key(image_id) for image_id in selecting]),
+        maps.of([FeatureKey(image_id) for image_id in selecting]),
         {kind: maps.of(keys) for kind, keys in defects.items()},
-        maps.of([Key(image_id) for image_id in calibrating]),
+        maps.of([FeatureKey(image_id) for image_id in calibrating]),
         params.calibration_of(class_name),
     )
     CalibrationFile.of(result, tuple(defects)).write(layout.calibration(class_name))

@@ -12,7 +12,7 @@ from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Split, read_manifest
-from shadowline.evaluation.latency import ReferenceWorkload, Timing, measure, time_image
+from shadowline.evaluation.latency import ReferenceWorkload, Timing, measure_latency, time_image
 from shadowline.evaluation.summary import Cost, Memory
 from shadowline.models.inspector import Inspector
 from shadowline.models.patchcore.detector import PatchCore
@@ -25,7 +25,7 @@ def run(params: Params, layout: Layout, progress: Progress) -> Cost:
     """Latency of single images from bytes on disk to a decision, and bytes of weights; writes data/cost.json."""
     inspector = Inspector.load(layout.package)
     take_round = partial(_take_round, inspector, ReferenceWorkload(pick_device()), params, layout)
-    latency = measure(take_round, params.latency)
+    latency = measure_latency(take_round, params.latency)
     cost = Cost(memory=_memory(inspector, params, layout), latency=latency)
     cost.write(layout.cost)
     progress.message(

@@ -28,7 +28,7 @@ from shadowline.evaluation.metrics import (
     pixel_metrics,
     practicality,
 )
-from shadowline.features.cache import Key
+from shadowline.features.cache import FeatureKey
 from shadowline.features.keys import robustness_keys
 from shadowline.models.calibration import Calibration
 from shadowline.models.calibration_file import load_calibration
@@ -50,7 +50,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     test = manifest[manifest["split"] == Split.TEST].sort_values("image_id").reset_index(drop=True)
     calibration = load_calibration(class_name, layout)
     maps = ClassMaps(class_name, layout)
-    raw = maps.of([Key(image_id) for image_id in test["image_id"]])
+    raw = maps.of([FeatureKey(image_id) for image_id in test["image_id"]])
     fused = calibration.fuse(raw)
     scores = _score_table(class_name, test, raw, calibration, layout)
     anomalous = (scores["label"] == Label.ANOMALOUS).to_numpy()
@@ -122,7 +122,7 @@ def _small_mask(path: str, size: tuple[int, int], params: Params, layout: Layout
     if not path:
         return np.zeros(size[::-1], dtype=bool)
     bounds = params.data
-    found = read_mask(layout.root / path, max_pixels=bounds.max_pixels, max_file_bytes=bounds.max_file_bytes)
+    found = read_mask(layout.root / path, bounds)
     mask = Image.fromarray(found.astype(np.uint8) * 255)
     return np.asarray(mask.resize(size, Image.Resampling.BOX)) >= 128
 

@@ -11,7 +11,7 @@ from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
 from shadowline.data.manifest import read_manifest
 from shadowline.data.perturbations import apply_view, view_seed
-from shadowline.features.cache import CacheUpdate, FeatureCache, Key
+from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureKey
 from shadowline.features.encoder import load_encoder
 from shadowline.features.keys import wanted_keys
 
@@ -20,7 +20,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     manifest = read_manifest([layout.manifest(class_name)])
     paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
 
-    def read(key: Key) -> Image.Image:
+    def read(key: FeatureKey) -> Image.Image:
         rgb = open_within(layout.root / paths[key.image_id], params.data)
         return apply_view(rgb, key.view, view_seed(params.seed, key.image_id, key.view)).image
 

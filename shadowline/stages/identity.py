@@ -11,7 +11,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Split, read_manifest
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.keys import ids_of, train_keys
 from shadowline.models.class_identification import ClassIdentity, embed
 
@@ -22,10 +22,10 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     """Known defects are images of the class as well: they widen the Gaussian. The p-values come from val alone."""
     features = FeatureFile(layout.features(class_name))
     manifest = read_manifest([layout.manifest(class_name)])
-    defects = [Key(image_id) for image_id in ids_of(manifest, Split.TUNE)]
+    defects = [FeatureKey(image_id) for image_id in ids_of(manifest, Split.TUNE)]
     identity = ClassIdentity.fit(
         embed_all(features, [*train_keys(class_name, manifest, params), *defects]).numpy(),
-        embed_all(features, [Key(image_id) for image_id in ids_of(manifest, Split.VAL)]).numpy(),
+        embed_all(features, [FeatureKey(image_id) for image_id in ids_of(manifest, Split.VAL)]).numpy(),
         params.identification,
         class_name=class_name,
         fingerprint=features.fingerprint,
@@ -34,7 +34,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     return identity
 
 
-def embed_all(features: FeatureFile, keys: Sequence[Key]) -> Tensor:
+def embed_all(features: FeatureFile, keys: Sequence[FeatureKey]) -> Tensor:
     """Embeddings of cached images, in their order: (N, D)."""
     chunks = [keys[i : i + _CHUNK] for i in range(0, len(keys), _CHUNK)]
     _, _, _, D = features.shape

@@ -33,7 +33,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.additions import list_additions
-from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure, read_mask
+from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure_image, read_mask
 from shadowline.data.manifest import ADDED, COLUMNS, Label, Split, content_id, write_manifest
 from shadowline.data.sources import SourceImage, list_images
 from shadowline.data.splits import assign_pools, assign_splits
@@ -126,7 +126,7 @@ def _read_all(
 def _import_one(source: SourceImage, params: DataParams, folder: Path, written: Container[str]) -> _Imported:
     """Read, judge and write one image with its mask; content in `written` keeps the mask that it came with first."""
     data = source.read(params.max_file_bytes + 1)
-    properties = measure(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=source.name)
+    properties = measure_image(data, params, name=source.name)
     mask = _merged_mask(source, params)
     image_id = content_id(data)
     if source.image_id not in ("", image_id):
@@ -156,7 +156,7 @@ def _mask_part(source: SourceImage, number: int, params: DataParams) -> npt.NDAr
     try:
         data = source.read_masks[number](params.max_file_bytes + 1)
         name = f"mask {number + 1}"
-        return read_mask(data, max_pixels=params.max_pixels, max_file_bytes=params.max_file_bytes, name=name)
+        return read_mask(data, params, name=name)
     except RefusedImage as error:
         raise RefusedImage(Refusal.BAD_MASK, f"{source.name}: {error}") from None
 

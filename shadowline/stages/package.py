@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import copy_file, write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
@@ -19,12 +18,12 @@ def run(params: Params, layout: Layout, progress: Progress) -> str:
     folder = layout.package
     shutil.rmtree(folder, ignore_errors=True)
     for source in sorted(layout.encoder.iterdir()):
-        _copy(source, folder / source.name)
-    _copy(layout.decoder_weights, folder / "decoder.safetensors")
+        copy_file(source, folder / source.name)
+    copy_file(layout.decoder_weights, folder / "decoder.safetensors")
     calibrations = {}
     for name in sorted(params.classes):
-        _copy(layout.bank(name), folder / f"banks/{name}.safetensors")
-        _copy(layout.identity(name), folder / f"identity/{name}.safetensors")
+        copy_file(layout.bank(name), folder / f"banks/{name}.safetensors")
+        copy_file(layout.identity(name), folder / f"identity/{name}.safetensors")
         calibrations[name] = load_calibration(name, layout).to_dict()
     write_json(folder / "calibration.json", calibrations)
     fingerprint = model_fingerprint(folder)
@@ -39,8 +38,3 @@ def run(params: Params, layout: Layout, progress: Progress) -> str:
     write_json(folder / "config.json", config)
     progress.message(f"package: {len(calibrations)} classes, fingerprint {fingerprint[:12]}")
     return fingerprint
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replace_file(target) as temporary:
-        shutil.copyfile(source, temporary)

@@ -10,7 +10,7 @@ from shadowline.core.params import GateParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.class_metrics import ClassMetrics
-from shadowline.evaluation.gates import ClassEvidence, Evidence, Verdict, judge
+from shadowline.evaluation.gates import ClassEvidence, GateEvidence, Verdict, evaluate_gates
 from shadowline.evaluation.latency import Latency
 from shadowline.evaluation.summary import Cost, LatencyMeasurement, LatencyMs, Means, Summary
 
@@ -37,7 +37,7 @@ def summarize(
     """`num_images` (class → split → images) names the classes that are expected; None for a cost that is missing."""
     latency = cost.latency if cost else None
     return Summary(
-        verdict=judge(evidence_of(tuple(num_images), measured, cost), gates),
+        verdict=evaluate_gates(gate_evidence_of(tuple(num_images), measured, cost), gates),
         classes=tuple(sorted(measured, key=lambda name: (measured[name].image.auroc.value, name))),
         means=_means(list(measured.values())),
         memory=cost.memory if cost else None,
@@ -47,7 +47,9 @@ def summarize(
     )
 
 
-def evidence_of(expected: tuple[str, ...], measured: Mapping[str, ClassMetrics], cost: Cost | None) -> Evidence:
+def gate_evidence_of(
+    expected: tuple[str, ...], measured: Mapping[str, ClassMetrics], cost: Cost | None
+) -> GateEvidence:
     classes = tuple(
         ClassEvidence(
             class_name=name,
@@ -59,7 +61,7 @@ def evidence_of(expected: tuple[str, ...], measured: Mapping[str, ClassMetrics],
         )
         for name, metrics in measured.items()
     )
-    return Evidence(
+    return GateEvidence(
         expected,
         classes,
         memory_mb=cost.memory.total_mb if cost else None,

@@ -1,6 +1,6 @@
 """One decision shown again: gathered from the records, the registry and wherever its image lies, and scored anew.
 
-    drawn = draw_decision(Question("line-7.0042"), Layout(), limits, now, Path("out"))
+    drawn = draw_decision(DecisionQuery("line-7.0042"), Layout(), limits, now, Path("out"))
     drawn.record.confirmed, drawn.folder        # record.json, page.html, heatmap.png
 
 The model only counts with the fingerprint that the pair names (tasks/audit/decision_model.py), the image with its hash.
@@ -21,34 +21,27 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shadowline.audit.decision import Case, compare, draw_up, said_by
-from shadowline.audit.inspection import (
-    HeatMap,
-    InspectionRecord,
-    Outcome,
-    Rerun,
-    Said,
-    digest,
-)
+from shadowline.audit.decision import DecisionEvidence, build_record, compare, decision_of
+from shadowline.audit.inspection import DecisionOutcome, HeatMap, InspectionRecord, ModelStatement, Rerun, digest
 from shadowline.core.atomic_files import replace_file, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import CLASS_NAME_PATTERN, DataParams
-from shadowline.data.images import open_rgb, read_bounded
+from shadowline.data.images import open_within, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.enrolment.inbox import Inbox
 from shadowline.inference.overlay import heatmap_overlay
-from shadowline.inference.routing import position
-from shadowline.inference.scoring import Answer, Heat, ScoringError, score_all, scorer_of
-from shadowline.inference.scoring import Question as Asked
+from shadowline.inference.routing import traffic_bucket
+from shadowline.inference.scoring import Heatmap, InspectionResult, ScoringError, score_all, scorer_of
+from shadowline.inference.scoring import InspectionRequest as Asked
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
-from shadowline.records.audit_log.entry import Entry, Kind, Record
-from shadowline.records.pairs import Pair
+from shadowline.records.audit_log.entry import Entry, EntryKind, Record
+from shadowline.records.pair import Pair
 from shadowline.records.stores import Records, open_records
-from shadowline.records.traces import StoredPair, pairs_of_trace, words_on
+from shadowline.records.traces import StoredPair, labels_of, pairs_of_trace
 from shadowline.report.decision import Picture, build_page
-from tasks.audit.decision_model import Loaded, load_deciding
+from tasks.audit.decision_model import DecisionModel, load_deciding
 
 DRAWER = "audit decision"  # who put the record on the chain
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
@@ -57,7 +50,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Question:
+class DecisionQuery:
     """Which decision is to be shown, and what the caller knows of it."""
 
     trace_id: str
@@ -68,7 +61,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DecisionReport:
     """The record, its entry in the chain, and where it lies."""
 
     record: InspectionRecord
@@ -91,7 +84,9 @@ class _Again:
     caption: str = ""  # of the overlay
 
 
-def draw_decision(question: Question, layout: Layout, limits: DataParams, now: datetime, out: Path) -> Drawn:
+def draw_decision(
+    question: DecisionQuery, layout: Layout, limits: DataParams, now: datetime, out: Path
+) -> DecisionReport:
     """Draw the record up, put its hash on the chain, and write it into a folder below `out`.
 
     Raises ValueError for a trace id that no pair or that several carry, and FileNotFoundError for an image that is
@@ -103,17 +98,17 @@ def draw_decision(question: Question, layout: Layout, limits: DataParams, now: d
     with tempfile.TemporaryDirectory() as scratch:
         loaded = load_deciding(stored, records, Path(scratch) / "restored")
         again = _score_again(stored, loaded, data, limits, asked=question.rerun)
-    record = draw_up(_case(question, stored, loaded, records), again.rerun, now)
+    record = build_record(_case(question, stored, loaded, records), again.rerun, now)
     entry = _put_on_chain(record, records, now)
     name = question.trace_id if _FOLDER_NAME.fullmatch(question.trace_id) else content_id(question.trace_id.encode())
     folder = out / (f"{name}-{record.part.class_name}" if several else name)
-    return _write(Drawn(record, entry, folder), again, records.chain.keys.public()[entry.key])
+    return _write(DecisionReport(record, entry, folder), again, records.chain.keys.public()[entry.key])
 
 
 # --- which pair, which image ----------------------------------------------------------------------------------------
 
 
-def _choose(question: Question, found: Sequence[StoredPair]) -> tuple[StoredPair, bool]:
+def _choose(question: DecisionQuery, found: Sequence[StoredPair]) -> tuple[StoredPair, bool]:
     """The pair that is meant, and whether there are others; of one image judged twice, what was recorded last."""
     if not found:
         raise ValueError(f"trace '{question.trace_id}': nothing was inspected under it; check the id")
@@ -127,7 +122,7 @@ def _choose(question: Question, found: Sequence[StoredPair]) -> tuple[StoredPair
     return fitting[-1], len({one.pair.class_name for one in found}) > 1
 
 
-def _find_image(pair: Pair, question: Question, layout: Layout, limits: DataParams) -> bytes | None:
+def _find_image(pair: Pair, question: DecisionQuery, layout: Layout, limits: DataParams) -> bytes | None:
     """The bytes that were inspected; None where nobody will look at them and they are nowhere."""
     others = []
     for path in _places(pair, question.image, layout):
@@ -160,49 +155,51 @@ def _places(pair: Pair, given: Path | None, layout: Layout) -> Iterator[Path]:
 # --- again ----------------------------------------------------------------------------------------------------------
 
 
-def _score_again(stored: StoredPair, loaded: Loaded, data: bytes | None, limits: DataParams, *, asked: bool) -> _Again:
+def _score_again(
+    stored: StoredPair, loaded: DecisionModel, data: bytes | None, limits: DataParams, *, asked: bool
+) -> _Again:
     """The image alone under the model, as the gateway asks it."""
     pair, image = stored.pair, None
     if data is not None:
         name = f"image {pair.image_id[:12]}…"
-        image = open_rgb(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=name)
+        image = open_within(data, limits, name=name)
     if not asked:
-        return _Again(Rerun(Outcome.NOT_ASKED, "not asked for"), image)
+        return _Again(Rerun(DecisionOutcome.NOT_ASKED, "not asked for"), image)
     if loaded.detector is None or image is None:
-        return _Again(Rerun(Outcome.IMPOSSIBLE, loaded.facts.problem), image)
+        return _Again(Rerun(DecisionOutcome.IMPOSSIBLE, loaded.facts.problem), image)
     answer = _ask(loaded.detector, image)
     if isinstance(answer, ScoringError):
-        return _Again(Rerun(Outcome.DIFFERENT, f"the model gives no answer now: {answer}"), image)
-    decided = said_by(stored, pair.answered_by)
+        return _Again(Rerun(DecisionOutcome.DIFFERENT, f"the model gives no answer now: {answer}"), image)
+    decided = decision_of(stored, pair.answered_by)
     if decided.score is None:
-        return _Again(Rerun(Outcome.DIFFERENT, "the model gave no answer then, and gives one now"), image)
+        return _Again(Rerun(DecisionOutcome.DIFFERENT, "the model gave no answer then, and gives one now"), image)
     rerun = _compared(decided, answer, loaded.detector)
     return _Again(rerun, image, *_draw(image, answer.heat, loaded.detector)) if answer.heat else _Again(rerun, image)
 
 
-def _ask(detector: Detector, image: Image.Image) -> Answer | ScoringError:
+def _ask(detector: Detector, image: Image.Image) -> InspectionResult | ScoringError:
     """With the map where the model has one; a model without maps is asked for the score alone."""
     scorer = scorer_of(detector)
     for wants_heat in (True, False):
         (answer,) = score_all(scorer, [Asked(image, detector.class_name, wants_heat)])
-        if isinstance(answer, Answer):
+        if isinstance(answer, InspectionResult):
             return answer
     assert isinstance(answer, ScoringError)  # the question had a class
     return answer
 
 
-def _compared(decided: Said, answer: Answer, detector: Detector) -> Rerun:
+def _compared(decided: ModelStatement, answer: InspectionResult, detector: Detector) -> Rerun:
     return compare(decided, answer.score, answer.threshold, _environment(), _heatmap(answer.heat))
 
 
-def _heatmap(heat: Heat | None) -> HeatMap | None:
+def _heatmap(heat: Heatmap | None) -> HeatMap | None:
     if heat is None:
         return None
     height, width = heat.map_HW.shape
     return HeatMap(height, width, hashlib.sha256(np.ascontiguousarray(heat.map_HW, "<f8").tobytes()).hexdigest())
 
 
-def _draw(image: Image.Image, heat: Heat, detector: Detector) -> tuple[Image.Image, str]:
+def _draw(image: Image.Image, heat: Heatmap, detector: Detector) -> tuple[Image.Image, str]:
     """The map over the image, and what its colours say: a legacy model's map has no level of normal parts."""
     level, caption = heat.level, "What the model saw: coloured where it is beyond the level of normal parts"
     if not isinstance(detector, CandidateDetector):
@@ -219,18 +216,18 @@ def _environment() -> str:
 # --- put on record --------------------------------------------------------------------------------------------------
 
 
-def _case(question: Question, stored: StoredPair, loaded: Loaded, records: Records) -> Case:
+def _case(question: DecisionQuery, stored: StoredPair, loaded: DecisionModel, records: Records) -> DecisionEvidence:
     pair, chain = stored.pair, records.chain
-    phases = chain.entries(kinds=[Kind.PHASE], subject=pair.class_name)
-    return Case(
+    phases = chain.entries(kinds=[EntryKind.PHASE], subject=pair.class_name)
+    return DecisionEvidence(
         stored=stored,
         number=question.part,
-        position=position(pair.image_id) if _SHA256.fullmatch(pair.image_id) else 0.0,
-        words=words_on(records.pairs.engine, pair.class_name, pair.image_id),
+        position=traffic_bucket(pair.image_id) if _SHA256.fullmatch(pair.image_id) else 0.0,
+        words=labels_of(records.pairs.engine, pair.class_name, pair.image_id),
         model=loaded.facts,
         calibration=loaded.calibration,
         events=records.rollout.events(pair.class_name),
-        entries=(*chain.entries(kinds=[Kind.REGISTRATION]), *phases),
+        entries=(*chain.entries(kinds=[EntryKind.REGISTRATION]), *phases),
     )
 
 
@@ -245,12 +242,12 @@ def _put_on_chain(record: InspectionRecord, records: Records, now: datetime) -> 
         "rerun": str(record.rerun.outcome),
         "confirmed": record.confirmed,
     }
-    records.chain.append(Record(Kind.DECISION, record.part.trace_id, body, DRAWER, now))
-    entries = records.chain.entries(since=now, kinds=[Kind.DECISION], subject=record.part.trace_id)
-    return next(one for one in entries if one.facts["record_sha256"] == sha256)
+    records.chain.append(Record(EntryKind.DECISION, record.part.trace_id, body, DRAWER, now))
+    entries = records.chain.entries(since=now, kinds=[EntryKind.DECISION], subject=record.part.trace_id)
+    return next(entry for entry in entries if entry.facts["record_sha256"] == sha256)
 
 
-def _write(drawn: Drawn, again: _Again, public_key: str) -> Drawn:
+def _write(drawn: DecisionReport, again: _Again, public_key: str) -> DecisionReport:
     if again.overlay is None:
         (drawn.folder / "heatmap.png").unlink(missing_ok=True)  # of an earlier drawing
     else:

@@ -16,16 +16,17 @@ from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError
 
 from shadowline.audit.inspection import CalibrationFacts, ModelFacts
-from shadowline.data.manifest import content_id
+from shadowline.core.hashing import file_sha256
 from shadowline.models.detector import Detector
 from shadowline.models.few_shot.detector import FewShot
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import find_model, load_detector
 from shadowline.records.audit_log.entry import timestamp
-from shadowline.records.rollout_store import LEGACY, ModelPlace
+from shadowline.records.model_locations import LEGACY, ModelLocation
 from shadowline.records.stores import Records
 from shadowline.records.traces import StoredPair
-from tasks.integrations.mlflow_registry import ModelVersion, client, list_versions
+from tasks.integrations.mlflow_registry import client, list_versions
+from tasks.integrations.model_version import ModelVersion
 from tasks.rollout.legacy_models import restore_legacy
 
 _UNKNOWN = CalibrationFacts(None, "", None, None, "", "")
@@ -33,7 +34,7 @@ _CANNOT_BE_LOADED = (ValueError, OSError, SafetensorError, MlflowException)
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class DecisionModel:
     """The model that decided, where it could be loaded."""
 
     facts: ModelFacts
@@ -41,25 +42,25 @@ class Loaded:
     detector: Detector | None
 
 
-def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> Loaded:
+def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> DecisionModel:
     """The model of the side that answered; what hinders is said in `facts.problem`. `scratch` is not there yet."""
     pair = stored.pair
     fingerprint = pair.candidate if pair.answered_by == "candidate" else pair.legacy
     facts, since = ModelFacts("", "", (), "", "", "", "", "", "", ""), _UNKNOWN
     try:
-        place = records.rollout.model(fingerprint)
+        place = records.locations.model(fingerprint)
         facts, since = _of_registry(facts, place, stored.received_at)
         facts, detector, directory = _open(facts, place, pair.class_name, scratch)
     except _CANNOT_BE_LOADED as error:
         problem = f"the model that decided cannot be loaded: {error}"
-        return Loaded(replace(facts, problem=problem), since, None)
+        return DecisionModel(replace(facts, problem=problem), since, None)
     if detector.fingerprint != fingerprint:
         problem = f"{directory} holds model {detector.fingerprint[:12]}…, the pair names {fingerprint[:12]}…"
-        return Loaded(replace(facts, problem=problem), _calibration(detector, since), None)
-    return Loaded(_of_files(facts, detector, directory), _calibration(detector, since), detector)
+        return DecisionModel(replace(facts, problem=problem), _calibration(detector, since), None)
+    return DecisionModel(_of_files(facts, detector, directory), _calibration(detector, since), detector)
 
 
-def _open(facts: ModelFacts, place: ModelPlace, class_name: str, scratch: Path) -> tuple[ModelFacts, Detector, Path]:
+def _open(facts: ModelFacts, place: ModelLocation, class_name: str, scratch: Path) -> tuple[ModelFacts, Detector, Path]:
     """From where the records say; a legacy model that is no longer there, from its archive."""
     location = f"models:/{facts.name}/{facts.version}" if facts.same_in else place.location
     try:
@@ -76,12 +77,12 @@ def _open(facts: ModelFacts, place: ModelPlace, class_name: str, scratch: Path) 
         return replace(facts, source="archive"), load_detector(str(restored), class_name), restored
 
 
-def _of_registry(facts: ModelFacts, place: ModelPlace, at: datetime) -> tuple[ModelFacts, CalibrationFacts]:
+def _of_registry(facts: ModelFacts, place: ModelLocation, at: datetime) -> tuple[ModelFacts, CalibrationFacts]:
     """The version that was the newest at that time of all that decide by the same bits, and since when they do."""
     name = place.location.removeprefix("models:/").rpartition("/")[0] if "models:/" in place.location else ""
     if not name:
         return replace(facts, name=place.location, version=place.version), _UNKNOWN
-    versions = [one for one in reversed(list_versions(name)) if _decides(one, place)]
+    versions = [version for version in reversed(list_versions(name)) if _decides(version, place)]
     if not versions:
         return replace(facts, name=name, version=place.version), _UNKNOWN
     times = [_registered_at(one) for one in versions]
@@ -102,7 +103,7 @@ def _registered_at(version: ModelVersion) -> datetime:
     return datetime.fromtimestamp(created_ms / 1000, UTC)
 
 
-def _decides(version: ModelVersion, place: ModelPlace) -> bool:
+def _decides(version: ModelVersion, place: ModelLocation) -> bool:
     own = version.class_fingerprints.get(place.class_name, version.tags.get("fingerprint"))
     return own == place.fingerprint
 
@@ -113,8 +114,8 @@ def _of_files(facts: ModelFacts, detector: Detector, directory: Path) -> ModelFa
     return replace(
         facts,
         encoder=detector.inspector.config["encoder_fingerprint"],
-        bank=content_id((directory / f"banks/{detector.class_name}.safetensors").read_bytes()),
-        decoder=content_id((directory / "decoder.safetensors").read_bytes()),
+        bank=file_sha256(directory / f"banks/{detector.class_name}.safetensors"),
+        decoder=file_sha256(directory / "decoder.safetensors"),
     )
 
 

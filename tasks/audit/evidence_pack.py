@@ -25,8 +25,8 @@ from shadowline.core.progress import Progress
 from shadowline.evaluation.evidence import Evidence as PairEvidence
 from shadowline.evaluation.evidence import count_cells, slot_of
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.chain_range import Period, Stretch, UnsoundChainError, place, to_line
-from shadowline.records.audit_log.entry import Entry, Kind, public_key_in
+from shadowline.records.audit_log.chain_range import BrokenChainError, ChainRange, Period, place, to_line
+from shadowline.records.audit_log.entry import Entry, EntryKind, public_key_in
 from shadowline.records.audit_log.pair_seals import compare_pairs
 from shadowline.records.audit_log.state import Difference, compare_tables
 from shadowline.records.database import reading
@@ -36,9 +36,9 @@ from shadowline.records.tables import ApprovalRow, EvidenceRow, OrderRow, PairRo
 from shadowline.report.evidence import (
     AgreementFacts,
     ChainFacts,
-    Evidence,
-    Reproduction,
-    Word,
+    EvidenceReport,
+    RecordedStatement,
+    ReproductionFacts,
     render_index,
     version_id,
 )
@@ -52,11 +52,11 @@ from tasks.integrations.registry_comparison import compare_registry
 log = logging.getLogger(__name__)
 
 _MOMENT = timedelta(microseconds=1)  # pairs are counted after a time and up to another, a period is the other way round
-_SHOWN = (Kind.PROMOTION, Kind.BACKUP, Kind.DELETION)  # on the first page, one by one
+_SHOWN = (EntryKind.PROMOTION, EntryKind.BACKUP, EntryKind.DELETION)  # on the first page, one by one
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What a pack holds."""
 
     path: Path
@@ -72,7 +72,7 @@ class Exported:
 def export_pack(
     records: Records, layout: Layout, params: Params, period: Period, target: Path, by: str, now: datetime,
     progress: Progress,
-) -> Exported:  # fmt: skip
+) -> ExportResult:  # fmt: skip
     """Write the pack of a period; what is noted and not yet in the chain gets its place first.
 
     Raises ValueError for a chain without entries, and UnsoundChainError, with no pack written, for one that does not
@@ -81,7 +81,7 @@ def export_pack(
     records.chain.seal()
     _require_whole(records.chain)
     _require_as_signed(records, period, progress)
-    stretch = Stretch.of(records.chain, period)
+    stretch = ChainRange.of(records.chain, period)
     keys = stretch.keys()
     if not keys:
         raise ValueError("audit chain: no entries yet, so nothing to show and no key to sign with; retrain first")
@@ -95,7 +95,7 @@ def export_pack(
         facts = {"since": evidence.since, "until": evidence.until, "made_by": by, "made_at": evidence.made_at}
         ends = {"head": evidence.chain.head, "last": place(stretch.end), "registered_after": stretch.registered_after()}
         pack.sign({**facts, **ends}, signer)
-    return Exported(
+    return ExportResult(
         path=target,
         sha256=file_sha256(target),
         root=evidence.chain.root,
@@ -112,9 +112,9 @@ def _require_whole(chain: Chain) -> None:
     witnesses, absent, problem = find_witnesses(chain)
     for line in filter(None, (problem, *absent)):
         log.warning("a witness was not heard: %s", line)
-    lost = chain.unheard(witnesses)
+    lost = chain.unacknowledged(witnesses)
     if lost is not None:
-        raise UnsoundChainError(f"audit chain: {lost.complaint}; see `shadowline audit verify`")
+        raise BrokenChainError(f"audit chain: {lost.complaint}; see `shadowline audit verify`")
 
 
 def _require_as_signed(records: Records, period: Period, progress: Progress) -> None:
@@ -124,11 +124,11 @@ def _require_as_signed(records: Records, period: Period, progress: Progress) -> 
     if registry.problem:
         raise ValueError(f"the registry does not answer, and its numbers cannot be compared: {registry.problem}")
     tables = (*compare_tables(engine), compare_pairs(engine, progress).table)
-    of_period = [one for table in tables for one in table.differences if _may_be_of(one, period)]
+    of_period = [difference for table in tables for difference in table.differences if _may_be_of(difference, period)]
     faults = [*map(str, (*registry.differences, *of_period))]
     if faults:
         more = f"; and {len(faults) - 1} more" if len(faults) > 1 else ""
-        raise UnsoundChainError(f"audit chain: {faults[0]}{more}; see `shadowline audit verify`")
+        raise BrokenChainError(f"audit chain: {faults[0]}{more}; see `shadowline audit verify`")
 
 
 def _may_be_of(difference: Difference, period: Period) -> bool:
@@ -144,18 +144,22 @@ def _require_verified(path: Path, root: str) -> None:
     """Nothing is signed that the pack's own verifier refuses."""
     faults = [f"{name}: {reason}" for name, reason, holds in outcomes(path, root) if not holds]
     if faults:
-        raise UnsoundChainError(f"the pack's verifier refuses it: {'; '.join(faults)}; see `shadowline audit verify`")
+        raise BrokenChainError(f"the pack's verifier refuses it: {'; '.join(faults)}; see `shadowline audit verify`")
 
 
 def _gather(
-    records: Records, layout: Layout, params: Params, period: Period, stretch: Stretch, keys: Sequence[Entry],
+    records: Records, layout: Layout, params: Params, period: Period, stretch: ChainRange, keys: Sequence[Entry],
     pack: PackWriter, by: str, now: datetime,
-) -> Evidence:  # fmt: skip
+) -> EvidenceReport:  # fmt: skip
     """What the first page shows; the files that it links to are added on the way."""
     within = tuple(event for event in records.rollout.events() if event.at in period)
     versions = find_versions(records, params, period, stretch)
     words = tuple(_words(records, period, pack, within))
-    cards = [Card(one, read_classes(one, layout)) for one in versions if one.name == params.registry.model_name]
+    cards = [
+        Card(version, read_classes(version, layout))
+        for version in versions
+        if version.name == params.registry.model_name
+    ]
     for card in cards:
         pack.add(card.version.card, render_card(card))
     pack.add("versions.json", to_json({one.id: one.to_dict() for one in versions}))
@@ -163,8 +167,8 @@ def _gather(
     agreement = tuple(find_agreement(records, params, period, now))
     pack.add("agreement.json", to_json([one.to_dict() for one in agreement]))
     reproductions = tuple(add_reproductions(stretch, layout, pack))
-    pack.add("reproductions.json", to_json([vars(one) for one in reproductions]))
-    return Evidence(
+    pack.add("reproductions.json", to_json([vars(reproduction) for reproduction in reproductions]))
+    return EvidenceReport(
         since=period.since.isoformat() if period.since else "",
         until=period.until.isoformat(),
         made_by=by,
@@ -180,8 +184,8 @@ def _gather(
     )
 
 
-def _chain_facts(stretch: Stretch, keys: Sequence[Entry]) -> ChainFacts:
-    names, root = tuple(one.subject for one in keys), public_key_in(keys[0])
+def _chain_facts(stretch: ChainRange, keys: Sequence[Entry]) -> ChainFacts:
+    names, root = tuple(key.subject for key in keys), public_key_in(keys[0])
     return ChainFacts(stretch.first, stretch.last, place(stretch.head), root, names, stretch.num_by_kind())
 
 
@@ -195,22 +199,25 @@ def find_agreement(records: Records, params: Params, period: Period, now: dateti
     query = select(*columns).where(*_within(PairRow.received_at, period)).distinct().order_by(*columns)
     with reading(records.pairs.engine) as connection:
         models = [(row.class_name, row.candidate, row.legacy) for row in connection.execute(query)]
-    for one in models:
-        table = read_table(records.pairs.engine, one, period.since, until, params.rollout.guards.latency.bound)
+    for model in models:
+        table = read_table(records.pairs.engine, model, period.since, until, params.rollout.guards.latency.bound)
         if count_cells(table).any():
             evidence = PairEvidence(table, slot_of(until))
             _, verdict = appraise(evidence, params.shadow, params.rollout, params.shadow.min_agreement)
-            yield AgreementFacts(*one, verdict.outcome, verdict.reasons, verdict.agreement)
+            yield AgreementFacts(*model, verdict.outcome, verdict.reasons, verdict.agreement)
 
 
-def _words(records: Records, period: Period, pack: PackWriter, events: Sequence[Event]) -> Iterator[Word]:
+def _words(records: Records, period: Period, pack: PackWriter, events: Sequence[Event]) -> Iterator[RecordedStatement]:
     """What people said in the period, by time; all of it is in rollouts.json as well."""
     tables = {"orders": OrderRow, "approvals": ApprovalRow, "checklist": EvidenceRow}
     rows = {name: _rows(records, table, period) for name, table in tables.items()}
-    pack.add("rollouts.json", to_json({"events": [_event(one) for one in events], **rows}))
-    said = [Word(r["at"], r["by"], r["kind"], ", ".join(r["classes"]), r["why"]) for r in rows["orders"]]
-    said += [Word(r["at"], r["by"], "approve", r["class_name"], f"may enter {r['target']}") for r in rows["approvals"]]
-    said += [Word(r["at"], r["by"], r["item"], r["class_name"], r["link"]) for r in rows["checklist"]]
+    pack.add("rollouts.json", to_json({"events": [_event(event) for event in events], **rows}))
+    said = [RecordedStatement(r["at"], r["by"], r["kind"], ", ".join(r["classes"]), r["why"]) for r in rows["orders"]]
+    said += [
+        RecordedStatement(r["at"], r["by"], "approve", r["class_name"], f"may enter {r['target']}")
+        for r in rows["approvals"]
+    ]
+    said += [RecordedStatement(r["at"], r["by"], r["item"], r["class_name"], r["link"]) for r in rows["checklist"]]
     yield from sorted(said, key=lambda word: word.at)
 
 
@@ -242,17 +249,17 @@ def _within(column: Any, period: Period) -> list[Any]:
 # --- reproductions --------------------------------------------------------------------------------------------------
 
 
-def add_reproductions(stretch: Stretch, layout: Layout, pack: PackWriter) -> Iterator[Reproduction]:
+def add_reproductions(stretch: ChainRange, layout: Layout, pack: PackWriter) -> Iterator[ReproductionFacts]:
     """Put the results that the entries speak of into the pack; the chain names them, the folder is always the same."""
     folder = layout.reproductions
-    for entry in stretch.entries([Kind.REPRODUCTION]):
+    for entry in stretch.entries([EntryKind.REPRODUCTION]):
         facts = entry.facts
         name = str(facts["result"]).rpartition("/")[2]
         path, packed = folder / name, f"reproductions/{name}"
         is_there = name not in ("", ".", "..") and path.is_file() and not path.is_symlink()
         if is_there and packed not in pack.files:
             pack.add(packed, path.read_bytes())
-        yield Reproduction(
+        yield ReproductionFacts(
             number=entry.number,
             at=entry.at,
             by=entry.by,

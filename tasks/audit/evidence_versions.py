@@ -23,15 +23,15 @@ from shadowline.core.params import Params
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.summary import Summary
 from shadowline.models.calibration_file import CalibrationFile
-from shadowline.records.audit_log.chain_range import Period, Stretch
-from shadowline.records.audit_log.entry import Kind
-from shadowline.records.rollout_store import LEGACY
+from shadowline.records.audit_log.chain_range import ChainRange, Period
+from shadowline.records.audit_log.entry import EntryKind
+from shadowline.records.model_locations import LEGACY
 from shadowline.records.stores import Records
 from shadowline.report.evidence import VersionFacts, version_id
 from shadowline.report.model_card import CardClass, card_classes
 from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import Event
-from tasks.integrations.mlflow_registry import client, describe
+from tasks.integrations.mlflow_registry import client, describe_version
 
 _ABSENT = (OSError, ValueError, DvcException, MlflowException)  # of what an old version no longer has
 Kept = TypeVar("Kept", ClassMetrics, CalibrationFile)
@@ -52,11 +52,11 @@ def judging(events: Iterable[Event], period: Period) -> set[str]:
     return found - {""}
 
 
-def find_versions(records: Records, params: Params, period: Period, stretch: Stretch) -> tuple[VersionFacts, ...]:
+def find_versions(records: Records, params: Params, period: Period, stretch: ChainRange) -> tuple[VersionFacts, ...]:
     """By the time they were made; one that was deleted since is on record nowhere, and missing here."""
     tracking, found, at_work = client(), {}, judging(records.rollout.events(), period)
-    places = [one.location.removeprefix("models:/") for one in records.rollout.models(LEGACY)]
-    names = {params.registry.model_name, *(one.partition("/")[0] for one in places if "/" in one)}
+    places = [model.location.removeprefix("models:/") for model in records.locations.models(LEGACY)]
+    names = {params.registry.model_name, *(place.partition("/")[0] for place in places if "/" in place)}
     for name in sorted(names):
         for raw in tracking.search_model_versions(f"name='{name}'"):
             version = _version(tracking, raw)
@@ -74,10 +74,10 @@ def find_versions(records: Records, params: Params, period: Period, stretch: Str
     return tuple(sorted(found.values(), key=lambda one: (one.made_at, one.id)))
 
 
-def _named(stretch: Stretch) -> set[str]:
+def _named(stretch: ChainRange) -> set[str]:
     """The versions that the entries speak of, `inspector/3`."""
-    entries = stretch.entries([Kind.REGISTRATION, Kind.REPRODUCTION])
-    return {version_id(one.subject) for one in entries}
+    entries = stretch.entries([EntryKind.REGISTRATION, EntryKind.REPRODUCTION])
+    return {version_id(entry.subject) for entry in entries}
 
 
 def _class_fingerprints(version: VersionFacts) -> set[str]:
@@ -85,7 +85,7 @@ def _class_fingerprints(version: VersionFacts) -> set[str]:
 
 
 def _version(tracking: mlflow.MlflowClient, raw: Any) -> VersionFacts:
-    known = describe(tracking, raw.name, str(raw.version))
+    known = describe_version(tracking, raw.name, str(raw.version))
     params, metrics, summary = _run(tracking, known.tags.get("results_run", raw.run_id))
     return VersionFacts(
         name=raw.name,

@@ -10,7 +10,6 @@ Nothing of the project is changed: git lends its objects, sources are linked, ev
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -19,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 import yaml
 from prefect import task
@@ -29,46 +27,51 @@ from shadowline.audit.comparison import (
     Finding,
     Item,
     StageOutcome,
-    Step,
+    StageRecord,
     compare_files,
     compare_metrics,
     compare_step,
 )
 from shadowline.audit.environment import same_settings
+from shadowline.core.atomic_files import link_or_copy, read_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.data.additions import Additions
 from tasks.integrations.dvc_pipeline import StageFailedError, run_stage
 from tasks.integrations.dvc_remote import configure_remote, open_remote, read_steps
-from tasks.integrations.git import has_commit
+from tasks.integrations.git import has_commit, run_git
 from tasks.integrations.provenance import PACKAGE, list_files
 from tasks.integrations.registered_version import Registered
 
+_RESTORE = "restore the repository from a backup"
 _HASH_PARAMS = """\
 from pathlib import Path
-from shadowline.params import load_params
+try:
+    from shadowline.core.params import load_params
+except ImportError:  # a commit from before the library had packages
+    from shadowline.params import load_params
 print(load_params(Path("params.yaml")).hash())
 """
 
 
 @dataclass(frozen=True)
-class Place:
+class Checkout:
     """A clean place with the commit of a version."""
 
     root: Path  # the clone
     project: Path
     registered: Registered
     scratch: Path  # for what is downloaded
-    steps: tuple[Step, ...]  # as the commit's lock has them; what others read comes before them
+    steps: tuple[StageRecord, ...]  # as the commit's lock has them; what others read comes before them
 
     @property
     def layout(self) -> Layout:
         return Layout(self.root)
 
     @property
-    def stages(self) -> dict[str, list[Step]]:
+    def stages(self) -> dict[str, list[StageRecord]]:
         """Stage → its steps, one or one per class, in the order in which they can run."""
-        found: dict[str, list[Step]] = {}
+        found: dict[str, list[StageRecord]] = {}
         for step in self.steps:
             found.setdefault(step.stage, []).append(step)
         made_by = {out.path: step.stage for step in self.steps for out in step.outs}
@@ -84,7 +87,7 @@ class Place:
 
 
 @task(cache_policy=NO_CACHE)
-def check_out(registered: Registered, project: Path, folder: Path) -> Place:
+def check_out(registered: Registered, project: Path, folder: Path) -> Checkout:
     """The version's commit in `folder`/project.
 
     Raises ValueError where the commit is gone, its files cannot be read, or they are not those of the tags.
@@ -93,22 +96,23 @@ def check_out(registered: Registered, project: Path, folder: Path) -> Place:
     if not has_commit(project, commit):
         raise ValueError(f"{registered.uri}: commit {commit} is not in this repository; fetch it, or restore a backup")
     clone = folder / "project"
-    _git(project, "clone", "--quiet", "--no-checkout", "--shared", str(project.resolve()), str(clone))
-    _git(clone, "checkout", "--quiet", "--detach", commit)
+    source = str(project.resolve())
+    run_git(project, "clone", "--quiet", "--no-checkout", "--shared", source, str(clone), way_out=_RESTORE)
+    run_git(clone, "checkout", "--quiet", "--detach", commit, way_out=_RESTORE)
     lock = clone / "dvc.lock"
     found = file_sha256(lock) if lock.is_file() else "none"
     _require(registered, "dvc_lock_sha256", found, f"dvc.lock of commit {commit[:12]}")
     _require(registered, "params_hash", _params_hash(registered, clone), f"params.yaml of commit {commit[:12]}")
     _keep_to_itself(clone)
     configure_remote(clone, project)
-    return Place(clone, project, registered, folder, read_steps(clone))
+    return Checkout(clone, project, registered, folder, read_steps(clone))
 
 
 def _require(registered: Registered, tag: str, found: str, subject: str) -> None:
     if registered.tag(tag) != found:
         raise ValueError(
             f"{registered.uri}: {subject} has hash {found[:12]}…, and {registered.tag(tag)[:12]}… was registered; "
-            "restore the repository from a backup"
+            f"{_RESTORE}"
         )
 
 
@@ -135,17 +139,10 @@ def _keep_to_itself(clone: Path) -> None:
         content.setdefault("core", {})["site_cache_dir"] = str(clone.resolve() / ".dvc/tmp/site")
 
 
-def _git(root: Path, *arguments: str) -> None:
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        reason = (answer.stderr.strip().splitlines() or ["failed"])[0]
-        raise ValueError(f"git {arguments[0]}: {reason}; restore the repository from a backup")
-
-
 # --- made again -----------------------------------------------------------------------------------------------------
 
 
-def recompute(place: Place) -> tuple[StageOutcome, ...]:
+def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
     """Every stage that can be made again, with what cannot be taken from the remote; stops at a stage that fails.
 
     Raises RemoteError or DamagedError where an input cannot be had.
@@ -171,19 +168,21 @@ def _own_words(error: StageFailedError) -> str:
     return lines[-1]
 
 
-def _run(place: Place, stage: str, wanted: list[str], num_steps: int) -> float:
+def _run(place: Checkout, stage: str, wanted: list[str], num_steps: int) -> float:
     """Seconds that it took to make the wanted steps of a stage: all in one go, or one after the other."""
     targets = [stage] if len(wanted) == num_steps else wanted
     variables = {**same_settings(place.registered.environment), **_own_code(place.root)}
-    return sum(run_stage(place.root, one, True, None, variables).seconds for one in targets)
+    return sum(run_stage(place.root, target, True, None, variables).seconds for target in targets)
 
 
-def _compare(steps: Iterable[Step], made: Mapping[str, Step], archived: Mapping[str, str]) -> tuple[Item, ...]:
+def _compare(
+    steps: Iterable[StageRecord], made: Mapping[str, StageRecord], archived: Mapping[str, str]
+) -> tuple[Item, ...]:
     return tuple(item for step in steps for item in compare_step(step, made[step.name], archived.get(step.name, "")))
 
 
 @task(cache_policy=NO_CACHE)
-def bring_inputs(place: Place) -> dict[str, str]:
+def bring_inputs(place: Checkout) -> dict[str, str]:
     """Sources that are at hand in the project, and the outputs of steps whose source is not: step → why.
 
     Raises DamagedError for an output that the remote does not hold as it was.
@@ -197,7 +196,7 @@ def bring_inputs(place: Place) -> dict[str, str]:
     return archived
 
 
-def _without_source(place: Place) -> dict[str, str]:
+def _without_source(place: Checkout) -> dict[str, str]:
     """Links what the project still has into the place; a step is without source where its hash is another one."""
     from dvc.repo import Repo
 
@@ -216,7 +215,7 @@ def _without_source(place: Place) -> dict[str, str]:
     return {**missing, **additions_gone(place), **_encoder_without_source(place)}
 
 
-def additions_gone(place: Place) -> dict[str, str]:
+def additions_gone(place: Checkout) -> dict[str, str]:
     """Links images that came after the classes' sources; the imports for which some are gone, and why.
 
     They are no dependency in dvc.yaml: params.yaml names them by hash.
@@ -231,7 +230,7 @@ def additions_gone(place: Place) -> dict[str, str]:
     return gone
 
 
-def _encoder_without_source(place: Place) -> dict[str, str]:
+def _encoder_without_source(place: Checkout) -> dict[str, str]:
     """The encoder's weights are no dependency in dvc.yaml, since a hub has no file: their hash is a tag."""
     names = [step.name for step in place.steps if step.stage == "encoder"]
     location = yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["encoder"].get("location", "")
@@ -245,23 +244,15 @@ def _encoder_without_source(place: Place) -> dict[str, str]:
     return {}
 
 
-def _bring(place: Place, path: str) -> None:
+def _bring(place: Checkout, path: str) -> None:
     """Link a file or the files of a folder from the project; what the commit holds itself stays as it is."""
     source, target = place.project / path, place.root / path
     if Path(path).is_absolute() or target.exists() or not source.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link)
+        shutil.copytree(source, target, copy_function=link_or_copy)
     else:
-        _link(source, target)
-
-
-def _link(source: Path | str, target: Path | str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
+        link_or_copy(source, target)
 
 
 def _overlap(path: str, other: str) -> bool:
@@ -269,7 +260,7 @@ def _overlap(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
 
 
-def compare_package(place: Place, registered: Path) -> tuple[Item, ...]:
+def compare_package(place: Checkout, registered: Path) -> tuple[Item, ...]:
     """Every file of the package that was made, against the registered one, by sha256."""
     made = place.layout.package
     if not made.is_dir():
@@ -277,7 +268,7 @@ def compare_package(place: Place, registered: Path) -> tuple[Item, ...]:
     return compare_files(list_files(registered / PACKAGE), list_files(made), "the package that was made")
 
 
-def compare_results(place: Place) -> tuple[Item, ...]:
+def compare_results(place: Checkout) -> tuple[Item, ...]:
     """Every number of the summary that the run has, against the one that was made."""
     if not place.layout.summary.is_file():
         return (Item("summary", Finding.DIFFERENT, "no summary was made", inherited=True),)
@@ -286,8 +277,3 @@ def compare_results(place: Place) -> tuple[Item, ...]:
         return compare_metrics(read_json(place.registered.summary(place.scratch)), made)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return (Item("summary.json", Finding.DIFFERENT, f"the run's is gone, or is no summary: {error}"),)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

@@ -16,22 +16,14 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from shadowline.audit.comparison import (
-    BAD,
-    Finding,
-    Item,
-    Reproduction,
-    StageOutcome,
-    compare_files,
-    worst,
-)
-from shadowline.core.atomic_files import write_json
+from shadowline.audit.comparison import BAD, Finding, Item, ReproductionResult, StageOutcome, compare_files, worst
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.hashing import file_md5, file_sha256
 from shadowline.core.layout import Layout
 from shadowline.evaluation.summary import Summary
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.stores import open_records
-from tasks.audit.reproduction import Place, read_json
+from tasks.audit.reproduction import Checkout
 from tasks.integrations.dvc_remote import DamagedError, open_remote
 from tasks.integrations.mlflow_registry import client, result_metrics
 from tasks.integrations.provenance import PACKAGE, list_files
@@ -40,7 +32,7 @@ from tasks.integrations.registry_comparison import PROVENANCE, SIGNED_METRICS, s
 
 
 @task(cache_policy=NO_CACHE)
-def keep_result(found: Reproduction, root: Path, now: datetime) -> Path:
+def keep_result(found: ReproductionResult, root: Path, now: datetime) -> Path:
     """Write data/audit/reproductions/<version>-<time>.json and bind it in the audit chain; returns its path."""
     name = f"{found.version.rpartition('/')[2]}-{now:%Y%m%dT%H%M%S%fZ}.json"
     path = Layout(root).reproductions / name
@@ -53,12 +45,12 @@ def keep_result(found: Reproduction, root: Path, now: datetime) -> Path:
         "result": path.relative_to(root).as_posix(),
         "result_sha256": file_sha256(path),
     }
-    open_records().chain.append(Record(Kind.REPRODUCTION, found.version, body, "audit", now))
+    open_records().chain.append(Record(EntryKind.REPRODUCTION, found.version, body, "audit", now))
     return path
 
 
 @task(cache_policy=NO_CACHE)
-def verify_remote(place: Place) -> tuple[StageOutcome, ...]:
+def verify_remote(place: Checkout) -> tuple[StageOutcome, ...]:
     """Every output of the lock, read from the remote and hashed, file by file."""
     outcomes = []
     with open_remote(place.root, place.project) as remote:
@@ -71,7 +63,7 @@ def verify_remote(place: Place) -> tuple[StageOutcome, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def verify_registered(place: Place, model: Path) -> tuple[Item, ...]:
+def verify_registered(place: Checkout, model: Path) -> tuple[Item, ...]:
     """The version's tags against the audit chain, its files against their list and the lock, and its run's results."""
     files = (*_verify_files(place, model), *_verify_package(place, model))
     return (*_verify_tags(place.registered), *files, *_verify_results(place))
@@ -79,7 +71,7 @@ def verify_registered(place: Place, model: Path) -> tuple[Item, ...]:
 
 def _verify_tags(registered: Registered) -> tuple[Item, ...]:
     """By the signed entry of the registration: whoever can write to the registry can change a tag, or a number."""
-    entry = open_records().chain.latest(Kind.REGISTRATION, registered.uri)
+    entry = open_records().chain.latest(EntryKind.REGISTRATION, registered.uri)
     said: dict[str, Any] = json.loads(entry.body) if entry else {}
     if not said:
         return (Item("tags", Finding.UNKEPT, "no entry of the audit chain tells of this registration"),)
@@ -96,7 +88,7 @@ def _compare_tag(name: str, said: str, found: str | None) -> Item:
     return Item(f"tag {name}", Finding.DIFFERENT if found else Finding.MISSING, note)
 
 
-def _verify_files(place: Place, model: Path) -> tuple[Item, ...]:
+def _verify_files(place: Checkout, model: Path) -> tuple[Item, ...]:
     try:
         listed = place.registered.files(place.scratch)
     except ValueError as error:
@@ -106,7 +98,7 @@ def _verify_files(place: Place, model: Path) -> tuple[Item, ...]:
     return compare_files(listed, list_files(model), "the registered model")
 
 
-def _verify_package(place: Place, model: Path) -> tuple[Item, ...]:
+def _verify_package(place: Checkout, model: Path) -> tuple[Item, ...]:
     """By the hashes of the lock, and then its fingerprints by the tags."""
     package = next(out for step in place.steps for out in step.outs if out.path == "models/inspector")
     with open_remote(place.root, place.project) as remote:
@@ -119,7 +111,7 @@ def _verify_package(place: Place, model: Path) -> tuple[Item, ...]:
     return items if worst(items) in BAD else (*items, *_verify_fingerprints(place, model))
 
 
-def _verify_fingerprints(place: Place, model: Path) -> tuple[Item, ...]:
+def _verify_fingerprints(place: Checkout, model: Path) -> tuple[Item, ...]:
     """The tags by which people and the gateway know the version."""
     config = read_json(model / PACKAGE / "config.json")
     names = ("fingerprint", "encoder_fingerprint")
@@ -127,7 +119,7 @@ def _verify_fingerprints(place: Place, model: Path) -> tuple[Item, ...]:
     return compare_files(packaged, tags, "the registry")
 
 
-def _verify_results(place: Place) -> tuple[Item, ...]:
+def _verify_results(place: Checkout) -> tuple[Item, ...]:
     """The run's summary.json by the hash of the lock; the run's metrics by the summary."""
     try:
         path = place.registered.summary(place.scratch)

@@ -1,35 +1,39 @@
 """What the copies of the two databases name: models, versions, commits, places of files; and whether they agree.
 
 standing = read_standing(connection)            # of the records
-registry = read_registry(connection, "inspector")  # of MLflow's store
+registry = read_registry(tracking, "inspector")  # of MLflow's store, through its client
 disagreements(standing, registry, files)        # () where every model that must be there is there
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, select, text
+import mlflow
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
+from sqlalchemy import Connection, select
 
-from shadowline.inference.routing import needed
-from shadowline.records.audit_log.keys import Head
+from shadowline.inference.routing import required_models
+from shadowline.records.audit_log.keys import ChainHead
 from shadowline.records.tables import AuditEntryRow, ClassRow, ModelRow
 from shadowline.rollout.state import ClassState
-from tasks.integrations.mlflow_registry import CHALLENGER, CHAMPION
+from tasks.integrations.mlflow_registry import CHALLENGER, CHAMPION, is_missing
 from tasks.integrations.registry_comparison import WITNESS_TAG
-
-_DELETED = "Deleted_Internal"  # MLflow's name for the stage of a version that was deleted
 
 
 @dataclass(frozen=True)
-class Standing:
+class DatabaseSnapshot:
     """What the records say."""
 
-    head: Head | None  # the last entry of the audit chain
+    head: ChainHead | None  # the last entry of the audit chain
     locations: Mapping[str, str]  # fingerprint → models:/… or a folder
-    needed: frozenset[str]  # fingerprints that the rollout may ask at any moment
+    required_models: frozenset[str]  # fingerprints that the rollout may ask at any moment
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -56,7 +60,7 @@ class Registry:
 
     @property
     def commits(self) -> tuple[str, ...]:
-        return tuple(sorted({one.commit for one in self.versions if one.commit}))
+        return tuple(sorted({version.commit for version in self.versions if version.commit}))
 
     @property
     def experiments(self) -> dict[str, str]:
@@ -73,45 +77,45 @@ def local_folder(location: str) -> Path | None:
     )
 
 
-def read_standing(connection: Connection) -> Standing:
+def read_standing(connection: Connection) -> DatabaseSnapshot:
     query = select(AuditEntryRow.number, AuditEntryRow.hash).order_by(AuditEntryRow.number.desc()).limit(1)
     last = connection.execute(query).first()
     places = connection.execute(select(ModelRow.fingerprint, ModelRow.location)).all()
     states = connection.execute(select(ClassRow.state)).scalars()
-    asked = {name for raw in states for name in needed(ClassState.from_dict(raw)) if name}
-    head = Head(last.number, last.hash) if last else None
-    return Standing(head, {row.fingerprint: row.location for row in places}, frozenset(asked))
+    asked = {name for raw in states for name in required_models(ClassState.from_dict(raw)) if name}
+    head = ChainHead(last.number, last.hash) if last else None
+    return DatabaseSnapshot(head, {row.fingerprint: row.location for row in places}, frozenset(asked))
 
 
-def read_registry(connection: Connection, model_name: str) -> Registry:
+def read_registry(tracking: mlflow.MlflowClient, model_name: str) -> Registry:
     """`model_name`: of the multi-class model."""
-    commits = _tags(connection, "git_commit")
-    rows = connection.execute(
-        text(
-            "SELECT name, version, COALESCE(storage_location, source) AS storage FROM model_versions "
-            "WHERE current_stage <> :deleted ORDER BY name, version"
-        ),
-        {"deleted": _DELETED},
-    ).all()
-    places = connection.execute(text("SELECT experiment_id, artifact_location FROM experiments")).all()
+    found = sorted(_all(tracking.search_model_versions), key=lambda version: (version.name, int(version.version)))
+    versions = [
+        Version(
+            uri=f"models:/{version.name}/{version.version}",
+            storage=tracking.get_model_version_download_uri(version.name, version.version),
+            commit=version.tags.get("git_commit", ""),
+        )
+        for version in found
+    ]
+    experiments = _all(partial(tracking.search_experiments, view_type=ViewType.ALL))
+    told = (version.tags[WITNESS_TAG] for version in found if WITNESS_TAG in version.tags)
     return Registry(
-        tuple(
-            Version(f"models:/{row.name}/{row.version}", row.storage, commits.get((row.name, row.version), ""))
-            for row in rows
-        ),
-        {str(row.experiment_id): row.artifact_location for row in places},
-        _leading(connection, model_name, [row.version for row in rows if row.name == model_name]),
-        max((int(one.partition(":")[0]) for one in _tags(connection, WITNESS_TAG).values()), default=0),
+        versions=tuple(versions),
+        locations={experiment.experiment_id: experiment.artifact_location for experiment in experiments},
+        inspector=_leading(tracking, model_name, [int(each.version) for each in found if each.name == model_name]),
+        num_entries=max((int(entry.partition(":")[0]) for entry in told), default=0),
     )
 
 
-def disagreements(standing: Standing, registry: Registry, files: Collection[str]) -> tuple[str, ...]:
+def disagreements(standing: DatabaseSnapshot, registry: Registry, files: Collection[str]) -> tuple[str, ...]:
     """One line for each model, and for an entry of the audit chain, that one copy names and another lacks."""
-    whole = {one.uri for one in registry.versions if _is_whole(one, registry, files)}
-    lost = [f"{one.uri}: its files are not in {one.storage}" for one in registry.versions if one.uri not in whole]
+    whole = {version.uri for version in registry.versions if _is_whole(version, registry, files)}
+    broken = (version for version in registry.versions if version.uri not in whole)
+    lost = [f"{version.uri}: its files are not in {version.storage}" for version in broken]
     if not agree_on_time(standing, registry):
         lost.append(f"audit chain: the registry knows of entry {registry.num_entries}, the records do not")
-    for fingerprint in sorted(standing.needed):
+    for fingerprint in sorted(standing.required_models):
         location = standing.locations.get(fingerprint, "")
         kept = location in whole or any(name.startswith(f"models/{fingerprint}/") for name in files)
         if not kept:
@@ -119,15 +123,19 @@ def disagreements(standing: Standing, registry: Registry, files: Collection[str]
     return tuple(lost)
 
 
-def agree_on_time(standing: Standing, registry: Registry) -> bool:
+def agree_on_time(standing: DatabaseSnapshot, registry: Registry) -> bool:
     """Whether the records hold every entry of the audit chain that a registered version was told."""
     return registry.num_entries <= (standing.head.number if standing.head else 0)
 
 
-def _tags(connection: Connection, key: str) -> dict[tuple[str, int], str]:
-    """Name and version → value."""
-    query = text("SELECT name, version, value FROM model_version_tags WHERE key = :key")
-    return {(row.name, row.version): row.value for row in connection.execute(query, {"key": key})}
+def _all(search: Callable[..., PagedList[Any]]) -> list[Any]:
+    """Every page of an answer."""
+    page = search()
+    found = list(page)
+    while page.token:
+        page = search(page_token=page.token)
+        found += page
+    return found
 
 
 def _is_whole(version: Version, registry: Registry, files: Collection[str]) -> bool:
@@ -140,8 +148,12 @@ def _is_whole(version: Version, registry: Registry, files: Collection[str]) -> b
     )
 
 
-def _leading(connection: Connection, model_name: str, versions: list[int]) -> str:
-    query = text("SELECT alias, version FROM registered_model_aliases WHERE name = :name")
-    aliases = {row.alias: row.version for row in connection.execute(query, {"name": model_name})}
+def _leading(tracking: mlflow.MlflowClient, model_name: str, versions: list[int]) -> str:
+    try:
+        aliases = tracking.get_registered_model(model_name).aliases
+    except MlflowException as error:
+        if not is_missing(error):
+            raise
+        return ""
     leading = aliases.get(CHAMPION) or aliases.get(CHALLENGER) or max(versions, default=None)
     return f"models:/{model_name}/{leading}" if leading else ""

@@ -1,6 +1,6 @@
 """SQL databases as files: copied at one moment while others write, and put in the place of an empty one.
 
-    with copied("sqlite:///data/records.db", scratch / "records") as copy:
+    with dump_database("sqlite:///data/records.db", scratch / "records") as copy:
         copy.path                                   # records.db, or records.dump of a PostgreSQL
         copy.connection                             # sees exactly the moment that the file holds
     load_dump(path, "postgresql+psycopg://…")       # into a database without tables
@@ -22,6 +22,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
+from uuid import uuid4
 
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -38,6 +40,14 @@ class DatabaseCopy:
     kind: DatabaseKind
     path: Path
     connection: Connection
+
+    @property
+    def read_only_url(self) -> str:
+        """Of an SQLite copy, for one who opens it himself: nothing is written into it.
+
+        No two copies have the same one, since MLflow keeps a connection for each address that it ever opened.
+        """
+        return f"sqlite:///file:{quote(str(self.path.resolve()))}?mode=ro&uri=true&copy={uuid4().hex}"
 
 
 def kind_of(url: str) -> DatabaseKind:
@@ -57,22 +67,22 @@ def sqlite_path(url: str) -> Path:
 
 
 @contextmanager
-def copied(url: str, stem: Path) -> Iterator[DatabaseCopy]:
+def dump_database(url: str, stem: Path) -> Iterator[DatabaseCopy]:
     """Copy to `stem` with the suffix of its kind."""
     if kind_of(url) is DatabaseKind.SQLITE:
         path = stem.with_suffix(".db")
         _copy_sqlite(sqlite_path(url), path)
-        with opened(f"sqlite:///{path}") as engine, reading(engine) as connection:
+        with open_dump(f"sqlite:///{path}") as engine, reading(engine) as connection:
             yield DatabaseCopy(DatabaseKind.SQLITE, path, connection)
         return
     path = stem.with_suffix(".dump")
-    with opened(url) as engine, reading(engine) as connection:
+    with open_dump(url) as engine, reading(engine) as connection:
         _dump(make_url(url), path, connection)
         yield DatabaseCopy(DatabaseKind.POSTGRESQL, path, connection)
 
 
 @contextmanager
-def opened(url: str) -> Iterator[Engine]:
+def open_dump(url: str) -> Iterator[Engine]:
     """An engine as it is, for any schema; nothing of it is left open."""
     engine = create_engine(url)
     try:
@@ -81,10 +91,10 @@ def opened(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def refuse_unless_empty(url: str, name: str) -> None:
+def require_empty(url: str, name: str) -> None:
     """Raises ValueError for a PostgreSQL database that cannot be reached, or holds a table."""
     shown = make_url(url).set(query={}).render_as_string(hide_password=True)
-    with opened(url) as engine:
+    with open_dump(url) as engine:
         try:
             tables = inspect(engine).get_table_names()
         except SQLAlchemyError as error:
@@ -95,7 +105,7 @@ def refuse_unless_empty(url: str, name: str) -> None:
 
 def load_dump(path: Path, url: str) -> None:
     """All of it or nothing."""
-    with opened(url) as engine, engine.connect() as connection:
+    with open_dump(url) as engine, engine.connect() as connection:
         program = _program("pg_restore", connection)
     options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
     _run([program, *options, *_address(make_url(url)), str(path)], make_url(url))

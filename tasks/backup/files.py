@@ -6,7 +6,6 @@ objects = find_objects(root, [bundle.commit, *commits])     # what DVC keeps of 
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -17,10 +16,11 @@ from typing import Any
 
 import yaml
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.hashing import file_md5
 from shadowline.core.settings import Settings
 from tasks.backup.consistency import local_folder
-from tasks.integrations.git import has_commit
+from tasks.integrations.git import has_commit, run_git
 
 _OBJECTS = "files/md5"  # below DVC's cache, and below a remote that is a folder
 _UNFINISHED = re.compile(r"\.num_bytes|\.lock|\..*\.tmp")  # rewritten at any moment, and not missed
@@ -36,7 +36,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Bundle:
+class GitBundle:
     """All of git in one file."""
 
     path: Path
@@ -45,7 +45,7 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Objects:
+class DvcObjects:
     """What DVC keeps of some commits."""
 
     sources: tuple[Source, ...]
@@ -57,27 +57,22 @@ class Objects:
 # --- git ------------------------------------------------------------------------------------------------------------
 
 
-def write_bundle(root: Path, path: Path) -> Bundle:
+def write_bundle(root: Path, path: Path) -> GitBundle:
     """Every branch and tag. Raises ValueError where there is no commit to keep, or only a part of the history."""
-    if _git(root, "rev-parse", "--verify", "HEAD") is None:
+    if not run_git(root, "rev-parse", "--verify", "HEAD", check=False):
         raise ValueError(f"{root.resolve()}: no git repository with a commit; run the backup in the project's root")
-    if _git(root, "rev-parse", "--is-shallow-repository") == "true":
+    if run_git(root, "rev-parse", "--is-shallow-repository", check=False) == "true":
         raise ValueError(f"{root.resolve()}: a shallow clone, which no restore can fetch; run `git fetch --unshallow`")
-    if _git(root, "bundle", "create", "--quiet", str(path.resolve()), "--all") is None:
-        raise ValueError(f"{root.resolve()}: git cannot write a bundle; check `git fsck`")
-    heads = (_git(root, "bundle", "list-heads", str(path.resolve()), "HEAD") or "").split()
-    return Bundle(path, _git(root, "symbolic-ref", "--short", "HEAD") or heads[0], heads[0])
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return None if answer.returncode else answer.stdout.strip()
+    bundle = str(path.resolve())
+    run_git(root, "bundle", "create", "--quiet", bundle, "--all", way_out="check `git fsck`")
+    commit = run_git(root, "bundle", "list-heads", bundle, "HEAD").split()[0]
+    return GitBundle(path, run_git(root, "symbolic-ref", "--short", "HEAD", check=False) or commit, commit)
 
 
 # --- DVC ------------------------------------------------------------------------------------------------------------
 
 
-def find_objects(root: Path, commits: Iterable[str]) -> Objects:
+def find_objects(root: Path, commits: Iterable[str]) -> DvcObjects:
     """The objects that the locks of these commits name; the first commit is the one that is checked out."""
     places = _object_places(root)
     found: dict[str, Source] = {}
@@ -88,18 +83,18 @@ def find_objects(root: Path, commits: Iterable[str]) -> Objects:
         if not has_commit(root, commit):
             unknown.append(commit)
             continue
-        left = not_kept(_git(root, "show", f"{commit}:./dvc.yaml") or "")
-        for path, md5 in _outputs(_git(root, "show", f"{commit}:./dvc.lock") or ""):
+        left = not_kept(run_git(root, "show", f"{commit}:./dvc.yaml", check=False))
+        for path, md5 in _outputs(run_git(root, "show", f"{commit}:./dvc.lock", check=False)):
             if left.fullmatch(path):
                 uncached += [path] if number == 0 else []
                 continue
-            for one in _with_members(md5, places):
-                source = _object(one, places)
+            for md5_of_part in _with_members(md5, places):
+                source = _object(md5_of_part, places)
                 if source.paths:
-                    found[one] = source
+                    found[md5_of_part] = source
                 else:
-                    missing.add(one)
-    return Objects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
+                    missing.add(md5_of_part)
+    return DvcObjects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
 
 
 def _object_places(root: Path) -> tuple[Path, ...]:
@@ -122,7 +117,8 @@ def _outputs(lock: str) -> Iterator[tuple[str, str]]:
 def not_kept(dvc_yaml: str) -> re.Pattern[str]:
     """The outputs that say `cache: false`; ${…} stands for any name."""
     stages: Mapping[str, Any] = (yaml.safe_load(dvc_yaml) or {}).get("stages", {})
-    named = [out for one in stages.values() for kind in ("outs", "metrics") for out in one.get("do", one).get(kind, ())]
+    kinds = (stage.get("do", stage).get(kind, ()) for stage in stages.values() for kind in ("outs", "metrics"))
+    named = [out for outs in kinds for out in outs]
     paths = [path for out in named if isinstance(out, dict) for path, how in out.items() if how.get("cache") is False]
     templates = (re.split(r"\$\{[^}]*\}", path) for path in paths)
     return re.compile("|".join("[^/]+".join(map(re.escape, parts)) for parts in templates) or "(?!)")
@@ -136,7 +132,7 @@ def _with_members(md5: str, places: tuple[Path, ...]) -> Iterator[str]:
     source = _object(md5, places)
     sound = next((path for path in source.paths if file_md5(path) == source.md5), None)
     if sound is not None:
-        yield from (member["md5"] for member in json.loads(sound.read_text(encoding="utf-8")))
+        yield from (member["md5"] for member in read_json(sound))
 
 
 def _object(md5: str, places: tuple[Path, ...]) -> Source:

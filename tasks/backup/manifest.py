@@ -1,6 +1,6 @@
 """What a backup says of itself: manifest.json, written last, without which a backup is none.
 
-manifest = read_manifest(folder)                # ValueError for one that never came to its end
+manifest = read_backup_manifest(folder)                # ValueError for one that never came to its end
 check_files(folder, manifest, progress)         # ValueError for a byte that is not what was kept
 
 <time>/manifest.json
@@ -26,7 +26,7 @@ from typing import Any
 
 from shadowline.core.hashing import file_sha256
 from shadowline.core.progress import Progress
-from shadowline.records.audit_log.keys import Head
+from shadowline.records.audit_log.keys import ChainHead
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -38,7 +38,7 @@ class DatabaseKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Kept:
+class BackedUpFile:
     """One file of a backup."""
 
     sha256: str
@@ -46,7 +46,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class KeptDatabase:
+class DatabaseDump:
     kind: DatabaseKind
     file: str  # in the backup
     place: str  # of an SQLite file, in the project
@@ -60,9 +60,9 @@ class BackupManifest:
     versions: Mapping[str, str]  # of Shadowline, Python, MLflow, DVC
     branch: str  # checked out; the commit itself where none was
     commit: str
-    records: KeptDatabase
-    tracking: KeptDatabase
-    head: Head | None  # the last entry of the audit chain in the records; None: it has none yet
+    records: DatabaseDump
+    tracking: DatabaseDump
+    head: ChainHead | None  # the last entry of the audit chain in the records; None: it has none yet
     inspector: str  # models:/… of the champion, else of the challenger, else of the newest; "" where there is none
     registered: tuple[str, ...]  # models:/… of every version
     experiments: Mapping[str, str]  # id → where its files were; only those whose files are in the backup
@@ -72,11 +72,11 @@ class BackupManifest:
     remote: str  # place of DVC's remote, "" where it is no folder of the project
     left_out: tuple[str, ...]  # what is not here, and where it is
     problems: tuple[str, ...]  # what the parts say of each other and does not hold
-    files: Mapping[str, Kept]  # path in the backup
+    files: Mapping[str, BackedUpFile]  # path in the backup
 
     @property
     def num_bytes(self) -> int:
-        return sum(one.num_bytes for one in self.files.values())
+        return sum(kept.num_bytes for kept in self.files.values())
 
     def to_text(self) -> str:
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -88,15 +88,15 @@ class BackupManifest:
         if raw.pop("format") != _FORMAT:
             raise ValueError(f"another format than {_FORMAT}")
         for name in ("records", "tracking"):
-            raw[name] = KeptDatabase(**{**raw[name], "kind": DatabaseKind(raw[name]["kind"])})
+            raw[name] = DatabaseDump(**{**raw[name], "kind": DatabaseKind(raw[name]["kind"])})
         for name in ("registered", "left_out", "problems"):
             raw[name] = tuple(raw[name])
-        raw["head"] = Head(**raw["head"]) if raw["head"] else None
-        raw["files"] = {name: Kept(**one) for name, one in raw["files"].items()}
+        raw["head"] = ChainHead(**raw["head"]) if raw["head"] else None
+        raw["files"] = {name: BackedUpFile(**kept) for name, kept in raw["files"].items()}
         return cls(**raw)
 
 
-def read_manifest(folder: Path) -> BackupManifest:
+def read_backup_manifest(folder: Path) -> BackupManifest:
     """Raises ValueError where the backup was never completed, or its manifest is none."""
     path = folder / MANIFEST
     if not path.is_file():
@@ -129,8 +129,8 @@ def text_sha256(text: str) -> str:
 def names_outside(manifest: BackupManifest) -> list[str]:
     """The files and places that are not below the project's root: a restore writes nowhere else."""
     databases = (manifest.records, manifest.tracking)
-    names = [*manifest.files, *manifest.folders.values(), manifest.keys, *(one.place for one in databases)]
-    names += [*manifest.experiments, *manifest.models, *(one.file for one in databases)]
+    names = [*manifest.files, *manifest.folders.values(), manifest.keys, *(database.place for database in databases)]
+    names += [*manifest.experiments, *manifest.models, *(database.file for database in databases)]
     return [name for name in (*names, *filter(None, [manifest.remote])) if not _is_below(name)]
 
 

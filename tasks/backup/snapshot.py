@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import mlflow
 from filelock import FileLock, Timeout
 from prefect import task
 
@@ -27,22 +28,22 @@ from shadowline.core.params import load_params
 from shadowline.core.progress import Progress, default_progress
 from shadowline.core.settings import Settings
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import open_keys
 from shadowline.records.stores import open_records
 from tasks.backup.consistency import (
+    DatabaseSnapshot,
     Registry,
-    Standing,
     agree_on_time,
     disagreements,
     local_folder,
     read_registry,
     read_standing,
 )
-from tasks.backup.databases import copied, kind_of, sqlite_path
-from tasks.backup.files import Bundle, Objects, Source, below, find_objects, in_project, write_bundle
-from tasks.backup.manifest import BackupManifest, DatabaseKind, Kept, KeptDatabase, names_outside, text_sha256
-from tasks.backup.targets import Place, in_one_line, new_place
+from tasks.backup.databases import DatabaseCopy, dump_database, kind_of, sqlite_path
+from tasks.backup.files import DvcObjects, GitBundle, Source, below, find_objects, in_project, write_bundle
+from tasks.backup.manifest import BackedUpFile, BackupManifest, DatabaseDump, DatabaseKind, names_outside, text_sha256
+from tasks.backup.targets import BackupTarget, new_place, one_line_errors
 from tasks.integrations.mlflow_registry import client
 
 BY = "backup"  # who puts backups and restores on record
@@ -70,11 +71,11 @@ class BackupDone:
 class _Seen:
     """What the copies of the databases, git and DVC say."""
 
-    standing: Standing
+    standing: DatabaseSnapshot
     registry: Registry
-    bundle: Bundle
-    objects: Objects
-    databases: tuple[KeptDatabase, KeptDatabase]  # records, tracking
+    bundle: GitBundle
+    objects: DvcObjects
+    databases: tuple[DatabaseDump, DatabaseDump]  # records, tracking
 
 
 @task
@@ -82,7 +83,7 @@ def make_backup(target: str, root: Path, with_downloads: bool = False) -> Backup
     return back_up(target, root, default_progress(), with_downloads=with_downloads)
 
 
-@in_one_line("make room or name another target, and run the backup again")
+@one_line_errors("make room or name another target, and run the backup again")
 def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool = False) -> BackupDone:
     """Write a new backup below `target`, and put that on record.
 
@@ -110,7 +111,7 @@ def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool
 def note_backup(chain: Chain, location: str, facts: dict[str, object]) -> None:
     """That one was made or restored."""
     body = {"location": location, **facts}
-    chain.append_if_possible(Record(Kind.BACKUP, location.rpartition("/")[2], body, BY, datetime.now(UTC)))
+    chain.append_if_possible(Record(EntryKind.BACKUP, location.rpartition("/")[2], body, BY, datetime.now(UTC)))
 
 
 def _facts(done: BackupDone) -> dict[str, object]:
@@ -118,7 +119,7 @@ def _facts(done: BackupDone) -> dict[str, object]:
     return {name: value for name, value in asdict(done).items() if name in names}
 
 
-def _done(place: Place, manifest: BackupManifest, seconds: float) -> BackupDone:
+def _done(place: BackupTarget, manifest: BackupManifest, seconds: float) -> BackupDone:
     return BackupDone(
         location=place.location,
         manifest_sha256=text_sha256(manifest.to_text()),
@@ -169,14 +170,13 @@ def _look(root: Path, staging: Path, model_name: str) -> _Seen:
 
 def _copy_databases(
     root: Path, staging: Path, model_name: str
-) -> tuple[Standing, Registry, tuple[KeptDatabase, KeptDatabase]]:
+) -> tuple[DatabaseSnapshot, Registry, tuple[DatabaseDump, DatabaseDump]]:
     head, settings = open_keys().head, Settings()
     if head is not None:
         write_json(staging / "keys/head.json", asdict(head))
-    with copied(settings.database_url, staging / "records") as records:
+    with dump_database(settings.database_url, staging / "records") as records:
         standing = read_standing(records.connection)
-    with copied(settings.tracking_uri, staging / "tracking") as tracking:
-        registry = read_registry(tracking.connection, model_name)
+    tracking, registry = _copy_tracking(settings.tracking_uri, staging, model_name)
     databases = (
         _kept_database(records.kind, records.path, settings.database_url, root, "data/records.db"),
         _kept_database(tracking.kind, tracking.path, settings.tracking_uri, root, "mlflow.db"),
@@ -184,9 +184,25 @@ def _copy_databases(
     return standing, registry, databases
 
 
-def _kept_database(kind: DatabaseKind, file: Path, url: str, root: Path, otherwise: str) -> KeptDatabase:
+def _copy_tracking(uri: str, staging: Path, model_name: str) -> tuple[DatabaseCopy, Registry]:
+    """MLflow's store, and what its client says of the copy.
+
+    No client reads a dump of PostgreSQL: there the store is asked before and after it, until both answers are the same.
+    Raises ValueError where they never are.
+    """
+    for _ in range(_TRIES):
+        before = read_registry(client(), model_name) if kind_of(uri) is DatabaseKind.POSTGRESQL else None
+        with dump_database(uri, staging / "tracking") as copy:
+            address = uri if before else copy.read_only_url
+            registry = read_registry(mlflow.MlflowClient(address, address), model_name)
+        if before in (None, registry):
+            return copy, registry
+    raise ValueError(f"SHADOWLINE_TRACKING_URI: versions changed during each of {_TRIES} dumps; run the backup again")
+
+
+def _kept_database(kind: DatabaseKind, file: Path, url: str, root: Path, otherwise: str) -> DatabaseDump:
     is_file = kind is DatabaseKind.SQLITE
-    return KeptDatabase(kind, file.name, _place(root, sqlite_path(url), otherwise) if is_file else otherwise)
+    return DatabaseDump(kind, file.name, _place(root, sqlite_path(url), otherwise) if is_file else otherwise)
 
 
 def _place(root: Path, path: Path, otherwise: str) -> str:
@@ -214,7 +230,7 @@ def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
 
 def _sources(layout: Layout, seen: _Seen, with_downloads: bool) -> list[Source]:
     """All but what is staged. Of the keys' folder the entry that it remembers is staged: it must not be newer."""
-    keys = [one for one in below(Settings().audit_keys, "keys") if one.paths[0].suffix in {".pem", ".pub"}]
+    keys = [key for key in below(Settings().audit_keys, "keys") if key.paths[0].suffix in {".pem", ".pub"}]
     found = [*keys, *seen.objects.sources]
     for name, location in seen.registry.experiments.items():
         found += below(local_folder(location) or layout.root, f"artifacts/{name}")
@@ -227,9 +243,11 @@ def _sources(layout: Layout, seen: _Seen, with_downloads: bool) -> list[Source]:
     return found
 
 
-def _keep_all(place: Place, sources: Sequence[Source], progress: Progress) -> tuple[dict[str, Kept], list[str]]:
+def _keep_all(
+    place: BackupTarget, sources: Sequence[Source], progress: Progress
+) -> tuple[dict[str, BackedUpFile], list[str]]:
     """What was kept, and a line for every object that is not what its name says; what is gone by now is left out."""
-    files: dict[str, Kept] = {}
+    files: dict[str, BackedUpFile] = {}
     damaged: list[str] = []
     with progress.task("backup", total=len(sources)) as bar:
         for source in sources:
@@ -248,12 +266,17 @@ def _is_itself(path: Path, md5: str) -> bool:
     return path.is_file() and (not md5 or file_md5(path) == md5)
 
 
-def _unknown(objects: Objects) -> list[str]:
-    return [f"commit {one[:12]} of a registered version: git does not have it" for one in objects.unknown]
+def _unknown(objects: DvcObjects) -> list[str]:
+    return [f"commit {commit[:12]} of a registered version: git does not have it" for commit in objects.unknown]
 
 
 def _manifest(
-    at: datetime, layout: Layout, seen: _Seen, files: dict[str, Kept], problems: tuple[str, ...], with_downloads: bool
+    at: datetime,
+    layout: Layout,
+    seen: _Seen,
+    files: dict[str, BackedUpFile],
+    problems: tuple[str, ...],
+    with_downloads: bool,
 ) -> BackupManifest:
     remote = local_folder(Settings().data_url)
     return BackupManifest(
@@ -265,7 +288,7 @@ def _manifest(
         tracking=seen.databases[1],
         head=seen.standing.head,
         inspector=seen.registry.inspector,
-        registered=tuple(one.uri for one in seen.registry.versions),
+        registered=tuple(version.uri for version in seen.registry.versions),
         experiments=seen.registry.experiments,
         models={name: str(path) for name, path in seen.standing.folders.items()},
         folders={name: place for name, (_, place) in _folders(layout).items()},

@@ -3,7 +3,7 @@
     place = new_place("/mnt/backup", now)           # or s3://bucket/prefix
     place.keep(path, "records.db")                  # → Kept
     place.finish(manifest)                          # last: from here on it is a backup
-    with at_hand("/mnt/backup/20260105T060000Z") as folder: …
+    with local_copy("/mnt/backup/20260105T060000Z") as folder: …
 
 In a folder, a file that this backup or the one before has already, byte for byte, is a hard link to it. In S3 a file
 lies under its own hash, objects/<sha256>, and the manifests of all backups name it.
@@ -25,7 +25,7 @@ from typing import Protocol
 from shadowline.core.atomic_files import replace_private_file
 from shadowline.core.hashing import file_sha256
 from shadowline.core.progress import Progress
-from tasks.backup.manifest import MANIFEST, BackupManifest, Kept, read_manifest
+from tasks.backup.manifest import MANIFEST, BackedUpFile, BackupManifest, read_backup_manifest
 from tasks.integrations.object_storage import FolderStorage, S3Storage, open_storage
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _CHUNK = 1 << 20  # bytes
 _PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700  # signing keys are among the files
 
 
-class Place(Protocol):
+class BackupTarget(Protocol):
     """One backup that is being written."""
 
     @property
@@ -43,13 +43,13 @@ class Place(Protocol):
     def num_new_bytes(self) -> int:
         """Bytes that the target did not have."""
 
-    def keep(self, path: Path, name: str) -> Kept:
+    def keep(self, path: Path, name: str) -> BackedUpFile:
         """Raises FileNotFoundError for a file that is gone."""
 
     def finish(self, manifest: BackupManifest) -> None: ...
 
 
-def new_place(target: str, at: datetime) -> Place:
+def new_place(target: str, at: datetime) -> BackupTarget:
     """A new backup named for its time, below a folder or an s3:// prefix."""
     name = f"{at:%Y%m%dT%H%M%SZ}"
     if target.startswith("s3://"):
@@ -58,7 +58,7 @@ def new_place(target: str, at: datetime) -> Place:
 
 
 @contextmanager
-def at_hand(backup: str, scratch: Path, progress: Progress) -> Iterator[Path]:
+def local_copy(backup: str, scratch: Path, progress: Progress) -> Iterator[Path]:
     """The backup as a folder; one in S3 is fetched into `scratch` for that long."""
     if not backup.startswith("s3://"):
         yield _existing(Path(backup.removeprefix("file://")))
@@ -70,7 +70,7 @@ def at_hand(backup: str, scratch: Path, progress: Progress) -> Iterator[Path]:
 
 
 @contextmanager
-def in_one_line(way_out: str) -> Iterator[None]:
+def one_line_errors(way_out: str) -> Iterator[None]:
     """A disk that is full, or a folder that is not to be written, as a ValueError; what is not there says so itself."""
     try:
         yield
@@ -104,7 +104,7 @@ class FolderPlace:
     def location(self) -> str:
         return str(self.folder)
 
-    def keep(self, path: Path, name: str) -> Kept:
+    def keep(self, path: Path, name: str) -> BackedUpFile:
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_FOLDER)
         sha256 = file_sha256(path)
@@ -113,7 +113,7 @@ class FolderPlace:
             self.num_new_bytes += target.stat().st_size
             self._known[sha256] = target
             self._sound.add(sha256)
-        return Kept(sha256, target.stat().st_size)
+        return BackedUpFile(sha256, target.stat().st_size)
 
     def finish(self, manifest: BackupManifest) -> None:
         os.sync()  # a manifest on the disk must not outlive the files that it names
@@ -148,7 +148,7 @@ def _files_of(backup: Path | None) -> dict[str, Path]:
     if backup is None:
         return {}
     try:
-        return {kept.sha256: backup / name for name, kept in read_manifest(backup).files.items()}
+        return {kept.sha256: backup / name for name, kept in read_backup_manifest(backup).files.items()}
     except (OSError, ValueError) as error:
         log.warning("backup: %s; every file is copied", error)
         return {}
@@ -190,7 +190,7 @@ class S3Place:
     def location(self) -> str:
         return f"{self.target}/{self.name}"
 
-    def keep(self, path: Path, name: str) -> Kept:
+    def keep(self, path: Path, name: str) -> BackedUpFile:
         sha256, num_bytes = file_sha256(path), path.stat().st_size
         known = self.storage.find(_object(sha256))
         if known is None or (known.sha256, known.num_bytes) != (sha256, num_bytes):
@@ -198,7 +198,7 @@ class S3Place:
             self.num_new_bytes += stored.num_bytes
             if stored.sha256 != sha256:
                 raise ValueError(f"{path}: changed while it was kept; run the backup again")
-        return Kept(sha256, num_bytes)
+        return BackedUpFile(sha256, num_bytes)
 
     def finish(self, manifest: BackupManifest) -> None:
         with tempfile.TemporaryDirectory() as scratch:
@@ -214,7 +214,7 @@ def _fetch(backup: str, folder: Path, progress: Progress) -> None:
     if storage.find(f"{name}/{MANIFEST}") is None:
         raise ValueError(f"{backup}: no {MANIFEST}, so no complete backup; name another one")
     storage.get(f"{name}/{MANIFEST}", folder / MANIFEST)
-    files = read_manifest(folder).files
+    files = read_backup_manifest(folder).files
     with progress.task("fetch", total=len(files)) as task:
         for path, kept in files.items():
             try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from PIL import Image
 from prefect import get_run_logger, task
 from sklearn.metrics import roc_auc_score
 
-from shadowline.core.atomic_files import write_json
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
@@ -26,18 +25,18 @@ from shadowline.data.additions import Addition, Additions, Intake, Offer, known_
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Label, Split, read_manifest
 from shadowline.data.sources.source_image import reader
-from shadowline.enrolment.inbox import Inbox, Stock, classes_waiting, named_images
+from shadowline.enrolment.inbox import Inbox, InboxContents, classes_waiting, named_images
 from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
 from shadowline.enrolment.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
 from shadowline.evaluation.summary import Summary
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import load_encoder
 from shadowline.features.keys import ids_of
 from shadowline.inference.shadow_batch import SUFFIXES
 from shadowline.models.class_identification import ClassIdentity, Identities
 from shadowline.models.inspector import class_fingerprints
-from shadowline.models.legacy_validation import LegacyModel, Stated, examine
-from shadowline.models.loader import Kind
+from shadowline.models.legacy_validation import DeclaredMetrics, LegacyModel, validate_legacy_model
+from shadowline.models.loader import DetectorKind
 from shadowline.models.winclip.weights import MissingWeightsError
 from shadowline.stages.identity import embed_all
 from tasks.integrations.dvc_pipeline import stale_targets
@@ -45,7 +44,7 @@ from tasks.integrations.object_storage import folders_of, local_copy
 from tasks.rollout.legacy_models import list_legacy
 
 _NUM_NAMED = 5  # images that an error names
-_STARTERS = {str(Kind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(Kind.FEW_SHOT): EnrolmentPhase.FEW_SHOT}
+_STARTERS = {str(DetectorKind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(DetectorKind.FEW_SHOT): EnrolmentPhase.FEW_SHOT}
 
 
 class RefusedEnrolmentError(ValueError):
@@ -53,7 +52,7 @@ class RefusedEnrolmentError(ValueError):
 
 
 @dataclass(frozen=True)
-class Before:
+class EvaluationBaseline:
     """What an enrolment must leave as it is, and what it is compared with."""
 
     class_fingerprints: dict[str, str]
@@ -65,7 +64,7 @@ class Before:
 
 
 @task
-def take_images(class_name: str, location: str, layout: Layout, params: Params) -> Stock:
+def take_images(class_name: str, location: str, layout: Layout, params: Params) -> InboxContents:
     """Copy new images from a folder or an s3:// prefix into the class's inbox; returns all that lies there.
 
     Raises ValueError that names the images, with none of them kept, where too many cannot be trusted.
@@ -109,7 +108,9 @@ def take_additions(class_name: str, location: str, layout: Layout, params: Param
 
 def entry_with(class_name: str, new: Sequence[Addition], params: Params, layout: Layout) -> dict[str, Any]:
     """The part of the class's entry in params.yaml that the images change."""
-    additions = [one.model_dump(mode="json", exclude_defaults=True) for one in params.classes[class_name].additions]
+    additions = [
+        addition.model_dump(mode="json", exclude_defaults=True) for addition in params.classes[class_name].additions
+    ]
     if new:
         additions.append({"index": Additions(layout.additions, class_name).write(new)})
     return {"additions": additions} if additions else {}
@@ -124,7 +125,7 @@ def _offers(class_name: str, location: str, layout: Layout, params: Params) -> l
     inbox = Inbox(layout.inbox, class_name)
     if location:
         folder = local_copy(location, layout.scratch / "additions", SUFFIXES, drop_gone=True)
-        return [Offer(one.name, one.kind, one.read, one.name) for one in named_images(folder)]
+        return [Offer(image.name, image.kind, image.read, image.name) for image in named_images(folder)]
     is_source = Path(params.classes[class_name].location) == Inbox(Layout().inbox, class_name).folder
     paths = [] if is_source else [*inbox.stock.normals, *inbox.stock.defects]
     if not paths:
@@ -146,7 +147,7 @@ class Starter:
 
 
 @task
-def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) -> Starter:
+def make_starter(class_name: str, stock: InboxContents, params: Params, layout: Layout) -> Starter:
     """Words where there is no image, the better of words and references where there are some; tried and examined.
 
     Raises MissingWeightsError where there are neither images nor weights for words.
@@ -160,13 +161,13 @@ def make_starter(class_name: str, stock: Stock, params: Params, layout: Layout) 
     else:
         phase, trial = _make_of_images(class_name, stock, params, layout, directory)
     advice = advise(phase, trial, params.enrolment)
-    stated = Stated(auroc=trial.auroc)
-    model = examine(class_name, str(directory), params, layout, stated) if advice.may_answer else None
+    stated = DeclaredMetrics(auroc=trial.auroc)
+    model = validate_legacy_model(class_name, str(directory), params, layout, stated) if advice.may_answer else None
     return Starter(phase, trial, advice, model)
 
 
 def _make_of_images(
-    class_name: str, stock: Stock, params: Params, layout: Layout, directory: Path
+    class_name: str, stock: InboxContents, params: Params, layout: Layout, directory: Path
 ) -> tuple[EnrolmentPhase, Trial]:
     """References, unless words are here, may answer by the deployment rule, and tell more apart."""
     normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
@@ -191,7 +192,7 @@ def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
 # --- into the model -------------------------------------------------------------------------------------------------
 
 
-def refuse_known(class_name: str, params: Params, *, update: bool, resumed: bool) -> None:
+def check_enrollable(class_name: str, params: Params, *, update: bool, resumed: bool) -> None:
     """A class that exists is updated on demand only."""
     if resumed:  # killed when all was done but the registration
         return
@@ -202,7 +203,7 @@ def refuse_known(class_name: str, params: Params, *, update: bool, resumed: bool
 
 
 @task
-def look_before(class_name: str, root: Path, *, resumed: bool) -> Before:
+def snapshot_metrics(class_name: str, root: Path, *, resumed: bool) -> EvaluationBaseline:
     """What is in the model now. Raises ValueError where a stage is stale: it would run as well.
 
     `resumed`: after a kill, the import of the class itself may have to run.
@@ -214,7 +215,7 @@ def look_before(class_name: str, root: Path, *, resumed: bool) -> Before:
         raise ValueError(f"stages {named} are not up to date; run `shadowline retrain` first, so that only "
                          f"'{class_name}' changes now")  # fmt: skip
     decoder = file_sha256(layout.decoder_weights)
-    return Before(class_fingerprints(layout.package), decoder, _scores_of(class_name, layout))
+    return EvaluationBaseline(class_fingerprints(layout.package), decoder, _scores_of(class_name, layout))
 
 
 def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
@@ -223,13 +224,15 @@ def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
     return pd.read_parquet(path, columns=["image_id", "label", "score"]) if path.is_file() else None
 
 
-def accept(class_name: str, before: Before, root: Path, summary: Summary, new: frozenset[str] | None = None) -> None:
+def accept(
+    class_name: str, before: EvaluationBaseline, root: Path, summary: Summary, new: frozenset[str] | None = None
+) -> None:
     """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, touches another class, or got
     worse on the test images that it had before. `new`: the images to look at; without it, all of the class."""
     layout = Layout(root)
     params = load_params(layout.params)
     num_images = sum(summary.num_images[class_name].values()) if new is None else len(new)
-    alike = look_alikes(class_name, params, layout, new)
+    alike = confusable_classes(class_name, params, layout, new)
     if len(alike) > params.enrolment.max_lookalikes * num_images:
         raise RefusedEnrolmentError(_name_all(f"class '{class_name}': {len(alike)} images look like another", alike))
     _refuse_touched(class_name, before, layout)
@@ -240,7 +243,9 @@ def accept(class_name: str, before: Before, root: Path, summary: Summary, new: f
     _refuse_loss(class_name, before, params, layout)
 
 
-def look_alikes(class_name: str, params: Params, layout: Layout, among: frozenset[str] | None = None) -> list[str]:
+def confusable_classes(
+    class_name: str, params: Params, layout: Layout, among: frozenset[str] | None = None
+) -> list[str]:
     """The class's own normal images that another class of the model would rather call its own, with its name."""
     manifest = read_manifest([layout.manifest(class_name)])
     if among is None:
@@ -251,12 +256,14 @@ def look_alikes(class_name: str, params: Params, layout: Layout, among: frozense
     names = dict(zip(manifest["image_id"], manifest["source"], strict=True))
     classes = {name: ClassIdentity.load(layout.identity(name)) for name in params.classes}
     identities = Identities.of(classes)
-    embedded = embed_all(FeatureFile(layout.features(class_name)), [Key(image_id) for image_id in normal]).numpy()
+    embedded = embed_all(
+        FeatureFile(layout.features(class_name)), [FeatureKey(image_id) for image_id in normal]
+    ).numpy()
     found = zip(normal, (identities.identify(one) for one in embedded), strict=True)
     return [f"{names[i]}: looks like {one.class_name}" for i, one in found if one.class_name not in {None, class_name}]
 
 
-def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
+def _refuse_touched(class_name: str, before: EvaluationBaseline, layout: Layout) -> None:
     after = class_fingerprints(layout.package)
     touched = sorted(
         name for name, old in before.class_fingerprints.items() if name != class_name and after[name] != old
@@ -269,7 +276,7 @@ def _refuse_touched(class_name: str, before: Before, layout: Layout) -> None:
         )
 
 
-def _refuse_loss(class_name: str, before: Before, params: Params, layout: Layout) -> None:
+def _refuse_loss(class_name: str, before: EvaluationBaseline, params: Params, layout: Layout) -> None:
     """On the same test images; new ones are judged by the gates."""
     scores = _scores_of(class_name, layout)
     if before.scores is None or scores is None:
@@ -345,7 +352,11 @@ def collect_due(location: str, root: Path) -> list[str]:
             take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
         except (FileNotFoundError, ValueError) as error:
             get_run_logger().error("class '%s' not taken in: %s", class_name, error)
-    due = {one.class_name: one.num_normal + one.num_defects for one in list_enrolments(root) if one.is_due}
-    tried = json.loads(layout.enrolments_tried.read_text()) if layout.enrolments_tried.is_file() else {}
+    due = {
+        enrolment.class_name: enrolment.num_normal + enrolment.num_defects
+        for enrolment in list_enrolments(root)
+        if enrolment.is_due
+    }
+    tried = read_json(layout.enrolments_tried) if layout.enrolments_tried.is_file() else {}
     write_json(layout.enrolments_tried, {**tried, **due})
     return sorted(name for name, num_images in due.items() if tried.get(name) != num_images)

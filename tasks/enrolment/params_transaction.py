@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import copy_file, read_json, write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.params_file import editing
-from tasks.integrations.git import require_clean, take_back
+from tasks.integrations.git import require_clean, revert_to_head
 
 
 @contextmanager
-def class_entered(class_name: str, entry: Mapping[str, Any], root: Path) -> Iterator[None]:
+def params_transaction(class_name: str, entry: Mapping[str, Any], root: Path) -> Iterator[None]:
     """params.yaml holds `entry`, as far as it goes, for the class; whatever goes wrong inside, all is as it was before.
 
-    After a kill, the mark that it leaves lets the next run of any flow put that right (`mend`).
+    After a kill, the mark that it leaves lets the next run of any flow put that right (`recover_enrolment`).
     """
     layout = Layout(root)
     require_clean(root)
@@ -32,19 +31,19 @@ def class_entered(class_name: str, entry: Mapping[str, Any], root: Path) -> Iter
         load_params(layout.params)
         yield
     except BaseException:
-        mend(root)
+        recover_enrolment(root)
         raise
     layout.enrolling.unlink()
 
 
-def mend(root: Path) -> str | None:
+def recover_enrolment(root: Path) -> str | None:
     """Undo an enrolment that did not come to its end; returns its class, or None where there is none."""
     layout = Layout(root)
     if not layout.enrolling.is_file():
         return None
-    class_name: str = json.loads(layout.enrolling.read_text(encoding="utf-8"))["class_name"]
+    class_name: str = read_json(layout.enrolling)["class_name"]
     layout.forget(class_name)
-    take_back(root)
+    revert_to_head(root)
     _put_back(layout, class_name)
     layout.enrolling.unlink()
     return class_name
@@ -75,5 +74,4 @@ def _copy(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
     else:
-        with replace_file(target) as temporary:
-            shutil.copyfile(source, temporary)
+        copy_file(source, target)

@@ -1,6 +1,6 @@
 """What flows and commands put on record, and what the registry knows of the chain.
 
-    put_on_record(Record(Kind.BACKUP, "2026-07-01", {"files": 812}, operator(), now))
+    append_entry(Record(Kind.BACKUP, "2026-07-01", {"files": 812}, operator(), now))
     note_registration(version, layout)       # and what changed since the version before
 
 Nothing here waits for a key: what cannot be signed is noted, and sealed later. What says the same as the last time
@@ -16,22 +16,26 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import mlflow
+
+from shadowline.core.atomic_files import read_json
 from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.records.audit_log.chain import Chain, Witness
+from shadowline.records.audit_log.chain import Chain, ChainAnchor
 from shadowline.records.audit_log.chain_heads import AwayError
-from shadowline.records.audit_log.entry import Entry, Kind, Record
+from shadowline.records.audit_log.entry import Entry, EntryKind, Record
 from shadowline.records.audit_log.pair_seals import compare_pairs
 from shadowline.records.audit_log.state import compare_tables
 from shadowline.records.audit_log.verification import RegistryReport, Verification
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import ENGINE
 from tasks.integrations.dvc_pipeline import StageRun
-from tasks.integrations.mlflow_registry import STORE_ERRORS, ModelVersion, all_versions, client
+from tasks.integrations.mlflow_registry import STORE_ERRORS, all_versions, client
 from tasks.integrations.model_locations import note_champion
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.provenance import first_line
 from tasks.integrations.registry_comparison import (
     PROVENANCE,
@@ -53,7 +57,7 @@ def operator() -> str:
         return f"user {os.getuid()}"
 
 
-def put_on_record(*records: Record) -> tuple[Entry, ...]:
+def append_entry(*records: Record) -> tuple[Entry, ...]:
     """Note, and seal where a key is at hand; returns what was sealed."""
     return open_records().chain.append_if_possible(*records)
 
@@ -62,10 +66,10 @@ def put_on_record(*records: Record) -> tuple[Entry, ...]:
 def note_configuration(params: Params) -> None:
     """Where params.yaml differs from what it was last: every key, from and to."""
     chain, values = open_records().chain, params.model_dump(mode="json")
-    changed = differences(_last_said(chain, Kind.CONFIGURATION).get("params", {}), values)
+    changed = differences(_last_said(chain, EntryKind.CONFIGURATION).get("params", {}), values)
     if changed:
         body = {"params_hash": params.hash(), "changed": changed, "params": values}
-        chain.append_if_possible(_record(Kind.CONFIGURATION, "params.yaml", body))
+        chain.append_if_possible(_record(EntryKind.CONFIGURATION, "params.yaml", body))
 
 
 @retried_task
@@ -74,10 +78,10 @@ def note_training(message: str, run_id: str, stages: Sequence[StageRun], succeed
     body = {
         "run": run_id,
         "succeeded": succeeded,
-        "stages": [one.name for one in stages if not one.skipped],
+        "stages": [stage.name for stage in stages if not stage.skipped],
         "decoder_sha256": file_sha256(layout.decoder_weights) if succeeded else None,
     }
-    put_on_record(_record(Kind.TRAINING, message, body))
+    append_entry(_record(EntryKind.TRAINING, message, body))
 
 
 @retried_task
@@ -87,10 +91,10 @@ def note_registration(version: ModelVersion, layout: Layout) -> None:
     The version is told its entry, so that the registry is a witness of the chain.
     """
     chain = open_records().chain
-    before, body = _last_said(chain, Kind.REGISTRATION), _registration(version, layout)
-    if before != body or _last_said(chain, Kind.REGISTRATION, version.uri) != body:
+    before, body = _last_said(chain, EntryKind.REGISTRATION), _registration(version, layout)
+    if before != body or _last_said(chain, EntryKind.REGISTRATION, version.uri) != body:
         changes = _threshold_records(before, body, version)
-        chain.append_if_possible(_record(Kind.REGISTRATION, version.uri, body), *changes)
+        chain.append_if_possible(_record(EntryKind.REGISTRATION, version.uri, body), *changes)
     _tell_versions(chain, version)
 
 
@@ -100,7 +104,7 @@ def _tell_versions(chain: Chain, new: ModelVersion) -> None:
     What another version knows stays: it may be the witness of an entry that is gone.
     """
     tracking = client()
-    last = {entry.subject: entry for entry in chain.entries(kinds=[Kind.REGISTRATION])}
+    last = {entry.subject: entry for entry in chain.entries(kinds=[EntryKind.REGISTRATION])}
     for known in all_versions(tracking, new.name):
         entry = last.get(f"models:/{new.name}/{known.version}")
         if entry and (WITNESS_TAG not in known.tags or str(known.version) == new.version):
@@ -111,47 +115,50 @@ def _tell_versions(chain: Chain, new: ModelVersion) -> None:
 def note_legacy_model(class_name: str, version: ModelVersion, about: Mapping[str, str]) -> None:
     """A legacy model on record, as its version's tags describe it; nothing where it is the class's last one already."""
     chain, body = open_records().chain, {"version": version.uri, **about}
-    if _last_said(chain, Kind.LEGACY, class_name) != body:
-        chain.append_if_possible(_record(Kind.LEGACY, class_name, body))
+    if _last_said(chain, EntryKind.LEGACY, class_name) != body:
+        chain.append_if_possible(_record(EntryKind.LEGACY, class_name, body))
 
 
 def note_promotion(champion: ModelVersion, by: str, replaces: str | None = None) -> None:
     """That a version leads now; `replaces`: the version before, where the caller knows better than the chain."""
     note_champion(champion, datetime.now(UTC))
     chain = open_records().chain
-    before = _last_said(chain, Kind.PROMOTION, champion.name).get("version")
+    before = _last_said(chain, EntryKind.PROMOTION, champion.name).get("version")
     if before != champion.version:
         body = {
             "version": champion.version,
             "replaces": replaces or before,
             "fingerprint": champion.tags["fingerprint"],
         }
-        chain.append_if_possible(_record(Kind.PROMOTION, champion.name, body, by))
+        chain.append_if_possible(_record(EntryKind.PROMOTION, champion.name, body, by))
 
 
 @retried_task
 def note_enrolment(class_name: str, phase: str, num_normal: int, model: str | None) -> None:
     """How far a new product came; `model`: the version or the starter's fingerprint that may answer, if any."""
     body = {"phase": phase, "normal_images": num_normal, "model": model}
-    put_on_record(_record(Kind.ENROLMENT, class_name, body))
+    append_entry(_record(EntryKind.ENROLMENT, class_name, body))
 
 
 def note_deletion(class_name: str, fingerprint: str, versions: Sequence[str], archive: str) -> None:
     """That registered versions are about to be deleted; nothing where none is left."""
     chain, body = open_records().chain, {"fingerprint": fingerprint, "versions": [*versions], "archive": archive}
-    if versions and _last_said(chain, Kind.DELETION, class_name) != body:
-        chain.append_if_possible(_record(Kind.DELETION, class_name, body, ENGINE))
+    if versions and _last_said(chain, EntryKind.DELETION, class_name) != body:
+        chain.append_if_possible(_record(EntryKind.DELETION, class_name, body, ENGINE))
 
 
-def registry_witnesses() -> list[Witness]:
+def registry_witnesses() -> list[ChainAnchor]:
+    """`witnesses_in` the registry that SHADOWLINE_TRACKING_URI names; none where nobody has made it yet."""
+    return witnesses_in(client()) if registry_exists() else []
+
+
+def witnesses_in(tracking: mlflow.MlflowClient) -> list[ChainAnchor]:
     """What registered versions know of the entries of their registration.
 
     Raises MlflowException where the registry does not answer, and ValueError for a tag that is none.
     """
-    if not registry_exists():
-        return []
-    tagged = [one for one in client().search_model_versions() if WITNESS_TAG in one.tags]
-    return [_witness(f"{one.name}/{one.version}", one.tags[WITNESS_TAG]) for one in tagged]
+    tagged = [version for version in tracking.search_model_versions() if WITNESS_TAG in version.tags]
+    return [_witness(f"{version.name}/{version.version}", version.tags[WITNESS_TAG]) for version in tagged]
 
 
 def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Progress) -> Verification:
@@ -168,7 +175,7 @@ def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Pr
         absent = (f"{chain.keys.folder}/head.json is gone, and there are {found.num_entries} entries", *absent)
     pairs = compare_pairs(chain.engine, progress)
     registry = RegistryReport(problem=problem) if problem else compare_registry(chain)
-    is_fresh = not (chain.keys.public() or chain.heads or chain.latest(Kind.REGISTRATION))
+    is_fresh = not (chain.keys.public() or chain.heads or chain.latest(EntryKind.REGISTRATION))
     return Verification(
         chain=found,
         absent=(*absent, *registry.absent),
@@ -180,7 +187,7 @@ def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Pr
     )
 
 
-def find_witnesses(chain: Chain) -> tuple[list[Witness], tuple[str, ...], str]:
+def find_witnesses(chain: Chain) -> tuple[list[ChainAnchor], tuple[str, ...], str]:
     """What the registry and the second place know; what is not there; why the registry does not answer."""
     witnesses, absent, problem = [], [], ""
     try:
@@ -190,7 +197,7 @@ def find_witnesses(chain: Chain) -> tuple[list[Witness], tuple[str, ...], str]:
     if chain.heads is not None:
         try:
             heads = chain.heads.heads()
-            witnesses += [Witness(one.number, one.hash, chain.heads.location) for one in heads]
+            witnesses += [ChainAnchor(head.number, head.hash, chain.heads.location) for head in heads]
             if not heads and next(chain.entries(), None) is not None:
                 absent.append(f"{chain.heads.location} holds no head of this chain; the next tick copies one")
         except AwayError as error:
@@ -198,18 +205,18 @@ def find_witnesses(chain: Chain) -> tuple[list[Witness], tuple[str, ...], str]:
     return witnesses, tuple(absent), problem
 
 
-def _witness(version: str, tag: str) -> Witness:
+def _witness(version: str, tag: str) -> ChainAnchor:
     number, _, digest = tag.partition(":")
     if not number.isdecimal():
         raise ValueError(f"models:/{version}: tag {WITNESS_TAG} is {tag[:80]!r}, need NUMBER:HASH; look who set it")
-    return Witness(int(number), digest, f"models:/{version}")
+    return ChainAnchor(int(number), digest, f"models:/{version}")
 
 
-def _record(kind: Kind, subject: str, body: Mapping[str, Any], by: str = "") -> Record:
+def _record(kind: EntryKind, subject: str, body: Mapping[str, Any], by: str = "") -> Record:
     return Record(kind, subject, body, by or operator(), datetime.now(UTC))
 
 
-def _last_said(chain: Chain, kind: Kind, subject: str = "") -> dict[str, Any]:
+def _last_said(chain: Chain, kind: EntryKind, subject: str = "") -> dict[str, Any]:
     """The body of the last of its kind; empty where there is none."""
     found = chain.latest(kind, subject)
     said: dict[str, Any] = json.loads(found.body) if found else {}
@@ -217,7 +224,7 @@ def _last_said(chain: Chain, kind: Kind, subject: str = "") -> dict[str, Any]:
 
 
 def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
-    calibrations = json.loads((layout.package / "calibration.json").read_text(encoding="utf-8"))
+    calibrations = read_json(layout.package / "calibration.json")
     return {
         **{name: version.tags.get(name) for name in PROVENANCE},
         **{name: version.tags[name] for name in TURNED if name in version.tags},
@@ -242,7 +249,7 @@ def _threshold_records(before: Mapping[str, Any], after: Mapping[str, Any], vers
     old, new = before.get("decides_by", {}), after["decides_by"]
     changed = {name: differences(old.get(name, {}), new.get(name, {})) for name in sorted({*old, *new})}
     return [
-        _record(Kind.THRESHOLD, name, {"version": version.uri, "changed": found})
+        _record(EntryKind.THRESHOLD, name, {"version": version.uri, "changed": found})
         for name, found in changed.items()
         if found
     ]

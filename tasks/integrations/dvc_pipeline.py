@@ -24,6 +24,7 @@ from prefect import get_run_logger, task
 from rich.progress import Progress as RichBars
 from rich.progress import TaskID
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.stages.code import write_code_hashes
 
@@ -116,12 +117,12 @@ def _mend_lock_file(root: Path) -> None:
     if not locks.is_file():
         return
     try:
-        held, written_at = json.loads(locks.read_text(encoding="utf-8")), locks.stat().st_mtime
+        held, written_at = read_json(locks), locks.stat().st_mtime
     except ValueError:
         locks.unlink()
         return
     holders = [*held.get("write", {}).values(), *chain.from_iterable(held.get("read", {}).values())]
-    if holders and not any(_lives(one["pid"], written_at) for one in holders):
+    if holders and not any(_lives(holder["pid"], written_at) for holder in holders):
         locks.unlink()
 
 

@@ -13,7 +13,6 @@ SHADOWLINE_DATA_URL names it. DVC reads it from .dvc/config.local, which git ign
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -24,12 +23,12 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from shadowline.audit.comparison import Finding, Item, Output, Step
-from shadowline.core.atomic_files import replace_file
+from shadowline.audit.comparison import Finding, Item, Output, StageRecord
+from shadowline.core.atomic_files import read_json, replace_file
 from shadowline.core.hashing import file_md5
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
-from tasks.integrations.retry import teach_dvc
+from tasks.integrations.retry import configure_dvc_retries
 
 NAME = "shadowline"  # of the remote, in DVC's configuration
 _AT_ONCE = 8  # objects
@@ -80,7 +79,7 @@ def _section(project: Path) -> dict[str, str]:
         )
     if importlib.util.find_spec("dvc_s3") is None:
         raise ValueError("data remote in S3: dvc-s3 is not installed; run `pip install 'shadowline[s3]'`")
-    teach_dvc()
+    configure_dvc_retries()
     section = {"url": settings.data_url.rstrip("/")}
     section |= {"endpointurl": settings.s3_endpoint} if settings.s3_endpoint else {}
     return section | ({"sse": settings.s3_encryption} if settings.s3_encryption else {})
@@ -123,7 +122,7 @@ def _push(root: Path, url: str, commits: Sequence[str] = ()) -> None:
             raise RemoteError(_away(url, error)) from None
 
 
-def _require_all(remote: Remote, repo: Any, steps: Iterable[Step]) -> None:
+def _require_all(remote: Remote, repo: Any, steps: Iterable[StageRecord]) -> None:
     """DVC takes the list of a folder that is there for all of its files, and only warns of what is nowhere."""
     wanted = {md5: out.path for step in steps for out in step.outs if out.kept for md5 in remote.objects(out)}
     lost, cache = wanted.keys() - set(remote.odb.oids_exist(list(wanted))), repo.cache.local
@@ -154,8 +153,8 @@ class Remote:
         with TemporaryDirectory() as folder:
             listing = Path(folder) / "listing"
             self._fetch(output.md5, listing, f"{output.path} (list of its files)")
-            entries = json.loads(listing.read_text(encoding="utf-8"))
-        return {f"{output.path}/{one['relpath']}": str(one["md5"]) for one in entries}
+            entries = read_json(listing)
+        return {f"{output.path}/{entry['relpath']}": str(entry["md5"]) for entry in entries}
 
     def objects(self, output: Output) -> set[str]:
         """The hashes of everything that an output consists of."""
@@ -215,7 +214,7 @@ def open_remote(root: Path, project: Path | None = None) -> Iterator[Remote]:
         yield Remote(odb, url)
 
 
-def read_steps(root: Path, repo: Any = None) -> tuple[Step, ...]:
+def read_steps(root: Path, repo: Any = None) -> tuple[StageRecord, ...]:
     """Every stage and class that dvc.yaml in `root` names, as dvc.lock has it; what others read comes before them."""
     from dvc.dependency.param import ParamsDependency
     from dvc.repo import Repo
@@ -225,10 +224,10 @@ def read_steps(root: Path, repo: Any = None) -> tuple[Step, ...]:
         graph = opened.index.graph.reverse()  # of DVC: a stage → what it reads from
         found = lexicographical_topological_sort(graph, key=lambda stage: stage.name)
         return tuple(
-            Step(
+            StageRecord(
                 stage.name,
-                {one.def_path: _hash(one) for one in stage.deps if not isinstance(one, ParamsDependency)},
-                tuple(Output(one.def_path, _hash(one), one.use_cache) for one in stage.outs),
+                {dep.def_path: _hash(dep) for dep in stage.deps if not isinstance(dep, ParamsDependency)},
+                tuple(Output(out.def_path, _hash(out), out.use_cache) for out in stage.outs),
             )
             for stage in found
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -14,12 +13,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from prefect import task
 
+from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 
 _OURS = ("params.yaml", "dvc.lock")  # the only files that a run may commit
 
 
-class RepositoryError(RuntimeError):
+class RepositoryError(ValueError):
     """The repository is not in a state from which a model could be reproduced; the message says what to do."""
 
 
@@ -30,7 +30,7 @@ class Provenance:
 
 
 @contextmanager
-def hold_project(root: Path, *, wait: bool = False) -> Iterator[None]:
+def project_lock(root: Path, *, wait: bool = False) -> Iterator[None]:
     """Let one run at a time work in a project; the lock is the operating system's, so that a killed run leaves none.
 
     While another run holds it, wait for its end, or raise RepositoryError, at once and naming the process.
@@ -53,11 +53,11 @@ def hold_project(root: Path, *, wait: bool = False) -> Iterator[None]:
 @task
 def check_repository(root: Path) -> None:
     """Refuse before hours of work what `commit_run` would refuse after them."""
-    if _git(root, "rev-parse", "--is-inside-work-tree", check=False) != "true":
+    if run_git(root, "rev-parse", "--is-inside-work-tree", check=False) != "true":
         raise RepositoryError(f"{root.resolve()}: not a git repository; run `git init` and commit the project first")
-    if not _git(root, "rev-parse", "--verify", "HEAD", check=False):
+    if not run_git(root, "rev-parse", "--verify", "HEAD", check=False):
         raise RepositoryError(f"{root.resolve()}: no commit yet; commit the project first")
-    lock = root / _git(root, "rev-parse", "--git-path", "index.lock")
+    lock = root / run_git(root, "rev-parse", "--git-path", "index.lock")
     if lock.exists():
         raise RepositoryError(f"{lock}: another git command is at work here, or was killed; then remove this file")
     _refuse_other_changes(root)
@@ -68,27 +68,26 @@ def commit_run(root: Path, message: str) -> Provenance:
     """Commit params.yaml and dvc.lock when they changed; nothing else is ever committed."""
     _refuse_other_changes(root)
     present = [name for name in _OURS if (root / name).is_file()]
-    _git(root, "add", "--", *present)
-    if _git(root, "diff", "--cached", "--name-only", "--", *present):
-        _git(root, *_identity(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
-    lock = hashlib.sha256((root / "dvc.lock").read_bytes()).hexdigest()
-    return Provenance(git_commit=_git(root, "rev-parse", "HEAD"), dvc_lock_sha256=lock)
+    run_git(root, "add", "--", *present)
+    if run_git(root, "diff", "--cached", "--name-only", "--", *present):
+        run_git(root, *_identity(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
+    return Provenance(run_git(root, "rev-parse", "HEAD"), file_sha256(root / "dvc.lock"))
 
 
 def has_commit(root: Path, commit: str) -> bool:
-    return _git(root, "cat-file", "-t", f"{commit}^{{commit}}", check=False) == "commit"
+    return run_git(root, "cat-file", "-t", f"{commit}^{{commit}}", check=False) == "commit"
 
 
 def require_clean(root: Path) -> None:
     """Refuse to change files that somebody else is changing: what goes wrong is taken back to the last commit."""
-    changed = _git(root, "status", "--porcelain", "--", *_OURS)
+    changed = run_git(root, "status", "--porcelain", "--", *_OURS)
     if changed:
         raise RepositoryError(f"uncommitted changes in {' and '.join(_OURS)}: commit or revert them first")
 
 
-def take_back(root: Path) -> None:
+def revert_to_head(root: Path) -> None:
     """params.yaml, dvc.lock and everything that DVC keeps as the last commit has them."""
-    _git(root, "checkout", "HEAD", "--", *(name for name in _OURS if _git(root, "ls-files", name)))
+    run_git(root, "checkout", "HEAD", "--", *(name for name in _OURS if run_git(root, "ls-files", name)))
     answer = subprocess.run(
         [sys.executable, "-m", "dvc", "checkout", "--force"], cwd=root, capture_output=True, text=True, check=False
     )
@@ -97,7 +96,7 @@ def take_back(root: Path) -> None:
 
 
 def _refuse_other_changes(root: Path) -> None:
-    changed = [line[3:] for line in _git(root, "status", "--porcelain", strip=False).splitlines()]
+    changed = [line[3:] for line in run_git(root, "status", "--porcelain", strip=False).splitlines()]
     others = [name for name in changed if name not in _OURS]
     if others:
         listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
@@ -109,15 +108,20 @@ def _refuse_other_changes(root: Path) -> None:
 
 def _identity(root: Path) -> list[str]:
     """A committer for machines that have none."""
-    if _git(root, "config", "user.email", check=False):
+    if run_git(root, "config", "user.email", check=False):
         return []
     return ["-c", "user.name=Shadowline", "-c", "user.email=shadowline@localhost"]
 
 
-def _git(root: Path, *arguments: str, check: bool = True, strip: bool = True) -> str:
+def run_git(root: Path, *arguments: str, check: bool = True, strip: bool = True, way_out: str = "") -> str:
+    """What git answers in `root`. Where it fails: RepositoryError, which ends with `way_out`; "" without `check`."""
     answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
-        if check:
-            raise RepositoryError(f"git {arguments[0]}: {answer.stderr.strip()}")
-        return ""
+        if not check:
+            return ""
+        command = next(
+            word for word in arguments if not word.startswith("-") and "=" not in word
+        )  # after -c NAME=VALUE
+        reason = " ".join(answer.stderr.split())[:300] or "failed"
+        raise RepositoryError(f"git {command} in {root}: {reason}{f'; {way_out}' if way_out else ''}")
     return answer.stdout.strip() if strip else answer.stdout

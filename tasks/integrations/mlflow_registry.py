@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from prefect.runtime import task_run
 from sqlalchemy.exc import SQLAlchemyError
 
 import shadowline
+from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings, prepare_environment
@@ -26,7 +26,8 @@ from shadowline.evaluation.gates import Verdict
 from shadowline.evaluation.summary import Summary
 from shadowline.models.inspector import class_fingerprints
 from tasks.integrations.git import Provenance
-from tasks.integrations.provenance import put_origin
+from tasks.integrations.model_version import ModelVersion
+from tasks.integrations.provenance import log_provenance
 from tasks.integrations.rejudgement import PASSED, failed_since, judge_again, word_of
 from tasks.integrations.retry import retried_task
 
@@ -57,25 +58,6 @@ SIGNATURE = ModelSignature(
         ]
     ),
 )
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """One exact version of a registered model."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    tags: dict[str, str]
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.version}"
-
-    @property
-    def class_fingerprints(self) -> dict[str, str]:
-        """Class → fingerprint of what decides on it."""
-        return dict(json.loads(self.tags.get("class_fingerprints", "{}")))
 
 
 def client() -> mlflow.MlflowClient:
@@ -148,13 +130,13 @@ def register(run_id: str, params: Params, layout: Layout, summary: Summary, prov
     is harmless, also after a kill in between.
     """
     tracking, name = client(), params.registry.model_name
-    config = json.loads((layout.package / "config.json").read_text(encoding="utf-8"))
+    config = read_json(layout.package / "config.json")
     version = find_version(tracking, name, config["fingerprint"]) or _log_version(
         tracking, run_id, name, layout.package, config
     )
     verdict = summary.verdict
-    known = describe(tracking, name, version)
-    put_origin(tracking, name, version, params, layout.root)
+    known = describe_version(tracking, name, version)
+    log_provenance(tracking, name, version, params, layout.root)
     if "verdict" in known.tags and known.tags.get("results_run") != run_id:
         judge_again(tracking, known, run_id, params, verdict, provenance)
     else:
@@ -164,7 +146,7 @@ def register(run_id: str, params: Params, layout: Layout, summary: Summary, prov
         for key, value in tags.items():
             tracking.set_model_version_tag(name, version, key, value)
     _move_challenger(tracking, known, verdict)
-    return describe(tracking, name, version)
+    return describe_version(tracking, name, version)
 
 
 def _provenance(config: Mapping[str, Any], params: Params, summary: Summary, provenance: Provenance) -> dict[str, str]:
@@ -231,7 +213,7 @@ def requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in (*names, *more)]
 
 
-def describe(tracking: mlflow.MlflowClient, model_name: str, version: str) -> ModelVersion:
+def describe_version(tracking: mlflow.MlflowClient, model_name: str, version: str) -> ModelVersion:
     found = tracking.get_model_version(model_name, version)
     return ModelVersion(model_name, str(found.version), tuple(sorted(found.aliases)), dict(found.tags))
 
@@ -240,7 +222,7 @@ def list_versions(model_name: str) -> list[ModelVersion]:
     """All versions, newest first."""
     tracking = client()
     numbers = sorted((int(one.version) for one in all_versions(tracking, model_name)), reverse=True)
-    return [describe(tracking, model_name, str(number)) for number in numbers]
+    return [describe_version(tracking, model_name, str(number)) for number in numbers]
 
 
 def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion:
@@ -253,7 +235,7 @@ def promote(model_name: str, version: str, replaces: str | None) -> ModelVersion
     current = _aliased(tracking, model_name, CHAMPION)
     if current != replaces:
         raise ValueError(f"champion of {model_name} is version {current}, not {replaces}; name the version to replace")
-    chosen = describe(tracking, model_name, version)
+    chosen = describe_version(tracking, model_name, version)
     if chosen.tags.get("verdict") != PASSED:
         raise ValueError(
             f"{chosen.uri}: verdict {chosen.tags.get('verdict', 'missing')!r}; only a passed version can lead"
@@ -271,14 +253,14 @@ def _lead(tracking: mlflow.MlflowClient, chosen: ModelVersion, current: str | No
     if current is not None:
         tracking.set_registered_model_alias(chosen.name, PREVIOUS, current)
     tracking.set_registered_model_alias(chosen.name, CHAMPION, chosen.version)
-    return describe(tracking, chosen.name, chosen.version)
+    return describe_version(tracking, chosen.name, chosen.version)
 
 
 def challenger_version(model_name: str) -> ModelVersion | None:
     """The version that waits for its rollout, or None."""
     tracking = client()
     version = _aliased(tracking, model_name, CHALLENGER)
-    return describe(tracking, model_name, version) if version else None
+    return describe_version(tracking, model_name, version) if version else None
 
 
 def challenger_fingerprints(model_name: str) -> dict[str, str]:

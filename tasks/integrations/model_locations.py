@@ -6,26 +6,26 @@ from datetime import datetime
 
 from prefect import task
 
-from shadowline.records.rollout_store import CANDIDATE, ModelPlace
+from shadowline.records.model_locations import CANDIDATE, ModelLocation
 from shadowline.records.stores import open_records
-from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.integrations.model_version import ModelVersion
 
 
 @task(retries=3, retry_delay_seconds=[1, 5, 15])
 def note_candidate(version: ModelVersion, at: datetime) -> None:
     """Note for every class of a registered version where its model can be loaded from."""
-    open_records().rollout.know_model(_places(version), at)
+    open_records().locations.upsert_model(_places(version), at)
 
 
 def note_champion(version: ModelVersion, at: datetime) -> None:
     """The same of the version that leads, and that it does: the gateway reads no alias of the registry."""
-    rollout = open_records().rollout
-    rollout.know_model(_places(version), at)
-    rollout.know_champion(version.class_fingerprints, at)
+    locations = open_records().locations
+    locations.upsert_model(_places(version), at)
+    locations.set_champion(version.class_fingerprints, at)
 
 
-def _places(version: ModelVersion) -> list[ModelPlace]:
+def _places(version: ModelVersion) -> list[ModelLocation]:
     return [
-        ModelPlace(fingerprint, name, CANDIDATE, version.uri, version.version)
+        ModelLocation(fingerprint, name, CANDIDATE, version.uri, version.version)
         for name, fingerprint in version.class_fingerprints.items()
     ]

@@ -7,14 +7,14 @@
     file://data/archive     relative to the working directory; file:///mnt/archive is absolute
     s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_S3_ENDPOINT: another store
 
-S3 is asked through botocore, whose "standard" retry mode waits longer after each of at most `_ATTEMPTS` attempts of one
-request; a store that is away for longer is waited for (tasks/integrations/retry.py), what is wrong for good fails at
-once. Large files go in parts, each with a SHA-256 that the store itself verifies.
+S3 is asked through botocore, whose "adaptive" retry mode waits longer after each of at most `_ATTEMPTS` attempts of one
+request, and asks less often where the store says that it is too much. A store that is away for longer is waited for
+(tasks/integrations/retry.py, docs/decisions/0033), what is wrong for good fails at once. Large files go in parts, each
+with a SHA-256 that the store itself verifies.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
-from tasks.integrations.retry import T, code_of, outlast, passes
+from tasks.integrations.retry import T, call_with_retry, code_of, is_transient
 
 _ATTEMPTS = 5  # of one request, the first included
 _TIDYING_S = 15.0  # patience for the removal of parts, after that for the file
@@ -46,7 +46,7 @@ class StoredObject:
     num_bytes: int
 
 
-class Storage(Protocol):
+class ObjectStore(Protocol):
     """Keys are relative paths with `/`; one that would leave the root is refused with ValueError."""
 
     def put(self, path: Path, key: str) -> StoredObject:
@@ -89,7 +89,7 @@ class FolderStorage:
         path = self._path(key)
         if not (path.is_file() and _note(path).is_file()):
             return None
-        sha256 = json.loads(_note(path).read_text(encoding="utf-8"))[_SHA256]
+        sha256 = read_json(_note(path))[_SHA256]
         return StoredObject(path.as_uri(), sha256, path.stat().st_size)
 
     def list(self, prefix: str = "") -> list[str]:
@@ -148,7 +148,7 @@ class S3Storage:
         return StoredObject(self._uri(key), head["Metadata"].get(_SHA256, ""), head["ContentLength"])
 
     def list(self, prefix: str = "") -> list[str]:
-        return sorted(one["Key"].removeprefix(self.prefix) for one in self._objects(prefix))
+        return sorted(entry["Key"].removeprefix(self.prefix) for entry in self._objects(prefix))
 
     def mirror(self, folder: Path, suffixes: frozenset[str], *, drop_gone: bool = False) -> None:
         """Copy the objects with these suffixes to `folder`, whoever put them: nothing is known of their bytes.
@@ -157,16 +157,16 @@ class S3Storage:
         `drop_gone`: one whose object is gone is removed. A key that leads out of `folder` raises ValueError before
         anything is changed.
         """
-        found = [one for one in self._objects("") if Path(one["Key"]).suffix.lower() in suffixes]
-        listed = {folder / self._inside(one["Key"].removeprefix(self.prefix)): one for one in found}
+        found = [entry for entry in self._objects("") if Path(entry["Key"]).suffix.lower() in suffixes]
+        listed = {folder / self._inside(entry["Key"].removeprefix(self.prefix)): entry for entry in found}
         if drop_gone:
             for path in set(_copies(folder, suffixes)) - listed.keys():
                 path.unlink(missing_ok=True)
-        for path, one in listed.items():
-            changed_at = one["LastModified"].timestamp()
-            if not _is_copy(path, changed_at, one["Size"]):
+        for path, entry in listed.items():
+            changed_at = entry["LastModified"].timestamp()
+            if not _is_copy(path, changed_at, entry["Size"]):
                 with replace_file(path) as temporary:
-                    self._download(one["Key"].removeprefix(self.prefix), temporary)
+                    self._download(entry["Key"].removeprefix(self.prefix), temporary)
                     os.utime(temporary, (changed_at, changed_at))
 
     def _objects(self, prefix: str) -> Sequence[dict[str, Any]]:
@@ -175,7 +175,7 @@ class S3Storage:
         def look() -> Sequence[dict[str, Any]]:
             pages = self.client.get_paginator("list_objects_v2")
             found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
-            return [one for page in found for one in page.get("Contents", ())]
+            return [entry for page in found for entry in page.get("Contents", ())]
 
         return self._ask(prefix, look)
 
@@ -188,11 +188,11 @@ class S3Storage:
 
         def abort() -> None:
             begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", ())
-            for one in (each for each in begun if each["Key"] == name):
-                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=one["UploadId"])
+            for upload in (upload for upload in begun if upload["Key"] == name):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload["UploadId"])
 
         with suppress(*_errors()):
-            outlast(abort, min(self.patience_s, _TIDYING_S))
+            call_with_retry(abort, min(self.patience_s, _TIDYING_S))
 
     def _inside(self, key: str) -> str:
         """A listed key that is a path below a folder. Whoever put it may have used ':', as times do; we do not."""
@@ -215,11 +215,11 @@ class S3Storage:
         A key that is not there stays botocore's own error.
         """
         try:
-            return outlast(request, self.patience_s)
+            return call_with_retry(request, self.patience_s)
         except _errors() as error:
             if code_of(error) in _MISSING:
                 raise
-            advice = f"away for {self.patience_s:g} s; run again when it is back" if passes(error) else _CHECK
+            advice = f"away for {self.patience_s:g} s; run again when it is back" if is_transient(error) else _CHECK
             raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; {advice}") from None
 
 
@@ -243,7 +243,7 @@ def _client(endpoint: str | None) -> Any:
         from botocore.config import Config
     except ImportError:
         raise ValueError("archive in S3: boto3 is not installed; run `pip install 'shadowline[s3]'`") from None
-    retries = Config(connect_timeout=10, retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"})
+    retries = Config(connect_timeout=10, retries={"total_max_attempts": _ATTEMPTS, "mode": "adaptive"})
     return boto3.client("s3", endpoint_url=endpoint, config=retries)
 
 

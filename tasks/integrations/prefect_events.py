@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from shadowline.rollout.observation import Approval, ApprovalRequest
-from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.integrations.model_version import ModelVersion
 
 VERSION_REGISTERED = "shadowline.version.registered"  # with a positive verdict
 APPROVAL_WANTED = "shadowline.approval.wanted"  # payload: class_name, target, legacy, candidate

@@ -1,6 +1,6 @@
 """Where a version comes from, beside its commit: what of it the registry can be held to later.
 
-    put_origin(tracking, "inspector", "3", params, root)      # once, at its registration
+    log_provenance(tracking, "inspector", "3", params, root)      # once, at its registration
     list_files(folder)                                        # path → sha256, as they were listed then
 
 Every file of the logged model is listed with its sha256: the list is an artifact of the run, and the sha256 of the list
@@ -22,14 +22,14 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings
-from shadowline.models.inspector import begun_again
+from shadowline.models.registry_uri import download_with_retries
 
 FILES = "files.json"  # artifact of a run: path → sha256 of every file of the model that it logged
 PACKAGE = "artifacts/inspector"  # the packaged model, in the logged one
 _OF_THE_STORE = "registered_model_meta"  # MLflow writes it beside what was logged, and anew
 
 
-def put_origin(tracking: mlflow.MlflowClient, model_name: str, version: str, params: Params, root: Path) -> None:
+def log_provenance(tracking: mlflow.MlflowClient, model_name: str, version: str, params: Params, root: Path) -> None:
     """Tag a version with where it comes from, beside its commit; what is tagged already stays."""
     found = tracking.get_model_version(model_name, version)
     tags = {"data_url": Settings().data_url, **_encoder_source(params, root)}
@@ -66,7 +66,9 @@ def download(uri: str, source: str, folder: Path) -> Path:
     """A folder or a file of the store, below `folder`. Raises ValueError where it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return begun_again(lambda: mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder)))
+        return download_with_retries(
+            lambda: mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(folder))
+        )
     except (MlflowException, OSError) as error:
         raise ValueError(f"{uri}: {source} cannot be read: {first_line(error)}") from None
 

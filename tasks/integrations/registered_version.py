@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.hashing import file_sha256
 from tasks.integrations.git import has_commit
 from tasks.integrations.mlflow_registry import STORE_ERRORS, all_versions, client
@@ -54,7 +55,7 @@ class Registered:
         path = download(self.uri, f"runs:/{self.run_id}/{FILES}", folder / "files")
         if file_sha256(path) != self.tags["files_sha256"]:
             raise ValueError(f"{self.uri}: {FILES} of run {self.run_id} is not the list that was made at registration")
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
 
     def summary(self, folder: Path) -> Path:
         """data/summary.json as the run has it. Raises ValueError where it is not there."""

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from shadowline.core.settings import Settings
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.audit_log.state import NO_ENTRY, Difference, shown
 from shadowline.records.audit_log.statements import Statement, read_statements
 from shadowline.records.audit_log.verification import RegistryReport
@@ -36,7 +36,7 @@ PROVENANCE = (  # tags of a version that the entry of its registration repeats, 
 )  # fmt: skip
 SIGNED_METRICS = ("test/", "gate/")  # beginnings of their names
 NOT_THERE = "none"
-_KINDS = (Kind.REGISTRATION, Kind.LEGACY, Kind.PROMOTION, Kind.DELETION)
+_KINDS = (EntryKind.REGISTRATION, EntryKind.LEGACY, EntryKind.PROMOTION, EntryKind.DELETION)
 
 
 @dataclass
@@ -53,21 +53,21 @@ class _Said:
     def by(cls, chain: Chain) -> _Said:
         said = cls()
         with reading_any_text(chain.engine) as connection:
-            for one in read_statements(connection, _KINDS):
-                said.hear(one)
+            for statement in read_statements(connection, _KINDS):
+                said.hear(statement)
         return said
 
     def hear(self, one: Statement) -> None:
-        if one.kind == Kind.REGISTRATION:
+        if one.kind == EntryKind.REGISTRATION:
             self.registered[one.subject] = self.last = one
             name, version = split_uri(one.subject)
             if one.facts.get("verdict") == "passed":
                 self.waiting[name] = version
             elif self.waiting.get(name) == version:
                 self.waiting[name] = None
-        elif one.kind == Kind.LEGACY:
+        elif one.kind == EntryKind.LEGACY:
             self.legacy[str(one.facts.get("version"))] = one
-        elif one.kind == Kind.PROMOTION:
+        elif one.kind == EntryKind.PROMOTION:
             self.promoted[one.subject] = one
         else:  # a legacy model was deleted, with all of its versions
             for version in one.facts.get("versions", ()):
@@ -119,7 +119,7 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def _versions() -> dict[str, Any]:
-    return {f"models:/{one.name}/{one.version}": one for one in client().search_model_versions()}
+    return {f"models:/{version.name}/{version.version}": version for version in client().search_model_versions()}
 
 
 def _compare(said: _Said, found: Mapping[str, Any]) -> Iterator[Difference]:

@@ -10,17 +10,13 @@ the version's URI.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import mlflow
 from prefect.logging import get_logger
 
 from shadowline.core.params import Params
 from shadowline.evaluation.gates import LATENCY, Verdict
 from tasks.integrations.git import Provenance
-
-if TYPE_CHECKING:
-    from tasks.integrations.mlflow_registry import ModelVersion
+from tasks.integrations.model_version import ModelVersion
 
 PASSED, NOT_PASSED = "passed", "not passed"
 LAST_JUDGED = "last_judged_run"  # of a version: the run of its last further judgement

@@ -1,6 +1,6 @@
 """Waiting for an S3 store that is away, and not for one that refuses.
 
-    outlast(lambda: client.head_object(…), patience_s=150)     # asked again for that long, with growing waits
+    call_with_retry(lambda: client.head_object(…), patience_s=150)     # asked again for that long, with growing waits
 
 Below this, botocore repeats single requests by itself; here a whole operation is begun anew, such as a download whose
 body was cut again and again.
@@ -23,10 +23,10 @@ T = TypeVar("T")
 retried_task = task(retries=3, retry_delay_seconds=[2.0, 10.0, 30.0])  # its server may be away for a moment
 
 
-def outlast(request: Callable[[], T], patience_s: float) -> T:
+def call_with_retry(request: Callable[[], T], patience_s: float) -> T:
     """What the request returns; its last error where it fails for good, or for longer than `patience_s`."""
     again = Retrying(
-        retry=retry_if_exception(passes),
+        retry=retry_if_exception(is_transient),
         stop=stop_after_delay(patience_s),
         wait=wait_random_exponential(max=_MAX_WAIT_S),
         reraise=True,
@@ -34,7 +34,7 @@ def outlast(request: Callable[[], T], patience_s: float) -> T:
     return again(request)
 
 
-def teach_dvc() -> None:
+def configure_dvc_retries() -> None:
     """DVC's own way to S3 repeats a request on fewer grounds: a HEAD that is answered 429 would end a push.
 
     Where nobody answers at all, botocore has waited for a minute already, and five times as long tells no more.
@@ -42,10 +42,10 @@ def teach_dvc() -> None:
     from botocore.exceptions import ConnectionError
     from s3fs.core import set_custom_error_handler
 
-    set_custom_error_handler(lambda error: passes(error) and not isinstance(error, ConnectionError))
+    set_custom_error_handler(lambda error: is_transient(error) and not isinstance(error, ConnectionError))
 
 
-def passes(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed in a while. A host that cannot be found may, too."""
     from boto3.exceptions import RetriesExceededError
     from botocore.exceptions import ConnectionError, FlexibleChecksumError, HTTPClientError, IncompleteReadError

@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from shadowline.records.rollout_store import RolloutStore
+from shadowline.records.approvals import ApprovalStore
 from shadowline.rollout.observation import ApprovalRequest
 from tasks.integrations.prefect_events import announce_request
 from tasks.integrations.webhook import notify
@@ -34,12 +34,12 @@ _LONGEST_START = timedelta(minutes=10)
 
 
 @task(cache_policy=NO_CACHE)
-def ask_for_approvals(requests: Sequence[ApprovalRequest], rollout: RolloutStore) -> list[ApprovalRequest]:
+def ask_for_approvals(requests: Sequence[ApprovalRequest], approvals: ApprovalStore) -> list[ApprovalRequest]:
     """Announce the requests that no open question is about, and that nobody has refused; returns them.
 
     A webhook that does not answer keeps no question from being asked.
     """
-    missing = [one for one in requests if not rollout.is_refused(one)]
+    missing = [request for request in requests if not approvals.is_refused(request)]
     runs = open_questions() if missing else []
     new = [request for request in missing if not any(is_about(run, request) for run in runs)]
     for request in new:

@@ -23,29 +23,29 @@ from shadowline.data.perturbations import ORIGINAL
 from shadowline.evaluation.evidence import end_of_slot
 from shadowline.inference.simulation import (
     Calendar,
-    JudgedStream,
     Light,
-    Part,
+    SampledImage,
+    StreamScores,
     day_of_pairs,
     judge_stream,
     parts_of_day,
     reviewed,
     stock_of,
 )
-from shadowline.models.legacy_validation import LegacyModel, Stated, examine
+from shadowline.models.legacy_validation import DeclaredMetrics, LegacyModel, validate_legacy_model
 from shadowline.models.loader import load_detector
 from shadowline.records.observe import observe_class
-from shadowline.records.pairs import Pair
+from shadowline.records.pair import Pair
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import ActionKind, leave
 from shadowline.rollout.observation import Approval, ApprovalRequest, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import CANDIDATE_JUDGES, Phase
 from shadowline.rollout.state import ClassState, RolloutState
 from tasks.integrations.mlflow_registry import challenger_fingerprints
-from tasks.rollout.outbox import settle
+from tasks.rollout.outbox import drain_outbox
 from tasks.rollout.tick import tick_once
 
-FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the play's own calendar
+FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the demo's own calendar
 _TICK = timedelta(minutes=5)  # the shipped interval of `schedule.rollout`
 _REVIEW, _OFFICE = timedelta(hours=4), timedelta(hours=9)  # after a working day's first image
 _NIGHT = timedelta(hours=15)  # a tick that sees silence
@@ -62,15 +62,15 @@ _PEOPLE = frozenset(
 )
 
 
-class Curtain(StrEnum):
-    """Why the play stopped."""
+class StopReason(StrEnum):
+    """Why the simulated days stopped."""
 
     FINISHED = "finished"  # every class has arrived, or stays with its legacy model since its candidate was stopped
-    NEEDS_VERSION = "needs_version"  # a class has rolled back, and the next act brings a new candidate
+    NEEDS_VERSION = "needs_version"  # a class has rolled back, and the next stage of the demo brings a new candidate
     OUT_OF_DAYS = "out_of_days"  # params.demo.max_days are over
 
 
-class Act(StrEnum):
+class DemoStage(StrEnum):
     """Which candidate the class with the failing camera has."""
 
     FIRST = "first"  # as trained
@@ -79,40 +79,42 @@ class Act(StrEnum):
 
 
 @dataclass(frozen=True)
-class PlayResult:
-    curtain: Curtain
-    num_ticks: int  # that were played
+class DemoResult:
+    stop_reason: StopReason
+    num_ticks: int  # that were made
     num_idle: int  # that were left out: nothing can have changed
     last_day: datetime
 
 
 @task
-def baselines(params: Params, layout: Layout) -> list[LegacyModel]:
-    """The single-class baselines of the evaluation: the legacy models of the play."""
+def demo_legacy_models(params: Params, layout: Layout) -> list[LegacyModel]:
+    """The single-class baselines of the evaluation: the legacy models of the demo."""
     names = [name for wave in params.demo.waves for name in wave]
-    return [examine(name, str(layout.legacy(name)), params, layout, Stated()) for name in names]
+    return [validate_legacy_model(name, str(layout.legacy(name)), params, layout, DeclaredMetrics()) for name in names]
 
 
 @task(cache_policy=NO_CACHE)
-def play_days(records: Records, params: Params, root: Path, act: Act) -> PlayResult:
-    """One day after the other until the curtain falls; a play that was interrupted goes on with the next day."""
-    theatre = _Theatre(records, _with_patience(params), root, default_progress())
+def run_days(records: Records, params: Params, root: Path, stage: DemoStage) -> DemoResult:
+    """One day after the other until there is a reason to stop; after an interruption, go on with the next day."""
+    migration = DemoMigration(records, with_guard_bounds(params), root, default_progress())
     morning = _next_morning(records)
-    with theatre.progress.task("migration", total=params.demo.max_days) as bar:
+    with migration.progress.task("migration", total=params.demo.max_days) as bar:
         while True:
-            curtain = _curtain(records.rollout.state(), theatre.challenger, morning, params, act)
-            if curtain is not None:
-                return PlayResult(curtain, theatre.num_ticks, theatre.num_idle, morning)
-            theatre.day(morning)
+            reason = stop_reason(records.rollout.state(), migration.challenger, morning, params, stage)
+            if reason is not None:
+                return DemoResult(reason, migration.num_ticks, migration.num_idle, morning)
+            migration.run_day(morning)
             morning += timedelta(days=1)
-            bar.advance(note=theatre.last_reason[:60])
+            bar.advance(note=migration.last_reason[:60])
 
 
-def _with_patience(params: Params) -> Params:
-    """The latency of the play is that of whatever else runs here; the gate on the packaged model has judged speed."""
-    patient = params.rollout.guards.latency.model_copy(update={"bound": params.demo.max_latency_ms})
-    guards = params.rollout.guards.model_copy(update={"latency": patient})
-    return params.model_copy(update={"rollout": params.rollout.model_copy(update={"guards": guards})})
+def with_guard_bounds(params: Params) -> Params:
+    """The policy with the bounds of `demo.guard_bounds`, all else as shipped."""
+    guards = params.rollout.guards
+    bounds = params.demo.guard_bounds.items()
+    changed = {name: getattr(guards, name).model_copy(update={"bound": bound}) for name, bound in bounds}
+    rollout = params.rollout.model_copy(update={"guards": guards.model_copy(update=changed)})
+    return params.model_copy(update={"rollout": rollout})
 
 
 @task
@@ -123,39 +125,40 @@ def apply_promises(params_file: Path, promises: Mapping[str, float]) -> None:
             content["classes"][class_name]["target_fpr"] = promise
 
 
-def act_of(params: Params) -> Act:
-    """Which act the promises in params.yaml belong to."""
+def stage_of(params: Params) -> DemoStage:
+    """Which stage of the demo the promises in params.yaml belong to."""
 
     def are_held(promises: Mapping[str, float]) -> bool:
         return all(params.classes[class_name].target_fpr == promise for class_name, promise in promises.items())
 
     if are_held(params.demo.remedy):
-        return Act.REMEDY
-    return Act.SABOTAGE if are_held(params.demo.sabotage) else Act.FIRST
+        return DemoStage.REMEDY
+    return DemoStage.SABOTAGE if are_held(params.demo.sabotage) else DemoStage.FIRST
 
 
-def _curtain(
-    state: RolloutState, challenger: Mapping[str, str], morning: datetime, params: Params, act: Act
-) -> Curtain | None:
+def stop_reason(
+    state: RolloutState, challenger: Mapping[str, str], morning: datetime, params: Params, stage: DemoStage
+) -> StopReason | None:
+    """None as long as the next day has something to show. `challenger`: class → fingerprint of what waits."""
     if morning - FIRST_DAY >= timedelta(days=params.demo.max_days):
-        return Curtain.OUT_OF_DAYS
-    if act is not Act.REMEDY:
+        return StopReason.OUT_OF_DAYS
+    if stage is not DemoStage.REMEDY:
         one = state.of(params.demo.fault_class)
         has_tried = one.candidate == challenger.get(one.class_name)
-        return Curtain.NEEDS_VERSION if one.phase is Phase.ROLLED_BACK and has_tried else None
+        return StopReason.NEEDS_VERSION if one.phase is Phase.ROLLED_BACK and has_tried else None
     settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
-    return Curtain.FINISHED if all(one.phase in settled for one in state.classes) else None
+    return StopReason.FINISHED if all(cls.phase in settled for cls in state.classes) else None
 
 
 def _next_morning(records: Records) -> datetime:
-    """The day after the last tick that left an event; days that left none are played again, to the same effect."""
+    """The day after the last tick that left an event; days that left none are run again, to the same effect."""
     events = records.rollout.events()
     days = (events[-1].at - FIRST_DAY).days + 1 if events[-1].source else 0
     return FIRST_DAY + timedelta(days=days)
 
 
-class _Theatre:
-    """The stage: parts and what the models say of them, judged a few days ahead, and the clock."""
+class DemoMigration:
+    """The simulated plant: its parts, what the models say of them, judged a few days ahead, and its clock."""
 
     def __init__(self, records: Records, params: Params, root: Path, progress: Progress) -> None:
         self.records, self.params, self.root, self.progress = records, params, root, progress
@@ -163,16 +166,16 @@ class _Theatre:
         self.calendar = Calendar(FIRST_DAY, params.demo.holiday)
         self.challenger = challenger_fingerprints(params.registry.model_name)
         self.num_ticks, self.num_idle, self.last_reason = 0, 0, ""
-        self._stock: dict[str, tuple[Part, ...]] = {}
-        self._judged: dict[tuple[str, Light], JudgedStream] = {}
+        self._stock: dict[str, tuple[SampledImage, ...]] = {}
+        self._judged: dict[tuple[str, Light], StreamScores] = {}
         self._unreviewed: list[Pair] = []
         self._asked: tuple[ApprovalRequest, ...] = ()
 
-    def day(self, morning: datetime) -> None:
-        """24 hours from the first image on: images in two lots, reviews of the last working day's, paperwork, ticks."""
+    def run_day(self, morning: datetime) -> None:
+        """24 hours from the first image on: images in two lots, reviews of the last working day's, checklist, ticks."""
         due = {morning, morning + _NIGHT}
         if self.calendar.runs(morning):
-            pairs = [pair for one in self.records.rollout.state().classes for pair in self._pairs(one, morning)]
+            pairs = [pair for cls in self.records.rollout.state().classes for pair in self._pairs(cls, morning)]
             self.records.pairs.record(pairs)
             due |= {end_of_slot(pair.received_at or morning) for pair in pairs} | {morning + _OFFICE}
             due |= {end_of_slot(at) for at in self._review(morning + _REVIEW)}
@@ -185,13 +188,13 @@ class _Theatre:
         while waiting:
             at = waiting.pop(0)
             if at == morning + _OFFICE:
-                self._settle_laggards(at)
+                self._end_waiting_classes(at)
                 for asked in self._asked:  # Ada says yes to all that only waits for her
-                    self.records.rollout.approve(Approval(**asdict(asked), by="Ada"), at)
-                for one in self.records.rollout.state().classes:
-                    self._paperwork(one, at)
+                    self.records.approvals.approve(Approval(**asdict(asked), by="Ada"), at)
+                for cls in self.records.rollout.state().classes:
+                    self._sign_checklist(cls, at)
             result = tick_once.fn(self.records, self.challenger, at, self.params)
-            settle.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
+            drain_outbox.fn(self.records, self.params, self.root, at, frozenset(ActionKind))
             self.num_ticks += 1
             self.last_reason, self._asked = result.reason, result.asks
             if result.events and at + _TICK not in waiting:
@@ -210,7 +213,7 @@ class _Theatre:
         parts = self._parts(one.class_name, number)
         return day_of_pairs(one, parts, candidate, legacy, morning, self.params)
 
-    def _parts(self, class_name: str, day: int) -> list[Part]:
+    def _parts(self, class_name: str, day: int) -> list[SampledImage]:
         return parts_of_day(class_name, self._stock[class_name], day, self.params.demo)
 
     def _light(self, one: ClassState) -> Light:
@@ -220,13 +223,13 @@ class _Theatre:
         first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(one.class_name))
         return demo.fault_light if fails and first else ORIGINAL
 
-    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> JudgedStream:
+    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> StreamScores:
         """What a model says of the parts of a day, judged with those of the days after it."""
         known = self._judged.get((fingerprint, light))
         if known is None or any(part.image_id not in known.said for part in self._parts(one.class_name, day)):
             ahead = _DAYS_AHEAD if light == ORIGINAL else 1
             parts = [part for later in range(day, day + ahead) for part in self._parts(one.class_name, later)]
-            detector = load_detector(self.records.rollout.model(fingerprint).location, one.class_name)
+            detector = load_detector(self.records.locations.model(fingerprint).location, one.class_name)
             known = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
             self._judged[fingerprint, light] = known
         return known
@@ -240,28 +243,28 @@ class _Theatre:
             self.records.pairs.label(pair.class_name, pair.image_id, labels[pair.image_id], "Grace", times[-1])
         return times
 
-    def _settle_laggards(self, at: datetime) -> None:
+    def _end_waiting_classes(self, at: datetime) -> None:
         """When the first class has only the others to wait for, Ada lets those stay with their legacy models."""
         rollout, first = self.records.rollout, self.params.demo.fault_class
         state = rollout.state()
-        others = [one for one in state.classes if one.class_name != first and one.planned]
+        others = [cls for cls in state.classes if cls.class_name != first and cls.planned]
         arrived = state.of(first)
         if arrived.phase is not Phase.LEGACY_OFF or at - arrived.since < _ENOUGH:
             return
-        for one in others:
-            if one.phase is Phase.SHADOW:
-                lacks = "; ".join(observe_class(one, self.records, at, self.params).verdict.reasons)
+        for other in others:
+            if other.phase is Phase.SHADOW:
+                lacks = "; ".join(observe_class(other, self.records, at, self.params).verdict.reasons)
                 why = f"stays with its legacy model until a better candidate comes: {lacks}"
-                rollout.order(Order(OrderKind.ROLL_BACK, (one.class_name,), "Ada", why), at)
-            if one.phase is Phase.ROLLED_BACK:
-                rollout.commit(leave(state, one.class_name, at, "Ada"))
+                self.records.approvals.order(Order(OrderKind.ROLL_BACK, (other.class_name,), "Ada", why), at)
+            if other.phase is Phase.ROLLED_BACK:
+                rollout.commit(leave(state, other.class_name, at, "Ada"))
                 state = rollout.state()
 
-    def _paperwork(self, one: ClassState, at: datetime) -> None:
+    def _sign_checklist(self, one: ClassState, at: datetime) -> None:
         """Ada's part of the checklist, when the legacy model is off."""
         if one.phase is not Phase.LEGACY_OFF:
             return
-        on_record = self.records.rollout.evidence(one.class_name, one.legacy)
+        on_record = self.records.approvals.evidence(one.class_name, one.legacy)
         for item in sorted(_PEOPLE - set(on_record)):
             link = "https://example.org/migration/checklist"
-            self.records.rollout.put_evidence(one.class_name, one.legacy, item, "Ada", at, link)
+            self.records.approvals.record_evidence(one.class_name, one.legacy, item, "Ada", at, link)

@@ -1,6 +1,6 @@
 """A legacy model's last years: on record, archived, its archive proven, and only then deleted.
 
-    version = register_legacy(examine("bolt", location, params, layout, Stated()), "shadowline")
+    version = register_legacy(model, "shadowline")           # of `validate_legacy_model`
     note_legacy(version, model, now)
     archive_legacy("bolt", fingerprint)             # → the object storage, by hash
     prove_archive("bolt", fingerprint, root)        # restored, it scores bit for bit as the original
@@ -33,23 +33,24 @@ from shadowline.core.params import Params, load_params
 from shadowline.models.archive import pack, unpack
 from shadowline.models.detector import Detector
 from shadowline.models.legacy_validation import LegacyModel, known_images
-from shadowline.models.loader import Kind, find_model, load_detector
-from shadowline.records.rollout_store import LEGACY, ModelPlace, RolloutStore
+from shadowline.models.loader import DetectorKind, find_model, load_detector
+from shadowline.records.approvals import ApprovalStore
+from shadowline.records.model_locations import LEGACY, ModelLocation
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
 from tasks.integrations.audit_log import note_deletion, note_legacy_model
 from tasks.integrations.mlflow_registry import (
     SIGNATURE,
-    ModelVersion,
     all_versions,
     client,
-    describe,
+    describe_version,
     find_version,
     is_missing,
     new_version,
     requirements,
     start_run,
 )
+from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.object_storage import StoredObject, open_storage
 from tasks.integrations.retry import retried_task
 
@@ -58,10 +59,10 @@ PROVER = "prove_archive"  # who put the proof on record
 
 
 @dataclass(frozen=True)
-class Standing:
+class LegacyStatus:
     """One legacy model on record."""
 
-    place: ModelPlace
+    place: ModelLocation
     tags: dict[str, str]  # of its registered version; empty where that is deleted
     archive: str  # link to the proven archive, or empty
 
@@ -84,23 +85,25 @@ def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
     version = find_version(tracking, name, model.fingerprint) or _log_version(tracking, name, model, experiment)
     for key, value in _tags(model).items():
         tracking.set_model_version_tag(name, version, key, value)
-    return describe(tracking, name, version)
+    return describe_version(tracking, name, version)
 
 
 @retried_task
 def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
     """Let the rollout know where the legacy model of a class can be loaded from, and the audit chain that it is."""
-    place = ModelPlace(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
-    open_records().rollout.know_model([place], at)
+    place = ModelLocation(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
+    open_records().locations.upsert_model([place], at)
     note_legacy_model(model.class_name, version, _tags(model))
 
 
-def list_legacy() -> list[Standing]:
+def list_legacy() -> list[LegacyStatus]:
     """All legacy models on record, the newest first."""
-    store, tracking = open_records().rollout, client()
+    records, tracking = open_records(), client()
     return [
-        Standing(place, _tags_of(tracking, place), _proof_link(store, place.class_name, place.fingerprint))
-        for place in store.models(LEGACY)
+        LegacyStatus(
+            place, _tags_of(tracking, place), _proof_link(records.approvals, place.class_name, place.fingerprint)
+        )
+        for place in records.locations.models(LEGACY)
     ]
 
 
@@ -134,13 +137,13 @@ def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:
     return {"legacy": str(scratch / "legacy"), "limits": str(scratch / "limits.json")}
 
 
-def _more_requirements(kind: Kind) -> list[str]:
-    return [f"onnxruntime=={version_of('onnxruntime')}"] if kind is Kind.ONNX else []
+def _more_requirements(kind: DetectorKind) -> list[str]:
+    return [f"onnxruntime=={version_of('onnxruntime')}"] if kind is DetectorKind.ONNX else []
 
 
-def _tags_of(tracking: mlflow.MlflowClient, place: ModelPlace) -> dict[str, str]:
+def _tags_of(tracking: mlflow.MlflowClient, place: ModelLocation) -> dict[str, str]:
     try:
-        return describe(tracking, registered_name(place.class_name), place.version).tags
+        return describe_version(tracking, registered_name(place.class_name), place.version).tags
     except MlflowException as error:
         if not is_missing(error):
             raise
@@ -170,8 +173,8 @@ def archive_legacy(class_name: str, fingerprint: str) -> StoredObject:
         stored = storage.find(key)
         if stored is None or stored.sha256 != sha256:
             stored = storage.put(packed, key)
-    for one in versions:
-        tracking.set_model_version_tag(registered_name(class_name), one.version, "archive", _link(stored))
+    for version in versions:
+        tracking.set_model_version_tag(registered_name(class_name), version.version, "archive", _link(stored))
     return stored
 
 
@@ -181,17 +184,19 @@ def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images
     The images are those given, or the first of the class's test split in the project at `root`. Equal scores, bit for
     bit, put the checklist's item on record; returns its link. Raises ValueError for anything less.
     """
-    store = open_records().rollout
+    records = open_records()
     known = list(images) or _project_images(class_name, root)
     if not known:
         raise ValueError(f"class '{class_name}': no test images to prove the archive with; import the class")
-    place = store.model(fingerprint)
+    place = records.locations.model(fingerprint)
     original = _load(place.location, class_name, fingerprint)
     with tempfile.TemporaryDirectory() as scratch:
         stored = _restore(class_name, fingerprint, Path(scratch) / "restored")
         restored = _load(str(Path(scratch) / "restored"), class_name, fingerprint)
         _compare(class_name, np.asarray(original.score(known)), np.asarray(restored.score(known)))
-    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored))
+    records.approvals.record_evidence(
+        class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored)
+    )
     return _link(stored)
 
 
@@ -200,10 +205,12 @@ def keep_predecessor(class_name: str, fingerprint: str) -> None:
 
     That it loads from the registry, with the fingerprint on record, is what stands for the proof of an archive.
     """
-    store = open_records().rollout
-    place = store.model(fingerprint)
+    records = open_records()
+    place = records.locations.model(fingerprint)
     _load(place.location, class_name, fingerprint)
-    store.put_evidence(class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location)
+    records.approvals.record_evidence(
+        class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), place.location
+    )
 
 
 def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:
@@ -263,19 +270,19 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
     tracking = client()
     versions = _versions_of(tracking, class_name, fingerprint)
     note_deletion(class_name, fingerprint, [str(one.version) for one in versions], archive)
-    for one in versions:
+    for version in versions:
         name = registered_name(class_name)
-        get_artifact_repository(tracking.get_model_version_download_uri(name, one.version)).delete_artifacts()
-        if one.source.startswith("models:/"):
-            tracking.delete_logged_model(one.source.removeprefix("models:/"))
-        tracking.delete_model_version(name, one.version)
+        get_artifact_repository(tracking.get_model_version_download_uri(name, version.version)).delete_artifacts()
+        if version.source.startswith("models:/"):
+            tracking.delete_logged_model(version.source.removeprefix("models:/"))
+        tracking.delete_model_version(name, version.version)
     return len(versions)
 
 
 def _require_proof(class_name: str, fingerprint: str) -> str:
     """The link to the proven archive."""
     subject = f"class '{class_name}', legacy model {fingerprint[:12]}…"
-    proven = _proof_link(open_records().rollout, class_name, fingerprint)
+    proven = _proof_link(open_records().approvals, class_name, fingerprint)
     if not proven:
         raise ValueError(f"{subject}: no proof of its archive is on record; prove the archive first")
     key = archive_key(class_name, fingerprint)
@@ -289,8 +296,8 @@ def _require_proof(class_name: str, fingerprint: str) -> str:
     return proven
 
 
-def _proof_link(store: RolloutStore, class_name: str, fingerprint: str) -> str:
-    record: Any = store.evidence(class_name, fingerprint).get(ChecklistItem.ARCHIVED, {})
+def _proof_link(approvals: ApprovalStore, class_name: str, fingerprint: str) -> str:
+    record: Any = approvals.evidence(class_name, fingerprint).get(ChecklistItem.ARCHIVED, {})
     return str(record.get("link", ""))
 
 

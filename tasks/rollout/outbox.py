@@ -11,7 +11,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from shadowline.core.params import Params
-from shadowline.records.rollout_store import CANDIDATE, PendingAction, RolloutStore
+from shadowline.records.model_locations import CANDIDATE
+from shadowline.records.outbox import PendingAction
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import ENGINE, Action, ActionKind
 from shadowline.rollout.state import STAYS
@@ -28,7 +29,7 @@ AT_ONCE = frozenset(ActionKind) - DECOMMISSIONING
 
 
 @task(cache_policy=NO_CACHE)
-def settle(records: Records, params: Params, root: Path, at: datetime, kinds: frozenset[ActionKind]) -> int:
+def drain_outbox(records: Records, params: Params, root: Path, at: datetime, kinds: frozenset[ActionKind]) -> int:
     """Do what is in the outbox of these kinds, oldest first, and cross it off; returns how many are left.
 
     What fails is noted and tried again at the next settling, and what the same class asked for after it waits with it.
@@ -38,28 +39,28 @@ def settle(records: Records, params: Params, root: Path, at: datetime, kinds: fr
         if pending.action.class_name in stuck:
             continue
         try:
-            perform(pending.action, records.rollout, params, root)
+            execute_action(pending.action, records, params, root)
         except _OUTSIDE as error:
             get_run_logger().error("%s %s: %s", pending.action.kind, pending.action.class_name, error)
-            records.rollout.finish_action(pending.id, at, error=str(error))
+            records.outbox.finish_action(pending.id, at, error=str(error))
             stuck.add(pending.action.class_name)
         else:
-            records.rollout.finish_action(pending.id, at)
+            records.outbox.finish_action(pending.id, at)
     return len(_pending(records, kinds))
 
 
 def _pending(records: Records, kinds: frozenset[ActionKind]) -> list[PendingAction]:
-    return [one for one in records.rollout.pending_actions() if one.action.kind in kinds]
+    return [action for action in records.outbox.pending_actions() if action.action.kind in kinds]
 
 
-def perform(action: Action, rollout: RolloutStore, params: Params, root: Path) -> None:
+def execute_action(action: Action, records: Records, params: Params, root: Path) -> None:
     """Do one action; raises what the outside world raises."""
-    if action.kind in DECOMMISSIONING and rollout.model(action.fingerprint).role == CANDIDATE:
+    if action.kind in DECOMMISSIONING and records.locations.model(action.fingerprint).role == CANDIDATE:
         keep_predecessor(action.class_name, action.fingerprint)
         return
     match action.kind:
         case ActionKind.PROMOTE:
-            live = {one.class_name: one.candidate for one in rollout.state().classes if one.wave != STAYS}
+            live = {cls.class_name: cls.candidate for cls in records.rollout.state().classes if cls.wave != STAYS}
             note_promotion(promote_live.fn(params.registry.model_name, live), ENGINE)
         case ActionKind.ARCHIVE_LEGACY:
             archive_legacy(action.class_name, action.fingerprint)

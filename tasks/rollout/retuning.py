@@ -7,11 +7,12 @@ from datetime import datetime
 from mlflow.exceptions import MlflowException
 
 from shadowline.core.params import Params
-from shadowline.models.inspector import resolve
+from shadowline.models.registry_uri import resolve
 from shadowline.models.threshold_change import Deciding, check_only_threshold_differs, read_deciding
 from shadowline.records.retuning import Replay, Retuning, retune
 from shadowline.records.stores import Records
-from tasks.integrations.mlflow_registry import ModelVersion, challenger_version, client, describe
+from tasks.integrations.mlflow_registry import challenger_version, client, describe_version
+from tasks.integrations.model_version import ModelVersion
 
 
 def retune_to_version(
@@ -35,7 +36,7 @@ def retune_to_version(
 
 def _passed_version(model_name: str, version: str, class_name: str) -> ModelVersion:
     try:
-        chosen = describe(client(), model_name, version)
+        chosen = describe_version(client(), model_name, version)
     except MlflowException as error:
         raise ValueError(
             f"models:/{model_name}/{version}: {error.message}; `shadowline models` lists what is registered"
@@ -64,7 +65,7 @@ def _check_challenger(chosen: ModelVersion, class_name: str, model_name: str) ->
 
 def _deciding(records: Records, fingerprint: str, class_name: str) -> Deciding:
     """What lies where the records say that a model can be loaded from."""
-    place = records.rollout.model(fingerprint)
+    place = records.locations.model(fingerprint)
     found = read_deciding(resolve(place.location)[0], class_name)
     if found.fingerprint != fingerprint:
         raise ValueError(

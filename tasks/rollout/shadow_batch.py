@@ -28,7 +28,7 @@ def fetch_images(location: str, layout: Layout) -> list[Path]:
 def find_waiting(location: str, records: Records) -> list[str]:
     """Classes that both models judge, and that have a folder below a folder or an s3:// prefix."""
     folders = folders_of(location) if location else ()
-    judged = [one.class_name for one in records.rollout.state().classes if one.standing in BOTH_JUDGE]
+    judged = [cls.class_name for cls in records.rollout.state().classes if cls.standing in BOTH_JUDGE]
     return sorted(name for name in judged if name in folders)
 
 
@@ -41,7 +41,7 @@ def judge_images(
     def clock() -> datetime:
         return now or utc_now()
 
-    models = both_models(class_name, records.rollout)
+    models = both_models(class_name, records)
     done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress(), clock)
     for line in done.refused:
         get_run_logger().warning("refused %s", line)

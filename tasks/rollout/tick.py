@@ -12,9 +12,9 @@ from prefect.client.schemas.objects import State
 from shadowline.core.params import Params
 from shadowline.records.audit_log.pair_seals import seal_pairs_if_possible
 from shadowline.records.observe import observe
-from shadowline.records.rollout_store import MovedMeanwhileError
+from shadowline.records.rollout_store import ConcurrentUpdateError
 from shadowline.records.stores import Records
-from shadowline.rollout.engine import Step, begin, step
+from shadowline.rollout.engine import RolloutStep, begin, step
 from shadowline.rollout.state import NEW_PRODUCT, RolloutState
 from tasks.integrations.mlflow_registry import challenger_fingerprints
 
@@ -22,7 +22,7 @@ from tasks.integrations.mlflow_registry import challenger_fingerprints
 async def _is_worth_a_retry(task: object, run: object, state: State[object]) -> bool:
     """Not where another engine was first: its tick has been made."""
     result = await state.aresult(raise_on_failure=False)
-    return not isinstance(result, MovedMeanwhileError)
+    return not isinstance(result, ConcurrentUpdateError)
 
 
 def begin_rollout(
@@ -42,23 +42,23 @@ def begin_rollout(
     if not candidates:
         raise ValueError("no challenger is registered: the verdict on the last model was negative; see its report")
     before = records.rollout.state()
-    starters = {one.class_name: one.legacy for one in before.classes if one.wave == NEW_PRODUCT and one.legacy}
-    legacy = {**starters, **records.rollout.newest_legacy()}
+    starters = {cls.class_name: cls.legacy for cls in before.classes if cls.wave == NEW_PRODUCT and cls.legacy}
+    legacy = {**starters, **records.locations.current_legacy()}
     state, events = begin(waves, legacy, candidates, at, by, before, without_legacy)
     records.rollout.begin(events)
     return state
 
 
-def look_ahead(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> Step:
+def look_ahead(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> RolloutStep:
     """What a tick would come to now, without the orders that wait for it; nothing is written."""
     state = records.rollout.state()
     return step(state, observe(state, records, challenger, now, params), params.rollout)
 
 
 @task(retries=3, retry_delay_seconds=[1, 5, 15], cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
-def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> Step:
+def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> RolloutStep:
     """Observe, decide, write; raises MovedMeanwhileError, with nothing written, where another engine was first."""
-    order = records.rollout.next_order()
+    order = records.approvals.next_order()
     state = records.rollout.state()
     seen = observe(state, records, challenger, now, params, order)
     result = step(state, seen, params.rollout)

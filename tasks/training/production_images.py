@@ -24,12 +24,12 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.core.params_file import editing
 from shadowline.data.additions import Additions, KnownImage, Offer, known_images
-from shadowline.data.images import RefusedImage, measure, read_bounded
+from shadowline.data.images import RefusedImage, measure_image, read_bounded
 from shadowline.data.manifest import Label, Split
 from shadowline.data.sources.source_image import GOOD, reader
 from shadowline.data.splits import newest_and_most_different
-from shadowline.records.label_settlement import SettledLabel, settle
-from shadowline.records.traces import Word, first_captured, words_by_image
+from shadowline.records.label_settlement import SettledLabel, settle_label
+from shadowline.records.traces import LabelEvent, first_captured, words_by_image
 
 DEFECT_TYPE = "production"  # of defects that inspectors found; what kind they are, no label says
 
@@ -67,7 +67,7 @@ def take_in(root: Path, engine: Engine) -> list[Collected]:
     for one in collected:
         _log(one)
     new = {one.class_name: one.index for one in collected if one.index}
-    if new or any(not addition.trained for one in params.classes.values() for addition in one.additions):
+    if new or any(not addition.trained for cls in params.classes.values() for addition in cls.additions):
         with editing(layout.params) as content:
             for class_name, entry in content["classes"].items():
                 _take_in(entry, new.get(class_name, ""))
@@ -100,7 +100,7 @@ def _collect(
 ) -> Collected:
     words = words_by_image(engine, class_name)
     kept = {path.stem: path for path in sorted((layout.inspected / class_name).glob("[!.]*")) if path.stem in words}
-    labels = {image_id: settle(words[image_id]) for image_id in kept if image_id not in known}
+    labels = {image_id: settle_label(words[image_id]) for image_id in kept if image_id not in known}
     settled = {image_id: label for image_id, label in labels.items() if label is not None}
     offers, num_left, refused = _choose(class_name, kept, settled, params, layout, engine)
     additions = Additions(layout.additions, class_name)
@@ -154,7 +154,7 @@ def _row(
     """What the choice looks at. No image is newer than its label, whatever a camera's clock says."""
     limits = params.data
     data = read_bounded(path, limits.max_file_bytes + 1)
-    properties = measure(data, max_pixels=limits.max_pixels, max_file_bytes=limits.max_file_bytes, name=path.as_posix())
+    properties = measure_image(data, limits, name=path.as_posix())
     captured_at = min(captured.get(image_id, label.at), label.at)
     described = {"image_id": image_id, "label": str(label.label), "defect_type": "", "split_hint": ""}
     return {**described, "captured_at": captured_at, **asdict(properties)}
@@ -173,12 +173,12 @@ def _offer(path: Path, label: SettledLabel, captured_at: datetime, layout: Layou
 
 
 def _changed_since(
-    words: Mapping[str, tuple[Word, ...]], known: Mapping[str, KnownImage], class_name: str
+    words: Mapping[str, tuple[LabelEvent, ...]], known: Mapping[str, KnownImage], class_name: str
 ) -> list[str]:
     """Images that came in earlier with a label that inspectors have taken back meanwhile."""
     lines = []
     for image_id, said in words.items():
-        held, label = known.get(image_id), settle(said)
+        held, label = known.get(image_id), settle_label(said)
         if held is None or held.class_name != class_name or held.label == Label.UNKNOWN:
             continue
         if label is None or label.label != held.label:

@@ -29,8 +29,8 @@ from shadowline.core.params import Params, Severity, SeverityParams, load_params
 from shadowline.data.manifest import read_manifest
 from shadowline.data.validation_results import Balance, CheckResult, ClassChecks, FailedRow, OverallChecks
 from tasks.validation.expectations import (
-    Check,
-    Clause,
+    DataCheck,
+    Expectation,
     balance,
     class_checks,
     class_table,
@@ -61,7 +61,7 @@ class Suite:
     """The checks of one class, or of all together, and the table that they look at."""
 
     table: pd.DataFrame
-    checks: tuple[Check, ...]
+    checks: tuple[DataCheck, ...]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _run(suites: Mapping[str, Suite], severities: SeverityParams, docs: Path) ->
     return results
 
 
-def _checkpoint(context: Any, source: Any, name: str, checks: Iterable[Check], severities: SeverityParams) -> Any:
+def _checkpoint(context: Any, source: Any, name: str, checks: Iterable[DataCheck], severities: SeverityParams) -> Any:
     import great_expectations as gx
 
     expectations = [_expectation(clause, check, severities) for check in checks for clause in check.clauses]
@@ -147,7 +147,7 @@ def _checkpoint(context: Any, source: Any, name: str, checks: Iterable[Check], s
     return context.checkpoints.add(checkpoint)
 
 
-def _expectation(clause: Clause, check: Check, severities: SeverityParams) -> Any:
+def _expectation(clause: Expectation, check: DataCheck, severities: SeverityParams) -> Any:
     import great_expectations.expectations as gxe
     from great_expectations.expectations.row_conditions import Column
 
@@ -161,12 +161,12 @@ def _expectation(clause: Clause, check: Check, severities: SeverityParams) -> An
     )
 
 
-def _severity(check: Check, severities: SeverityParams) -> Severity:
+def _severity(check: DataCheck, severities: SeverityParams) -> Severity:
     severity: Severity = getattr(severities, check.name)
     return severity
 
 
-def _check_result(check: Check, severities: SeverityParams, found: Iterable[dict[str, Any]]) -> CheckResult:
+def _check_result(check: DataCheck, severities: SeverityParams, found: Iterable[dict[str, Any]]) -> CheckResult:
     """Join what Great Expectations found for the clauses of one check; a row that fails two of them counts once."""
     own = [clause for clause in found if clause["expectation_config"]["meta"]["check"] == check.name]
     rows: dict[tuple[str, str], FailedRow] = {}

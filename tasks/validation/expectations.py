@@ -28,7 +28,7 @@ GREY_STEP = 1 / 255  # one step of an 8-bit image, in grey values 0…1
 
 
 @dataclass(frozen=True)
-class Clause:
+class Expectation:
     """One expectation of Great Expectations: its class, its arguments, and the rows that it looks at."""
 
     kind: str
@@ -37,13 +37,13 @@ class Clause:
 
 
 @dataclass(frozen=True)
-class Check:
+class DataCheck:
     """Clauses that pass or fail under one name; `expected` and `way_out` are the words of its failure."""
 
     name: str  # a field of params.validation.severity
     expected: str
     way_out: str
-    clauses: tuple[Clause, ...]
+    clauses: tuple[Expectation, ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Balance:
+class ClassBalance:
     """Normal training images per class, and largest / smallest: infinite where a class has none."""
 
     train_normals: Mapping[str, int]
@@ -90,7 +90,7 @@ def overall_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return homes.assign(home=homes["class_name"] + "/" + homes["split"], balance_ratio=balance(slices).ratio)
 
 
-def class_checks(table: pd.DataFrame, class_name: str, params: ValidationParams) -> tuple[Check, ...]:
+def class_checks(table: pd.DataFrame, class_name: str, params: ValidationParams) -> tuple[DataCheck, ...]:
     """The checks of one class, from its own `class_table` only."""
     return (
         _min_normal(params.min_normal),
@@ -105,14 +105,14 @@ def class_checks(table: pd.DataFrame, class_name: str, params: ValidationParams)
     )
 
 
-def overall_checks(slices: Mapping[str, pd.DataFrame], params: ValidationParams) -> tuple[Check, ...]:
+def overall_checks(slices: Mapping[str, pd.DataFrame], params: ValidationParams) -> tuple[DataCheck, ...]:
     """The checks that cross classes, for `overall_table`."""
     return _unique_across_splits(), _class_balance(balance(slices), params.max_balance_ratio)
 
 
-def balance(slices: Mapping[str, pd.DataFrame]) -> Balance:
+def balance(slices: Mapping[str, pd.DataFrame]) -> ClassBalance:
     """Count the normal training images of each class."""
-    return Balance({name: int(_train_normal(rows).sum()) for name, rows in slices.items()})
+    return ClassBalance({name: int(_train_normal(rows).sum()) for name, rows in slices.items()})
 
 
 def robust_limits(values: pd.Series, robust_range: float) -> Limits | None:
@@ -152,7 +152,7 @@ def mask_problems(rows: pd.DataFrame, root: Path, bounds: DataParams) -> list[st
 
 def _mask_problem(root: Path, mask_path: str, image_size: str | None, bounds: DataParams) -> str | None:
     try:
-        mask_HW = read_mask(root / mask_path, max_pixels=bounds.max_pixels, max_file_bytes=bounds.max_file_bytes)
+        mask_HW = read_mask(root / mask_path, bounds)
     except RefusedImage as refusal:
         return f"mask {refusal}"
     mask_size = _size(mask_HW.shape[1], mask_HW.shape[0])
@@ -169,27 +169,27 @@ def _train_normal(rows: pd.DataFrame) -> pd.Series:
     return (rows["split"] == Split.TRAIN) & (rows["label"] == Label.NORMAL)
 
 
-def _one_of(column: str, values: list[str], where: Mapping[str, tuple[str, ...]] | None = None) -> Clause:
-    return Clause("ExpectColumnValuesToBeInSet", {"column": column, "value_set": values}, where or {})
+def _one_of(column: str, values: list[str], where: Mapping[str, tuple[str, ...]] | None = None) -> Expectation:
+    return Expectation("ExpectColumnValuesToBeInSet", {"column": column, "value_set": values}, where or {})
 
 
-def _not_empty(column: str) -> Clause:
-    return Clause("ExpectColumnValuesToNotBeNull", {"column": column})
+def _not_empty(column: str) -> Expectation:
+    return Expectation("ExpectColumnValuesToNotBeNull", {"column": column})
 
 
-def _min_normal(bound: int) -> Check:
+def _min_normal(bound: int) -> DataCheck:
     where = {"split": (Split.TRAIN.value,), "label": (Label.NORMAL.value,)}
-    return Check(
+    return DataCheck(
         "min_normal",
         f"at least {bound} normal training images",
         "add normal images or lower validation.min_normal",
-        (Clause("ExpectTableRowCountToBeBetween", {"min_value": bound}, where),),
+        (Expectation("ExpectTableRowCountToBeBetween", {"min_value": bound}, where),),
     )
 
 
-def _known_labels(class_name: str) -> Check:
+def _known_labels(class_name: str) -> DataCheck:
     legal = {"label": [*map(str, Label)], "split": [*map(str, Split)], "class_name": [class_name]}
-    return Check(
+    return DataCheck(
         "known_labels",
         ", ".join(f"{column} {' | '.join(values)}" for column, values in legal.items()),
         "correct the row's source and import the class again",
@@ -197,9 +197,9 @@ def _known_labels(class_name: str) -> Check:
     )
 
 
-def _consistent(table: pd.DataFrame, column: str, cure: str) -> Check:
+def _consistent(table: pd.DataFrame, column: str, cure: str) -> DataCheck:
     common = [str(value) for value in table[column].mode()[:1]]
-    return Check(
+    return DataCheck(
         f"consistent_{column}",
         f"{column} {common[0] if common else 'known'} in all rows",
         f"{cure}, or make a class of its own for it",
@@ -207,24 +207,24 @@ def _consistent(table: pd.DataFrame, column: str, cure: str) -> Check:
     )
 
 
-def _in_range(table: pd.DataFrame, column: str, robust_range: float) -> Check:
+def _in_range(table: pd.DataFrame, column: str, robust_range: float) -> DataCheck:
     limits = robust_limits(table.loc[table["split"] == Split.TRAIN, column], robust_range)
     way_out = "look at the image and leave it out, or raise validation.robust_range"
     if limits is None:
-        some_train = Clause("ExpectTableRowCountToBeBetween", {"min_value": 1}, {"split": (Split.TRAIN.value,)})
+        some_train = Expectation("ExpectTableRowCountToBeBetween", {"min_value": 1}, {"split": (Split.TRAIN.value,)})
         expected = f"{column} within the range of the training rows, of which none has a value"
-        return Check(f"{column}_range", expected, "add training images", (some_train, _not_empty(column)))
+        return DataCheck(f"{column}_range", expected, "add training images", (some_train, _not_empty(column)))
     between = {"column": column, "min_value": limits.low, "max_value": limits.high}
-    return Check(
+    return DataCheck(
         f"{column}_range",
         f"{column} {limits.low:.4g} … {limits.high:.4g}",
         way_out,
-        (_not_empty(column), Clause("ExpectColumnValuesToBeBetween", between)),
+        (_not_empty(column), Expectation("ExpectColumnValuesToBeBetween", between)),
     )
 
 
-def _train_is_normal() -> Check:
-    return Check(
+def _train_is_normal() -> DataCheck:
+    return DataCheck(
         "train_is_normal",
         "label normal in train and val",
         "move the image to test or stream, or correct its label",
@@ -232,28 +232,28 @@ def _train_is_normal() -> Check:
     )
 
 
-def _masks_match() -> Check:
-    return Check(
+def _masks_match() -> DataCheck:
+    return DataCheck(
         "masks_match",
         "a readable mask of the image's size with at least one marked pixel",
         "correct the mask and import the class again",
-        (Clause("ExpectColumnValuesToBeNull", {"column": "mask_problem"}),),
+        (Expectation("ExpectColumnValuesToBeNull", {"column": "mask_problem"}),),
     )
 
 
-def _unique_across_splits() -> Check:
-    return Check(
+def _unique_across_splits() -> DataCheck:
+    return DataCheck(
         "unique_across_splits",
         "each image in one split of one class",
         "keep one of the copies",
-        (_not_empty("image_id"), Clause("ExpectColumnValuesToBeUnique", {"column": "image_id"})),
+        (_not_empty("image_id"), Expectation("ExpectColumnValuesToBeUnique", {"column": "image_id"})),
     )
 
 
-def _class_balance(found: Balance, max_ratio: float) -> Check:
-    return Check(
+def _class_balance(found: ClassBalance, max_ratio: float) -> DataCheck:
+    return DataCheck(
         "class_balance",
         f"largest class at most {max_ratio:g} times the smallest, in normal training images",
         f"add normal images to class '{found.smallest}' or raise validation.max_balance_ratio",
-        (Clause("ExpectColumnMaxToBeBetween", {"column": "balance_ratio", "max_value": max_ratio}),),
+        (Expectation("ExpectColumnMaxToBeBetween", {"column": "balance_ratio", "max_value": max_ratio}),),
     )

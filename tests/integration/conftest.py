@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
+
 from fixtures.learning import ROOT
 from fixtures.plant import Server, connected
-from fixtures.tiny_project import CLASSES, Project, build_project, free_port, kill, wait_until
-
+from fixtures.tiny_project import CLASSES, FirstRun, Project, build_project, free_port, kill, wait_until
 from shadowline.core.settings import prepare_environment
 from shadowline.records.stores import Records, open_records
 
@@ -68,18 +71,41 @@ def real_server(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def first_run(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, State[RetrainResult]]:
-    """A tiny project after its first retraining, and the final state of that flow run. Not to be changed."""
-    project = build_project(tmp_path_factory.mktemp("first") / "project")
-    state = project.retrain()
+def first_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FirstRun:
+    """A tiny project after its first retraining, made once for all workers. Not to be changed."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if hasattr(request.config, "workerinput") else own) / "first"
+    with FileLock(f"{folder}.lock", timeout=1200):
+        if not (folder / "run.json").is_file():
+            request.getfixturevalue("prefect_server")
+            _retrain_first(folder)
+    found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    artifacts = {key: (kind, data) for key, (kind, data) in found["artifacts"].items()}
+    return FirstRun(Project(folder / "project"), found["result"], artifacts)
+
+
+def _retrain_first(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+    state = build_project(folder / "project").retrain()
     assert state.is_completed(), state.message
-    return project, state
+    found = {"result": asdict(state.result()), "artifacts": asyncio.run(_artifacts_of(state))}
+    (folder / "run.json").write_text(json.dumps(found, default=str), encoding="utf-8")
+
+
+async def _artifacts_of(state: State[RetrainResult]) -> dict[str, tuple[str | None, str]]:
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    async with get_client() as client:
+        artifacts = await client.read_artifacts(artifact_filter=run)
+    return {str(artifact.key): (artifact.type, str(artifact.data)) for artifact in artifacts}
 
 
 @pytest.fixture(scope="session")
-def finished(first_run: tuple[Project, State[RetrainResult]]) -> Project:
-    """The retrained project, for tests that only read it."""
-    return first_run[0]
+def finished(first_run: FirstRun, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The retrained project, for the tests of this worker that only read it."""
+    return first_run.project.copy(tmp_path_factory.mktemp("finished") / "project")
 
 
 @pytest.fixture

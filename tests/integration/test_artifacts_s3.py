@@ -17,12 +17,12 @@ from typing import Any
 import boto3
 import numpy as np
 import pytest
+
 from fixtures.faulty_s3 import Faults, FaultyS3
 from fixtures.s3 import s3_server
 from fixtures.tiny_project import MODEL, Project
-
+from shadowline import Inspector
 from shadowline.core.settings import prepare_environment
-from shadowline.models.inspector import Inspector
 
 BUCKET = "plant"
 STORMY = Faults(failing=0.3, cutting=0.1)
@@ -88,7 +88,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def versions() -> list[str]:
     from tasks.integrations.mlflow_registry import list_versions
 
-    return [one.version for one in list_versions(MODEL)]
+    return [version.version for version in list_versions(MODEL)]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -175,7 +175,7 @@ def test_a_legacy_model_is_registered_archived_proven_and_deleted_through_the_do
     plant.door.faults = replace(STORMY, failing=0.1, cutting=0.05)  # 250 files a model, one after the other
     answer = plant.project.run("shadowline", "legacy", "import", "--all")
     assert answer.returncode == 0, answer.stderr
-    fingerprint = open_records().rollout.newest_legacy()["dots"]
+    fingerprint = open_records().locations.current_legacy()["dots"]
     stored = archive_legacy("dots", fingerprint)
     prove_archive("dots", fingerprint, plant.project.root)
     assert len(legacy_models(plant)) == 2
@@ -212,7 +212,7 @@ def test_a_new_experiment_goes_where_the_settings_say_and_an_old_one_stays_and_s
     with prefect_log.at_level(logging.WARNING):
         assert not place("old").startswith("s3://")
         assert place("new").startswith(f"s3://{BUCKET}/artifacts/new/")
-    (line,) = {one.getMessage() for one in prefect_log.records if "keeps its files" in one.getMessage()}
+    (line,) = {record.getMessage() for record in prefect_log.records if "keeps its files" in record.getMessage()}
     assert line.startswith("experiment old keeps its files in ")
 
 

@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import SecretStr
+from sqlalchemy import Engine, delete, insert, select, text
+from sqlalchemy.exc import DBAPIError
+
 from fixtures.kills import Acknowledged, kill_after, opened
 from fixtures.learning import ROOT
 from fixtures.records import (
@@ -31,21 +35,18 @@ from fixtures.records import (
     together,
 )
 from fixtures.s3 import s3_server
-from pydantic import SecretStr
-from sqlalchemy import Engine, delete, insert, select, text
-from sqlalchemy.exc import DBAPIError
-
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label
-from shadowline.records.audit_log.chain import Chain, CutChainError, Witness
+from shadowline.records.audit_log.chain import Chain, ChainAnchor, TruncatedChainError
 from shadowline.records.audit_log.chain_heads import AwayError, HeadPlace, open_heads
-from shadowline.records.audit_log.entry import FIELDS, Entry, Kind, Note, Record, next_entry
-from shadowline.records.audit_log.keys import Head, Key, KeyFolder
+from shadowline.records.audit_log.entry import FIELDS, Entry, EntryKind, PendingEntry, Record, next_entry
+from shadowline.records.audit_log.keys import ChainHead, KeyFolder, SigningKey
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout_store import KnownModels, MovedMeanwhileError
+from shadowline.records.model_locations import KnownModels
+from shadowline.records.rollout_store import ConcurrentUpdateError
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
@@ -54,8 +55,7 @@ from shadowline.rollout.phases import Phase
 if TYPE_CHECKING:
     from fixtures.postgres import Postgres
     from fixtures.tiny_project import Project
-
-    from tasks.integrations.mlflow_registry import ModelVersion
+    from tasks.integrations.model_version import ModelVersion
 
 Command = Callable[..., tuple[int, str, str]]
 Rows = list[dict[str, Any]]
@@ -73,7 +73,7 @@ def chain(records: Records) -> Chain:
 
 
 def record(number: int = 0) -> Record:
-    return Record(Kind.BACKUP, f"backup-{number}", {"files": number, "where": "ü\n[b]"}, "Ada", START)
+    return Record(EntryKind.BACKUP, f"backup-{number}", {"files": number, "where": "ü\n[b]"}, "Ada", START)
 
 
 def check(chain: Chain) -> list[Entry]:
@@ -84,7 +84,7 @@ def check(chain: Chain) -> list[Entry]:
 
 
 def said(chain: Chain) -> list[tuple[str, str]]:
-    return [(one.kind, one.subject) for one in check(chain) if one.kind != Kind.KEY]
+    return [(one.kind, one.subject) for one in check(chain) if one.kind != EntryKind.KEY]
 
 
 class TestWhatIsAppended:
@@ -93,7 +93,7 @@ class TestWhatIsAppended:
         assert sealed == tuple(check(chain))
         assert [one.kind for one in sealed] == ["key", "backup", "backup"]
         assert sealed[1].facts == record(1).body and sealed[1].at.startswith("2026-01-05T06:00:00.000000+00:00")
-        assert (chain.num_noted(), chain.noted_since()) == (0, None)
+        assert (chain.num_noted(), chain.pending_since()) == (0, None)
 
     def test_without_anything_there_is_nothing(self, chain: Chain) -> None:
         assert (chain.append(), chain.seal(), check(chain)) == ((), (), [])
@@ -105,12 +105,12 @@ class TestWhatIsAppended:
             raise RuntimeError("what it is about did not happen")
         with chain.engine.begin() as connection:
             chain.note(connection, [record(7)])
-        assert (chain.num_noted(), chain.noted_since()) == (1, record().noted.at)
+        assert (chain.num_noted(), chain.pending_since()) == (1, record().noted.at)
         assert [one.subject for one in chain.seal()][1:] == ["backup-7"]
 
     def test_only_rotation_introduces_a_key(self, chain: Chain) -> None:
         with pytest.raises(ValueError, match="noted by nobody else"):
-            chain.append(Record(Kind.KEY, "key-9", {"public_key": "00" * 32}, "Eve", START))
+            chain.append(Record(EntryKind.KEY, "key-9", {"public_key": "00" * 32}, "Eve", START))
         assert check(chain) == []
 
     def test_a_key_that_somebody_wrote_among_the_notes_is_never_signed(self, chain: Chain) -> None:
@@ -129,22 +129,24 @@ class TestWhatIsAppended:
         chain.rotate("plant-2", "Grace")
         with chain.engine.begin() as connection:
             chain.note(connection, [record(2)])
-        latest = chain.latest(Kind.BACKUP)
+        latest = chain.latest(EntryKind.BACKUP)
         assert latest is not None and latest.subject == "backup-2"
         chain.seal()
         assert [one.key for one in check(chain)] == ["plant-1", "plant-1", "plant-1", "plant-2"]
-        assert chain.latest(Kind.BACKUP, "backup-1") == record(1).noted
-        assert chain.latest(Kind.ORDER) is None
+        assert chain.latest(EntryKind.BACKUP, "backup-1") == record(1).noted
+        assert chain.latest(EntryKind.ORDER) is None
         for name in ("plant-1", "plant-2"):
             with pytest.raises(ValueError, match="choose another name"):
                 chain.rotate(name, "Ada")
 
     def test_entries_are_chosen_by_time_kind_and_subject(self, chain: Chain) -> None:
         moments = [replace(record(number), at=START + timedelta(days=number)) for number in range(4)]
-        chain.append(*moments, Record(Kind.ORDER, "bolt", {}, "Ada", START))
-        between = chain.entries(since=START + timedelta(days=1), until=START + timedelta(days=3), kinds=[Kind.BACKUP])
+        chain.append(*moments, Record(EntryKind.ORDER, "bolt", {}, "Ada", START))
+        between = chain.entries(
+            since=START + timedelta(days=1), until=START + timedelta(days=3), kinds=[EntryKind.BACKUP]
+        )
         assert [one.subject for one in between] == ["backup-1", "backup-2"]
-        assert [one.kind for one in chain.entries(subject="bolt")] == ["order"]
+        assert [entry.kind for entry in chain.entries(subject="bolt")] == ["order"]
 
 
 class TestManyAtOnce:
@@ -182,7 +184,9 @@ def _append_many(url: str, number: int) -> None:
 def _note_and_seal(url: str, done: Acknowledged) -> None:
     """Acknowledged is what was noted, whether or not it came to be sealed."""
     chain = stores_on(open_database(url)).chain
-    number = max((int(one.subject.partition("-")[2]) for one in chain.entries(kinds=[Kind.BACKUP])), default=-1) + 1
+    number = (
+        max((int(entry.subject.partition("-")[2]) for entry in chain.entries(kinds=[EntryKind.BACKUP])), default=-1) + 1
+    )
     number = max([number, *(one + 1 for one in done.all())]) + 1  # past one that was noted and not acknowledged
     while True:
         with chain.engine.begin() as connection:
@@ -246,7 +250,7 @@ class TestTamperingIsFound:
 
     def test_what_another_witness_knows_and_what_nobody_trusts(self, chain: Chain, rows: Rows) -> None:
         last, keys = check(chain)[-1], chain.keys.public()
-        right, wrong = Witness(last.number, last.hash, "version 3"), Witness(4, last.hash, "version 2")
+        right, wrong = ChainAnchor(last.number, last.hash, "version 3"), ChainAnchor(4, last.hash, "version 2")
         assert chain.verify(Progress(), witnesses=[right]).sound
         found = chain.verify(Progress(), witnesses=[right, wrong])
         assert (found.first_bad, "as version 2 knows" in found.reason) == (4, True)
@@ -258,7 +262,7 @@ class TestTamperingIsFound:
     def test_to_a_chain_that_was_cut_nothing_is_added(self, chain: Chain, rows: Rows) -> None:
         for attacked in (rows[:-1], []):
             write(chain.engine, attacked)
-            with pytest.raises(CutChainError, match=r"entry 12 was written .* restore it from a backup"):
+            with pytest.raises(TruncatedChainError, match=r"entry 12 was written .* restore it from a backup"):
                 chain.append(record(99))
             assert stored(chain.engine) == attacked
         write(chain.engine, rows)
@@ -326,7 +330,7 @@ def swapped(rows: Rows, first: int, second: int) -> Rows:
 def forged(rows: Rows, place: int) -> dict[str, Any]:
     """An entry with a right hash and link, whose signature is a stranger's."""
     before = Entry(**rows[place - 1]) if place else None
-    signer = Key(rows[min(place, len(rows) - 1)]["key"], Ed25519PrivateKey.generate())
+    signer = SigningKey(rows[min(place, len(rows) - 1)]["key"], Ed25519PrivateKey.generate())
     return next_entry(record(66).noted, before, signer).to_dict()
 
 
@@ -338,12 +342,12 @@ def signed_anew(rows: Rows, start: int, private: Ed25519PrivateKey, names: dict[
     """Everything from `start` on by one private key: hashes, links and introductions are right."""
     made = [Entry(**row) for row in rows[:start]]
     for row in rows[start:]:
-        signer = Key((names or {}).get(row["key"], row["key"]), private)
+        signer = SigningKey((names or {}).get(row["key"], row["key"]), private)
         subject, body = row["subject"], row["body"]
-        if row["kind"] == Kind.KEY:
+        if row["kind"] == EntryKind.KEY:
             subject = (names or {}).get(subject, subject)
             body = json.dumps({**json.loads(body), "public_key": signer.public})
-        note = Note(row["at"], row["by"], row["kind"], subject, body)
+        note = PendingEntry(row["at"], row["by"], row["kind"], subject, body)
         made.append(next_entry(note, made[-1] if made else None, signer))
     return [one.to_dict() for one in made]
 
@@ -444,9 +448,9 @@ def work(records: Records, params: Params) -> None:
     store = records.rollout
     store.begin(first_events())
     store.commit(tick(store, START + timedelta(days=1), params))
-    store.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START)
-    store.approve(GOOD, START)
-    store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START)
+    records.approvals.approve(GOOD, START)
+    records.approvals.record_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
     records.pairs.record([made_pair(1)])
     records.pairs.label("bolt", image_id(1), Label.NORMAL, "Grace", START)
     records.chain.seal()
@@ -455,8 +459,8 @@ def work(records: Records, params: Params) -> None:
 class TestWhatTheStoresPutOnRecord:
     def test_everything_with_who_did_it(self, records: Records, params: Params) -> None:
         work(records, params)
-        entries = [one for one in check(records.chain) if one.kind != Kind.KEY]
-        assert [(one.kind, one.subject, one.by) for one in entries] == [
+        entries = [one for one in check(records.chain) if one.kind != EntryKind.KEY]
+        assert [(entry.kind, entry.subject, entry.by) for entry in entries] == [
             *(("phase", name, "Ada") for name in ("bolt", "nut", "gear")),
             *(("phase", name, "engine") for name in ("bolt", "nut")),
             *(("order", name, "Ada") for name in ("bolt", "nut")),
@@ -492,17 +496,19 @@ class TestWhatTheStoresPutOnRecord:
     def test_nothing_where_nothing_was_written(self, records: Records, params: Params) -> None:
         store = records.rollout
         store.begin(first_events())
-        store.approve(GOOD, START)
+        records.approvals.approve(GOOD, START)
         stale = tick(store, START + timedelta(days=1), params)
         store.commit(stale)
         before = said(records.chain)
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(stale)
         with pytest.raises(ValueError, match="is now about"):
-            store.approve(replace(GOOD, candidate="v2"), START)
+            records.approvals.approve(replace(GOOD, candidate="v2"), START)
         with pytest.raises(ValueError, match="no time zone"):
-            store.put_evidence("bolt", "x", ChecklistItem.TRAINED, "Ada", START.replace(tzinfo=None), "link")
-        store.approve(replace(GOOD, by="Bob"), START)
+            records.approvals.record_evidence(
+                "bolt", "x", ChecklistItem.TRAINED, "Ada", START.replace(tzinfo=None), "link"
+            )
+        records.approvals.approve(replace(GOOD, by="Bob"), START)
         assert said(records.chain) == before
         assert records.chain.num_noted() == 0
 
@@ -516,14 +522,14 @@ class TestWhatTheStoresPutOnRecord:
         private = folder.folder / "key-1.pem"
         content = private.read_bytes()
         private.unlink()
-        store = records_on(engine, KeyFolder(folder.folder, secret)).rollout
-        store.commit(tick(store, START + timedelta(days=1), params))
+        rollout = records_on(engine, KeyFolder(folder.folder, secret)).rollout
+        rollout.commit(tick(rollout, START + timedelta(days=1), params))
         private.write_bytes(content)
-        store = records_on(engine, KeyFolder(folder.folder, SecretStr("wrong"))).rollout
-        store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
-        order = store.next_order()
-        store.commit(tick(store, START + timedelta(days=2), params, order), order)
-        assert store.state().of("bolt").phase is Phase.ROLLED_BACK
+        records = records_on(engine, KeyFolder(folder.folder, SecretStr("wrong")))
+        records.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
+        order = records.approvals.next_order()
+        records.rollout.commit(tick(records.rollout, START + timedelta(days=2), params, order), order)
+        assert records.rollout.state().of("bolt").phase is Phase.ROLLED_BACK
         assert "is not there; restore it" in caplog.text and "check SHADOWLINE_AUDIT_PASSPHRASE" in caplog.text
         assert SECRET not in caplog.text and content.decode() not in caplog.text
         right = records_on(engine, KeyFolder(folder.folder, secret)).chain
@@ -592,7 +598,7 @@ class TestCommands:
         assert command("audit", "keys", "rotate", "plant-1", "--by", "Ada")[0] == 2
         assert command("audit", "keys", "rotate", "plant-2", "--by", "Grace")[0] == 0
         rows = json.loads(command("audit", "keys", "list", "--json")[1])
-        assert [(one["name"], one["from_entry"], one["to_entry"], one["by"]) for one in rows] == [
+        assert [(row["name"], row["from_entry"], row["to_entry"], row["by"]) for row in rows] == [
             ("plant-1", 1, 2, "Ada"),
             ("plant-2", 2, None, "Grace"),
         ]
@@ -600,7 +606,7 @@ class TestCommands:
         assert all(one["public_key"] in table for one in rows)
 
     def test_the_log_shows_what_was_asked_for(self, plant: Path, command: Command) -> None:
-        chain_here().append(record(1), Record(Kind.ORDER, "bolt", {"why": "[red]complaint[/]"}, "Ada", START))
+        chain_here().append(record(1), Record(EntryKind.ORDER, "bolt", {"why": "[red]complaint[/]"}, "Ada", START))
         code, out, _ = command("audit", "log", "--class", "bolt")
         assert code == 0 and "[red]complaint[/]" in out and "backup" not in out
         lines = command("audit", "log", "--kind", "backup", "--json")[1].splitlines()
@@ -612,8 +618,8 @@ class TestCommands:
 # --- flows and tasks ------------------------------------------------------------------------------------------------
 
 
-def bodies(kind: Kind, subject: str = "") -> list[dict[str, Any]]:
-    return [one.facts for one in chain_here().entries(kinds=[kind], subject=subject)]
+def bodies(kind: EntryKind, subject: str = "") -> list[dict[str, Any]]:
+    return [entry.facts for entry in chain_here().entries(kinds=[kind], subject=subject)]
 
 
 def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
@@ -623,7 +629,7 @@ def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
 
     entries = check(chain_here())
     kinds = ["key", "configuration", "location", "location", "registration", "threshold", "threshold", "training"]
-    assert [one.kind for one in entries] == kinds
+    assert [entry.kind for entry in entries] == kinds
     version = list_versions("inspector")[0]
     registration, training = entries[4], entries[-1]
     assert {one.facts["fingerprint"] for one in entries[2:4]} == set(version.class_fingerprints.values())
@@ -644,7 +650,7 @@ def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
 @pytest.fixture
 def registry(plant: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelVersion]:
     """`registry(bolt=0.5)` is a new version that decides on bolts above 0.5; its package lies where a run leaves it."""
-    from tasks.integrations.mlflow_registry import client, describe, new_version
+    from tasks.integrations.mlflow_registry import client, describe_version, new_version
 
     monkeypatch.setenv("SHADOWLINE_TRACKING_URI", f"sqlite:///{plant}/mlflow.db")
     made = count(1)
@@ -654,7 +660,7 @@ def registry(plant: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mode
         write_json(Layout().package / "calibration.json", calibrations)
         fingerprint = f"{next(made):064x}"
         tracking, logged = client(), SimpleNamespace(model_uri=str(Layout().package.resolve()), model_id=None)
-        return describe(tracking, "inspector", new_version(tracking, "inspector", None, logged, fingerprint))
+        return describe_version(tracking, "inspector", new_version(tracking, "inspector", None, logged, fingerprint))
 
     return register
 
@@ -679,8 +685,8 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         note_promotion(version, operator())
     for alias, leading in (("champion", "1"), ("previous", "2")):
         client().set_registered_model_alias("inspector", alias, leading)
-    entries = [one for one in check(chain_here()) if one.kind != Kind.KEY]
-    assert [(one.kind, one.subject) for one in entries] == [
+    entries = [one for one in check(chain_here()) if one.kind != EntryKind.KEY]
+    assert [(entry.kind, entry.subject) for entry in entries] == [
         ("registration", "models:/inspector/1"),
         ("threshold", "bolt"),
         ("threshold", "nut"),
@@ -704,16 +710,16 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
 
 def test_who_promotes_a_version_tells_the_gateway_which_models_lead(registry: Callable[..., ModelVersion]) -> None:
     from tasks.integrations.audit_log import note_promotion
-    from tasks.integrations.mlflow_registry import ModelVersion
+    from tasks.integrations.model_version import ModelVersion
 
     def promoted(version: str, **models: str) -> dict[str, KnownModels]:
         tags = {"fingerprint": version, "class_fingerprints": json.dumps(models)}
         note_promotion(ModelVersion("inspector", version, (), tags), "Ada")
-        return open_records().rollout.known_models()
+        return open_records().locations.known_models()
 
     assert promoted("3", bolt="b3", nut="n3") == {"bolt": KnownModels(None, "b3"), "nut": KnownModels(None, "n3")}
     assert promoted("4", bolt="b4") == {"bolt": KnownModels(None, "b4")}
-    assert open_records().rollout.model("b4").location == "models:/inspector/4"
+    assert open_records().locations.model("b4").location == "models:/inspector/4"
 
 
 def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(
@@ -730,7 +736,7 @@ def test_a_version_that_was_registered_without_a_key_is_told_its_entry_later(
     assert "audit_entry" not in client().get_model_version("inspector", version.version).tags
     chain.seal()
     note_registration.fn(version, Layout())
-    (entry,) = chain.entries(kinds=[Kind.REGISTRATION])
+    (entry,) = chain.entries(kinds=[EntryKind.REGISTRATION])
     assert client().get_model_version("inspector", version.version).tags["audit_entry"] == f"3:{entry.hash}"
 
 
@@ -765,7 +771,7 @@ class TestWitnesses:
         code, found = verified(command, *trust)
         assert (code, found["sound"], found["unwitnessed_since"]) == (0, True, 1)
         assert "freshly begun" in command("audit", "verify", *trust)[1]
-        chain.append(Record(Kind.REGISTRATION, "models:/inspector/1", {}, "Ada", START))
+        chain.append(Record(EntryKind.REGISTRATION, "models:/inspector/1", {}, "Ada", START))
         assert verified(command, *trust)[0] == 1
 
     def test_fifty_entries_cut_with_the_head_are_found_by_the_registry_or_unwitnessed(
@@ -777,7 +783,7 @@ class TestWitnesses:
 
         chain, version = chain_here(), registry(bolt=0.5)
         note_registration.fn(version, Layout())
-        registered = next(chain.entries(kinds=[Kind.REGISTRATION])).number
+        registered = next(chain.entries(kinds=[EntryKind.REGISTRATION])).number
         chain.append(*(record(number) for number in range(60)))
         assert verified(command)[0] == 0
         rows, head = stored(chain.engine), chain.keys.folder / "head.json"
@@ -854,7 +860,7 @@ class TestTheSecondPlaceForHeads:
             chain.append(record(number))
         chain.tell_heads()  # again: nothing is written twice
         entries = list(chain.entries())
-        assert place() == [f"{one.number:012d}-{one.hash}.json" for one in entries[1:]]
+        assert place() == [f"{entry.number:012d}-{entry.hash}.json" for entry in entries[1:]]
         (chain.keys.folder / "head.json").unlink()
         code, found = verified(command)
         assert (code, found["unwitnessed_since"], len(found["absent"])) == (1, None, 1)
@@ -891,7 +897,7 @@ class TestTheSecondPlaceForHeads:
                 return []
 
         with pytest.raises(AwayError, match=r"share: no answer within 0\.05 s"):
-            HeadPlace("share", Hanging()).keep(Head(1, "0" * 64))
+            HeadPlace("share", Hanging()).keep(ChainHead(1, "0" * 64))
         hangs.set()
 
     def test_s3_without_a_bucket_is_no_place(self) -> None:
@@ -914,7 +920,7 @@ def test_the_configuration_is_on_record_key_by_key_where_it_changes(plant: Path,
     other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 7})})
     for one in (params, params, other, other):
         note_configuration.fn(one)
-    first, second = bodies(Kind.CONFIGURATION)
+    first, second = bodies(EntryKind.CONFIGURATION)
     assert first["params"] == params.model_dump(mode="json") and first["params_hash"] == params.hash()
     assert second["changed"] == {"train.steps": {"from": params.train.steps, "to": 7}}
     note_enrolment.fn("bolt", "few_shot", 12, None)
@@ -928,6 +934,6 @@ def _forget_the_end(chain: Chain) -> None:
     """Cut the chain before its second version, and its memory with it."""
     drop_triggers(chain.engine)
     rows = stored(chain.engine)
-    second = [row["number"] for row in rows if row["kind"] == Kind.REGISTRATION][1]
+    second = [row["number"] for row in rows if row["kind"] == EntryKind.REGISTRATION][1]
     write(chain.engine, [row for row in rows if row["number"] < second])
     (chain.keys.folder / "head.json").unlink()

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from sqlalchemy import Boolean, Engine, Float, Integer, delete, insert, select, update
 
+from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.pair_seals import LEAF_COLUMNS, compare_pairs, seal_pairs
 from shadowline.records.audit_log.state import Difference, TableReport, compare_tables
 from shadowline.records.database import open_database
-from shadowline.records.rollout_store import ModelPlace
+from shadowline.records.model_locations import ModelLocation
 from shadowline.records.stores import Records
 from shadowline.records.tables import AuditNoteRow, Base, PairRow, UtcDateTime
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
@@ -44,21 +44,21 @@ OPERATIONAL |= {("pairs", "frame_signature")}  # what it was for, the frame grou
 def history(records: Records, params: Params) -> None:
     """A small migration through the stores: planned, in shadow mode, held by an order, approved, labelled, sealed."""
     store = records.rollout
-    places = [ModelPlace(one, name, "legacy", f"models:/legacy-{name}/1", "1") for name, one in LEGACY.items()]
-    places += [ModelPlace(one, name, "candidate", "models:/inspector/1", "1") for name, one in CANDIDATE.items()]
-    store.know_model(places, START)
-    store.know_champion({"bolt": "v0-bolt", "cap": "v0-cap"}, START)
-    store.know_champion(CANDIDATE, START)
+    places = [ModelLocation(one, name, "legacy", f"models:/legacy-{name}/1", "1") for name, one in LEGACY.items()]
+    places += [ModelLocation(one, name, "candidate", "models:/inspector/1", "1") for name, one in CANDIDATE.items()]
+    records.locations.upsert_model(places, START)
+    records.locations.set_champion({"bolt": "v0-bolt", "cap": "v0-cap"}, START)
+    records.locations.set_champion(CANDIDATE, START)
     store.begin(first_events())
     store.commit(tick(store, START + DAY, params))
-    store.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START + DAY)
-    order = store.next_order()
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt", "nut"), "Ada", "cleaning"), START + DAY)
+    order = records.approvals.next_order()
     store.commit(tick(store, START + 2 * DAY, params, order), order)
-    store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START + 2 * DAY)
+    records.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START + 2 * DAY)
     for name in ("bolt", "nut"):
-        store.approve(Approval(name, Phase.CANARY, LEGACY[name], CANDIDATE[name], "Ada"), START)
-        store.refuse(Approval(name, Phase.LEGACY_OFF, LEGACY[name], CANDIDATE[name], "Ada"), START)
-        store.put_evidence(name, LEGACY[name], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
+        records.approvals.approve(Approval(name, Phase.CANARY, LEGACY[name], CANDIDATE[name], "Ada"), START)
+        records.approvals.refuse(Approval(name, Phase.LEGACY_OFF, LEGACY[name], CANDIDATE[name], "Ada"), START)
+        records.approvals.record_evidence(name, LEGACY[name], ChecklistItem.TRAINED, "Ada", START, "https://wiki/1")
     records.pairs.record([made_pair(number) for number in range(150)])
     for number in range(3):
         records.pairs.label("bolt", image_id(number), Label.NORMAL, "Grace", START)
@@ -71,7 +71,6 @@ def history(records: Records, params: Params) -> None:
 @pytest.fixture(scope="module")
 def params_of_project() -> Params:
     from fixtures.learning import ROOT
-
     from shadowline.core.params import load_params
 
     return load_params(ROOT / "params.yaml")
@@ -91,11 +90,11 @@ def plant(tmp_path_factory: pytest.TempPathFactory, params_of_project: Params) -
 
 def look(engine: Engine) -> dict[str, TableReport]:
     reports = (*compare_tables(engine), compare_pairs(engine, Progress()).table)
-    return {one.table: one for one in reports}
+    return {report.table: report for report in reports}
 
 
 def differences(engine: Engine) -> list[Difference]:
-    return [one for report in look(engine).values() for one in report.differences]
+    return [difference for report in look(engine).values() for difference in report.differences]
 
 
 def rows_of(engine: Engine, table: str) -> list[dict[str, Any]]:
@@ -206,7 +205,7 @@ def inserted(table: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def test_what_was_made_by_the_stores_is_as_signed(plant: Records) -> None:
     found = look(plant.chain.engine)
     assert set(found) == set(HELD)
-    assert [one for report in found.values() for one in report.differences] == []
+    assert [difference for report in found.values() for difference in report.differences] == []
     assert all(report.num_rows and not report.num_older for report in found.values())
     assert {name: one.num_pending for name, one in found.items() if one.num_pending} == {}
 
@@ -323,7 +322,7 @@ def test_what_is_noted_and_not_sealed_is_pending(unsealed: Records, params: Para
     with pytest.raises(ValueError, match="the keys are away"):
         history(unsealed, params)
     found = look(unsealed.chain.engine)
-    assert [one for report in found.values() for one in report.differences] == []
+    assert [difference for report in found.values() for difference in report.differences] == []
     assert all(report.num_pending for report in found.values())
 
 
@@ -336,7 +335,9 @@ def test_older_entries_are_compared_by_what_they_say_and_counted(
     engine = unsealed.chain.engine
     _make_older(engine)
     found = look(engine)
-    assert [one for report in found.values() for one in report.differences if report.table != "models"] == []
+    assert [
+        difference for report in found.values() for difference in report.differences if report.table != "models"
+    ] == []
     older = {name: one.num_older for name, one in found.items() if one.num_older}
     assert older == {
         "rollout_classes": 3, "rollout_events": 7, "rollout_actions": 4, "rollout_approvals": 2,
@@ -363,7 +364,9 @@ def _make_older(engine: Engine) -> None:
         for note in connection.execute(select(notes)).mappings().all():
             body = json.loads(note["body"])
             gone = (
-                note["kind"] == Kind.LOCATION or body.get("from", "") == body.get("to") or "obeyed_at_revision" in body
+                note["kind"] == EntryKind.LOCATION
+                or body.get("from", "") == body.get("to")
+                or "obeyed_at_revision" in body
             )
             if gone:
                 connection.execute(delete(notes).where(notes.c.id == note["id"]))
@@ -377,7 +380,7 @@ def test_a_second_statement_on_the_same_row_does_not_replace_the_first(plant: Re
     """Who can write notes lets the next seal sign them: what was signed before still counts."""
     engine = plant.chain.engine
     rows = rows_of(engine, "rollout_approvals")
-    forged = Record(Kind.APPROVAL, "bolt", {"id": 1, "target": "live"}, "Ada", START).noted
+    forged = Record(EntryKind.APPROVAL, "bolt", {"id": 1, "target": "live"}, "Ada", START).noted
     with tampered(engine, "rollout_approvals", [{**rows[0], "target": "live"}, *rows[1:]]):
         with engine.begin() as connection:
             connection.execute(insert(AuditNoteRow), [vars(forged)])
@@ -391,22 +394,34 @@ def test_a_second_statement_on_the_same_row_does_not_replace_the_first(plant: Re
 @pytest.mark.parametrize("body", ["", "{", "[1]", "{}", '{"id": [1], "revision": {}, "fingerprint": []}'])
 def test_a_note_that_says_nothing_is_a_difference_and_no_crash(plant: Records, body: str) -> None:
     engine = plant.chain.engine
-    kinds = [Kind.PHASE, Kind.APPROVAL, Kind.ORDER, Kind.EVIDENCE, Kind.FEEDBACK, Kind.LOCATION, Kind.PAIRS]
+    kinds = [
+        EntryKind.PHASE,
+        EntryKind.APPROVAL,
+        EntryKind.ORDER,
+        EntryKind.EVIDENCE,
+        EntryKind.FEEDBACK,
+        EntryKind.LOCATION,
+        EntryKind.PAIRS,
+    ]
     with engine.begin() as connection:
         rows = [{**vars(Record(kind, "bolt", {}, "Eve", START).noted), "body": body} for kind in kinds]
         connection.execute(insert(AuditNoteRow), rows)
     try:
-        assert {one.table for one in differences(engine)} >= {"pairs", "rollout_approvals", "rollout_orders"}
+        assert {difference.table for difference in differences(engine)} >= {
+            "pairs",
+            "rollout_approvals",
+            "rollout_orders",
+        }
     finally:
         with engine.begin() as connection:
             connection.execute(delete(AuditNoteRow))
 
 
 def test_a_location_that_is_noted_again_unchanged_is_signed_once(records: Records) -> None:
-    place = ModelPlace("f1", "bolt", "candidate", "models:/inspector/1", "1")
+    place = ModelLocation("f1", "bolt", "candidate", "models:/inspector/1", "1")
     for location in ("models:/inspector/1", "models:/inspector/1", "models:/inspector/2"):
-        records.rollout.know_model([replace(place, location=location)], START)
-    entries = [one.facts["location"] for one in records.chain.entries(kinds=[Kind.LOCATION])]
+        records.locations.upsert_model([replace(place, location=location)], START)
+    entries = [entry.facts["location"] for entry in records.chain.entries(kinds=[EntryKind.LOCATION])]
     assert entries == ["models:/inspector/1", "models:/inspector/2"]
     assert differences(records.chain.engine) == []
 
@@ -420,7 +435,7 @@ class TestSealingPairs:
         assert seal_pairs(records.chain, START + timedelta(minutes=74)) == 0
         assert seal_pairs(records.chain, START + timedelta(minutes=75)) == 60
         assert seal_pairs(records.chain, START + timedelta(minutes=76)) == 0
-        (entry,) = records.chain.entries(kinds=[Kind.PAIRS])
+        (entry,) = records.chain.entries(kinds=[EntryKind.PAIRS])
         assert (entry.subject, entry.facts["hour"], entry.facts["count"]) == ("bolt", "2026-01-05T06", 60)
         found = compare_pairs(records.chain.engine, Progress())
         assert (found.table.num_pending, found.table.differences, found.num_late) == (10, (), 0)
@@ -462,7 +477,7 @@ class TestSealingPairs:
             text = {"hour": "2026-01-05T06", "count": 0, "root": "", "last_id": 0, "next_id": 10**12, "leaf": 1}
             body = json.dumps(text)
         with records.chain.engine.begin() as connection:
-            note = {**vars(Record(Kind.PAIRS, "bolt", {}, "Eve", START).noted), "body": body}
+            note = {**vars(Record(EntryKind.PAIRS, "bolt", {}, "Eve", START).noted), "body": body}
             connection.execute(insert(AuditNoteRow), [note])
         records.chain.seal()
         assert seal_pairs(records.chain, START + DAY) == 60

@@ -9,33 +9,35 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import mlflow
 import pytest
+
 from fixtures.gateway import Factory, Site, png, wait_for
 from fixtures.learning import ROOT
 from fixtures.postgres import PASSWORD, Postgres
 from fixtures.s3 import s3_server
-from fixtures.tiny_project import CLASSES, MODEL, Project, kill, wait_until
-
+from fixtures.tiny_project import CLASSES, MODEL, Project, kill, rewrite, wait_until
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.evaluation.summary import Summary
-from shadowline.gateway.image_retention import KeptImages
-from shadowline.models.legacy_validation import Stated, examine
+from shadowline.gateway.image_retention import RetainedImages
+from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 from shadowline.models.loader import load_detector
-from shadowline.records.audit_log.entry import Kind, Record
-from shadowline.records.audit_log.keys import Head
-from shadowline.records.pairs import Judgement, Pair
+from shadowline.records.audit_log.entry import EntryKind, Record
+from shadowline.records.audit_log.keys import ChainHead
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import replay
-from tasks.backup.consistency import Registry, Standing, Version, disagreements
+from tasks.backup.consistency import DatabaseSnapshot, Registry, Version, disagreements
 from tasks.backup.files import below, find_objects, not_kept, write_bundle
-from tasks.backup.manifest import MANIFEST, BackupManifest, read_manifest
+from tasks.backup.manifest import MANIFEST, BackupManifest, read_backup_manifest
 from tasks.backup.restore import restore
 from tasks.backup.snapshot import BackupDone, back_up
 from tasks.backup.targets import newest
@@ -47,16 +49,18 @@ BUCKET = "backups"
 @pytest.fixture(scope="module")
 def lived(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with legacy models on record, a planned rollout, and a chain. Not to be changed."""
-    from flows.register_legacy import take_on_record
+    from flows.register_legacy import register_legacy_models
     from tasks.rollout.tick import begin_rollout
 
     project = finished.copy(tmp_path_factory.mktemp("lived") / "project")
-    move_registry(finished.root, project.root)
     with project.inside():
         params, now = load_params(project.layout.params), datetime.now(UTC)
         places = {name: str(project.layout.legacy(name)) for name in CLASSES}
-        models = [examine(name, place, params, project.layout, Stated()) for name, place in places.items()]
-        take_on_record(models, params.registry.experiment, now)
+        models = [
+            validate_legacy_model(name, place, params, project.layout, DeclaredMetrics())
+            for name, place in places.items()
+        ]
+        register_legacy_models(models, params.registry.experiment, now)
         begin_rollout(open_records(), [CLASSES], params, now, "Ada")
         open_records().chain.append(made_up(0))
     return project
@@ -73,9 +77,7 @@ def made(lived: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(lived: Project, tmp_path: Path) -> Project:
     """A copy to be changed, its registry its own."""
-    copied = lived.copy(tmp_path / "project")
-    move_registry(lived.root, copied.root)
-    return copied
+    return lived.copy(tmp_path / "project")
 
 
 @pytest.fixture
@@ -85,27 +87,13 @@ def damaged(made: Path, tmp_path: Path) -> Path:
     return tmp_path / made.name
 
 
-def move_registry(source: Path, target: Path) -> None:
-    """What a copied project needs so that nothing of it lies in the one that it was copied from."""
-    import sqlite3
-
-    with sqlite3.connect(target / "mlflow.db") as connection:
-        for table, column in (
-            ("experiments", "artifact_location"),
-            ("runs", "artifact_uri"),
-            ("logged_models", "artifact_location"),
-            ("model_versions", "storage_location"),
-        ):
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(source), str(target)))
-
-
 def made_up(number: int) -> Record:
-    return Record(Kind.APPROVAL, "dots", {"number": number}, "Ada", datetime.now(UTC))
+    return Record(EntryKind.APPROVAL, "dots", {"number": number}, "Ada", datetime.now(UTC))
 
 
 def made_pair(records: Records, number: int) -> Pair:
     one = records.rollout.state().of("dots")
-    said = Judgement(0.1, 0.5, 10.0)
+    said = ModelDecision(0.1, 0.5, 10.0)
     return Pair(
         class_name="dots",
         image_id=f"{number:064x}",
@@ -161,10 +149,6 @@ def pair_keys(records: Records, name: str = "dots") -> set[str]:
     return set(records.pairs.table(name, one.candidate, one.legacy)["image_id"])
 
 
-def dvc_status(project: Project) -> str:
-    return project.run("python", "-m", "dvc", "status", "--json", check=True).stdout.strip()
-
-
 # --- beside a plant at work -----------------------------------------------------------------------------------------
 
 
@@ -199,7 +183,7 @@ def test_what_was_committed_before_a_backup_comes_back_elsewhere_and_answers_ali
     assert code == 0, err
     found, again = json.loads(out), Project(tmp_path / "again")
     assert found["stale"] == []
-    assert dvc_status(again) == "{}"
+    assert again.stale() == set()
     assert {one["class_name"] for one in found["inspected"]} == set(CLASSES)
     assert again.git("status", "--porcelain") == ""
     assert again.git("rev-parse", "HEAD") == Project(tmp_path / "gone").git("rev-parse", "HEAD")
@@ -209,10 +193,10 @@ def test_what_was_committed_before_a_backup_comes_back_elsewhere_and_answers_ali
         assert restored.rollout.revision() >= revision
         assert replay(restored.rollout.events()) == restored.rollout.state()
         assert restored.chain.verify(Progress()).sound
-        numbers = {one.facts["number"] for one in restored.chain.entries(kinds=[Kind.APPROVAL])}
+        numbers = {entry.facts["number"] for entry in restored.chain.entries(kinds=[EntryKind.APPROVAL])}
         assert set(range(num_before)) <= numbers
         last = list(restored.chain.entries())[-1]
-        assert (last.kind, last.facts["what"]) == (Kind.BACKUP, "restored")
+        assert (last.kind, last.facts["what"]) == (EntryKind.BACKUP, "restored")
         assert last.facts["manifest_sha256"] == done["manifest_sha256"]
         for uri in found["registered"]:
             name = uri.split("/")[1].removeprefix("legacy-") if "legacy-" in uri else CLASSES[0]
@@ -262,7 +246,17 @@ def test_a_backup_and_its_keys_are_for_their_owner_alone_before_and_after(
     keys = tmp_path / "again/data/audit/keys"
     assert stat.S_IMODE(keys.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys.glob("*.pem")} == {0o600}
-    assert str(tmp_path) not in os.environ["SHADOWLINE_AUDIT_KEYS"], "the process works where it worked before"
+
+
+def test_a_restore_leaves_the_process_alone_while_it_runs(lived: Project, made: Path, tmp_path: Path) -> None:
+    """Another thread may be at work: it must never see another folder or other settings."""
+    with lived.inside(), ThreadPoolExecutor() as pool:
+        before = (Path.cwd(), dict(os.environ), mlflow.get_tracking_uri())
+        restoring = pool.submit(restore, str(made), tmp_path / "again", Progress())
+        while not restoring.done():
+            assert (Path.cwd(), dict(os.environ), mlflow.get_tracking_uri()) == before
+            threading.Event().wait(0.01)
+        assert {one.class_name for one in restoring.result().inspected} == set(CLASSES)
 
 
 def test_a_restore_that_ends_early_says_why_in_one_line_and_shows_its_keys_to_nobody(
@@ -313,7 +307,7 @@ def test_the_second_backup_costs_what_has_changed_and_inherits_no_damage(project
         second = wait_for_the_next_second(lambda: back_up(str(tmp_path / "target"), Path(), Progress()))
     assert second.num_new_bytes < first.num_new_bytes / 2
     name = victim.relative_to(first.location)
-    bank = next(name for name in read_manifest(Path(second.location)).files if "/banks/" in name)
+    bank = next(name for name in read_backup_manifest(Path(second.location)).files if "/banks/" in name)
     assert Path(first.location, bank).stat().st_ino == Path(second.location, bank).stat().st_ino
     assert Path(first.location, name).stat().st_ino != Path(second.location, name).stat().st_ino
     with project.inside():
@@ -332,13 +326,13 @@ def test_a_damaged_manifest_of_the_last_backup_costs_its_links_and_no_backup(
     with lived.inside():
         done = back_up(str(tmp_path / "target"), Path(), Progress())
     assert f"{last / MANIFEST}: not the manifest of a backup" in caplog.text
-    assert read_manifest(Path(done.location)).files
+    assert read_backup_manifest(Path(done.location)).files
 
 
 def test_a_damaged_list_of_a_folder_is_named_and_a_sound_one_elsewhere_serves(project: Project, tmp_path: Path) -> None:
     name = object_name(project, "data/images/dots")
     with project.inside():
-        whole = {one.name for one in find_objects(Path(), ["HEAD"]).sources}
+        whole = {source.name for source in find_objects(Path(), ["HEAD"]).sources}
         empty(Path(".dvc/cache/files/md5", name))
         assert {one.name for one in find_objects(Path(), ["HEAD"]).sources} == whole, "the remote has it"
         empty(Path("data/remote/files/md5", name))
@@ -353,8 +347,7 @@ def object_name(project: Project, output: str) -> str:
 
 
 def empty(path: Path) -> None:
-    path.chmod(0o600)
-    path.write_bytes(b"")
+    rewrite(path, b"")
 
 
 def wait_for_the_next_second(work: Callable[[], BackupDone]) -> BackupDone:
@@ -369,8 +362,7 @@ def flip(path: Path) -> None:
     """One bit of its middle."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
+    rewrite(path, bytes(data))
 
 
 def without_manifest(backup: Path) -> None:
@@ -433,7 +425,7 @@ def test_a_backup_that_no_restore_would_take_is_never_finished(
 
 
 def test_a_class_that_could_not_be_tried_is_a_problem(lived: Project, damaged: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(damaged)
+    manifest = read_backup_manifest(damaged)
     lost = f"objects/{object_name(lived, 'data/images/dots')}"
     files = {name: kept for name, kept in manifest.files.items() if name != lost}
     (damaged / MANIFEST).write_text(replace(manifest, files=files).to_text(), encoding="utf-8")
@@ -495,16 +487,16 @@ def test_postgresql_goes_into_empty_databases_and_models_in_folders_move(
         restored = open_records()
         assert before <= pair_keys(restored)
         assert found.registered == (f"models:/{MODEL}/1",)
-        for one in restored.rollout.state().classes:
-            for fingerprint in (one.legacy, one.candidate):
-                location = restored.rollout.model(fingerprint).location
+        for cls in restored.rollout.state().classes:
+            for fingerprint in (cls.legacy, cls.candidate):
+                location = restored.locations.model(fingerprint).location
                 assert location.startswith(str(tmp_path / "again"))
-                assert load_detector(location, one.class_name).fingerprint == fingerprint
+                assert load_detector(location, cls.class_name).fingerprint == fingerprint
         restored.pairs.engine.dispose()
 
 
 def test_a_dump_of_postgresql_is_not_put_into_a_file(made: Path, damaged: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(damaged)
+    manifest = read_backup_manifest(damaged)
     records = replace(manifest.records, kind="postgresql")
     (damaged / MANIFEST).write_text(replace(manifest, records=records).to_text(), encoding="utf-8")
     with pytest.raises(ValueError, match=r"SHADOWLINE_DATABASE_URL: records\.db is a dump of PostgreSQL"):
@@ -553,7 +545,7 @@ def test_a_backup_in_s3_keeps_equal_files_once_and_comes_back(lived: Project, bu
 
 
 def test_a_manifest_is_read_as_it_was_written(made: Path) -> None:
-    manifest = read_manifest(made)
+    manifest = read_backup_manifest(made)
     assert BackupManifest.from_text(manifest.to_text()) == manifest
     assert manifest.head is not None
 
@@ -561,26 +553,26 @@ def test_a_manifest_is_read_as_it_was_written(made: Path) -> None:
 def test_a_model_that_one_part_names_and_another_lacks_is_a_problem() -> None:
     location = {"1": "/old/mlruns/1"}
     version = Version("models:/inspector/1", "/old/mlruns/1/models/m-1/artifacts", "")
-    standing = Standing(None, {"f" * 64: "models:/inspector/1"}, frozenset({"f" * 64}))
+    standing = DatabaseSnapshot(None, {"f" * 64: "models:/inspector/1"}, frozenset({"f" * 64}))
     file = "artifacts/1/models/m-1/artifacts/MLmodel"
     assert disagreements(standing, Registry((version,), location, ""), {file}) == ()
     assert len(disagreements(standing, Registry((version,), location, ""), set())) == 2
     assert len(disagreements(standing, Registry((), location, ""), {file})) == 1
     told = Registry((version,), location, "", num_entries=8)
-    assert disagreements(replace(standing, head=Head(8, "")), told, {file}) == ()
-    assert len(disagreements(replace(standing, head=Head(7, "")), told, {file})) == 1
+    assert disagreements(replace(standing, head=ChainHead(8, "")), told, {file}) == ()
+    assert len(disagreements(replace(standing, head=ChainHead(7, "")), told, {file})) == 1
     far = replace(version, storage="s3://bucket/1/models/m-1/artifacts")
     assert disagreements(standing, Registry((far,), {"1": "s3://bucket/1"}, ""), set()) == ()
 
 
 def test_what_is_rewritten_at_any_moment_is_left_out_and_not_missed(tmp_path: Path) -> None:
     """The gateway's counter and lock, and half an image; a counter that is not there is made anew."""
-    images, data = KeptImages(tmp_path, 1_000_000), png("dots")
+    images, data = RetainedImages(tmp_path, 1_000_000), png("dots")
     images.keep("dots", "a" * 64, data)
     (tmp_path / "dots/.half.png.tmp").write_bytes(data)
     (kept,) = below(tmp_path, "inspected")
     assert kept.name == f"inspected/dots/{'a' * 64}.png"
-    restored = KeptImages(tmp_path / "again", 1_000_000)
+    restored = RetainedImages(tmp_path / "again", 1_000_000)
     shutil.copytree(kept.paths[0].parent, tmp_path / "again/dots", ignore=shutil.ignore_patterns(".*"))
     restored.keep("dots", "b" * 64, data)
     assert (tmp_path / "again/.num_bytes").read_text(encoding="ascii") == str(2 * len(data))

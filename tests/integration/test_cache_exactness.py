@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from fixtures.learning import SPEC, assert_same_state, fake_data, picture, stub_encoder, train_params
 from PIL import Image
 from torch import Tensor
 
+from fixtures.learning import SPEC, assert_same_state, fake_data, picture, stub_encoder, train_params
 from shadowline.core.progress import Progress
 from shadowline.features import backbones
-from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Key
+from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder
 from shadowline.models.dinomaly.model import save_decoder
 from shadowline.models.dinomaly.optimizer import StableAdamW
@@ -33,10 +33,12 @@ from shadowline.models.dinomaly.training import Trainer
 from shadowline.models.dinomaly.training_data import ClassData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-KEYS = [Key(f"{i:012x}", view) for i in range(35) for view in ("original", "hflip")]  # three shards of at most 32
+KEYS = [
+    FeatureKey(f"{i:012x}", view) for i in range(35) for view in ("original", "hflip")
+]  # three shards of at most 32
 
 
-def read(key: Key) -> Image.Image:
+def read(key: FeatureKey) -> Image.Image:
     return picture(zlib.crc32(str(key).encode()))
 
 
@@ -54,7 +56,7 @@ class EncoderSource:
     def fingerprint(self) -> str:
         return self.encoder.config.fingerprint
 
-    def fetch(self, keys: Sequence[Key]) -> Tensor:
+    def fetch(self, keys: Sequence[FeatureKey]) -> Tensor:
         self.num_images += len(keys)
         return self.encoder.encode([read(key) for key in keys])
 

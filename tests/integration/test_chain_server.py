@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from fixtures.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
 from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project, picture, save, with_hole
-
 from shadowline.data.manifest import Label
-from shadowline.rollout.engine import Step
+from shadowline.rollout.engine import RolloutStep
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import NEW_PRODUCT, Event
 from tasks.integrations.prefect_events import APPROVAL_WANTED, VERSION_REGISTERED
@@ -72,7 +72,7 @@ class Chain:
         self.set_clock(self.now)
 
     def phases(self) -> dict[str, Phase]:
-        return {one.class_name: one.phase for one in self.plant.records.rollout.state().classes}
+        return {cls.class_name: cls.phase for cls in self.plant.records.rollout.state().classes}
 
     def produce(self, day: int) -> None:
         """Images of a day: six good parts and four with a hole; an inspector looks at all of them at once."""
@@ -90,10 +90,10 @@ class Chain:
 
     def _inspect(self, at: datetime) -> None:
         pairs = self.plant.records.pairs
-        for one in self.plant.records.rollout.state().classes:
-            for row in pairs.table(one.class_name, one.candidate, one.legacy).itertuples():
+        for cls in self.plant.records.rollout.state().classes:
+            for row in pairs.table(cls.class_name, cls.candidate, cls.legacy).itertuples():
                 label = Label(Path(row.image_path).stem.rpartition("-")[2])
-                pairs.label(one.class_name, row.image_id, label, "Grace", at)
+                pairs.label(cls.class_name, row.image_id, label, "Grace", at)
 
     @property
     def folder(self) -> Path:
@@ -147,7 +147,7 @@ def finish_migration(plant: Plant, class_name: str) -> None:
         one = replace(state.of(class_name), wave=NEW_PRODUCT, phase=target, since=datetime.now(UTC), reason="made up")
         event = Event(state.revision + 1, one.since, "engine", source, one)
         after = replace(state.with_classes([one]), revision=event.revision)
-        rollout.commit(Step(after, (event,), (), "made up", (), {}))
+        rollout.commit(RolloutStep(after, (event,), (), "made up", (), {}))
 
 
 def start_by_schedule(plant: Plant, name: str) -> FlowRun:
@@ -249,4 +249,4 @@ def test_a_no_is_on_record_and_nobody_is_asked_again(chain: Chain) -> None:
     chain.tick()
     assert chain.phases()[SUCCEEDED] is Phase.SHADOW
     assert num_events(plant, APPROVAL_WANTED) == len(CLASSES)
-    assert [approval.class_name for approval in plant.records.rollout.approvals()] == [NEW]
+    assert [approval.class_name for approval in plant.records.approvals.approvals()] == [NEW]

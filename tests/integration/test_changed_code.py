@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from fixtures.learning import ROOT
 from fixtures.tiny_project import MODEL, Project
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
 from PIL import Image
 from typer.main import get_command
 
-from shadowline.records.pairs import Judgement
+from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
+from shadowline.records.pair import ModelDecision
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase
@@ -164,7 +164,7 @@ def test_a_plan_that_is_no_file_is_refused_by_name(
 def test_an_id_of_the_work_list_can_be_given_to_the_label_command_at_every_width(
     records: Records, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records.pairs.record([made_pair(number, legacy_said=Judgement(0.9, 0.5)) for number in range(3)])
+    records.pairs.record([made_pair(number, legacy_said=ModelDecision(0.9, 0.5)) for number in range(3)])
     monkeypatch.setenv("COLUMNS", "60")
     _, table, _ = command("review", "list", "bolt")
     for number in range(3):

@@ -15,16 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fixtures.learning import ROOT
-from fixtures.records import made_pair
 from PIL import Image
 from prefect.logging import disable_run_logger
 
+from fixtures.learning import ROOT
+from fixtures.records import made_pair
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import Label, content_id, read_manifest
-from shadowline.gateway.image_retention import KeptImages
+from shadowline.gateway.image_retention import RetainedImages
 from shadowline.records.stores import Records, open_records
 from shadowline.stages import import_class
 from tasks.training.production_images import DEFECT_TYPE, Collected, take_in
@@ -52,7 +52,7 @@ class Plant:
         self.records.pairs.record(
             [made_pair(seed, class_name=class_name, image_id=image_id, captured_at=NOW + timedelta(days=day))]
         )
-        KeptImages(self.layout.inspected, 10**9).keep(class_name, image_id, data)
+        RetainedImages(self.layout.inspected, 10**9).keep(class_name, image_id, data)
         for hour, (by, label) in enumerate(words, start=1):
             self.records.pairs.label(class_name, image_id, label, by, NOW + timedelta(days=day, hours=hour))
         return image_id
@@ -157,7 +157,7 @@ def test_images_of_a_bank_update_train_from_now_on(plant: Plant) -> None:
 
 
 def test_a_version_is_made_again_with_exactly_the_images_that_its_parameters_name(plant: Plant) -> None:
-    from tasks.audit.reproduction import Place, additions_gone
+    from tasks.audit.reproduction import Checkout, additions_gone
     from tasks.integrations.registered_version import Registered
 
     image_id = plant.inspected(100, ("Ada", Label.NORMAL))
@@ -168,7 +168,7 @@ def test_a_version_is_made_again_with_exactly_the_images_that_its_parameters_nam
         clone = plant.layout.root / name
         clone.mkdir()
         shutil.copy(plant.layout.params, clone)
-        places.append(Place(clone, plant.layout.root, registered, clone, ()))
+        places.append(Checkout(clone, plant.layout.root, registered, clone, ()))
     again, later = places
     assert additions_gone(again) == {}
     assert (again.layout.additions / f"bolt/images/{image_id}.png").read_bytes() == png(100)

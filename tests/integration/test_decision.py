@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.gateway import Factory, Site, build_models, decoded, image_id, png, wait_for
-from fixtures.tiny_project import CLASSES, Project
 from PIL import Image
 from sqlalchemy import update
 
+from fixtures.gateway import Factory, Site, build_models, decoded, image_id, png, wait_for
+from fixtures.tiny_project import CLASSES, Project, rewrite
 from shadowline.core.params import load_params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.gates import Verdict, check_at_least
-from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 from shadowline.models.loader import find_model, load_detector
-from shadowline.records.audit_log.entry import Entry, Kind, Record, digest_of, is_signed
+from shadowline.records.audit_log.entry import Entry, EntryKind, Record, digest_of, is_signed
 from shadowline.records.tables import PairRow
 from shadowline.rollout.phases import Phase
 
@@ -101,7 +101,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Register
             patch.setenv(name, value)
         _register(project)
         factory = Registered.begin(project, project.root)
-        record = Record(Kind.REGISTRATION, "models:/inspector/1", {}, "Ada", datetime.now(UTC))
+        record = Record(EntryKind.REGISTRATION, "models:/inspector/1", {}, "Ada", datetime.now(UTC))
         entry = factory.records.chain.append(record)[-1]
         client().set_model_version_tag("inspector", "1", WITNESS_TAG, f"{entry.number}:{entry.hash}")
         factory.move(dots=Phase.CANARY)
@@ -132,7 +132,7 @@ def _register(project: Project) -> None:
 
     params, now = load_params(project.layout.params), datetime.now(UTC)
     for name in CLASSES:
-        model = examine(name, str(project.layout.legacy(name)), params, project.layout, Stated())
+        model = validate_legacy_model(name, str(project.layout.legacy(name)), params, project.layout, DeclaredMetrics())
         note_legacy.fn(register_legacy.fn(model, "tiny"), model, now)
     summary = {"num_images": {}, "verdict": Verdict.of([check_at_least("classes", len(CLASSES), 1)]).to_dict()}
     register.fn(start_run.fn("tiny", {}), params, project.layout, summary, Provenance(COMMIT, "0" * 64))
@@ -207,8 +207,8 @@ def test_the_record_cites_the_registration_and_the_phase_in_force(plant: Plant) 
     _, found = plant.draw("cited")
     entries = {entry.number: entry for entry in plant.factory.records.chain.entries()}
     registration, phase = (entries[found["record"][name]["number"]] for name in ("registration", "phase"))
-    assert (registration.kind, registration.subject) == (Kind.REGISTRATION, "models:/inspector/1")
-    assert (phase.kind, phase.subject, phase.facts["to"]) == (Kind.PHASE, "dots", "canary")
+    assert (registration.kind, registration.subject) == (EntryKind.REGISTRATION, "models:/inspector/1")
+    assert (phase.kind, phase.subject, phase.facts["to"]) == (EntryKind.PHASE, "dots", "canary")
     assert phase.signature == found["record"]["phase"]["signature"]
 
 
@@ -284,10 +284,10 @@ def test_a_model_whose_files_changed_does_not_decide_again(plant: Plant) -> None
     bank = find_model("models:/inspector/1")[0] / "banks/dots.safetensors"
     kept = bank.read_bytes()
     try:
-        bank.write_bytes(kept[:-4] + b"\x00\x00\x80\x3f")
+        rewrite(bank, kept[:-4] + b"\x00\x00\x80\x3f")
         code, found = plant.draw("files")
     finally:
-        bank.write_bytes(kept)
+        rewrite(bank, kept)
     assert (code, found["record"]["rerun"]["outcome"]) == (1, "impossible")
     assert "changed since packaging" in found["record"]["rerun"]["reason"]
     assert not (Path(found["folder"]) / "heatmap.png").exists()

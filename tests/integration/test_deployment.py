@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from fixtures.tiny_project import Project, free_port, kill, wait_until
 
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from fixtures.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project
-
-from shadowline.rollout.engine import Action, ActionKind, Step
+from shadowline.rollout.engine import Action, ActionKind, RolloutStep
 from shadowline.rollout.observation import Approval, ChecklistItem
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import NEW_PRODUCT
@@ -44,9 +44,11 @@ def plant(planned: Project, real_server: Server, tmp_path_factory: pytest.TempPa
 
 def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant: Plant) -> None:
     found = {}
-    for one in plant.client.read_deployments():
-        rules = [(each.schedule.rrule.splitlines()[-1], each.schedule.timezone) for each in one.schedules]
-        found[f"{plant.client.read_flow(one.flow_id).name}/{one.name}"] = rules
+    for deployment in plant.client.read_deployments():
+        rules = [
+            (schedule.schedule.rrule.splitlines()[-1], schedule.schedule.timezone) for schedule in deployment.schedules
+        ]
+        found[f"{plant.client.read_flow(deployment.flow_id).name}/{deployment.name}"] = rules
     assert found == {
         "retrain/quarterly": [(SCHEDULE["retrain"], SCHEDULE["timezone"])],
         "rollout/tick": [(SCHEDULE["rollout"], SCHEDULE["timezone"])],
@@ -63,8 +65,8 @@ def test_each_is_due_as_the_parameters_say_and_the_others_only_when_asked(plant:
 
 def test_a_tick_moves_the_first_wave_into_shadow(plant: Plant) -> None:
     plant.run("rollout/tick")
-    assert {one.phase for one in plant.records.rollout.state().classes} == {Phase.SHADOW}
-    assert plant.records.rollout.pending_actions() == ()
+    assert {cls.phase for cls in plant.records.rollout.state().classes} == {Phase.SHADOW}
+    assert plant.records.outbox.pending_actions() == ()
 
 
 def test_a_batch_records_a_pair_for_every_image(plant: Plant) -> None:
@@ -83,10 +85,10 @@ def test_a_question_waits_for_a_whole_answer_and_the_approval_is_of_exactly_its_
     refused = plant.client.resume_flow_run(asked.id, run_input={"approved": True, **models})
     assert "by" in refused.details.reason
     assert is_paused(plant.client.read_flow_run(asked.id))
-    assert plant.records.rollout.approvals() == ()
+    assert plant.records.approvals.approvals() == ()
     plant.client.resume_flow_run(asked.id, run_input={"approved": True, "by": "Ada", **models})
     plant.wait_for(asked, is_completed)
-    assert plant.records.rollout.approvals() == (Approval("stripes", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
+    assert plant.records.approvals.approvals() == (Approval("stripes", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
 
 
 def read_question(plant: Plant, run: FlowRun) -> str:
@@ -101,10 +103,10 @@ def test_the_night_archives_what_the_rollout_retired_and_proves_it(plant: Plant)
     one = store.state().of("dots")
     kinds = (ActionKind.ARCHIVE_LEGACY, ActionKind.PROVE_ARCHIVE)
     asked = tuple(Action(kind, "dots", one.legacy, "two weeks live") for kind in kinds)
-    store.commit(Step(store.state(), (), asked, "made up", (), {}))
+    store.commit(RolloutStep(store.state(), (), asked, "made up", (), {}))
     plant.run("decommission/nightly")
-    assert store.pending_actions() == ()
-    proof = store.evidence("dots", one.legacy)[ChecklistItem.ARCHIVED]
+    assert plant.records.outbox.pending_actions() == ()
+    proof = plant.records.approvals.evidence("dots", one.legacy)[ChecklistItem.ARCHIVED]
     assert Path(proof["link"].removeprefix("file://").partition("#")[0]).is_file()
 
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures.learning import train_params
 from torch import Tensor, nn
 
+from fixtures.learning import train_params
 from shadowline.features import backbones
 from shadowline.models.dinomaly.loss import loose_cosine_loss
 from shadowline.models.dinomaly.model import Decoder, reconstruction_map
 from shadowline.models.dinomaly.optimizer import StableAdamW
-from shadowline.models.dinomaly.schedule import easy_share
+from shadowline.models.dinomaly.schedule import hard_mining_share
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 WIDTH, HEADS, BLOCKS, GRID, PREFIX, BATCH = 128, 2, 8, 6, 5, 3
@@ -148,10 +148,10 @@ def test_the_loss_and_its_gradient_agree_at_every_stage_of_the_ramp(anomalib, st
     loss_fn = anomalib.components.CosineHardMiningLoss(p_final=0.9, p_schedule_steps=1000, factor=factor)
     expected = loss_fn([spatial(g) for g in target.unbind(1)], [spatial(g) for g in copy.unbind(1)], global_step=step)
     expected.backward()
-    found = loose_cosine_loss(target[:, :, PREFIX:], rebuilt[:, :, PREFIX:], easy_share(step, params), factor)
+    found = loose_cosine_loss(target[:, :, PREFIX:], rebuilt[:, :, PREFIX:], hard_mining_share(step, params), factor)
     found.backward()
 
-    assert easy_share(step, params) == pytest.approx(loss_fn.p)
+    assert hard_mining_share(step, params) == pytest.approx(loss_fn.p)
     torch.testing.assert_close(found, expected, **TOLERANCE)
     scale = 1.0 / copy.grad.abs().max()  # gradients of a mean are tiny; compare them at the size of one
     torch.testing.assert_close(rebuilt.grad * scale, copy.grad * scale, **TOLERANCE)
@@ -224,7 +224,7 @@ def test_twenty_steps_of_real_training_end_alike(anomalib, ours, theirs):
 
         optimizer.zero_grad()
         rebuilt = ours(fused)
-        found = loose_cosine_loss(fused[:, :, PREFIX:], rebuilt[:, :, PREFIX:], easy_share(step, params), 0.1)
+        found = loose_cosine_loss(fused[:, :, PREFIX:], rebuilt[:, :, PREFIX:], hard_mining_share(step, params), 0.1)
         found.backward()
         nn.utils.clip_grad_norm_(ours.parameters(), 0.1)
         optimizer.step(2e-4)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import ROOT, project_params
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch.nn import functional
 
+from fixtures.learning import ROOT, project_params
 from shadowline.features import backbones
 from shadowline.features.encoder import Encoder, load_encoder, save_encoder
 from shadowline.features.encoder_weights import fetch_state

@@ -11,12 +11,12 @@ import boto3
 import pandas as pd
 import pytest
 import yaml
-from fixtures.clip import tiny_clip
-from fixtures.s3 import s3_server
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
 from PIL import Image
 from prefect.logging import disable_run_logger
 
+from fixtures.clip import tiny_clip
+from fixtures.s3 import s3_server
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, MODEL, Project, kill, picture, save, wait_until
 from shadowline.core.params import load_params
 from shadowline.data.manifest import read_manifest
 from shadowline.enrolment.inbox import Inbox, classes_waiting
@@ -70,7 +70,7 @@ class TestStarters:
         assert found["trial"]["injected"] and found["advice"] == "deploy"
         one = open_records().rollout.state().of(EXTRA_CLASS)
         assert (one.phase, one.wave, one.candidate) == (Phase.LEGACY, 0, "")
-        detector = load_detector(open_records().rollout.model(one.legacy).location, EXTRA_CLASS)
+        detector = load_detector(open_records().locations.model(one.legacy).location, EXTRA_CLASS)
         assert detector.fingerprint == one.legacy
 
     def test_a_starter_that_cannot_tell_may_not_answer(self, plant: Project, command: Command) -> None:
@@ -93,8 +93,9 @@ class TestStarters:
         plant.commit("Words")
         code, out, _ = command("enroll", EXTRA_CLASS)
         assert code == 0 and "not measured" in out and "advice: none" in out and "deploy" not in out
-        store = open_records().rollout
-        words = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        records = open_records()
+        starter = records.rollout.state().of(EXTRA_CLASS).legacy
+        words = load_detector(records.locations.model(starter).location, EXTRA_CLASS)
         assert isinstance(words, WinClip)
         (shown,) = json.loads(command("enroll", "status", "--json")[1].strip().splitlines()[-1])
         assert (shown["reached"], shown["num_normal"], shown["missing"]) == ("zero_shot", 0, 1)
@@ -102,13 +103,14 @@ class TestStarters:
         self.the_better_of_words_and_references_answers(plant, words)
 
     def the_better_of_words_and_references_answers(self, plant: Project, words: WinClip) -> None:
-        store, params, layout = open_records().rollout, load_params(plant.layout.params), plant.layout
+        records, params, layout = open_records(), load_params(plant.layout.params), plant.layout
         normals = [Image.open(path).convert("RGB") for path in Inbox(layout.inbox, EXTRA_CLASS).stock.normals]
         encoder = load_encoder(layout.encoder, "cpu")
         of_words = try_zero_shot(words, normals, [], params).auroc
         of_references = try_few_shot(EXTRA_CLASS, normals, [], encoder, params).auroc
         assert of_words is not None and of_references is not None
-        answers = load_detector(store.model(store.state().of(EXTRA_CLASS).legacy).location, EXTRA_CLASS)
+        starter = records.rollout.state().of(EXTRA_CLASS).legacy
+        answers = load_detector(records.locations.model(starter).location, EXTRA_CLASS)
         assert isinstance(answers, WinClip if of_words > of_references else FewShot)
 
     def test_dirty_images_are_named_and_none_is_kept(self, plant: Project, command: Command) -> None:
@@ -301,7 +303,7 @@ class TestKillsAndRaces:
         first = plant.start("shadowline", "enroll", EXTRA_CLASS, str(images(plant, 6)))
         second = plant.start("shadowline", "enroll", "gear", str(images(plant, 6, "gears", "dots")))
         assert [first.wait(300), second.wait(300)] == [0, 0]
-        assert {one.class_name for one in open_records().rollout.state().classes} == {EXTRA_CLASS, "gear"}
+        assert {cls.class_name for cls in open_records().rollout.state().classes} == {EXTRA_CLASS, "gear"}
 
 
 def test_the_poll_takes_what_is_due_once(plant: Project, prefect_server: str) -> None:
@@ -350,7 +352,9 @@ def test_a_class_that_cannot_be_taken_in_is_named_and_keeps_no_other_from_its_tu
             bucket.put_object(Bucket="plant", Key=key, Body=b"no image")
         assert enroll_waiting("s3://plant/new") == [EXTRA_CLASS]
         refused = {
-            one.getMessage().partition("\n")[0] for one in prefect_log.records if "not taken in" in one.getMessage()
+            record.getMessage().partition("\n")[0]
+            for record in prefect_log.records
+            if "not taken in" in record.getMessage()
         }
         assert {line.partition(":")[0] for line in refused} == {
             f"class '{name}' not taken in" for name in ("Not a class", "empty", "gear")

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from alembic import command
-from fixtures.records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
+from fixtures.effort import examples
+from fixtures.records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
@@ -29,18 +30,11 @@ from shadowline.evaluation.evidence import SLOT, EvidenceTable, slot_of
 from shadowline.inference.shadow_batch import find_images, shadow_images
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
-from shadowline.records.pairs import (
-    DROPPED,
-    Judgement,
-    Pair,
-    PairSource,
-    PairStore,
-    is_capture_suspect,
-    is_drawn_for_review,
-)
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource, is_capture_suspect, is_drawn_for_review
+from shadowline.records.pairs import PairStore
 from shadowline.records.stores import open_records
 from shadowline.records.tables import PairRow
-from shadowline.records.traces import words_on
+from shadowline.records.traces import labels_of
 
 RULE = FrameRule(window=5, levels=0.5)
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -143,7 +137,7 @@ class TestAnImageCountsOnce:
             pairs.record([made_pair(1, frame_signature=grey(1))])
 
     def test_the_gallery_shows_a_disagreement_once(self, pairs: PairStore) -> None:
-        said = {"candidate_said": Judgement(1.0, 0.5), "legacy_said": Judgement(0.0, 0.5)}
+        said = {"candidate_said": ModelDecision(1.0, 0.5), "legacy_said": ModelDecision(0.0, 0.5)}
         pairs.record([made_pair(1, captured_at=START + timedelta(seconds=n), **said) for n in range(3)])
         assert len(pairs.table(*BOLT, disagreeing=True)) == 1
 
@@ -166,7 +160,9 @@ def _record_series(url: str, start: int) -> None:
 
 _classes = (f"class_{number}" for number in itertools.count())
 law = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 frames = st.lists(st.tuples(st.integers(0, 15), st.one_of(st.none(), st.integers(0, 6))), min_size=1, max_size=12)
 moments = st.datetimes(timezones=st.just(UTC))
@@ -197,7 +193,7 @@ def evidence(store: PairStore, params: Params, class_name: str) -> tuple[object,
     pairs = store.table(*models)
     firsts = pairs.loc[pairs["is_first"], ["image_id", "received_at"]].to_numpy().tolist()
     table = evidence_between(since, START + timedelta(days=1), store, params, class_name)
-    columns = (getattr(table, each.name).tolist() for each in fields(table))
+    columns = (getattr(table, field.name).tolist() for field in fields(table))
     return counts, firsts, sorted(zip(*columns, strict=True))
 
 
@@ -341,7 +337,7 @@ def test_a_reference_part_comes_with_its_label_once(pairs: PairStore) -> None:
     part = made_pair(1, source=PairSource.REFERENCE, known_label=Label.ANOMALOUS)
     assert [pairs.record([part]), pairs.record([part])] == [1, 0]
     assert pairs.table(*BOLT)[["source", "label"]].to_numpy().tolist() == [["reference", "anomalous"]]
-    (word,) = words_on(pairs.engine, "bolt", image_id(1))
+    (word,) = labels_of(pairs.engine, "bolt", image_id(1))
     assert (word.by, word.at, word.superseded) == ("reference part", part.received_at, False)
 
 
@@ -353,14 +349,14 @@ def test_a_known_label_takes_no_word_back_that_is_on_record(pairs: PairStore) ->
     pairs.record([made_pair(2, source=PairSource.REFERENCE, known_label=Label.NORMAL)])
     pairs.record([made_pair(2, known_label=Label.ANOMALOUS, **again)])
     for number, by in ((1, "Grace"), (2, "reference part")):
-        (word,) = words_on(pairs.engine, "bolt", image_id(number))
+        (word,) = labels_of(pairs.engine, "bolt", image_id(number))
         assert (word.by, word.label, word.superseded) == (by, "normal", False)
 
 
 def test_a_known_label_is_known_when_its_part_is_received_however_late_it_is_recorded(pairs: PairStore) -> None:
     early = NOW - timedelta(days=3)
     pairs.record([made_pair(1, source=PairSource.REFERENCE, known_label=Label.ANOMALOUS, received_at=early)])
-    (word,) = words_on(pairs.engine, "bolt", image_id(1))
+    (word,) = labels_of(pairs.engine, "bolt", image_id(1))
     assert word.at == early
 
 
@@ -379,10 +375,10 @@ def test_a_label_that_cannot_be_stored_takes_its_pair_back(pairs: PairStore) -> 
 
 # --- what waits for review ------------------------------------------------------------------------------------------
 
-QUIET, LOUD = Judgement(0.1, 0.5), Judgement(0.9, 0.5)
+QUIET, LOUD = ModelDecision(0.1, 0.5), ModelDecision(0.9, 0.5)
 
 
-def judged(number: int, candidate: Judgement | None, legacy: Judgement | None, /, **changes: object) -> Pair:
+def judged(number: int, candidate: ModelDecision | None, legacy: ModelDecision | None, /, **changes: object) -> Pair:
     named = {} if candidate else {"candidate": ""}
     return made_pair(number, candidate_said=candidate, legacy_said=legacy, **named, **changes)
 
@@ -400,7 +396,7 @@ class TestWhatWaitsForReview:
             judged(4, QUIET, QUIET, review_drawn=True),
             judged(3, LOUD, None, review_drawn=True),
             judged(2, None, LOUD),
-            judged(7, Judgement(error=DROPPED), QUIET),
+            judged(7, ModelDecision(error=DROPPED), QUIET),
             judged(8, LOUD, LOUD, source=PairSource.REFERENCE),
             judged(9, LOUD, LOUD, source=PairSource.REDECIDED_TEST),
             judged(10, LOUD, QUIET, source=PairSource.BATCH),

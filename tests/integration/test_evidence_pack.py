@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fixtures.evidence_pack import (
     COMMIT,
     FINGERPRINT,
@@ -29,15 +30,14 @@ from fixtures.learning import ROOT
 from fixtures.mlflow_store import edited_by_hand
 from fixtures.records import START, first_events, made_pair, random_pairs
 from fixtures.tiny_project import CLASSES, Project, read_json
-
 from shadowline.audit.pack import PackWriter
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
-from shadowline.records.audit_log.chain_range import Period, Stretch, UnsoundChainError
-from shadowline.records.audit_log.entry import Kind, Record
-from shadowline.records.audit_log.keys import Key
-from shadowline.records.pairs import Pair
+from shadowline.records.audit_log.chain_range import BrokenChainError, ChainRange, Period
+from shadowline.records.audit_log.entry import EntryKind, Record
+from shadowline.records.audit_log.keys import SigningKey
+from shadowline.records.pair import Pair
 from shadowline.records.stores import Records, open_records, records_on
 from shadowline.rollout.observation import Order, OrderKind
 
@@ -138,7 +138,7 @@ def agree(pair: Pair) -> bool:
 
 def test_a_whole_pack_verifies_and_holds_what_is_on_record(records: Records, tmp_path: Path) -> None:
     records.rollout.begin(first_events())
-    records.rollout.order(Order(OrderKind.HOLD, ("bolt",), HTML, HTML), NOW)
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt",), HTML, HTML), NOW)
     pack = export(records, tmp_path)
     answer = verify(pack, "--root", root_of(records))
     assert (answer.code, answer.err, answer.faults) == (0, "", {})
@@ -170,7 +170,7 @@ def test_periods_in_the_middle_and_empty_ones_verify(
 
 def test_what_is_noted_and_not_yet_in_the_chain_is_packed_too(records: Records, tmp_path: Path) -> None:
     with records.chain.engine.begin() as connection:
-        records.chain.note(connection, [Record(Kind.DELETION, "nut", {}, "Ada", day(20))])
+        records.chain.note(connection, [Record(EntryKind.DELETION, "nut", {}, "Ada", day(20))])
     answer = verify(export(records, tmp_path))
     assert "entries 1 to 12 hold" in answer.out
 
@@ -179,7 +179,7 @@ def test_no_pack_is_left_of_a_chain_that_was_edited(records: Records, tmp_path: 
     disarm(records)
     with records.chain.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE audit_entries SET body = '{}' WHERE number = 6")
-    with pytest.raises(UnsoundChainError, match=r"entry 6.*was edited"):
+    with pytest.raises(BrokenChainError, match=r"entry 6.*was edited"):
         export(records, tmp_path)
     assert not list(tmp_path.glob("*out.zip*"))
 
@@ -187,15 +187,15 @@ def test_no_pack_is_left_of_a_chain_that_was_edited(records: Records, tmp_path: 
 def test_no_pack_is_made_of_a_chain_whose_end_was_cut(records: Records, tmp_path: Path) -> None:
     from tasks.integrations.mlflow_registry import client
 
-    registered = next(one for one in records.chain.entries() if one.number == 6)
+    registered = next(entry for entry in records.chain.entries() if entry.number == 6)
     disarm(records)
     with records.chain.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM audit_entries WHERE number >= 6")
-    with pytest.raises(UnsoundChainError, match=r"entry 11 was written, as .*head\.json knows"):
+    with pytest.raises(BrokenChainError, match=r"entry 11 was written, as .*head\.json knows"):
         export(records, tmp_path)
     (records.chain.keys.folder / "head.json").unlink()
     client().set_model_version_tag("inspector", "2", "audit_entry", f"6:{registered.hash}")
-    with pytest.raises(UnsoundChainError, match="entry 6 was written, as models:/inspector/2 knows"):
+    with pytest.raises(BrokenChainError, match="entry 6 was written, as models:/inspector/2 knows"):
         export(records, tmp_path)
     client().delete_model_version_tag("inspector", "2", "audit_entry")
     assert not list(tmp_path.glob("*out.zip*"))
@@ -217,7 +217,7 @@ def disarm(records: Records) -> None:
 
 def refused(records: Records, folder: Path) -> str:
     """Why no pack is made; none is left behind."""
-    with pytest.raises(UnsoundChainError) as error:
+    with pytest.raises(BrokenChainError) as error:
         export(records, folder)
     assert not list(folder.glob("*out.zip*"))
     return str(error.value)
@@ -225,7 +225,7 @@ def refused(records: Records, folder: Path) -> str:
 
 def test_no_pack_is_made_of_a_version_that_the_registry_lost(records: Records, tmp_path: Path) -> None:
     body = {"fingerprint": "f" * 64}
-    records.chain.append(Record(Kind.REGISTRATION, "models:/inspector/9", body, "Ada", day(30)))
+    records.chain.append(Record(EntryKind.REGISTRATION, "models:/inspector/9", body, "Ada", day(30)))
     assert "version 'inspector/9', registered by entry 12, is not in versions.json" in refused(records, tmp_path)
 
 
@@ -242,9 +242,9 @@ def test_an_entry_that_names_a_file_elsewhere_takes_nothing_from_there(records: 
     (tmp_path / "data/audit/reproductions/link.json").symlink_to(tmp_path / "secret.json")
     for number, file in enumerate(("../../../secret.json", "/etc/passwd", "data/audit/reproductions/..", "link.json")):
         body = {**reproduction(), "result": file}
-        records.chain.append(Record(Kind.REPRODUCTION, "models:/inspector/1", body, "Eve", day(30 + number)))
+        records.chain.append(Record(EntryKind.REPRODUCTION, "models:/inspector/1", body, "Eve", day(30 + number)))
     with zipfile.ZipFile(tmp_path / "pack.zip", "w") as archive:
-        list(add_reproductions(Stretch.of(records.chain, ALL), Layout(tmp_path), PackWriter(archive)))
+        list(add_reproductions(ChainRange.of(records.chain, ALL), Layout(tmp_path), PackWriter(archive)))
         assert archive.namelist() == ["reproductions/inspector-1.json"]
         assert b"a secret" not in archive.read(archive.namelist()[0])
     assert "reproductions" in refused(records, tmp_path)
@@ -264,7 +264,7 @@ def test_no_pack_is_made_of_numbers_that_the_chain_does_not_sign(records: Record
     tracking.log_metric(run, "test/auroc", 0.91)
     tracking.log_metric(run, "gate/drop/bolt", 0.01)
     body = {**registration("inspector/2"), "results_run": run, "metrics": signed_metrics(tracking, run)}
-    records.chain.append(Record(Kind.REGISTRATION, "models:/inspector/2", body, "Ada", day(30)))
+    records.chain.append(Record(EntryKind.REGISTRATION, "models:/inspector/2", body, "Ada", day(30)))
     tracking.set_registered_model_alias("inspector", "challenger", "2")
     pack = export(records, tmp_path)
     assert verify(pack).faults == {}
@@ -288,7 +288,7 @@ def test_no_pack_is_made_of_numbers_that_the_chain_does_not_sign(records: Record
     assert export(records, tmp_path).is_file()
 
 
-def _change_metric_inside(folder: Path, key: Key) -> None:
+def _change_metric_inside(folder: Path, key: SigningKey) -> None:
     """What one does who holds the key: the number is changed in the pack, and everything is hashed and signed again."""
     versions = read_json(folder / "versions.json")
     versions["inspector/2"]["metrics"]["test/auroc"] = 0.999
@@ -299,7 +299,7 @@ def _change_metric_inside(folder: Path, key: Key) -> None:
 def test_no_pack_is_made_of_records_that_the_chain_does_not_sign(records: Records, tmp_path: Path) -> None:
     """In the period of the pack: what was tampered with at another time hinders no other."""
     records.rollout.begin(first_events())
-    records.rollout.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), day(1))
+    records.approvals.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), day(1))
     with records.chain.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE rollout_orders SET why = 'nothing'")
     assert "rollout_orders.why of id 1: signed by entry" in refused(records, tmp_path)
@@ -316,7 +316,7 @@ def recorded(in_project: Project) -> Project:
     result.parent.mkdir(parents=True, exist_ok=True)
     result.write_text(RESULT)
     body = {**reproduction(), "finding": "within tolerance"}
-    open_records().chain.append(Record(Kind.REPRODUCTION, "models:/inspector/1", body, "audit", datetime.now(UTC)))
+    open_records().chain.append(Record(EntryKind.REPRODUCTION, "models:/inspector/1", body, "audit", datetime.now(UTC)))
     return in_project
 
 
@@ -351,7 +351,7 @@ def test_a_card_says_what_its_commit_had_whatever_the_working_tree_holds(recorde
     from tasks.audit.evidence_versions import find_versions, read_classes
 
     records = open_records()
-    (version,) = find_versions(records, load_params(recorded.layout.params), ALL, Stretch.of(records.chain, ALL))
+    (version,) = find_versions(records, load_params(recorded.layout.params), ALL, ChainRange.of(records.chain, ALL))
     before = read_classes(version, recorded.layout)
     for name in CLASSES:
         metrics = recorded.layout.evaluation(name) / "metrics.json"
@@ -360,7 +360,7 @@ def test_a_card_says_what_its_commit_had_whatever_the_working_tree_holds(recorde
     assert read_classes(version, recorded.layout) == before
     assert all(one.metrics and one.calibration for one in before)
     unknown = replace(version, tags={**version.tags, "git_commit": "f" * 40})
-    assert all(one.metrics is None for one in read_classes(unknown, recorded.layout))
+    assert all(cls.metrics is None for cls in read_classes(unknown, recorded.layout))
 
 
 def test_the_command_says_in_one_line_what_it_cannot_do(

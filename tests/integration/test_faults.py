@@ -16,9 +16,9 @@ from typing import Any
 
 import boto3
 import pytest
+
 from fixtures.faulty_s3 import Faults, FaultyS3
 from fixtures.s3 import s3_server
-
 from tasks.integrations.object_storage import S3Storage, open_storage
 
 BUCKET, KEY = "store", "legacy/bolt/model.zip"

@@ -19,6 +19,11 @@ import httpx
 import numpy as np
 import pandas as pd
 import pytest
+from jsonschema import Draft202012Validator
+from PIL import Image
+from pydantic import SecretStr
+from sqlalchemy import delete
+
 from fixtures.gateway import (
     KEY,
     START,
@@ -37,19 +42,15 @@ from fixtures.gateway import (
     wait_for,
 )
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read_json
-from PIL import Image
-from pydantic import SecretStr
-from sqlalchemy import delete
-
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Unplanned
 from shadowline.data.manifest import Label
-from shadowline.inference.routing import position
+from shadowline.inference.routing import traffic_bucket
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import model_fingerprint
 from shadowline.models.loader import load_detector
-from shadowline.records.pairs import DROPPED
+from shadowline.records.pair import DROPPED
 from shadowline.records.tables import ModelRow
 from shadowline.rollout.phases import Phase
 
@@ -124,10 +125,10 @@ def test_a_canary_answers_its_share_and_an_image_never_changes_sides(factory: Fa
     factory.change("dots", share=0.3)
     images = [png("dots", number) for number in range(24)]
     with factory.serve() as site:
-        first = [site.inspect("dots", one)["answered_by"] for one in images]
+        first = [site.inspect("dots", image)["answered_by"] for image in images]
         again = [site.inspect("dots", one)["answered_by"] for one in reversed(images)]
         assert first == again[::-1]
-        assert first == ["candidate" if position(image_id(one)) < 0.3 else "legacy" for one in images]
+        assert first == ["candidate" if traffic_bucket(image_id(one)) < 0.3 else "legacy" for one in images]
         assert {"candidate", "legacy"} == set(first)
         pairs = factory.wait_for_pairs("dots", 48)
     assert pairs["candidate_score"].notna().all() and pairs["legacy_score"].notna().all()
@@ -195,7 +196,7 @@ def test_without_a_class_the_inspector_says_which_and_the_rollout_says_who_answe
     factory: Factory, site: Site, name: str
 ) -> None:
     answers = [site.post(png(name, number)).json() for number in range(6)]
-    found = [one for one in answers if one["class_name"] is not None]
+    found = [answer for answer in answers if answer["class_name"] is not None]
     assert len(found) >= 3  # a promised share of normal images may be taken for unknown
     for one in found:
         assert (one["class_name"], one["answered_by"]) == (name, "legacy")
@@ -255,7 +256,7 @@ def test_a_class_outside_the_plan_is_answered_by_its_legacy_model_or_by_the_cham
         assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == legacy
         assert site.client.get("/v1/rollout").json()["unplanned"] == {"stripes": "legacy"}
         wait_for(lambda: len(factory.records.pairs.table("stripes", "", legacy)) == 1)
-    factory.records.rollout.know_champion({"stripes": champion}, START)
+    factory.records.locations.set_champion({"stripes": champion}, START)
     with factory.serve(factory.params(unplanned=Unplanned.CHAMPION)) as site:
         assert site.inspect("stripes", png("stripes"))["model_fingerprint"] == champion
         assert site.inspect("dots", png("dots"))["answered_by"] == "legacy"  # as the rollout says
@@ -272,7 +273,7 @@ def test_a_champion_goes_live_without_any_legacy_model_and_while_the_gateway_run
     with factory.serve() as site:
         answer = site.post(png("dots"), class_name="dots")
         assert (answer.status_code, answer.json()["error"][-9:]) == (404, " none yet")
-        factory.records.rollout.know_champion({"dots": factory.detector("candidate", "dots").fingerprint}, START)
+        factory.records.locations.set_champion({"dots": factory.detector("candidate", "dots").fingerprint}, START)
         wait_for(lambda: site.post(png("dots"), class_name="dots").status_code == 200)
         found = site.post(png("dots")).json()  # it tells the class, too
         assert (found["class_name"] or found["nearest_class"]) == "dots"
@@ -283,7 +284,7 @@ def test_where_the_preferred_model_cannot_be_loaded_the_other_one_answers_until_
     models: Project, tmp_path: Path
 ) -> None:
     factory = Factory.begin(models, tmp_path / "site", planned=["dots"])
-    factory.records.rollout.know_champion({"stripes": factory.detector("candidate", "stripes").fingerprint}, START)
+    factory.records.locations.set_champion({"stripes": factory.detector("candidate", "stripes").fingerprint}, START)
     mended = threading.Event()
 
     def broken_at_first(detector: Detector) -> Detector:
@@ -546,7 +547,7 @@ def test_what_arrives_together_is_scored_together_and_as_if_alone(factory: Facto
     with factory.serve(factory.params(batch_size=4)) as site, ThreadPoolExecutor(len(images)) as callers:
         first = callers.submit(site.inspect, "dots", images[0])
         wait_for(lambda: gated.batches == [1])
-        rest = [callers.submit(site.inspect, "dots", one) for one in images[1:]]
+        rest = [callers.submit(site.inspect, "dots", image) for image in images[1:]]
         wait_for(lambda: site.metric("shadowline_in_flight") == len(images))
         gated.gate.set()
         scores = [one.result()["score"] for one in (first, *rest)]
@@ -1017,6 +1018,48 @@ def test_a_gateway_without_keys_stays_on_loopback(factory: Factory) -> None:
 def test_on_loopback_no_key_is_needed(factory: Factory) -> None:
     with factory.serve(settings=factory.settings.model_copy(update={"gateway_keys": SecretStr("")})) as site:
         assert httpx.get(f"http://127.0.0.1:{site.port}/v1/rollout").status_code == 200
+
+
+# --- what /openapi.json promises ------------------------------------------------------------------------------------
+
+
+def test_answers_are_what_the_schema_says(factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    factory.move(dots=Phase.SHADOW)
+    factory.hold("dots")
+    with factory.serve(reviewing(factory, 1.0)) as site:
+        schema = site.client.get("/openapi.json").json()
+
+        def check(path: str, status: int, answer: httpx.Response) -> None:
+            operation = schema["paths"][path][answer.request.method.lower()]
+            assert answer.status_code == status, answer.text
+            found = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+            Draft202012Validator({**found, "components": schema["components"]}).validate(answer.json())
+
+        word = {"class_name": "dots", "image_id": image_id(png("dots")), "label": "normal", "by": "Ada"}
+        check("/v1/inspect", 200, site.post(png("dots"), class_name="dots"))
+        check("/v1/inspect", 200, site.post(png("dots", 1), class_name="dots", heatmap="true"))
+        check("/v1/inspect", 200, site.post(png("dots", 2)))
+        unknown = site.post(png(EXTRA_CLASS))
+        assert "nearest_class" in unknown.json()
+        check("/v1/inspect", 200, unknown)
+        check("/v1/inspect", 404, site.post(png("dots"), class_name="nobody"))
+        check("/v1/inspect", 415, site.client.post("/v1/inspect"))
+        check("/v1/inspect", 422, site.post(b"no image", class_name="dots"))
+        check("/v1/inspect", 401, httpx.post(f"http://127.0.0.1:{site.port}/v1/inspect"))
+        factory.wait_for_pairs("dots", 2)
+        review = site.client.get("/v1/review")
+        assert review.json()["parts"]
+        check("/v1/review", 200, review)
+        check("/v1/review", 422, site.client.get("/v1/review", params={"limit": 0}))
+        check("/v1/feedback", 200, site.client.post("/v1/feedback", json=word))
+        check("/v1/feedback", 404, site.client.post("/v1/feedback", json={**word, "image_id": "0" * 64}))
+        check("/v1/feedback", 422, site.client.post("/v1/feedback", json={}))
+        check("/v1/classes/{class_name}/images", 202, give(site, "bolt", png("dots")))
+        check("/v1/classes/{class_name}/images", 422, give(site, "bolt", b"no image"))
+        check("/v1/rollout", 200, site.client.get("/v1/rollout"))
+        check("/healthz", 200, site.client.get("/healthz"))
+        check("/readyz", 200, site.client.get("/readyz"))
 
 
 # --- PostgreSQL -----------------------------------------------------------------------------------------------------

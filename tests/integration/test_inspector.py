@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
 from PIL import Image
 
+from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
 from shadowline.core.atomic_files import write_json
 from shadowline.data.images import RefusedImage
 from shadowline.data.manifest import Label
@@ -65,7 +65,7 @@ def test_the_inspector_scores_what_the_evaluation_scored(finished: Project, insp
     scores = pd.read_parquet(finished.layout.evaluation(name) / "scores.parquet")
     paths = [finished.root / path for path in scores["path"]]
     results = list(inspector.inspect_many(paths, name))
-    assert [one.score for one in results] == pytest.approx(list(scores["score"]), abs=0.01)
+    assert [result.score for result in results] == pytest.approx(list(scores["score"]), abs=0.01)
     assert [str(one.decision) for one in results] == list(scores["decision"])
 
 
@@ -102,7 +102,7 @@ def test_an_unknown_product_is_an_answer_without_a_decision(finished: Project, i
 def test_images_with_and_without_a_class_are_answered_in_their_order(finished: Project, inspector: Inspector) -> None:
     paths = [finished.root / f"factory/{name}/test/good/001.png" for name in (*CLASSES, EXTRA_CLASS)]
     answers = list(inspector.inspect_each([(paths[2], None), (paths[0], "dots"), (paths[1], "stripes")]))
-    assert [isinstance(one, UnknownProduct) for one in answers] == [True, False, False]
+    assert [isinstance(answer, UnknownProduct) for answer in answers] == [True, False, False]
     assert [one.class_confidence for one in answers[1:]] == [None, None]
 
 

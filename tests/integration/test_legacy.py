@@ -20,23 +20,22 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from fixtures.learning import ROOT
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import save_file
 
+from fixtures.learning import ROOT
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import LegacyParams, load_params
 from shadowline.data.manifest import COLUMNS, Label, Split, content_id, write_manifest
 from shadowline.features import backbones
 from shadowline.models.archive import pack, unpack
-from shadowline.models.legacy_validation import Stated, examine
+from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 from shadowline.models.loader import find_model, load_detector
 from shadowline.models.patchcore.detector import PatchCore
-from shadowline.records.audit_log.entry import Kind
-from shadowline.records.rollout_store import RolloutStore
-from shadowline.records.stores import open_records
+from shadowline.records.audit_log.entry import EntryKind
+from shadowline.records.stores import Records, open_records
 from shadowline.rollout.inventory import load_inventory
 from shadowline.rollout.observation import ChecklistItem
 
@@ -121,8 +120,8 @@ class Plant:
     root: Path
 
     @property
-    def store(self) -> RolloutStore:
-        return open_records().rollout
+    def records(self) -> Records:
+        return open_records()
 
     def import_model(self, class_name: str, location: Path | str, **stated: float) -> tuple[str, str]:
         """Fingerprint and URI of the registered model, without an orchestrator."""
@@ -130,7 +129,7 @@ class Plant:
 
         layout = Layout(self.root)
         params = load_params(layout.params)
-        model = examine(class_name, str(location), params, layout, Stated(**stated))
+        model = validate_legacy_model(class_name, str(location), params, layout, DeclaredMetrics(**stated))
         version = register_legacy.fn(model, params.registry.experiment)
         note_legacy.fn(version, model, NOW)
         return model.fingerprint, version.uri
@@ -226,7 +225,7 @@ def test_a_registered_model_of_any_kind_scores_as_its_directory_does(plant: Plan
     original, registered = load_detector(location, CLASS), load_detector(uri, CLASS)
     assert registered.fingerprint == original.fingerprint == fingerprint
     assert registered.score(IMAGES).tobytes() == original.score(IMAGES).tobytes()
-    place = plant.store.model(fingerprint)
+    place = plant.records.locations.model(fingerprint)
     assert (place.role, place.class_name, place.location, uri) == ("legacy", CLASS, uri, "models:/legacy-weave/1")
 
 
@@ -263,7 +262,9 @@ def test_the_registered_pyfunc_answers_as_the_inspector_s_does(plant: Plant, tmp
 def test_the_baseline_is_measured_on_the_test_split_and_what_is_stated_does_not_beat_it(plant: Plant) -> None:
     layout = Layout(plant.root)
     params = load_params(layout.params)
-    found = examine(CLASS, str(layout.legacy(CLASS)), params, layout, Stated(auroc=0.1, hours_per_month=3)).baseline
+    found = validate_legacy_model(
+        CLASS, str(layout.legacy(CLASS)), params, layout, DeclaredMetrics(auroc=0.1, hours_per_month=3)
+    ).baseline
     assert (found.auroc, found.misses, found.num_images, found.hours_per_month) == (1.0, 0.0, 24, 3)
     assert found.false_alarms is not None and 0 <= found.false_alarms < 0.5
     size = sum(path.stat().st_size for path in layout.legacy(CLASS).iterdir())
@@ -272,8 +273,8 @@ def test_the_baseline_is_measured_on_the_test_split_and_what_is_stated_does_not_
 
 def test_where_nothing_can_be_measured_the_factory_s_word_stands(plant: Plant) -> None:
     layout = Layout(plant.root)
-    stated = Stated(auroc=0.97, storage_mb=300)
-    found = examine(OTHER, str(layout.legacy(OTHER)), load_params(layout.params), layout, stated).baseline
+    stated = DeclaredMetrics(auroc=0.97, storage_mb=300)
+    found = validate_legacy_model(OTHER, str(layout.legacy(OTHER)), load_params(layout.params), layout, stated).baseline
     assert (found.auroc, found.num_images, found.storage_mb, found.misses) == (0.97, 0, 300, None)
 
 
@@ -289,7 +290,7 @@ def test_scores_on_record_are_used_only_where_they_are_of_this_model(plant: Plan
         layout.evaluation(CLASS).mkdir(parents=True, exist_ok=True)
         table = pd.DataFrame({"image_id": list(recorded), "legacy_score": list(recorded.values())})
         table.to_parquet(layout.evaluation(CLASS) / "scores.parquet")
-        return examine(CLASS, str(place), params, layout, Stated()).baseline.auroc
+        return validate_legacy_model(CLASS, str(place), params, layout, DeclaredMetrics()).baseline.auroc
 
     turned = {key: score if key in first else -score for key, score in scores.items()}
     used = auroc_with(turned)
@@ -317,7 +318,7 @@ def test_a_model_that_cannot_be_used_is_refused_and_leaves_nothing_on_record(pla
         place = plant.root / "nowhere"
     with pytest.raises((ValueError, FileNotFoundError)):
         plant.import_model(CLASS, place)
-    assert plant.store.models("legacy") == ()
+    assert plant.records.locations.models("legacy") == ()
     assert plant.artifacts() == []
 
 
@@ -328,7 +329,7 @@ def test_the_commands_import_one_and_all_and_list_them(prefect_server: str, plan
     assert (bolt["uri"], bolt["tags"]["auroc"], bolt["tags"]["num_images"]) == ("models:/legacy-bolt/1", "0.97", "0")
     assert command("legacy", "import", "--all")[0] == 0
     code, out, _ = command("legacy", "list", "--json")
-    listed = {one["class_name"]: one for one in json.loads(out)}
+    listed = {load["class_name"]: load for load in json.loads(out)}
     assert listed.keys() == {CLASS, OTHER}
     assert listed[OTHER]["location"] == "models:/legacy-bolt/1"  # still the one version
     weave = listed[CLASS]
@@ -340,7 +341,7 @@ def test_the_commands_import_one_and_all_and_list_them(prefect_server: str, plan
 def test_what_is_imported_is_in_the_audit_chain_once(plant: Plant) -> None:
     fingerprint, uri = plant.import_model(CLASS, f"models/legacy/{CLASS}", auroc=0.97)
     plant.import_model(CLASS, f"models/legacy/{CLASS}", auroc=0.97)
-    (entry,) = open_records().chain.entries(kinds=[Kind.LEGACY])
+    (entry,) = open_records().chain.entries(kinds=[EntryKind.LEGACY])
     assert (entry.subject, entry.facts["version"], entry.facts["fingerprint"]) == (CLASS, uri, fingerprint)
     assert entry.facts["auroc"] == "1.0"  # as it was measured, not as it was stated
 
@@ -374,7 +375,7 @@ def test_an_assessment_writes_the_plan_and_answers_with_its_code(plant: Plant, c
     assert (code, plan.keys()) == (0, {"waves", "reasons", "assessed_at"})
     assert json.loads(out)["waves"] == plan["waves"]
     assert sorted(name for wave in plan["waves"] for name in wave) == sorted(
-        one.class_name for one in load_inventory(good).models
+        model.class_name for model in load_inventory(good).models
     )
     assert "High" in command("assess", str(good))[1]
     poor = yaml.safe_load(good.read_text(encoding="utf-8"))
@@ -455,7 +456,7 @@ def test_archiving_again_keeps_the_one_archive_and_notes_it_at_the_version(plant
     assert file_sha256(kept) == stored.sha256
     tags = client().get_model_version(f"legacy-{CLASS}", "1").tags
     assert tags["archive"] == f"{kept.as_uri()}#sha256={stored.sha256}"
-    assert plant.store.evidence(CLASS, fingerprint) == {}  # an archive alone proves nothing
+    assert plant.records.approvals.evidence(CLASS, fingerprint) == {}  # an archive alone proves nothing
 
 
 def test_an_archive_can_only_be_made_of_a_registered_model_with_its_own_bits(plant: Plant) -> None:
@@ -477,7 +478,7 @@ def test_a_restored_model_of_any_kind_scores_bit_for_bit_and_that_is_put_on_reco
     fingerprint, _ = plant.import_model(CLASS, location)
     stored = archive_legacy(CLASS, fingerprint)
     link = prove_archive(CLASS, fingerprint, plant.root)
-    record = plant.store.evidence(CLASS, fingerprint)[ChecklistItem.ARCHIVED]
+    record = plant.records.approvals.evidence(CLASS, fingerprint)[ChecklistItem.ARCHIVED]
     assert record["link"] == link == f"{stored.uri}#sha256={stored.sha256}"
     assert record["by"] == "prove_archive"
 
@@ -490,7 +491,7 @@ def test_images_can_be_given_where_the_project_has_none(plant: Plant) -> None:
     with pytest.raises(ValueError, match="class 'bolt': no test images to prove the archive with"):
         prove_archive(OTHER, fingerprint, plant.root)
     prove_archive(OTHER, fingerprint, images=IMAGES)
-    assert ChecklistItem.ARCHIVED in plant.store.evidence(OTHER, fingerprint)
+    assert ChecklistItem.ARCHIVED in plant.records.approvals.evidence(OTHER, fingerprint)
 
 
 @pytest.mark.parametrize("lie", ["never archived", "changed", "another model", "unequal scores"])
@@ -516,7 +517,7 @@ def test_what_does_not_restore_bit_for_bit_is_never_put_on_record(plant: Plant, 
         expected = "restored scores differ by up to .* need equal bits"
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         prove_archive(CLASS, fingerprint, plant.root)
-    assert plant.store.evidence(CLASS, fingerprint) == {}
+    assert plant.records.approvals.evidence(CLASS, fingerprint) == {}
 
 
 # --- deleted --------------------------------------------------------------------------------------------------------
@@ -580,7 +581,7 @@ def test_deleting_takes_this_model_alone_and_all_of_it_and_again_has_no_effect(p
 
     _, other = plant.import_model(CLASS, write_onnx(plant.root / "foreign"))
     assert delete_legacy(CLASS, proven) == 1
-    assert [one.uri for one in list_versions(f"legacy-{CLASS}")] == [other]
+    assert [version.uri for version in list_versions(f"legacy-{CLASS}")] == [other]
     left = [path for path in plant.artifacts() if path.name == "weights.safetensors"]
     assert left == []
     assert load_detector(other, CLASS).score(IMAGES).shape == (2,)
@@ -601,7 +602,7 @@ def test_a_deleted_model_comes_back_from_its_archive_as_it_was(
     assert listed["archive"].startswith("file://")
     assert command("legacy", "restore", CLASS, proven, "back")[:2] == (0, "back\n")
     assert command("legacy", "import", CLASS, "back")[0] == 0
-    again = load_detector(plant.store.model(proven).location, CLASS)
+    again = load_detector(plant.records.locations.model(proven).location, CLASS)
     assert (again.fingerprint, again.score(IMAGES).tobytes()) == (proven, before)
 
 

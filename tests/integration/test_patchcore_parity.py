@@ -19,7 +19,7 @@ from shadowline.core.params import LegacyParams
 from shadowline.evaluation.metrics import pixel_metrics
 from shadowline.features import backbones
 from shadowline.models.patchcore import detector as patchcore
-from shadowline.models.patchcore.coreset import image_score, join_layers, k_center_greedy, nearest
+from shadowline.models.patchcore.coreset import join_layers, k_center_greedy, nearest, reweighted_image_score
 from shadowline.models.patchcore.detector import PatchCore
 
 NETWORK, LAYERS = "test_resnet", (1, 2)
@@ -77,7 +77,7 @@ def test_distances_and_weighted_scores_agree(their_model, neighbours):
     assert torch.equal(ours[1], locations)
     assert torch.allclose(ours[0], distances, atol=1e-5)
     theirs = their_model.compute_anomaly_score(distances.view(5, 300), locations.view(5, 300), patches.flatten(0, 1))
-    scores = [image_score(image, their_model.memory_bank, neighbours) for image in patches]
+    scores = [reweighted_image_score(image, their_model.memory_bank, neighbours) for image in patches]
     assert scores == pytest.approx(theirs.tolist(), abs=1e-5)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 
 import pandas as pd
 import pytest
 import yaml
+
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry, picture, save
 
 
@@ -21,7 +20,7 @@ def test_an_image_more_in_one_class_runs_that_class_only(project: Project) -> No
     for name in ("import", "features", "bank", "identity", "legacy"):
         assert after[f"{name}@stripes"] == before[f"{name}@stripes"]
         assert _hashes(after, f"{name}@dots") != _hashes(before, f"{name}@dots")
-    stale = _stale(project)
+    stale = project.stale()
     assert {"training_set", "calibrate@dots", "evaluate@dots"} <= stale
     assert not {"import@stripes", "features@stripes", "bank@stripes", "calibrate@stripes", "legacy@stripes"} & stale
 
@@ -46,7 +45,7 @@ def test_enrolling_a_class_skips_training_and_moves_no_other_bank(project: Proje
     assert _hashes(after, "training_set") == _hashes(before, "training_set")
     for name in (
         "train",
-        *(f"{stage}@{one}" for stage in ("features", "bank", "identity", "calibrate") for one in CLASSES),
+        *(f"{stage}@{cls}" for stage in ("features", "bank", "identity", "calibrate") for cls in CLASSES),
     ):
         assert after[name] == before[name]
     assert project.layout.calibration(EXTRA_CLASS).is_file()
@@ -65,7 +64,7 @@ def test_what_is_one_class_s_own_in_params_runs_only_what_reads_it(
 ) -> None:
     _edit_class(project, "dots", own)
     assert set(_stages_run(project.repro())) == {"classes"} | expected
-    assert _stale(project) == set()
+    assert project.stale() == set()
 
 
 def test_the_common_promise_runs_every_class_but_those_with_one_of_their_own(project: Project) -> None:
@@ -93,15 +92,15 @@ def test_a_row_moved_to_another_split_makes_everything_that_reads_splits_stale(p
     rows.to_parquet(path)
     stages = ("features", "bank", "identity", "calibrate", "legacy", "evaluate")
     readers = {"training_set", *(f"{stage}@dots" for stage in stages)}
-    assert readers | {"validate", "summary"} <= _stale(project)
-    assert not [name for name in _stale(project) if name.endswith("@stripes")]
+    assert readers | {"validate", "summary"} <= project.stale()
+    assert not [name for name in project.stale() if name.endswith("@stripes")]
 
 
 def test_a_changed_mask_makes_the_evaluation_stale_and_no_bank(project: Project) -> None:
     mask = next((project.layout.images("dots") / "masks").glob("*.png"))
     mask.write_bytes(next((project.layout.images("stripes") / "masks").glob("*.png")).read_bytes())
-    assert "evaluate@dots" in _stale(project)
-    assert "bank@dots" not in _stale(project)
+    assert "evaluate@dots" in project.stale()
+    assert "bank@dots" not in project.stale()
 
 
 def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_date(
@@ -120,10 +119,10 @@ def test_what_depends_on_a_stage_whose_outputs_dvc_restores_is_brought_up_to_dat
     in_project.edit_params(bank={"shrinkage": "ledoit_wolf"})
     assert find_stale.fn(in_project.root) & {"bank", "calibrate"} == {"bank"}, "calibrate is asked because bank was"
     runs = flow(run_stages)(in_project.root, run_id="none")
-    assert {"bank", "calibrate"} <= {one.name for one in runs if not one.skipped}
+    assert {"bank", "calibrate"} <= {run.name for run in runs if not run.skipped}
     assert "Running stage" not in prefect_log.text
     assert in_project.outputs() == before
-    assert _stale(in_project) == set()
+    assert in_project.stale() == set()
 
 
 def _changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -133,11 +132,6 @@ def _changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
 def _stages_run(output: str) -> list[str]:
     """Without `code`, which DVC runs every time."""
     return [name for name in re.findall(r"^Running stage '([^']+)'", output, re.MULTILINE) if name != "code"]
-
-
-def _stale(project: Project) -> set[str]:
-    status = project.run(sys.executable, "-m", "dvc", "status", "--json", check=True).stdout
-    return {name for name, why in json.loads(status).items() if why != ["always changed"]}
 
 
 def _hashes(lock: dict, stage: str) -> dict[str, str]:

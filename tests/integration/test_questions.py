@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.observation import Approval, ApprovalRequest
@@ -34,19 +34,19 @@ def answer(candidate: str = REQUEST.candidate) -> Approval:
 
 def test_a_no_is_about_exactly_these_models_and_is_in_the_audit_chain(records: Records) -> None:
     for _ in range(2):
-        records.rollout.refuse(answer(), NOW)
-    assert records.rollout.is_refused(REQUEST)
-    assert not records.rollout.is_refused(ApprovalRequest("bolt", Phase.CANARY, "legacy-bolt", "v2-bolt"))
-    assert not records.rollout.is_refused(ApprovalRequest("bolt", Phase.LEGACY_OFF, "legacy-bolt", "v1-bolt"))
-    (entry,) = records.chain.entries(kinds=[Kind.REFUSAL])
+        records.approvals.refuse(answer(), NOW)
+    assert records.approvals.is_refused(REQUEST)
+    assert not records.approvals.is_refused(ApprovalRequest("bolt", Phase.CANARY, "legacy-bolt", "v2-bolt"))
+    assert not records.approvals.is_refused(ApprovalRequest("bolt", Phase.LEGACY_OFF, "legacy-bolt", "v1-bolt"))
+    (entry,) = records.chain.entries(kinds=[EntryKind.REFUSAL])
     assert (entry.subject, entry.by, entry.facts["target"]) == ("bolt", "Ada", "canary")
-    assert records.rollout.approvals() == ()
+    assert records.approvals.approvals() == ()
 
 
 def test_who_said_no_may_say_yes_later(records: Records) -> None:
-    records.rollout.refuse(answer(), NOW)
-    records.rollout.approve(answer(), NOW)
-    assert records.rollout.approvals() == (answer(),)
+    records.approvals.refuse(answer(), NOW)
+    records.approvals.approve(answer(), NOW)
+    assert records.approvals.approvals() == (answer(),)
 
 
 def run(state: StateType, age: timedelta = timedelta(0), **parameters: str) -> FlowRun:

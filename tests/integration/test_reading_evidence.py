@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
-from fixtures.records import BOLT, START, image_id, made_pair, stores_on
 from sqlalchemy import Engine
 
+from fixtures.records import BOLT, START, image_id, made_pair, stores_on
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import (
@@ -27,13 +27,14 @@ from shadowline.evaluation.evidence import (
     slot_of,
 )
 from shadowline.records.evidence import read_table
-from shadowline.records.pairs import DROPPED as NEVER_ASKED
-from shadowline.records.pairs import Judgement, PairSource, PairStore
-from shadowline.rollout.verdict import Outcome
+from shadowline.records.pair import DROPPED as NEVER_ASKED
+from shadowline.records.pair import ModelDecision, PairSource
+from shadowline.records.pairs import PairStore
+from shadowline.rollout.verdict import VerdictOutcome
 from shadowline.rollout.weighing import appraise
 
 LATER = START + timedelta(days=400)
-NO, YES = Judgement(0.1, 0.5, 40.0), Judgement(0.9, 0.5, 40.0)
+NO, YES = ModelDecision(0.1, 0.5, 40.0), ModelDecision(0.9, 0.5, 40.0)
 
 
 @pytest.fixture
@@ -59,9 +60,9 @@ def test_every_answer_has_its_place(pairs: PairStore) -> None:
     made = [
         made_pair(1, candidate_said=NO, legacy_said=YES),
         made_pair(2, candidate_said=YES, legacy_said=None),
-        made_pair(3, candidate_said=Judgement(error="CUDA"), legacy_said=NO),
-        made_pair(4, candidate_said=Judgement(error=NEVER_ASKED), legacy_said=NO),
-        made_pair(5, candidate_said=Judgement(0.1, 0.5, 151.0), legacy_said=NO),
+        made_pair(3, candidate_said=ModelDecision(error="CUDA"), legacy_said=NO),
+        made_pair(4, candidate_said=ModelDecision(error=NEVER_ASKED), legacy_said=NO),
+        made_pair(5, candidate_said=ModelDecision(0.1, 0.5, 151.0), legacy_said=NO),
         made_pair(6, candidate_said=NO, legacy_said=NO, review_share=0.25, review_drawn=True),
         made_pair(7, candidate_said=NO, legacy_said=NO, source=PairSource.REDECIDED_TEST),
     ]
@@ -127,4 +128,4 @@ def test_a_candidate_that_is_good_on_images_sent_again_is_not_good(pairs: PairSt
     assert cells_at(table, LATER) == {(ANOMALOUS, NO_ALARM, ALARM): len(numbers)}
     policy = params.rollout.model_copy(update={"min_day_images": 1})
     _, verdict = appraise(Evidence(table, slot_of(LATER)), params.shadow, policy, params.shadow.min_agreement)
-    assert verdict.outcome is Outcome.FAIL
+    assert verdict.outcome is VerdictOutcome.FAIL

@@ -19,10 +19,10 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from fixtures.records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from sqlalchemy import Engine, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
+from fixtures.records import BOLT, START, compared_since, image_id, made_pair, random_pairs, stores_on, together
 from shadowline.benchmarks.records import bench_pairs
 from shadowline.core.params import Params, RolloutParams
 from shadowline.core.progress import Progress
@@ -42,7 +42,8 @@ from shadowline.evaluation.evidence import (
 from shadowline.evaluation.evidence import DROPPED as CANDIDATE_DROPPED
 from shadowline.records.database import migrations, open_database, reading
 from shadowline.records.evidence import read_evidence
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairStore
+from shadowline.records.pair import DROPPED, ModelDecision, Pair
+from shadowline.records.pairs import PairStore
 from shadowline.records.tables import Base, FeedbackRow, PairRow
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class TestAPairIsWrittenOnce:
 
     def test_what_was_written_first_stays(self, pairs: PairStore) -> None:
         pairs.record([made_pair(1)])
-        pairs.record([made_pair(1, candidate_said=Judgement(99.0, 0.5))])
+        pairs.record([made_pair(1, candidate_said=ModelDecision(99.0, 0.5))])
         assert pairs.table(*BOLT)["candidate_score"].tolist() == [made_pair(1).candidate_said.score]
 
     def test_no_pairs_are_no_work(self, pairs: PairStore) -> None:
@@ -125,14 +126,14 @@ class TestWhatIsNoPair:
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     def test_a_score_that_is_not_finite_is_refused(self, value: float) -> None:
         with pytest.raises(ValueError, match="must be finite; give an error"):
-            Judgement(value, 0.5)
+            ModelDecision(value, 0.5)
         with pytest.raises(ValueError, match="must be finite; give an error"):
-            Judgement(0.5, value)
+            ModelDecision(0.5, value)
 
     @pytest.mark.parametrize("said", [{}, {"score": 0.1}, {"score": 0.1, "threshold": 0.5, "error": "both"}])
     def test_a_judgement_is_a_decision_or_an_error(self, said: dict[str, object]) -> None:
         with pytest.raises(ValueError, match="give score and threshold, or an error"):
-            Judgement(**said)
+            ModelDecision(**said)
 
     def test_a_naive_time_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no time zone; give UTC"):
@@ -354,10 +355,10 @@ def _sorted(scores: pd.DataFrame) -> pd.DataFrame:
 class TestWhatDoesNotCount:
     def test_pairs_without_both_answers_are_no_evidence_of_agreement(self, pairs: PairStore, params: Params) -> None:
         pairs.record([
-            made_pair(1, candidate_said=Judgement(error=DROPPED)),
-            made_pair(2, candidate_said=Judgement(error="broken")),
+            made_pair(1, candidate_said=ModelDecision(error=DROPPED)),
+            made_pair(2, candidate_said=ModelDecision(error="broken")),
             made_pair(3, legacy_said=None),
-            made_pair(4, legacy_said=Judgement(error="broken")),
+            made_pair(4, legacy_said=ModelDecision(error="broken")),
             made_pair(5, candidate="", candidate_said=None),
         ])  # fmt: skip
         assert pairs.counts(*BOLT).num_pairs == 0
@@ -463,7 +464,7 @@ class TestTheBenchmark:
             models = connection.execute(select(PairRow.class_name, PairRow.candidate, PairRow.legacy).distinct()).all()
         counts = [pairs.counts(*model) for model in models]
         assert (len(counts), sum(one.num_pairs for one in counts)) == (found.num_classes, 4_001)
-        assert sum(int(one.cells_LCG[NORMAL:].sum()) for one in counts) == 3
+        assert sum(int(count.cells_LCG[NORMAL:].sum()) for count in counts) == 3
         with pytest.raises(ValueError, match="holds pairs already; give an empty one"):
             bench_pairs(engine, 1, params, Progress())
 

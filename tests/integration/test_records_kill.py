@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, 75 times on SQLite and 75 on PostgreSQL.
+"""`kill -9` at random moments: a few dozen in `make test`, a thousand in `make soak`.
 
 What was acknowledged is there, everything is there once, and whoever comes next goes on.
 """
@@ -14,13 +14,15 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from fixtures.kills import Acknowledged, kill, kill_after, opened, start, wait_until
-from fixtures.records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from sqlalchemy import select
 
+from fixtures.effort import seeds
+from fixtures.kills import Acknowledged, kill, kill_after, opened, start, wait_until
+from fixtures.records import BOLT, LEGACY, START, first_events, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.records.database import open_database, reading
-from shadowline.records.rollout_store import MovedMeanwhileError, RolloutStore
+from shadowline.records.rollout_store import ConcurrentUpdateError, RolloutStore
+from shadowline.records.stores import Records
 from shadowline.records.tables import ActionRow, OrderRow
 from shadowline.rollout.engine import ActionKind
 from shadowline.rollout.observation import Order, OrderKind
@@ -45,7 +47,7 @@ def record_all(url: str, done: Acknowledged) -> None:
         done.add(first)
 
 
-@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_a_killed_recorder_loses_nothing_and_doubles_nothing(database_url: str, tmp_path: Path, seed: int) -> None:
     """Five kills: the first while the schema is made, the others after a random number of transactions."""
     done = Acknowledged(tmp_path / "done")
@@ -70,19 +72,20 @@ def run_engine(url: str, params: Params, beaten: Acknowledged, done: Acknowledge
 
     `done` gets the revision that a tick has come to, `beaten` the one at which another engine was first.
     """
-    store = stores_on(open_database(url)).rollout
+    stores = stores_on(open_database(url))
+    store = stores.rollout
     if not store.revision():
         store.begin(first_events())
     while True:
         revision = store.revision()
         now = START + timedelta(hours=revision)
-        if store.next_order() is None and revision % 7 == 0:
-            store.order(Order(OrderKind.ROLL_BACK, ("bolt", "nut"), "Ada", uuid4().hex), now)
-        order = store.next_order()
+        if stores.approvals.next_order() is None and revision % 7 == 0:
+            stores.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt", "nut"), "Ada", uuid4().hex), now)
+        order = stores.approvals.next_order()
         result = tick(store, now, params, order, challenger={name: f"v{revision}-{name}" for name in LEGACY})
         try:
             store.commit(result, order)
-        except MovedMeanwhileError:
+        except ConcurrentUpdateError:
             beaten.add(revision)
         else:
             if result.events:
@@ -99,7 +102,7 @@ def hasty(params: Params) -> Params:
     return params.model_copy(update={"shadow": shadow, "rollout": rollout})
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(2))
 def test_a_killed_engine_leaves_no_gap_no_double_move_and_a_whole_outbox(
     database_url: str, tmp_path: Path, hasty: Params, seed: int
 ) -> None:
@@ -111,7 +114,7 @@ def test_a_killed_engine_leaves_no_gap_no_double_move_and_a_whole_outbox(
         kill_after(done, int(ticks), wait, run_engine, database_url, hasty, beaten)
         with opened(database_url) as engine:
             assert stores_on(engine).rollout.revision() >= max(done.all(), default=0)
-            check_story(stores_on(engine).rollout)
+            check_story(stores_on(engine))
     assert not beaten.all(), "of one engine nobody was first but itself"
     with opened(database_url) as engine:
         phases = {event.after.phase for event in stores_on(engine).rollout.events()}
@@ -135,7 +138,7 @@ def test_of_two_engines_at_once_one_wins_the_other_says_so_and_a_killed_one_stop
         wait_until(partial(have_grown, [done[second]], [len(done[second].all()) + 10]))
         kill(engines[second])
         with opened(database_url) as engine:
-            check_story(stores_on(engine).rollout)
+            check_story(stores_on(engine))
             written = {event.revision for event in stores_on(engine).rollout.events()}
         won = [revision for one in done for revision in one.all()]
         assert len(set(won)) == len(won), "both say that they made the same move"
@@ -146,17 +149,19 @@ def have_grown(files: list[Acknowledged], enough: list[int]) -> bool:
     return all(len(one.all()) >= number for one, number in zip(files, enough, strict=True))
 
 
-def check_story(store: RolloutStore) -> None:
+def check_story(stores: Records) -> None:
     """Events without a gap, the phase table that they lead to, and an outbox and orders that fit them."""
+    store = stores.rollout
     assert store.state() == replay(store.events())
-    check_outbox(store)
+    check_outbox(stores)
     check_orders(store)
 
 
-def check_outbox(store: RolloutStore) -> None:
+def check_outbox(stores: Records) -> None:
     """One message for each move, in the order of the moves."""
+    store = stores.rollout
     moves = [event for event in store.events() if event.source is not None and event.is_move]
-    told = [pending.action for pending in store.pending_actions() if pending.action.kind is ActionKind.NOTIFY]
+    told = [pending.action for pending in stores.outbox.pending_actions() if pending.action.kind is ActionKind.NOTIFY]
     assert [(action.class_name, action.fingerprint, action.reason) for action in told] == [
         (move.after.class_name, move.after.candidate, f"{move.after.phase}: {move.after.reason}") for move in moves
     ]

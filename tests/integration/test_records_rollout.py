@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine, func, select, update
+
 from fixtures.records import (
     CANDIDATE,
     LEGACY,
@@ -19,17 +21,18 @@ from fixtures.records import (
     together,
     wait_for_the_others,
 )
-from sqlalchemy import Engine, func, select, update
-
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import slot_of
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence
+from shadowline.records.model_locations import ModelLocation
 from shadowline.records.observe import observe
-from shadowline.records.rollout_store import ModelPlace, MovedMeanwhileError, RolloutStore
+from shadowline.records.outbox import Outbox
+from shadowline.records.rollout_store import ConcurrentUpdateError, RolloutStore
+from shadowline.records.stores import Records
 from shadowline.records.tables import ActionRow, ClassRow, EventRow, OrderRow
-from shadowline.rollout.engine import ActionKind, Step, begin, leave
+from shadowline.rollout.engine import ActionKind, RolloutStep, begin, leave
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import STAYS, ClassState, RolloutState, replay
@@ -40,14 +43,19 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def store(engine: Engine) -> RolloutStore:
+def stores(engine: Engine) -> Records:
     """A rollout with every class in LEGACY."""
-    store = stores_on(engine).rollout
-    store.begin(first_events())
-    return store
+    stores = stores_on(engine)
+    stores.rollout.begin(first_events())
+    return stores
 
 
-def advance(store: RolloutStore, params: Params, days: int) -> list[Step]:
+@pytest.fixture
+def store(stores: Records) -> RolloutStore:
+    return stores.rollout
+
+
+def advance(store: RolloutStore, params: Params, days: int) -> list[RolloutStep]:
     """As many healthy days, one committed tick each, from where the events end."""
     start = store.events()[-1].at
     steps = []
@@ -72,11 +80,11 @@ class TestBegin:
     def test_every_class_is_in_legacy(self, store: RolloutStore) -> None:
         assert store.state() == replay(first_events())
         assert store.revision() == 3
-        assert {one.phase for one in store.state().classes} == {Phase.LEGACY}
+        assert {cls.phase for cls in store.state().classes} == {Phase.LEGACY}
 
     def test_twice_is_refused_and_leaves_the_first(self, store: RolloutStore) -> None:
         before = written(store)
-        with pytest.raises(MovedMeanwhileError, match="at revision 3"):
+        with pytest.raises(ConcurrentUpdateError, match="at revision 3"):
             store.begin(first_events())
         assert written(store) == before
 
@@ -110,13 +118,13 @@ class TestAPlanThatGrows:
         events = begin([["washer"]], *self.MORE, START, "Bob", store.state())[1]
         advance(store, params, 1)
         before = written(store)
-        with pytest.raises(MovedMeanwhileError, match="at revision 5; look at it and plan again"):
+        with pytest.raises(ConcurrentUpdateError, match="at revision 5; look at it and plan again"):
             store.begin(events)
         assert written(store) == before
 
     def test_the_order_changes_by_planning_again(self, store: RolloutStore) -> None:
         self.plan(store, ["gear"], ["bolt", "nut"])
-        assert [(one.class_name, one.wave) for one in store.state().classes] == [("gear", 3), ("bolt", 4), ("nut", 4)]
+        assert [(cls.class_name, cls.wave) for cls in store.state().classes] == [("gear", 3), ("bolt", 4), ("nut", 4)]
         assert store.state() == replay(store.events())
 
     def test_a_class_without_a_legacy_model_ends_alone(self, store: RolloutStore, params: Params) -> None:
@@ -127,12 +135,14 @@ class TestAPlanThatGrows:
         assert (store.state().of("washer").phase, store.state().of("washer").legacy) == (Phase.ALONE, "")
         assert store.state() == replay(store.events())
 
-    def test_the_last_that_leaves_lets_the_others_be_promoted(self, store: RolloutStore, params: Params) -> None:
+    def test_the_last_that_leaves_lets_the_others_be_promoted(
+        self, store: RolloutStore, stores: Records, params: Params
+    ) -> None:
         advance(store, params, 36)
         assert store.state().of("bolt").phase is Phase.LIVE
         store.commit(leave(store.state(), "gear", START + 40 * DAY, "Ada"))
         assert store.state().of("gear").wave == STAYS
-        assert store.pending_actions()[-1].action.kind is ActionKind.PROMOTE
+        assert stores.outbox.pending_actions()[-1].action.kind is ActionKind.PROMOTE
         assert store.state() == replay(store.events())
 
 
@@ -155,7 +165,7 @@ class TestEventsOfEarlierVersions:
                     connection.execute(update(table).where(own).values({column: former}))
         read = store.state()
         assert read == replay(store.events())
-        assert [(one.phase, one.share, one.since, one.evidence_since) for one in read.classes] == [
+        assert [(cls.phase, cls.share, cls.since, cls.evidence_since) for cls in read.classes] == [
             (one.phase, one.share, one.since, one.evidence_since) for one in before.classes
         ]
         advance(store, params, 70)
@@ -166,7 +176,7 @@ class TestEventsOfEarlierVersions:
 def _begin(url: str) -> str:
     try:
         stores_on(open_database(url)).rollout.begin(first_events())
-    except MovedMeanwhileError:
+    except ConcurrentUpdateError:
         return "refused"
     return "begun"
 
@@ -195,13 +205,13 @@ class TestTheEventsTellEverything:
             assert reader.execute(revision).scalar() == 3
         assert store.revision() == 5
 
-    def test_readers_do_not_wait_for_an_engine_that_commits(self, store: RolloutStore) -> None:
+    def test_readers_do_not_wait_for_an_engine_that_commits(self, store: RolloutStore, stores: Records) -> None:
         before = store.state()
         with store._writing() as connection:
             connection.execute(update(ClassRow).values(revision=99))
             assert store.state() == before
-            assert (store.revision(), len(store.events()), store.pending_actions()) == (3, 3, ())
-            assert (store.next_order(), store.approvals()) == (None, ())
+            assert (store.revision(), len(store.events()), stores.outbox.pending_actions()) == (3, 3, ())
+            assert (stores.approvals.next_order(), stores.approvals.approvals()) == (None, ())
 
 
 class TestOneEngineWins:
@@ -209,7 +219,7 @@ class TestOneEngineWins:
         first, second = tick(store, START + DAY, params), tick(store, START + 2 * DAY, params)
         store.commit(first)
         before = written(store)
-        with pytest.raises(MovedMeanwhileError, match="at revision 5, this tick saw 3; nothing written"):
+        with pytest.raises(ConcurrentUpdateError, match="at revision 5, this tick saw 3; nothing written"):
             store.commit(second)
         assert written(store) == before
 
@@ -218,7 +228,7 @@ class TestOneEngineWins:
         short, long = tick(store, START + DAY, params), tick(store, START + DAY, params)
         short = replace(short, events=short.events[:1], state=replace(short.state, revision=4))
         store.commit(short)
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(long)
         assert store.revision() == 4
 
@@ -226,18 +236,18 @@ class TestOneEngineWins:
         """As after a restored backup: it would leave a gap."""
         result = tick(store, START + DAY, params)
         later = tuple(replace(event, revision=event.revision + 1) for event in result.events)
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(replace(result, events=later, state=replace(result.state, revision=6)))
         assert store.revision() == 3
 
     def test_of_processes_that_commit_at_once_one_wins(
-        self, store: RolloutStore, database_url: str, params: Params
+        self, store: RolloutStore, stores: Records, database_url: str, params: Params
     ) -> None:
         store.engine.dispose()
         found = together(_commit, [(database_url, params)] * 3)
         assert sorted(found) == ["moved meanwhile", "moved meanwhile", "written"]
         assert store.state() == replay(store.events())
-        assert len(store.pending_actions()) == 2  # bolt and nut, each told once
+        assert len(stores.outbox.pending_actions()) == 2  # bolt and nut, each told once
 
 
 def _commit(url: str, params: Params) -> str:
@@ -246,96 +256,108 @@ def _commit(url: str, params: Params) -> str:
     wait_for_the_others()
     try:
         store.commit(result)
-    except MovedMeanwhileError:
+    except ConcurrentUpdateError:
         return "moved meanwhile"
     return "written"
 
 
 class TestOrders:
-    def test_one_is_obeyed_once(self, store: RolloutStore, params: Params) -> None:
+    def test_one_is_obeyed_once(self, store: RolloutStore, stores: Records, params: Params) -> None:
         advance(store, params, 1)
-        store.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), START)
-        order = store.next_order()
+        stores.approvals.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), START)
+        order = stores.approvals.next_order()
         assert order is not None
         result = tick(store, START + 2 * DAY, params, order)
         store.commit(result, order)
         assert store.state().of("bolt").phase is Phase.HELD
-        assert store.next_order() is None
-        with pytest.raises(MovedMeanwhileError, match=f"order {order.id} was obeyed by another engine"):
+        assert stores.approvals.next_order() is None
+        with pytest.raises(ConcurrentUpdateError, match=f"order {order.id} was obeyed by another engine"):
             store.commit(tick(store, START + 3 * DAY, params), order)
 
-    def test_one_that_means_nothing_is_crossed_off_all_the_same(self, store: RolloutStore, params: Params) -> None:
-        store.order(Order(OrderKind.RESUME, ("bolt",), "Ada", "nothing is held"), START)
-        order = store.next_order()
+    def test_one_that_means_nothing_is_crossed_off_all_the_same(
+        self, store: RolloutStore, stores: Records, params: Params
+    ) -> None:
+        stores.approvals.order(Order(OrderKind.RESUME, ("bolt",), "Ada", "nothing is held"), START)
+        order = stores.approvals.next_order()
         nothing = replace(tick(store, START, params, order), events=(), actions=(), state=store.state())
         store.commit(nothing, order)
-        assert store.next_order() is None
+        assert stores.approvals.next_order() is None
 
-    def test_one_that_a_stale_tick_found_meaningless_stays(self, store: RolloutStore, params: Params) -> None:
+    def test_one_that_a_stale_tick_found_meaningless_stays(
+        self, store: RolloutStore, stores: Records, params: Params
+    ) -> None:
         """Rolling back a class in LEGACY means nothing; a tick later it is in SHADOW, and it does."""
-        store.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
-        order = store.next_order()
+        stores.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "complaint"), START)
+        order = stores.approvals.next_order()
         stale = replace(tick(store, START, params), events=(), actions=(), state=store.state())
         store.commit(tick(store, START + DAY, params))
-        with pytest.raises(MovedMeanwhileError):
+        with pytest.raises(ConcurrentUpdateError):
             store.commit(stale, order)
-        assert store.next_order() == order
+        assert stores.approvals.next_order() == order
 
-    def test_they_come_in_the_order_in_which_they_were_given(self, store: RolloutStore, params: Params) -> None:
+    def test_they_come_in_the_order_in_which_they_were_given(
+        self, store: RolloutStore, stores: Records, params: Params
+    ) -> None:
         kinds = [OrderKind.HOLD, OrderKind.RESUME, OrderKind.ROLL_BACK]
         for kind in kinds:
-            store.order(Order(kind, ("bolt", "nut"), "Ada", "because"), START)
+            stores.approvals.order(Order(kind, ("bolt", "nut"), "Ada", "because"), START)
         for day, kind in enumerate(kinds, start=1):
-            order = store.next_order()
+            order = stores.approvals.next_order()
             assert order is not None and order.order == Order(kind, ("bolt", "nut"), "Ada", "because")
             store.commit(tick(store, START + day * DAY, params, order), order)
 
-    def test_a_class_that_is_not_in_the_rollout_is_refused(self, store: RolloutStore) -> None:
+    def test_a_class_that_is_not_in_the_rollout_is_refused(self, stores: Records) -> None:
         with pytest.raises(ValueError, match="'screw' is not in the rollout"):
-            store.order(Order(OrderKind.HOLD, ("bolt", "screw"), "Ada", "?"), START)
-        assert store.next_order() is None
+            stores.approvals.order(Order(OrderKind.HOLD, ("bolt", "screw"), "Ada", "?"), START)
+        assert stores.approvals.next_order() is None
 
 
 class TestTheWordsOfPeople:
     GOOD = Approval("bolt", Phase.CANARY, LEGACY["bolt"], CANDIDATE["bolt"], "Ada")
 
-    def test_an_approval_is_kept_once_and_whole(self, store: RolloutStore) -> None:
-        store.approve(self.GOOD, START)
-        store.approve(replace(self.GOOD, by="Bob"), START)
-        assert store.approvals() == (self.GOOD,)
+    def test_an_approval_is_kept_once_and_whole(self, stores: Records) -> None:
+        stores.approvals.approve(self.GOOD, START)
+        stores.approvals.approve(replace(self.GOOD, by="Bob"), START)
+        assert stores.approvals.approvals() == (self.GOOD,)
 
     @pytest.mark.parametrize("other", [{"candidate": "v2-bolt"}, {"legacy": "another"}])
-    def test_an_approval_of_other_models_is_refused(self, store: RolloutStore, other: dict[str, str]) -> None:
+    def test_an_approval_of_other_models_is_refused(self, stores: Records, other: dict[str, str]) -> None:
         with pytest.raises(ValueError, match="is now about v1-bolt against legacy-bolt"):
-            store.approve(replace(self.GOOD, **other), START)
-        assert store.approvals() == ()
+            stores.approvals.approve(replace(self.GOOD, **other), START)
+        assert stores.approvals.approvals() == ()
 
-    def test_an_approval_of_an_unknown_class_is_refused(self, store: RolloutStore) -> None:
+    def test_an_approval_of_an_unknown_class_is_refused(self, stores: Records) -> None:
         with pytest.raises(ValueError, match="'screw' is not in the rollout"):
-            store.approve(replace(self.GOOD, class_name="screw"), START)
+            stores.approvals.approve(replace(self.GOOD, class_name="screw"), START)
 
-    def test_evidence_counts_for_exactly_this_legacy_model(self, store: RolloutStore) -> None:
+    def test_evidence_counts_for_exactly_this_legacy_model(self, stores: Records) -> None:
         item = ChecklistItem.TRAINED
-        store.put_evidence("bolt", LEGACY["bolt"], item, "Ada", START, "https://wiki/1")
-        store.put_evidence("bolt", LEGACY["bolt"], item, "Bob", START + DAY, "https://wiki/2")
-        found = store.evidence("bolt", LEGACY["bolt"])
+        stores.approvals.record_evidence("bolt", LEGACY["bolt"], item, "Ada", START, "https://wiki/1")
+        stores.approvals.record_evidence("bolt", LEGACY["bolt"], item, "Bob", START + DAY, "https://wiki/2")
+        found = stores.approvals.evidence("bolt", LEGACY["bolt"])
         assert found == {item: {"by": "Bob", "at": START + DAY, "link": "https://wiki/2"}}
-        assert store.evidence("bolt", "retrained-legacy") == store.evidence("nut", LEGACY["bolt"]) == {}
+        assert (
+            stores.approvals.evidence("bolt", "retrained-legacy")
+            == stores.approvals.evidence("nut", LEGACY["bolt"])
+            == {}
+        )
 
     @pytest.mark.parametrize(("by", "link"), [("", "https://wiki"), ("Ada", " ")])
-    def test_evidence_without_a_person_or_a_link_is_refused(self, store: RolloutStore, by: str, link: str) -> None:
+    def test_evidence_without_a_person_or_a_link_is_refused(self, stores: Records, by: str, link: str) -> None:
         with pytest.raises(ValueError, match="both must say something"):
-            store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, by, START, link)
+            stores.approvals.record_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, by, START, link)
 
-    def test_naive_times_are_refused_everywhere(self, store: RolloutStore) -> None:
+    def test_naive_times_are_refused_everywhere(self, store: RolloutStore, stores: Records) -> None:
         before = written(store)
-        place = ModelPlace("1", "bolt", "legacy", "models/1", "1")
+        place = ModelLocation("1", "bolt", "legacy", "models/1", "1")
         for speak in (
-            lambda: store.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "?"), NAIVE),
-            lambda: store.approve(self.GOOD, NAIVE),
-            lambda: store.put_evidence("bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", NAIVE, "link"),
-            lambda: store.know_model([place], NAIVE),
-            lambda: store.finish_action(1, NAIVE),
+            lambda: stores.approvals.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "?"), NAIVE),
+            lambda: stores.approvals.approve(self.GOOD, NAIVE),
+            lambda: stores.approvals.record_evidence(
+                "bolt", LEGACY["bolt"], ChecklistItem.TRAINED, "Ada", NAIVE, "link"
+            ),
+            lambda: stores.locations.upsert_model([place], NAIVE),
+            lambda: stores.outbox.finish_action(1, NAIVE),
         ):
             with pytest.raises(ValueError, match="no time zone; give UTC"):
                 speak()
@@ -344,48 +366,50 @@ class TestTheWordsOfPeople:
 
 class TestTheOutbox:
     @pytest.fixture
-    def outbox(self, store: RolloutStore, params: Params) -> RolloutStore:
+    def outbox(self, stores: Records, params: Params) -> Outbox:
         """Two messages: bolt and nut go into SHADOW."""
-        store.commit(tick(store, START + DAY, params))
-        return store
+        stores.rollout.commit(tick(stores.rollout, START + DAY, params))
+        return stores.outbox
 
-    def test_what_a_tick_asks_for_is_written_with_it(self, store: RolloutStore, params: Params) -> None:
+    def test_what_a_tick_asks_for_is_written_with_it(
+        self, store: RolloutStore, stores: Records, params: Params
+    ) -> None:
         asked = [action for result in advance(store, params, 60) for action in result.actions]
-        assert [pending.action for pending in store.pending_actions()] == asked
+        assert [pending.action for pending in stores.outbox.pending_actions()] == asked
         assert {action.kind for action in asked} == {ActionKind.NOTIFY, ActionKind.ARCHIVE_LEGACY}
 
-    def test_what_is_done_is_crossed_off(self, outbox: RolloutStore) -> None:
+    def test_what_is_done_is_crossed_off(self, outbox: Outbox) -> None:
         first, second = outbox.pending_actions()
         outbox.finish_action(first.id, START)
         assert outbox.pending_actions() == (second,)
 
     @pytest.mark.parametrize("error", ["the bucket is away", ""])
-    def test_what_failed_stays_also_without_a_message(self, outbox: RolloutStore, error: str) -> None:
+    def test_what_failed_stays_also_without_a_message(self, outbox: Outbox, error: str) -> None:
         first, second = outbox.pending_actions()
         outbox.finish_action(first.id, START, error=error)
         assert outbox.pending_actions() == (replace(first, last_error=error), second)
 
-    def test_what_succeeds_at_last_forgets_its_error(self, outbox: RolloutStore) -> None:
+    def test_what_succeeds_at_last_forgets_its_error(self, outbox: Outbox, store: RolloutStore) -> None:
         first, second = outbox.pending_actions()
         outbox.finish_action(first.id, START, error="the bucket is away")
         outbox.finish_action(first.id, START + DAY)
         assert outbox.pending_actions() == (second,)
-        assert written(outbox)["rollout_actions"][0][-2:] == (START + DAY, None)
+        assert written(store)["rollout_actions"][0][-2:] == (START + DAY, None)
 
 
 class TestModels:
-    def test_a_newer_place_of_a_fingerprint_wins(self, store: RolloutStore) -> None:
-        old = ModelPlace("f1", "bolt", "candidate", "models:/inspector/1", "1")
+    def test_a_newer_place_of_a_fingerprint_wins(self, stores: Records) -> None:
+        old = ModelLocation("f1", "bolt", "candidate", "models:/inspector/1", "1")
         new, other = replace(old, location="models:/inspector/2", version="2"), replace(old, fingerprint="f2")
-        store.know_model([old, other], START)
-        store.know_model([new], START + DAY)
-        assert store.model("f1") == new
-        assert store.models("candidate") == (new, other)
-        assert store.models("legacy") == ()
+        stores.locations.upsert_model([old, other], START)
+        stores.locations.upsert_model([new], START + DAY)
+        assert stores.locations.model("f1") == new
+        assert stores.locations.models("candidate") == (new, other)
+        assert stores.locations.models("legacy") == ()
 
-    def test_one_that_nobody_noted_is_refused(self, store: RolloutStore) -> None:
+    def test_one_that_nobody_noted_is_refused(self, stores: Records) -> None:
         with pytest.raises(ValueError, match="not on record; register it again"):
-            store.model("unknown")
+            stores.locations.model("unknown")
 
 
 class TestWhatFailedStaysFailed:
@@ -402,8 +426,8 @@ class TestWhatFailedStaysFailed:
             challenger, at = {**CANDIDATE, "bolt": candidate}, START + 3 * number * DAY
             records.rollout.commit(tick(records.rollout, at, params, challenger=challenger))
             assert records.rollout.state().of("bolt").phase is Phase.SHADOW
-            records.rollout.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "4711"), at + DAY)
-            order = records.rollout.next_order()
+            records.approvals.order(Order(OrderKind.ROLL_BACK, ("bolt",), "Ada", "4711"), at + DAY)
+            order = records.approvals.next_order()
             records.rollout.commit(tick(records.rollout, at + DAY, params, order, challenger), order)
         assert records.rollout.state().of("bolt").phase is Phase.ROLLED_BACK
         assert offered(first) is None

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fixtures.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
 
+from fixtures.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
 from shadowline.core.params import load_params
 from shadowline.models.inspector import Inspector, class_fingerprints
 
@@ -60,7 +60,7 @@ def test_a_version_carries_all_that_an_auditor_needs(in_finished: Project) -> No
 
 
 def test_a_champion_is_replaced_only_by_naming_exactly_which(in_project: Project) -> None:
-    from tasks.integrations.mlflow_registry import client, describe, promote
+    from tasks.integrations.mlflow_registry import client, describe_version, promote
 
     tracking = client()
     first = tracking.get_model_version(MODEL, "1")
@@ -76,7 +76,7 @@ def test_a_champion_is_replaced_only_by_naming_exactly_which(in_project: Project
     with pytest.raises(ValueError, match="verdict 'not passed'; only a passed version can lead"):
         promote(MODEL, "3", replaces="1")
     assert promote(MODEL, "2", replaces="1").aliases == ("champion",)
-    assert describe(tracking, MODEL, "1").aliases == ("challenger", "previous")
+    assert describe_version(tracking, MODEL, "1").aliases == ("challenger", "previous")
 
 
 def test_promote_names_what_it_promoted_and_refuses_the_rest_with_code_2(in_project: Project, command: Any) -> None:
@@ -84,7 +84,7 @@ def test_promote_names_what_it_promoted_and_refuses_the_rest_with_code_2(in_proj
     assert command("promote", "1") == (0, "models:/inspector/1 is champion\n", "")
     code, out, _ = command("models", "--json")
     assert code == 0
-    assert [(one["version"], one["aliases"]) for one in json.loads(out)] == [("1", ["challenger", "champion"])]
+    assert [(load["version"], load["aliases"]) for load in json.loads(out)] == [("1", ["challenger", "champion"])]
 
 
 def test_a_version_scores_like_its_directory_in_a_fresh_process(finished: Project, monkeypatch: Any) -> None:
@@ -93,7 +93,7 @@ def test_a_version_scores_like_its_directory_in_a_fresh_process(finished: Projec
     images = ["factory/dots/test/hole/000.png", "factory/dots/test/good/000.png"]
     answer = finished.run(sys.executable, "-c", _SCORES, *images, check=True)
     found = json.loads(answer.stdout.splitlines()[-1])
-    own = [Inspector.load(finished.layout.package).inspect(finished.root / one, "dots").score for one in images]
+    own = [Inspector.load(finished.layout.package).inspect(finished.root / image, "dots").score for image in images]
     assert [score for score, _ in found["models/inspector"]] == own
     for location in ("models:/inspector/1", "models:/inspector@challenger", "pyfunc"):
         assert found[location] == [[score, "1"] for score in own]

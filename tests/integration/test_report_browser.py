@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from fixtures.learning import ROOT
 from fixtures.migration import pair_of, tell
 from fixtures.report import HARDNESS, write_inputs
-from PIL import Image
-
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import content_id
@@ -135,7 +135,7 @@ def test_the_console_is_silent_and_nothing_is_fetched(browser: str, report: Path
     assert ":CONSOLE" not in result.stderr
     references = re.findall(r'(?:src|href)="([^"]*)"', report.read_text(encoding="utf-8"))
     assert references
-    assert not [each for each in references if re.match(r"(?:https?:)?//", each)]
+    assert not [reference for reference in references if re.match(r"(?:https?:)?//", reference)]
 
 
 def test_the_console_check_would_notice_a_fetch(browser: str, report: Path, tmp_path: Path) -> None:

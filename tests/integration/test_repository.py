@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixtures.tiny_project import Project, kill, wait_until
 
+from fixtures.tiny_project import Project, kill, wait_until
 from tasks.integrations.dvc_pipeline import find_stale
-from tasks.integrations.git import RepositoryError, check_repository, commit_run, has_commit, hold_project
+from tasks.integrations.git import RepositoryError, check_repository, commit_run, has_commit, project_lock
 
 # Changes more of MLflow's database than SQLite keeps in memory, and does not commit it.
 _HALF_A_TRANSACTION = """
@@ -30,7 +30,7 @@ time.sleep(600)
 _HOLD = """
 import time
 from pathlib import Path
-from tasks.repository import hold_project
+from tasks.integrations.git import hold_project
 with hold_project(Path()):
     time.sleep(600)
 """
@@ -162,19 +162,19 @@ def test_a_second_run_is_refused_by_the_first_ones_process_id(repository: Projec
     try:
         with (
             pytest.raises(RepositoryError, match=rf"another run \(process {holder.pid}\) is at work here"),
-            hold_project(repository.root),
+            project_lock(repository.root),
         ):
             pytest.fail("two runs hold one project")
     finally:
         kill(holder)
-    with hold_project(repository.root):  # the killed run left nothing behind that stops the next one
+    with project_lock(repository.root):  # the killed run left nothing behind that stops the next one
         pass
 
 
 def test_a_run_that_failed_lets_the_next_one_in(repository: Project) -> None:
-    with pytest.raises(ZeroDivisionError), hold_project(repository.root):
+    with pytest.raises(ZeroDivisionError), project_lock(repository.root):
         raise ZeroDivisionError
-    with hold_project(repository.root):
+    with project_lock(repository.root):
         pass
 
 

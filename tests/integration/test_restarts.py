@@ -15,13 +15,13 @@ from typing import Any
 import httpx
 import pandas as pd
 import pytest
-from fixtures.gateway import Factory, build_models, png, wait_for
-from fixtures.postgres import Postgres
-from fixtures.tiny_project import MODEL, Project, build_project, free_port, kill, read_json, wait_until
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from fixtures.gateway import Factory, build_models, png, wait_for
+from fixtures.postgres import Postgres
+from fixtures.tiny_project import MODEL, Project, build_project, free_port, kill, read_json, wait_until
 from shadowline.rollout.observation import Order, OrderKind
 from shadowline.rollout.phases import Phase
 
@@ -89,7 +89,7 @@ def test_points_that_no_database_takes_do_not_stop_the_training_that_makes_them(
     with postgres.stopped(), live_metrics.live_metrics(run_id) as add:
         for step in range(5):
             add("train/loss", 0.5, step)
-    assert any("5 points of its curves are lost" in one.getMessage() for one in prefect_log.records)
+    assert any("5 points of its curves are lost" in record.getMessage() for record in prefect_log.records)
 
 
 def test_a_registry_that_is_away_is_not_one_without_a_challenger(postgres: Postgres, tracked: str) -> None:
@@ -173,10 +173,10 @@ def roll_back(factory: Factory) -> None:
     from tasks.rollout.tick import tick_once
 
     records = factory.records
-    if records.rollout.next_order() is None:
-        records.rollout.order(Order(OrderKind.ROLL_BACK, ("dots",), "Ada", "complaint 4711"), datetime.now(UTC))
+    if records.approvals.next_order() is None:
+        records.approvals.order(Order(OrderKind.ROLL_BACK, ("dots",), "Ada", "complaint 4711"), datetime.now(UTC))
     state = records.rollout.state()
-    challenger = {each.class_name: each.candidate for each in state.classes}
+    challenger = {cls.class_name: cls.candidate for cls in state.classes}
     tick_once.fn(records, challenger, datetime.now(UTC), factory.params())
 
 

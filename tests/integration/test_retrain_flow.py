@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from fixtures.tiny_project import CLASSES, MODEL, Project, read_json, wait_until
+
+from fixtures.tiny_project import CLASSES, MODEL, FirstRun, Project, read_json, wait_until
 
 if TYPE_CHECKING:
-    from prefect.states import State
-
     from flows.retrain import RetrainResult
-
-FirstRun = tuple[Project, "State[RetrainResult]"]
 
 
 def test_the_first_run_runs_every_stage_and_registers_a_challenger(first_run: FirstRun) -> None:
     from flows.retrain import STAGES
 
-    project, state = first_run
-    result = state.result()
-    assert [stage.name for stage in result.stages] == list(STAGES)
-    assert not [stage.name for stage in result.stages if stage.skipped]
-    assert all(stage.seconds > 0 for stage in result.stages)
-    assert result.passed
-    assert (result.version.uri, result.version.aliases) == (f"models:/{MODEL}/1", ("challenger",))
-    assert sorted(read_json(project.layout.summary)["classes"]) == list(CLASSES)
+    result, version = first_run.result, first_run.result["version"]
+    assert [stage["name"] for stage in result["stages"]] == list(STAGES)
+    assert not [stage["name"] for stage in result["stages"] if stage["skipped"]]
+    assert all(stage["seconds"] > 0 for stage in result["stages"])
+    assert result["passed"]
+    assert (version["name"], version["version"], version["aliases"]) == (MODEL, "1", ["challenger"])
+    assert sorted(read_json(first_run.project.layout.summary)["classes"]) == list(CLASSES)
 
 
 def test_the_report_exists_and_names_every_class(first_run: FirstRun) -> None:
-    project, state = first_run
-    page = (project.root / state.result().report).read_text(encoding="utf-8")
+    page = (first_run.project.root / first_run.result["report"]).read_text(encoding="utf-8")
     assert all(name in page for name in CLASSES)
 
 
 def test_prefect_shows_the_verdict_the_gates_the_classes_and_the_report(first_run: FirstRun) -> None:
-    project, state = first_run
-    artifacts = asyncio.run(_artifacts_of(state))
+    artifacts = first_run.artifacts
     assert {key: kind for key, (kind, _) in artifacts.items()} == {
         "verdict": "markdown",
         "gates": "table",
@@ -53,18 +45,7 @@ def test_prefect_shows_the_verdict_the_gates_the_classes_and_the_report(first_ru
     assert "# Passed" in artifacts["verdict"][1]
     assert all(name in artifacts["classes"][1] for name in CLASSES)
     assert "mean_auroc" in artifacts["gates"][1]
-    assert project.layout.report.resolve().as_uri() in artifacts["report"][1]
-
-
-async def _artifacts_of(state: State[RetrainResult]) -> dict[str, tuple[str | None, str]]:
-    """Key → (type, data) of what the run left on its page."""
-    from prefect import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-
-    run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    async with get_client() as client:
-        found = await client.read_artifacts(artifact_filter=run)
-    return {str(one.key): (one.type, str(one.data)) for one in found}
+    assert first_run.project.layout.report.resolve().as_uri() in artifacts["report"][1]
 
 
 def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, in_finished: Project) -> None:
@@ -83,8 +64,7 @@ def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, 
 
 
 def test_the_registered_commit_contains_the_lock_that_made_the_model(first_run: FirstRun) -> None:
-    project, state = first_run
-    tags = state.result().version.tags
+    project, tags = first_run.project, first_run.result["version"]["tags"]
     lock = subprocess.run(
         ["git", "show", f"{tags['git_commit']}:dvc.lock"], cwd=project.root, capture_output=True, check=True
     ).stdout
@@ -102,7 +82,7 @@ def test_a_second_run_computes_nothing_and_registers_nothing_new(prefect_server:
     assert all(stage.skipped for stage in result.stages)
     assert (_written(in_project), in_project.outputs()) == (before, outputs)
     assert in_project.git("rev-parse", "HEAD") == head
-    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    assert [version.version for version in list_versions(MODEL)] == ["1"]
     assert result.version.version == "1"
 
 
@@ -164,7 +144,7 @@ def test_a_latency_that_fails_is_measured_again_and_takes_nothing_from_a_version
 def test_a_version_that_failed_on_latency_passes_when_it_is_measured_again_and_never_turns_back(
     prefect_server: str, in_project: Project
 ) -> None:
-    from shadowline.records.audit_log.entry import Kind
+    from shadowline.records.audit_log.entry import EntryKind
     from shadowline.records.stores import open_records
     from tasks.integrations.mlflow_registry import list_versions
 
@@ -179,7 +159,7 @@ def test_a_version_that_failed_on_latency_passes_when_it_is_measured_again_and_n
     assert turned.tags["verdict_commit"] == result.git_commit != registered.tags["git_commit"]
     kept = ("git_commit", "dvc_lock_sha256", "params_hash", "results_run", "environment", "num_images")
     assert {name: turned.tags[name] for name in kept} == {name: registered.tags[name] for name in kept}
-    bodies = [entry.facts for entry in open_records().chain.entries(kinds=[Kind.REGISTRATION], subject=turned.uri)]
+    bodies = [entry.facts for entry in open_records().chain.entries(kinds=[EntryKind.REGISTRATION], subject=turned.uri)]
     assert [body["verdict"] for body in bodies[-2:]] == ["not passed", "passed"]
     assert bodies[-1]["verdict_run"] == turned.tags["verdict_run"]
     in_project.edit_params(gates={"min_mean_auroc": 1.0})
@@ -230,7 +210,7 @@ def test_a_critical_check_turns_the_flow_red_and_nothing_after_it_runs(
         state.result()
     assert in_project.outputs() == outputs
     assert in_project.git("rev-parse", "HEAD") == head
-    assert [one.version for one in list_versions(MODEL)] == ["1"]
+    assert [version.version for version in list_versions(MODEL)] == ["1"]
     newest = client().search_runs(["1"], order_by=["attributes.start_time DESC"])[0]
     assert newest.info.status == "FAILED"
 
@@ -272,5 +252,5 @@ def test_of_two_runs_at_once_one_wins_and_the_other_says_who_is_there(prefect_se
     assert second.returncode == 2
     assert f"another run (process {first.pid}) is at work here; wait for its end or stop it" in second.stderr
     assert first.returncode == 0, output
-    assert project.run(sys.executable, "-m", "dvc", "status", "--json", check=True).stdout.strip() == "{}"
+    assert project.stale() == set()
     assert project.git("status", "--porcelain") == ""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from shadowline.models.inspector import class_fingerprints
-from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.rollout_store import CANDIDATE, ModelPlace
+from shadowline.records.model_locations import CANDIDATE, ModelLocation
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
 from shadowline.rollout.phases import Phase
@@ -36,8 +36,8 @@ def register(records: Records, verdict: str = "passed", **changes: Any) -> tuple
     fingerprints = class_fingerprints(folder)
     tags = {"verdict": verdict, "class_fingerprints": json.dumps(fingerprints)}
     version = str(client().create_model_version(MODEL, str(source), tags=tags).version)
-    place = ModelPlace(fingerprints["bolt"], "bolt", CANDIDATE, f"models:/{MODEL}/{version}", version)
-    records.rollout.know_model([place], NOW)
+    place = ModelLocation(fingerprints["bolt"], "bolt", CANDIDATE, f"models:/{MODEL}/{version}", version)
+    records.locations.upsert_model([place], NOW)
     return version, fingerprints["bolt"]
 
 
@@ -47,7 +47,7 @@ def shadow(records: Records, candidate: str) -> None:
     started = NOW - timedelta(hours=2)
     one = replace(state.of("bolt"), phase=Phase.SHADOW, evidence_since=started)
     records.rollout.begin((*events, Event(2, NOW, "engine", Phase.LEGACY, one)))
-    said = [Judgement(0.1 * n, 3.0) for n in range(20)]
+    said = [ModelDecision(0.1 * n, 3.0) for n in range(20)]
     records.pairs.record(
         [Pair("bolt", f"{n:064}", started, candidate, "legacy", "legacy", one, one) for n, one in enumerate(said)]
     )

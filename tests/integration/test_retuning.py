@@ -19,21 +19,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from sqlalchemy import Engine, func, insert, select
 
+from fixtures.effort import examples
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.evidence import ALARM, NO_ALARM, count_cells
 from shadowline.gateway.metrics import Metrics
-from shadowline.gateway.rollout_watcher import Watcher
+from shadowline.gateway.rollout_watcher import RolloutWatcher
 from shadowline.inference.model_pool import ModelPool
 from shadowline.models.threshold_change import Deciding
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence, read_table
+from shadowline.records.model_locations import ModelLocation
 from shadowline.records.observe import observe
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource
 from shadowline.records.retuning import Retuning, retune
-from shadowline.records.rollout_store import ModelPlace
 from shadowline.records.stores import Records, records_on
 from shadowline.records.tables import ActionRow, AuditEntryRow, AuditNoteRow, EventRow, FeedbackRow, PairRow
 from shadowline.records.timeline import collect_timeline
@@ -42,7 +43,7 @@ from shadowline.rollout.engine import begin, step
 from shadowline.rollout.observation import Approval
 from shadowline.rollout.phases import LEGAL_MOVES, Phase
 from shadowline.rollout.state import Event
-from shadowline.rollout.verdict import Outcome
+from shadowline.rollout.verdict import VerdictOutcome
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 NUM_DAYS, PARTS_A_DAY = 35, 60
@@ -102,9 +103,9 @@ def image_id(number: int, name: str = "bolt") -> str:
 def made_pair(number: int, score: float | None, legacy_score: float = 0.0, **changes: Any) -> Pair:
     name = changes.get("class_name", "bolt")
     at = START + timedelta(days=number // PARTS_A_DAY, minutes=10 * (number % PARTS_A_DAY))
-    said = Judgement(error=DROPPED) if score is None else Judgement(score, THRESHOLD, 40.0)
+    said = ModelDecision(error=DROPPED) if score is None else ModelDecision(score, THRESHOLD, 40.0)
     pair = Pair(
-        name, image_id(number, name), at, A, "legacy", "legacy", said, Judgement(legacy_score, 3.0, 25.0),
+        name, image_id(number, name), at, A, "legacy", "legacy", said, ModelDecision(legacy_score, 3.0, 25.0),
         trace_id=f"{name}-{number}", received_at=at,
     )  # fmt: skip
     return replace(pair, **changes)
@@ -154,7 +155,7 @@ def test_the_evidence_is_the_old_scores_against_the_new_threshold(
     scores = five_weeks(records)
     stand_in(records, phase)
     before = records.rollout.state().of("bolt")
-    records.rollout.approve(Approval("bolt", Phase.LEGACY_OFF, "legacy", A, "Ada"), NOW)
+    records.approvals.approve(Approval("bolt", Phase.LEGACY_OFF, "legacy", A, "Ada"), NOW)
     num_undrawn = collect_timeline(records, params).num_undrawn
     done = retune(records, asked(), NOW, params)
     assert collect_timeline(records, params).num_undrawn == num_undrawn  # no part is drawn, or missed, twice
@@ -162,7 +163,7 @@ def test_the_evidence_is_the_old_scores_against_the_new_threshold(
     flipped = int(((scores > TUNED) != (scores > THRESHOLD)).sum())
     assert done is not None and 0 < flipped < 0.05 * len(scores)
     assert (done.num_pairs, done.num_decided, done.num_flipped) == (len(scores), len(scores), flipped)
-    assert done.verdict.outcome is Outcome.PASS
+    assert done.verdict.outcome is VerdictOutcome.PASS
 
     one = records.rollout.state().of("bolt")
     assert one == replace(before, candidate=B, since=NOW, reason=one.reason)
@@ -177,9 +178,9 @@ def test_the_evidence_is_the_old_scores_against_the_new_threshold(
     assert {row[0] for row in columns_of(records, B, ["source"])} == {"redecided"}
     assert len(pairs_of_trace(records.pairs.engine, "bolt-5")) == 1  # what was said of the part when it came
 
-    note = records.chain.latest(Kind.RETUNE, "bolt")
+    note = records.chain.latest(EntryKind.RETUNE, "bolt")
     assert note is not None and note.by == "Ada"
-    (entry,) = records.chain.entries(kinds=[Kind.RETUNE])
+    (entry,) = records.chain.entries(kinds=[EntryKind.RETUNE])
     assert entry.facts["from"] == {"candidate": A, "threshold": THRESHOLD}
     assert entry.facts["to"] == {"candidate": B, "threshold": TUNED}
     assert (entry.facts["pairs"], entry.facts["flipped"], entry.facts["verdict"]) == (len(scores), flipped, "pass")
@@ -235,13 +236,13 @@ def test_in_shadow_mode_it_may_be_inconclusive_and_never_fail(
     stand_in(records, Phase.SHADOW)
     refuse(records, asked(9.0), lenient, "in shadow, .* verdict fail: .*lost_defects")
     done = retune(records, asked(), NOW, params)
-    assert done is not None and done.verdict.outcome is Outcome.INCONCLUSIVE
+    assert done is not None and done.verdict.outcome is VerdictOutcome.INCONCLUSIVE
 
 
 # --- laws, on one SQLite --------------------------------------------------------------------------------------------
 
 _classes = (f"class_{number}" for number in itertools.count())
-law = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+law = settings(max_examples=examples(6), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 some_scores = st.lists(st.one_of(st.none(), st.floats(-1.0, 6.0).map(lambda x: round(x, 1))), min_size=1, max_size=25)
 some_threshold = st.floats(0.0, 5.0).map(lambda x: round(x, 1))
 
@@ -384,8 +385,8 @@ def wait_until(happened: Callable[[], bool]) -> None:
 def test_a_gateway_takes_the_tuned_candidate_over_once_it_is_loaded(tmp_path: Path, params: Params) -> None:
     records = records_on(open_database(f"sqlite:///{tmp_path / 'records.db'}"), KeyFolder(tmp_path / "keys"))
     recorded(records, [0.0], class_name="bolt")
-    places = [ModelPlace(name, "bolt", role, name, "1") for name, role in ((A, "candidate"), ("legacy", "legacy"))]
-    records.rollout.know_model([*places, ModelPlace(B, "bolt", "candidate", B, "2")], NOW)
+    places = [ModelLocation(name, "bolt", role, name, "1") for name, role in ((A, "candidate"), ("legacy", "legacy"))]
+    records.locations.upsert_model([*places, ModelLocation(B, "bolt", "candidate", B, "2")], NOW)
     may_load = threading.Event()
 
     def load(location: str, class_name: str) -> Named:
@@ -393,7 +394,7 @@ def test_a_gateway_takes_the_tuned_candidate_over_once_it_is_loaded(tmp_path: Pa
         return Named(class_name, location)
 
     pool = ModelPool(load, params.gateway)
-    watcher = Watcher(records.rollout, pool, params.gateway, Metrics())
+    watcher = RolloutWatcher(records, pool, params.gateway, Metrics())
     watcher.start()
     try:
         assert watcher.table.routes["bolt"].fingerprint("candidate") == A

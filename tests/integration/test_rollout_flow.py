@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project
 
+from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project
 from shadowline.core.params import load_params
-from shadowline.records.rollout_store import MovedMeanwhileError
+from shadowline.records.rollout_store import ConcurrentUpdateError
 from shadowline.records.stores import Records, open_records
 from shadowline.rollout.engine import Action
 from shadowline.rollout.observation import Approval, ChecklistItem
@@ -56,7 +56,7 @@ def planned(in_project: Project, command: Command) -> Iterator[Project]:
 
 
 def phases(records: Records) -> dict[str, Phase]:
-    return {one.class_name: one.phase for one in records.rollout.state().classes}
+    return {cls.class_name: cls.phase for cls in records.rollout.state().classes}
 
 
 def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> None:
@@ -85,7 +85,7 @@ def test_from_the_plan_to_the_champion(planned: Project, command: Command) -> No
         assert set(phases(records).values()) == {expected}
     models = json.loads(command("models", "--json")[1])
     assert models[0]["aliases"] == ["challenger", "champion"]
-    assert records.rollout.pending_actions() == ()
+    assert records.outbox.pending_actions() == ()
     moves = json.loads(command("rollout", "history", "--json")[1])
     places = [(move["to"], move["share"]) for move in moves if move["class_name"] == "dots"]
     assert places == [("legacy", 0.0), ("shadow", 0.0), ("canary", 0.1), ("canary", 0.5), ("live", 1.0)]
@@ -100,7 +100,7 @@ def test_a_plan_changes_while_it_is_under_way(planned: Project, command: Command
     assert phases(records) == {first: Phase.SHADOW, second: Phase.LEGACY}
     Path("data/more.json").write_text(json.dumps({"waves": [[second]]}), encoding="utf-8")
     assert command("rollout", "plan", "data/more.json", "--by", "Bob")[0] == 0
-    assert {one.class_name: one.wave for one in records.rollout.state().classes} == {first: 1, second: 2}
+    assert {cls.class_name: cls.wave for cls in records.rollout.state().classes} == {first: 1, second: 2}
     history = json.loads(command("rollout", "history", "--class", second, "--json")[1])
     told = [(event["wave"], event["by"], event["reason"]) for event in history]
     assert told == [(1, "Ada", "planned"), (STAYS, "Ada", "left the plan"), (2, "Bob", "planned")]
@@ -144,7 +144,7 @@ def test_of_two_ticks_on_one_state_the_second_says_so(planned: Project) -> None:
     from shadowline.rollout.engine import step
 
     params, records, now = load_params(planned.layout.params), open_records(), datetime.now(UTC)
-    challenger = {one.class_name: one.candidate for one in records.rollout.state().classes}
+    challenger = {cls.class_name: cls.candidate for cls in records.rollout.state().classes}
     first, second = (
         step(
             records.rollout.state(), observe(records.rollout.state(), records, challenger, now, params), params.rollout
@@ -153,7 +153,7 @@ def test_of_two_ticks_on_one_state_the_second_says_so(planned: Project) -> None:
     )
     records.rollout.commit(first)
     before = records.rollout.events()
-    with pytest.raises(MovedMeanwhileError, match="nothing written"):
+    with pytest.raises(ConcurrentUpdateError, match="nothing written"):
         records.rollout.commit(second)
     assert records.rollout.events() == before
 
@@ -187,18 +187,18 @@ def test_an_approval_is_asked_for_in_prefect_and_bound_to_the_models(planned: Pr
     anyio.run(answer)
     asking.join(timeout=120)
     assert answered == [True]
-    assert records.rollout.approvals() == (Approval("dots", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
+    assert records.approvals.approvals() == (Approval("dots", Phase.CANARY, one.legacy, one.candidate, "Ada"),)
 
 
 def test_a_predecessor_of_the_multi_class_model_is_proven_to_load_and_never_deleted(planned: Project) -> None:
     from tasks.integrations.mlflow_registry import list_versions
-    from tasks.rollout.outbox import DECOMMISSIONING, perform
+    from tasks.rollout.outbox import DECOMMISSIONING, execute_action
 
-    rollout, params = open_records().rollout, load_params(planned.layout.params)
-    one = rollout.state().of("dots")
+    records, params = open_records(), load_params(planned.layout.params)
+    one = records.rollout.state().of("dots")
     before = list_versions(params.registry.model_name)
     for kind in sorted(DECOMMISSIONING):
-        perform(Action(kind, "dots", one.candidate, "its successor is live"), rollout, params, planned.root)
-    proof = rollout.evidence("dots", one.candidate)[ChecklistItem.ARCHIVED]
+        execute_action(Action(kind, "dots", one.candidate, "its successor is live"), records, params, planned.root)
+    proof = records.approvals.evidence("dots", one.candidate)[ChecklistItem.ARCHIVED]
     assert proof["link"] == before[0].uri
     assert list_versions(params.registry.model_name) == before

@@ -13,9 +13,9 @@ from typing import Any
 
 import boto3
 import pytest
+
 from fixtures.s3 import s3_server
 from fixtures.tiny_project import CLASSES, Project, picture
-
 from shadowline.records.stores import open_records
 
 BUCKET, PREFIX = "plant", "line1/today"

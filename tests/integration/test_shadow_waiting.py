@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fixtures.tiny_project import EXTRA_CLASS, Project
 
+from fixtures.tiny_project import EXTRA_CLASS, Project
 from flows.rollout import tick
 from flows.shadow import shadow_waiting
 from shadowline.records.stores import open_records

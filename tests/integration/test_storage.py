@@ -12,9 +12,9 @@ from typing import Any
 import boto3
 import httpx
 import pytest
-from fixtures.s3 import s3_server
 
-from tasks.integrations.object_storage import S3Storage, Storage, local_copy, open_storage
+from fixtures.s3 import s3_server
+from tasks.integrations.object_storage import ObjectStore, S3Storage, local_copy, open_storage
 
 BUCKET = "archive"
 KEY = "legacy/bolt/model.zip"
@@ -34,7 +34,7 @@ def at(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["file", "s3"])
-def storage(request: pytest.FixtureRequest, at: None, tmp_path: Path) -> Storage:
+def storage(request: pytest.FixtureRequest, at: None, tmp_path: Path) -> ObjectStore:
     """Both storages, each empty."""
     prefix = tmp_path.name
     return open_storage(f"file://{tmp_path}/kept" if request.param == "file" else f"s3://{BUCKET}/{prefix}")
@@ -50,7 +50,7 @@ def raw_s3(endpoint: str) -> Any:
     return boto3.client("s3", endpoint_url=endpoint)
 
 
-def test_what_was_put_comes_back_and_says_what_it_is(storage: Storage, path: Path, tmp_path: Path) -> None:
+def test_what_was_put_comes_back_and_says_what_it_is(storage: ObjectStore, path: Path, tmp_path: Path) -> None:
     assert storage.find(KEY) is None
     put = storage.put(path, KEY)
     assert (put.num_bytes, len(put.sha256)) == (5000, 64)
@@ -59,7 +59,7 @@ def test_what_was_put_comes_back_and_says_what_it_is(storage: Storage, path: Pat
     assert (tmp_path / "back.zip").read_bytes() == path.read_bytes()
 
 
-def test_putting_again_replaces(storage: Storage, path: Path, tmp_path: Path) -> None:
+def test_putting_again_replaces(storage: ObjectStore, path: Path, tmp_path: Path) -> None:
     first = storage.put(path, KEY)
     path.write_bytes(b"another model")
     second = storage.put(path, KEY)
@@ -68,7 +68,7 @@ def test_putting_again_replaces(storage: Storage, path: Path, tmp_path: Path) ->
     assert (tmp_path / "back.zip").read_bytes() == b"another model"
 
 
-def test_keys_are_listed_by_prefix_and_notes_are_no_keys(storage: Storage, path: Path) -> None:
+def test_keys_are_listed_by_prefix_and_notes_are_no_keys(storage: ObjectStore, path: Path) -> None:
     for key in ("legacy/b/2.zip", "legacy/a/1.zip", "other.zip"):
         storage.put(path, key)
     assert storage.list() == ["legacy/a/1.zip", "legacy/b/2.zip", "other.zip"]
@@ -76,7 +76,7 @@ def test_keys_are_listed_by_prefix_and_notes_are_no_keys(storage: Storage, path:
     assert storage.list("none") == []
 
 
-def test_what_is_not_there_is_named(storage: Storage, tmp_path: Path) -> None:
+def test_what_is_not_there_is_named(storage: ObjectStore, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"{KEY}: nothing is archived there"):
         storage.get(KEY, tmp_path / "back.zip")
     assert not (tmp_path / "back.zip").exists()
@@ -85,7 +85,7 @@ def test_what_is_not_there_is_named(storage: Storage, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["../outside", "a/../../outside", "/etc/passwd", "a//b", "", ".", "a/./b", "a\\b", "c:/x"]
 )
-def test_no_key_leaves_its_root(storage: Storage, path: Path, tmp_path: Path, key: str) -> None:
+def test_no_key_leaves_its_root(storage: ObjectStore, path: Path, tmp_path: Path, key: str) -> None:
     for use in (lambda: storage.put(path, key), lambda: storage.get(key, tmp_path / "x"), lambda: storage.find(key)):
         with pytest.raises(ValueError, match="need a relative path without"):
             use()
@@ -101,7 +101,7 @@ def test_a_link_in_the_folder_is_no_way_out(path: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
-def test_changed_bytes_are_never_given_out(storage: Storage, path: Path, tmp_path: Path, s3_address: str) -> None:
+def test_changed_bytes_are_never_given_out(storage: ObjectStore, path: Path, tmp_path: Path, s3_address: str) -> None:
     put = storage.put(path, KEY)
     changed = path.read_bytes()[:-1] + b"?"
     if isinstance(storage, S3Storage):
@@ -305,3 +305,10 @@ class BusyStore:
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def test_a_busy_store_is_asked_less_often() -> None:
+    """botocore's own pace, on top of which `outlast` begins whole operations anew (decision 33)."""
+    storage = open_storage("s3://bucket")
+    assert isinstance(storage, S3Storage)
+    assert storage.client.meta.config.retries == {"mode": "adaptive", "total_max_attempts": 5}

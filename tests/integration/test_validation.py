@@ -16,9 +16,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from fixtures.learning import ROOT
 from PIL import Image
 
+from fixtures.learning import ROOT
 from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams, Params, Severity, load_params
 from shadowline.data.manifest import content_id, write_manifest

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fixtures.clip import GRID, tiny_clip
-from fixtures.learning import picture
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fixtures.clip import GRID, tiny_clip
+from fixtures.learning import picture
 from shadowline.core.params import ZeroShotParams
+from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 from shadowline.models.winclip.detector import WinClip
 from shadowline.models.winclip.prompts import Prompts
-from shadowline.models.winclip.tower import prepare, size_of
+from shadowline.models.winclip.tower import size_of
 from shadowline.models.winclip.weights import load_clip
 
 TOLERANCE = 1e-4
@@ -96,7 +97,7 @@ def their_model(theirs: ModuleType, params: ZeroShotParams, monkeypatch: pytest.
 
 def pixels_of(detector: WinClip, images: list[Any]) -> Tensor:
     config = detector.config
-    return torch.cat([prepare(image, size_of(detector.tower), config.mean, config.std) for image in images])
+    return torch.stack([to_tensor(image, size_of(detector.tower), config.mean, config.std) for image in images])
 
 
 def differences(detector: WinClip, model: Any) -> tuple[float, float]:

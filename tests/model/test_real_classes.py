@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from fixtures.learning import ROOT
 from PIL import Image
 from scipy import stats
 
+from fixtures.learning import ROOT
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params

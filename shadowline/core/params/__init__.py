@@ -52,7 +52,7 @@ from shadowline.core.params.operation import (
     GatewayParams,
     GuardParams,
     GuardsParams,
-    KeepImages,
+    ImageRetentionPolicy,
     RegistryParams,
     RetuneParams,
     RolloutParams,
@@ -83,7 +83,7 @@ __all__ = [
     "GuardParams",
     "GuardsParams",
     "IdentificationParams",
-    "KeepImages",
+    "ImageRetentionPolicy",
     "LatencyParams",
     "LegacyParams",
     "Params",
@@ -106,29 +106,29 @@ __all__ = [
 
 
 class Params(FrozenModel):
-    seed: int
-    classes: dict[ClassName, ClassParams] = Field(min_length=1)
-    data: DataParams
-    validation: ValidationParams
-    encoder: EncoderParams
-    train: TrainParams
-    bank: BankParams
+    seed: int  # seed of every random choice: splits, initial weights, batches
+    classes: dict[ClassName, ClassParams] = Field(min_length=1)  # one entry per product class
+    data: DataParams  # how images are split, and which are refused
+    validation: ValidationParams  # what the images must be like before anything is trained
+    encoder: EncoderParams  # the frozen encoder that all classes share
+    train: TrainParams  # how the decoder is trained (Dinomaly, arXiv 2405.14325)
+    bank: BankParams  # the memory bank of each class
     few_shot: FewShotParams
-    calibration: CalibrationParams
+    calibration: CalibrationParams  # how a class's score is made, and where its threshold lies
     identification: IdentificationParams
-    evaluation: EvaluationParams
+    evaluation: EvaluationParams  # what is measured on the test images
     legacy: LegacyParams
     zero_shot: ZeroShotParams
-    enrolment: EnrolmentParams
-    gates: GateParams
-    latency: LatencyParams
+    enrolment: EnrolmentParams  # how a new product comes in
+    gates: GateParams  # what a version must reach to become the challenger
+    latency: LatencyParams  # how the packaged model's latency is measured, beside a reference workload
     shadow: ShadowParams
     rollout: RolloutParams
     gateway: GatewayParams
     assessment: AssessmentParams
     demo: DemoParams
-    registry: RegistryParams
-    schedule: ScheduleParams
+    registry: RegistryParams  # names in MLflow
+    schedule: ScheduleParams  # when a Prefect server starts the flows by itself
 
     @model_validator(mode="after")
     def _named_classes_exist(self) -> Params:

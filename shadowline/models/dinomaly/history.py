@@ -25,7 +25,7 @@ class TrainingEvaluation:
     per_class: dict[str, float]
 
 
-class History(Artifact):
+class TrainingHistory(Artifact):
     """The trainer adds to it as it goes. The file is the same on every machine: `seconds` stays out of it."""
 
     model_config = ConfigDict(frozen=False)
@@ -38,7 +38,7 @@ class History(Artifact):
     seconds: float = Field(default=0.0, exclude=True)  # of training, resumed parts included; in the checkpoint alone
 
     @classmethod
-    def empty(cls) -> History:
+    def empty(cls) -> TrainingHistory:
         return cls(steps=[], evaluations=[], best_step=0, best_loss=math.inf, stopped="finished")
 
     def since_best(self) -> int:

@@ -16,6 +16,6 @@ def learning_rate(step: int, params: TrainParams) -> float:
     return params.final_lr + 0.5 * (params.lr - params.final_lr) * (1.0 + math.cos(math.pi * progress))
 
 
-def easy_share(step: int, params: TrainParams) -> float:
+def hard_mining_share(step: int, params: TrainParams) -> float:
     """Share of points whose gradient is shrunk: 0 at the first step, hard_final_share after the ramp."""
     return params.hard_final_share * min(1.0, step / params.hard_ramp_steps)

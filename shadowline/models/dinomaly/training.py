@@ -27,18 +27,18 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import Params, TrainParams
 from shadowline.core.progress import Progress
 from shadowline.features.cache import FeatureFile
-from shadowline.models.dinomaly.history import History, TrainingEvaluation, TrainingStep
+from shadowline.models.dinomaly.history import TrainingEvaluation, TrainingHistory, TrainingStep
 from shadowline.models.dinomaly.loss import loose_cosine_loss
 from shadowline.models.dinomaly.model import Decoder, DecoderSpec, reconstruction_map
 from shadowline.models.dinomaly.optimizer import StableAdamW
-from shadowline.models.dinomaly.schedule import easy_share, learning_rate
+from shadowline.models.dinomaly.schedule import hard_mining_share, learning_rate
 from shadowline.models.dinomaly.training_data import ClassData
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     decoder: Decoder  # the weights of the best evaluation, in evaluation mode
-    history: History
+    history: TrainingHistory
 
 
 class Trainer:
@@ -62,7 +62,7 @@ class Trainer:
         self.decoder = spec.build().to(self.device)
         self.optimizer = StableAdamW(self.decoder.named_parameters(), weight_decay=params.weight_decay)
         self.best = _copy_state(self.decoder)
-        self.history = History.empty()
+        self.history = TrainingHistory.empty()
         self.step = 0
 
     # --- one step ----------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class Trainer:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._mixed):
             rebuilt = self.decoder(fused)
         patches = slice(self.spec.num_prefix, None)
-        share = easy_share(self.step, self.params)
+        share = hard_mining_share(self.step, self.params)
         loss = loose_cosine_loss(fused[:, :, patches], rebuilt[:, :, patches].float(), share, self.params.hard_factor)
         if not torch.isfinite(loss):
             raise ValueError(f"train: loss is {loss.item()} at step {self.step}; lower train.lr or check the features")
@@ -208,7 +208,7 @@ class Trainer:
         for name, value in _below(tensors, "optimizer.").items():
             self.optimizer.state[name].copy_(value)
         self.step = self.optimizer.steps = int(facts["step"])
-        self.history = History.parse(facts["history"], str(path))
+        self.history = TrainingHistory.parse(facts["history"], str(path))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

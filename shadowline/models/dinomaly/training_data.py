@@ -11,7 +11,7 @@ from torch import Tensor
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.data.manifest import Split, read_manifest
-from shadowline.features.cache import FeatureFile, Key
+from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.keys import ids_of, train_keys
 
 
@@ -21,7 +21,7 @@ class TokenSource(Protocol):
     @property
     def fingerprint(self) -> str: ...  # of the encoder
 
-    def fetch(self, keys: Sequence[Key]) -> Tensor: ...
+    def fetch(self, keys: Sequence[FeatureKey]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class ClassData:
     """The images of one class that training may see."""
 
     source: TokenSource
-    train: tuple[Key, ...]
-    val: tuple[Key, ...]
+    train: tuple[FeatureKey, ...]
+    val: tuple[FeatureKey, ...]
 
 
 def class_data(class_name: str, params: Params, layout: Layout) -> ClassData:
@@ -43,5 +43,5 @@ def class_data(class_name: str, params: Params, layout: Layout) -> ClassData:
     return ClassData(
         source=FeatureFile(layout.features(class_name)),
         train=tuple(train_keys(class_name, manifest, params)),
-        val=tuple(Key(image_id) for image_id in ids_of(manifest, Split.VAL)),
+        val=tuple(FeatureKey(image_id) for image_id in ids_of(manifest, Split.VAL)),
     )

@@ -19,7 +19,7 @@ DESCRIPTION = "detector.json"
 Floats = npt.NDArray[np.float64]
 
 
-class Description(BaseModel):
+class ExternalModelSpec(BaseModel):
     """What every foreign model needs; each kind adds its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -33,10 +33,10 @@ class Description(BaseModel):
         return value if self.higher_is_anomalous else -value
 
 
-class ForeignDetector(ABC):
+class ExternalDetector(ABC):
     """What every foreign model does alike; see `shadowline.models.detector.Detector`."""
 
-    description: Description
+    description: ExternalModelSpec
 
     @property
     def class_name(self) -> str:
@@ -54,7 +54,7 @@ class ForeignDetector(ABC):
     def _score_one(self, image: Image.Image) -> float: ...
 
 
-D = TypeVar("D", bound=Description)
+D = TypeVar("D", bound=ExternalModelSpec)
 
 
 def read_description(path: Path, kind: type[D]) -> D:

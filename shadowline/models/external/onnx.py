@@ -23,7 +23,8 @@ from PIL import Image
 from pydantic import Field
 
 from shadowline.core.params import Positive
-from shadowline.models.external.description import DESCRIPTION, Description, ForeignDetector, read_description
+from shadowline.data.transforms import to_array
+from shadowline.models.external.description import DESCRIPTION, ExternalDetector, ExternalModelSpec, read_description
 
 Floats = npt.NDArray[np.float64]
 Deviation = Annotated[float, Field(gt=0)]
@@ -31,7 +32,7 @@ Deviation = Annotated[float, Field(gt=0)]
 MODEL = "model.onnx"
 
 
-class OnnxDescription(Description):
+class OnnxDescription(ExternalModelSpec):
     input_name: str
     input_size: Positive  # S, pixels; an image is squeezed to a square
     mean: tuple[float, float, float]  # per channel, of pixels in 0…1
@@ -41,7 +42,7 @@ class OnnxDescription(Description):
 
 
 @dataclass(frozen=True, eq=False)
-class OnnxDetector(ForeignDetector):
+class OnnxDetector(ExternalDetector):
     """A detector of one class; see `shadowline.models.detector.Detector`. Runs on the CPU, one image at a time."""
 
     description: OnnxDescription
@@ -110,7 +111,7 @@ def _open(graph: bytes, path: Path) -> Any:
 def _check_fit(session: Any, description: OnnxDescription, directory: Path) -> None:
     """Raises ValueError where the graph has no such input or outputs, or wants another input."""
     inputs = {one.name: one for one in session.get_inputs()}
-    outputs = sorted(one.name for one in session.get_outputs())
+    outputs = sorted(output.name for output in session.get_outputs())
     if set(inputs) != {description.input_name}:
         raise ValueError(f"{directory}: input_name {description.input_name!r}, but the graph asks for {sorted(inputs)}")
     missing = {description.score_output, description.map_output or description.score_output} - set(outputs)
@@ -128,12 +129,10 @@ def _check_fit(session: Any, description: OnnxDescription, directory: Path) -> N
 
 
 def _prepare(image: Image.Image, description: OnnxDescription) -> npt.NDArray[np.float32]:
-    """RGB, squeezed to a square by bicubic resampling, normalised: (1, 3, S, S)."""
-    small = image.convert("RGB").resize((description.input_size,) * 2, Image.Resampling.BICUBIC)
-    pixels_HWC = np.asarray(small, dtype=np.float32) / 255
-    mean, std = (np.asarray(values, dtype=np.float32) for values in (description.mean, description.std))
-    normalised = (pixels_HWC - mean) / std
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], dtype=np.float32)
+    """(1, 3, S, S)."""
+    size = (description.input_size, description.input_size)
+    pixels_SS3 = to_array(image, size, description.mean, description.std)
+    return np.ascontiguousarray(pixels_SS3.transpose(2, 0, 1)[None])
 
 
 def _shown(found: Floats) -> str:

@@ -25,7 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from shadowline.models.external.description import DESCRIPTION, Description, ForeignDetector, read_description
+from shadowline.core.hashing import file_sha256
+from shadowline.models.external.description import DESCRIPTION, ExternalDetector, ExternalModelSpec, read_description
 
 Floats = npt.NDArray[np.float64]
 
@@ -35,13 +36,13 @@ _PICKLE_HEADS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _NO_PART = frozenset({"registered_model_meta", "__pycache__"})  # what MLflow and Python write beside a model
 
 
-class PyfuncDescription(Description):
+class PyfuncDescription(ExternalModelSpec):
     image_column: str = "image"  # of the question; the bytes of a PNG in base64
     score_column: str = "score"  # of the answer
 
 
 @dataclass(frozen=True, eq=False)
-class PyfuncDetector(ForeignDetector):
+class PyfuncDetector(ExternalDetector):
     """A detector of one class; see `shadowline.models.detector.Detector`."""
 
     description: PyfuncDescription
@@ -63,7 +64,7 @@ class PyfuncDetector(ForeignDetector):
         digest = hashlib.sha256()
         for path in parts(self.directory):
             digest.update(f"{path.relative_to(self.directory).as_posix()}\n".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            digest.update(bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:

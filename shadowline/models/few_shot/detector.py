@@ -15,7 +15,6 @@ import functools
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,14 @@ import numpy.typing as npt
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import copy_file, read_json, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.params import ClassName, FewShotParams
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.few_shot.model import (
     Basis,
     Distance,
-    References,
+    FewShotReferences,
     distance_map,
     image_score,
     leave_one_out,
@@ -73,7 +72,7 @@ class FewShot:
     """
 
     config: FewShotConfig
-    references: References
+    references: FewShotReferences
     encoder: Encoder
 
     def __post_init__(self) -> None:
@@ -83,7 +82,7 @@ class FewShot:
 
     @classmethod
     def fit(
-        cls, class_name: str, references: References, encoder: Encoder, params: FewShotParams, target_fpr: float
+        cls, class_name: str, references: FewShotReferences, encoder: Encoder, params: FewShotParams, target_fpr: float
     ) -> FewShot:
         """Set the threshold by leaving each reference out; raises ValueError as `leave_one_out` does."""
         _check_class(class_name, references)
@@ -135,8 +134,7 @@ class FewShot:
         """Write a directory that needs no other; raises ValueError where `encoder_directory` holds another encoder."""
         _check_encoder("detector", self.config.encoder_fingerprint, load_encoder(encoder_directory))
         for name in ("encoder.safetensors", "encoder.json"):
-            with replace_file(directory / name) as temporary:
-                shutil.copyfile(encoder_directory / name, temporary)
+            copy_file(encoder_directory / name, directory / name)
         self.references.save(directory / _REFERENCES)
         write_json(directory / _CONFIG, {**self.config.model_dump(mode="json"), "fingerprint": self.fingerprint})
 
@@ -146,10 +144,10 @@ class FewShot:
         for name in (_REFERENCES, _CONFIG):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file; not a few-shot detector, or a partial one")
-        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config = FewShotConfig.model_validate(fields)
-        detector = cls(config, References.load(directory / _REFERENCES), load_encoder(directory, pick_device()))
+        detector = cls(config, FewShotReferences.load(directory / _REFERENCES), load_encoder(directory, pick_device()))
         if detector.fingerprint != expected:
             found = detector.fingerprint[:12]
             raise ValueError(f"{directory}: fingerprint {found}…, but config.json says {expected}; restore it")
@@ -160,7 +158,7 @@ class FewShot:
         return distance_map(query_GPD, self.references.all_RGPD, self.config.distance)
 
 
-def _check_class(class_name: str, references: References) -> None:
+def _check_class(class_name: str, references: FewShotReferences) -> None:
     if references.class_name != class_name:
         raise ValueError(f"class '{class_name}': references of class '{references.class_name}'; give its own images")
 

@@ -47,7 +47,7 @@ class Distance(StrEnum):
 
 
 @dataclass(frozen=True, eq=False)
-class References:
+class FewShotReferences:
     """Patch features of the normal images of one class; raises ValueError for none, or for values not finite."""
 
     class_name: str
@@ -79,7 +79,7 @@ class References:
             save_file({"fused": self.fused_NVGPD.contiguous()}, temporary, metadata=metadata)
 
     @classmethod
-    def load(cls, path: Path) -> References:
+    def load(cls, path: Path) -> FewShotReferences:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["references"])
             return cls(facts["class_name"], file.get_tensor("fused"), tuple(facts["views"]), facts["fingerprint"])
@@ -87,7 +87,7 @@ class References:
 
 def encode_references(
     class_name: str, images: Sequence[Image.Image], encoder: Encoder, views: Sequence[str]
-) -> References:
+) -> FewShotReferences:
     """The references of images, each with its `views` beside it; the views must not depend on a seed.
 
     Raises ValueError for no image, for one given twice (it would vouch for itself), and for an unknown view.
@@ -99,7 +99,7 @@ def encode_references(
     found = [patches_of(picture, encoder) for picture in pictures]
     shape = (len(images), len(names), encoder.config.groups, encoder.grid**2, encoder.width)
     fused = torch.stack(found).reshape(shape) if found else torch.empty(shape)
-    return References(class_name, fused.half(), names, encoder.config.fingerprint)
+    return FewShotReferences(class_name, fused.half(), names, encoder.config.fingerprint)
 
 
 def patches_of(image: Image.Image, encoder: Encoder) -> Tensor:
@@ -124,11 +124,11 @@ def distance_map(query_GPD: Tensor, references_RGPD: Tensor, distance: Distance)
     if query_GPD.shape != references_RGPD.shape[1:]:
         sizes = f"{tuple(query_GPD.shape)}, references {tuple(references_RGPD.shape[1:])}"
         raise ValueError(f"few-shot query: groups, patches and width {sizes}; encode both with one encoder")
-    nearest_GP = reduce(torch.minimum, (pair_distance(query_GPD, one, distance) for one in references_RGPD))
+    nearest_GP = reduce(torch.minimum, (reference_distance(query_GPD, one, distance) for one in references_RGPD))
     return np.asarray(nearest_GP.double().mean(dim=0).numpy())
 
 
-def pair_distance(query_GPD: Tensor, reference_GPD: Tensor, distance: Distance) -> Tensor:
+def reference_distance(query_GPD: Tensor, reference_GPD: Tensor, distance: Distance) -> Tensor:
     """Distance of each patch to the nearest of one reference, in its own group: (G, P).
 
     The neighbour is found through products, its distance is then taken directly: 0 for an image and itself. Because
@@ -172,7 +172,7 @@ class Rule:
     scores: tuple[float, ...]  # that it was taken from, rising
 
 
-def leave_one_out(references: References, distance: Distance, top_share: float, target_fpr: float) -> Rule:
+def leave_one_out(references: FewShotReferences, distance: Distance, top_share: float, target_fpr: float) -> Rule:
     """The threshold that the references themselves can vouch for.
 
     With n images it promises target_fpr, or 1/(n + 1) where that is more. The promise holds as that of a split: were

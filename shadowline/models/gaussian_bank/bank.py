@@ -29,8 +29,8 @@ from torch import Tensor
 from shadowline.core.atomic_files import replace_file
 from shadowline.models.gaussian_bank.covariance import (
     Covariance,
+    CovarianceFormat,
     Exact,
-    Storage,
     compress,
     from_tensors,
     storage_of,
@@ -167,7 +167,7 @@ class Bank:
             fingerprint=fingerprint,
         )
 
-    def compressed(self, storage: Storage, rank: int) -> Bank:
+    def compressed(self, storage: CovarianceFormat, rank: int) -> Bank:
         """This bank in another format; raises ValueError as `compress` does. What a format lost stays lost."""
         return replace(self, covariance=compress(self.factor_GDD, storage, rank))
 
@@ -183,7 +183,7 @@ class Bank:
         return self.covariance.distance(centred_GDN).reshape(G, B, P).permute(1, 0, 2)
 
     @property
-    def storage(self) -> Storage:
+    def storage(self) -> CovarianceFormat:
         """How the covariance is kept."""
         return storage_of(self.covariance)
 
@@ -204,7 +204,9 @@ class Bank:
             "num_images": self.num_images,
             "shrinkage": list(self.shrinkage),
             "fingerprint": self.fingerprint,
-            **({} if storage is Storage.FLOAT32 else {"storage": storage}),  # so that older files stay as they are
+            **(
+                {} if storage is CovarianceFormat.FLOAT32 else {"storage": storage}
+            ),  # so that older files stay as they are
         }
         arrays = {name: tensor.numpy() for name, tensor in self._tensors().items()}
         with replace_file(path) as temporary:
@@ -216,10 +218,12 @@ class Bank:
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["bank"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        storage, shrinkage = facts.pop("storage", Storage.FLOAT32), tuple(facts.pop("shrinkage"))
-        if storage not in list(Storage):
-            raise ValueError(f"{path}: bank storage {storage!r}, known: {', '.join(Storage)}; update shadowline")
-        covariance = from_tensors(Storage(storage), tensors)
+        storage, shrinkage = facts.pop("storage", CovarianceFormat.FLOAT32), tuple(facts.pop("shrinkage"))
+        if storage not in list(CovarianceFormat):
+            raise ValueError(
+                f"{path}: bank storage {storage!r}, known: {', '.join(CovarianceFormat)}; update shadowline"
+            )
+        covariance = from_tensors(CovarianceFormat(storage), tensors)
         return cls(mean_GD=tensors["mean"], covariance=covariance, shrinkage=shrinkage, **facts)
 
     def _tensors(self) -> dict[str, Tensor]:

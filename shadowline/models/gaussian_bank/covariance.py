@@ -1,6 +1,6 @@
 """How a bank keeps its covariance: as it is fitted, at half precision, or as a low rank plus a diagonal.
 
-    covariance = compress(factor_GDD, Storage.LOW_RANK, rank=64)
+    covariance = compress(factor_GDD, CovarianceFormat.LOW_RANK, rank=64)
     distance_GN = covariance.distance(centred_GDN)
 
 G groups · D width · R rank · L entries below a diagonal, D (D − 1) / 2 · N patches. Per group are kept, in bytes:
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 
-class Storage(StrEnum):
+class CovarianceFormat(StrEnum):
     """The formats of a bank's file."""
 
     FLOAT32 = "float32"  # the Cholesky factor, every entry
@@ -110,24 +110,24 @@ class LowRank:
 
 
 Covariance = Exact | Half | LowRank
-_FORMATS: Mapping[Storage, type[Covariance]] = {
-    Storage.FLOAT32: Exact,
-    Storage.FLOAT16: Half,
-    Storage.LOW_RANK: LowRank,
+_FORMATS: Mapping[CovarianceFormat, type[Covariance]] = {
+    CovarianceFormat.FLOAT32: Exact,
+    CovarianceFormat.FLOAT16: Half,
+    CovarianceFormat.LOW_RANK: LowRank,
 }
 
 
-def compress(factor_GDD: Tensor, storage: Storage, rank: int) -> Covariance:
+def compress(factor_GDD: Tensor, storage: CovarianceFormat, rank: int) -> Covariance:
     """The covariance in one of the formats; `rank` counts for low_rank alone.
 
     Raises ValueError for a rank beyond the width, or a covariance that half precision cannot hold.
     """
-    if storage is Storage.FLOAT16:
+    if storage is CovarianceFormat.FLOAT16:
         return Half.of(factor_GDD)
-    return LowRank.of(factor_GDD, rank) if storage is Storage.LOW_RANK else Exact(factor_GDD)
+    return LowRank.of(factor_GDD, rank) if storage is CovarianceFormat.LOW_RANK else Exact(factor_GDD)
 
 
-def storage_of(covariance: Covariance) -> Storage:
+def storage_of(covariance: Covariance) -> CovarianceFormat:
     return next(storage for storage, kind in _FORMATS.items() if isinstance(covariance, kind))
 
 
@@ -136,7 +136,7 @@ def to_tensors(covariance: Covariance) -> dict[str, Tensor]:
     return {_plain(field.name): getattr(covariance, field.name) for field in fields(covariance)}
 
 
-def from_tensors(storage: Storage, tensors: Mapping[str, Tensor]) -> Covariance:
+def from_tensors(storage: CovarianceFormat, tensors: Mapping[str, Tensor]) -> Covariance:
     """The inverse of `to_tensors`; raises KeyError where a tensor is missing."""
     kind = _FORMATS[storage]
     return kind(*(tensors[_plain(field.name)] for field in fields(kind)))

@@ -72,7 +72,7 @@ def nearest(queries_QD: torch.Tensor, bank_MD: torch.Tensor) -> tuple[torch.Tens
     return torch.linalg.vector_norm(queries_QD - bank_MD[index_Q], dim=1), index_Q
 
 
-def image_score(patches_PD: torch.Tensor, bank_MD: torch.Tensor, neighbours: int) -> float:
+def reweighted_image_score(patches_PD: torch.Tensor, bank_MD: torch.Tensor, neighbours: int) -> float:
     """The distance s* of the farthest patch, weighted by how alone its nearest bank patch m* is (paper, eq. 6 and 7).
 
     s = (1 − exp(‖m_test − m*‖) / Σ exp(‖m_test − m‖)) · s*, the sum over the `neighbours` bank patches nearest to m*,

@@ -15,7 +15,6 @@ Axes: N images · P patches of an image · D feature width · M patches in the b
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +29,13 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import LegacyParams
 from shadowline.core.progress import Progress
+from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 from shadowline.models.conformal import conformal_threshold
-from shadowline.models.patchcore.coreset import choose_coreset, image_score, join_layers, nearest
+from shadowline.models.patchcore.coreset import choose_coreset, join_layers, nearest, reweighted_image_score
 from shadowline.models.patchcore.lite0_weights import NETWORK as LITE0
 from shadowline.models.patchcore.lite0_weights import read_lite0
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
@@ -132,7 +132,7 @@ class PatchCore(SavedDetector):
         for name in (_WEIGHTS, _CONFIG):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file; not a saved PatchCore, or a partial one")
-        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = PatchCoreConfig.model_validate(fields), load_file(directory / _WEIGHTS)
         found = fingerprint_of(config, tensors)
@@ -149,7 +149,7 @@ class PatchCore(SavedDetector):
     @torch.inference_mode()
     def _score_one(self, image: Image.Image) -> float:
         patches_DHW = _embed(self.network, image, self.config)
-        return image_score(patches_DHW.flatten(1).T, self.bank, self.config.neighbours)
+        return reweighted_image_score(patches_DHW.flatten(1).T, self.bank, self.config.neighbours)
 
     @torch.inference_mode()
     def _map_one(self, image: Image.Image) -> Floats:
@@ -195,11 +195,8 @@ def _initial_config(class_name: str, params: LegacyParams, seed: int, num_images
 
 
 def _prepare(image: Image.Image, config: PatchCoreConfig, device: torch.device) -> torch.Tensor:
-    """RGB, squeezed to a square by bicubic resampling, normalised as the network was trained: (1, 3, S, S)."""
-    small = image.convert("RGB").resize((config.input_size, config.input_size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
-    mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
-    return ((pixels - mean) / std)[None].to(device)
+    """(1, 3, S, S), normalised as the network was trained."""
+    return to_tensor(image, (config.input_size, config.input_size), config.mean, config.std)[None].to(device)
 
 
 def _embed(network: nn.Module, image: Image.Image, config: PatchCoreConfig) -> torch.Tensor:

@@ -5,7 +5,6 @@ Its files lie in artifacts/legacy, beside limits.json with the class and what an
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from shadowline.data.images import open_rgb
+from shadowline.core.atomic_files import read_json
+from shadowline.data.images import ImageLimits, open_within
 from shadowline.data.manifest import Label
 from shadowline.models.loader import load_detector
 from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
 
 
-class LegacyModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+class LegacyPyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         folder = Path(context.artifacts["legacy"])
-        self.limits = json.loads(Path(context.artifacts["limits"]).read_text(encoding="utf-8"))
-        self.detector = load_detector(str(folder), self.limits.pop("class_name"))
+        described = read_json(Path(context.artifacts["limits"]))
+        self.detector = load_detector(str(folder), described.pop("class_name"))
+        self.limits = ImageLimits(**described)
         self.version = registered_version(folder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -34,10 +35,10 @@ class LegacyModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         asked = row.get("class_name")
         if isinstance(asked, str) and asked and asked != self.detector.class_name:
             raise ValueError(f"class {asked!r} is not in this model; it knows {self.detector.class_name}")
-        score = float(self.detector.score([open_rgb(read_row(row), **self.limits)])[0])
+        score = float(self.detector.score([open_within(read_row(row), self.limits)])[0])
         label = Label.ANOMALOUS if score > self.detector.threshold else Label.NORMAL
         answer = (score, self.detector.threshold, str(label), self.detector.class_name)
         return dict(zip(ANSWER, (*answer, self.version, self.detector.fingerprint), strict=True))
 
 
-mlflow.models.set_model(LegacyModel())
+mlflow.models.set_model(LegacyPyfunc())

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,21 +29,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from shadowline.core.atomic_files import replace_file, write_json
+from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.params import ZeroShotParams
+from shadowline.data.transforms import to_tensor
 from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
 from shadowline.models.winclip.scoring import anomaly_share, language_map, window_patches
-from shadowline.models.winclip.tower import (
-    TowerDesign,
-    build_tower,
-    embed,
-    embed_image,
-    grid_of,
-    prepare,
-    size_of,
-)
+from shadowline.models.winclip.tower import TowerDesign, build_tower, embed_image, embed_images, grid_of, size_of
 from shadowline.models.winclip.weights import Clip, embed_sides
 
 Floats = npt.NDArray[np.float64]
@@ -144,7 +136,7 @@ class WinClip(SavedDetector):
         for name in (_WEIGHTS, _CONFIG):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: no such file; not a saved WinCLIP, or a partial one")
-        fields = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+        fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = WinClipConfig.model_validate(fields), load_file(directory / _WEIGHTS)
         found = fingerprint_of(config, tensors)
@@ -161,7 +153,7 @@ class WinClip(SavedDetector):
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
 
     def _prepare(self, image: Image.Image) -> Tensor:
-        return prepare(image, size_of(self.tower), self.config.mean, self.config.std).to(self.text_2D.device)
+        return to_tensor(image, size_of(self.tower), self.config.mean, self.config.std)[None].to(self.text_2D.device)
 
     @torch.inference_mode()
     def _score_one(self, image: Image.Image) -> float:
@@ -169,7 +161,7 @@ class WinClip(SavedDetector):
 
     @torch.inference_mode()
     def _map_one(self, image: Image.Image) -> Floats:
-        found = embed(self.tower, self._prepare(image), self.windows)
+        found = embed_images(self.tower, self._prepare(image), self.windows)
         scales = [self._words(windows) for windows in found.windows]
         grid_map = language_map(self._words(found.image_BD), scales, self.windows, grid_of(self.tower))
         large = functional.interpolate(grid_map[:, None], size=size_of(self.tower), mode="bilinear")

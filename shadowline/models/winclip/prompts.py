@@ -29,7 +29,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from shadowline.core.atomic_files import write_json
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.params import CLASS_NAME_PATTERN
 
 DEFAULT = "default.yaml"
@@ -178,7 +178,7 @@ def choose(folder: Path, class_name: str, default_set: str) -> Prompts:
     record = chosen_path(folder, class_name)
     if not record.is_file():
         return book.fill(default_set)
-    winner = json.loads(record.read_text(encoding="utf-8"))
+    winner = read_json(record)
     prompts = book.fill(winner["prompt_set"])
     if prompts.sha256 != winner["prompts_sha256"]:
         raise ValueError(

@@ -20,10 +20,11 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from shadowline.core.progress import Progress
+from shadowline.data.transforms import to_tensor
 from shadowline.models.calibration import Scale
 from shadowline.models.winclip.prompts import Prompts
 from shadowline.models.winclip.scoring import anomaly_share
-from shadowline.models.winclip.tower import embed_image, prepare, size_of
+from shadowline.models.winclip.tower import embed_image, size_of
 from shadowline.models.winclip.weights import Clip, embed_sides
 
 Read = Callable[[], Image.Image]
@@ -73,7 +74,8 @@ def _embed_all(clip: Clip, images: Sequence[Read], advance: Callable[[], None]) 
     device = next(clip.tower.parameters()).device
     rows = []
     for read in images:
-        rows.append(embed_image(clip.tower, prepare(read(), size_of(clip.tower), clip.mean, clip.std).to(device)))
+        pixels_3HW = to_tensor(read(), size_of(clip.tower), clip.mean, clip.std)
+        rows.append(embed_image(clip.tower, pixels_3HW[None].to(device)))
         advance()
     return torch.cat(rows)
 

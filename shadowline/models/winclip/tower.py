@@ -1,7 +1,7 @@
 """CLIP's vision tower, asked for three things at once: the whole image, every window of it, and its patches.
 
     tower = build_tower(design)
-    found = embed(tower, pixels_B3SS, windows)
+    found = embed_images(tower, pixels_B3SS, windows)
 
 B images · S input size, pixels · W windows · k² patches of a window · P patches · T tokens · C tower width ·
 D embedding width
@@ -16,9 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from shadowline.features import backbones
@@ -68,17 +66,6 @@ def size_of(tower: nn.Module) -> Grid:
     return int(height), int(width)
 
 
-def prepare(image: Image.Image, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """RGB, squeezed to the tower's input by bicubic resampling, normalised: (1, 3, S, S).
-
-    Squeezed and not cropped, because a defect at the edge is a defect.
-    """
-    height, width = size
-    small = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255).permute(2, 0, 1)
-    return ((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))[None]
-
-
 @torch.inference_mode()
 def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
     """The whole image alone, (B, D): all that an image score needs."""
@@ -86,7 +73,7 @@ def embed_image(tower: nn.Module, pixels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def embed(tower: nn.Module, pixels: Tensor, windows: Sequence[Tensor]) -> Embedding:
+def embed_images(tower: nn.Module, pixels: Tensor, windows: Sequence[Tensor]) -> Embedding:
     """`windows` holds per scale the indices of the covered patches, (W, k²)."""
     tokens_BTC = _tokens(tower, pixels)
     hidden_BTC = _transform(tower, tokens_BTC)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from shadowline.core.atomic_files import read_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import ZeroShotParams
 from shadowline.core.settings import Settings
@@ -58,7 +58,7 @@ def load_clip(params: ZeroShotParams, root: Path, *, device: str | torch.device 
     design = TowerDesign(config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"])
     trained = _trained_with(params, config)
     path = _find_weights(params, root)
-    network = build_network(config)
+    network = build_towers(config)
     try:
         backbones.open_clip().load_checkpoint(network, str(path))
     except (RuntimeError, KeyError, SafetensorError) as error:
@@ -89,7 +89,7 @@ def read_architecture(name: str, root: Path) -> dict[str, Any]:
     return config
 
 
-def build_network(config: dict[str, Any]) -> nn.Module:
+def build_towers(config: dict[str, Any]) -> nn.Module:
     """open_clip's network of a configuration, with random weights; both towers."""
     library, options = backbones.open_clip(), copy.deepcopy(config)
     custom = options.pop("custom_text", False)
@@ -132,7 +132,7 @@ def _look_up(name: str) -> dict[str, Any]:
 def _read_own(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"zero_shot.architecture: {path} is missing; name a .json file of open_clip's form, or a name")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json(path)
     missing = [part for part in ("embed_dim", "vision_cfg", "text_cfg") if part not in config]
     if missing:
         raise ValueError(f"zero_shot.architecture: {path} lacks {missing}; write it in the form of open_clip's own")

@@ -26,8 +26,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shadowline.core.progress import Progress
 from shadowline.records.audit_log.chain_heads import HeadPlace
-from shadowline.records.audit_log.entry import FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry, timestamp
-from shadowline.records.audit_log.keys import FIRST_KEY, Key, KeyFolder
+from shadowline.records.audit_log.entry import (
+    FIELDS,
+    ChainVerification,
+    ChainVerifier,
+    Entry,
+    EntryKind,
+    PendingEntry,
+    Record,
+    next_entry,
+    timestamp,
+)
+from shadowline.records.audit_log.keys import FIRST_KEY, KeyFolder, SigningKey
 from shadowline.records.database import reading, reading_any_text
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 
@@ -38,12 +48,12 @@ _SEALED = 1_000  # notes per transaction, which other writers of a SQLite file w
 _NO_KEY = "audit: a key is introduced by `Chain.rotate`, and noted by nobody else"
 
 
-class CutChainError(ValueError):
+class TruncatedChainError(ValueError):
     """The chain ends before an entry that is known to have been written; nothing is added to it."""
 
 
 @dataclass(frozen=True)
-class Witness:
+class ChainAnchor:
     """Something outside of the database that knows of an entry."""
 
     number: int
@@ -67,8 +77,8 @@ class Chain:
 
     def note(self, connection: Connection, records: Iterable[Record]) -> None:
         """Keep records in the caller's transaction until they are sealed."""
-        rows = [vars(one.noted) for one in records]
-        if any(row["kind"] == Kind.KEY for row in rows):
+        rows = [vars(record.noted) for record in records]
+        if any(row["kind"] == EntryKind.KEY for row in rows):
             raise ValueError(_NO_KEY)
         if rows:
             connection.execute(insert(AuditNoteRow), rows)
@@ -153,9 +163,9 @@ class Chain:
         new = [] if last else [self._introduce(FIRST_KEY, rows[0].by, None)]
         signer = self._signer(last or new[0])
         for row in rows:
-            if row.kind == Kind.KEY:  # who can write notes could have a key of his own signed
+            if row.kind == EntryKind.KEY:  # who can write notes could have a key of his own signed
                 raise ValueError(f"{_NO_KEY}; note {row.id} does: find out who wrote it, and remove it")
-            note = Note(row.at, row.by, row.kind, row.subject, row.body)
+            note = PendingEntry(row.at, row.by, row.kind, row.subject, row.body)
             new.append(next_entry(note, new[-1] if new else last, signer))
         self._insert(connection, new)
         connection.execute(delete(AuditNoteRow).where(AuditNoteRow.id.in_([row.id for row in rows])))
@@ -174,14 +184,14 @@ class Chain:
         signer = self._signer(last) if last else None
         key = self.keys.obtain(name)
         body = {"public_key": key.public, "replaces": signer.name if signer else None}
-        return next_entry(Record(Kind.KEY, name, body, by, datetime.now(UTC)).noted, last, signer or key)
+        return next_entry(Record(EntryKind.KEY, name, body, by, datetime.now(UTC)).noted, last, signer or key)
 
-    def _signer(self, last: Entry) -> Key:
+    def _signer(self, last: Entry) -> SigningKey:
         """The key that has to sign what follows `last`."""
-        return self.keys.load(last.subject if last.kind == Kind.KEY else last.key)
+        return self.keys.load(last.subject if last.kind == EntryKind.KEY else last.key)
 
     def _insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
-        connection.execute(insert(AuditEntryRow), [vars(one) for one in entries])
+        connection.execute(insert(AuditEntryRow), [vars(entry) for entry in entries])
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
@@ -196,14 +206,16 @@ class Chain:
         query, head = select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1), self.keys.head
         row = connection.execute(query).first()
         if head is not None and _hash_of(connection, head.number) != head.hash:
-            raise CutChainError(
+            raise TruncatedChainError(
                 f"audit chain: entry {head.number} was written with the keys in {self.keys.folder}, and is not in this "
                 f"database; restore it from a backup, or give it keys of its own (SHADOWLINE_AUDIT_KEYS)"
             )
         return _entry(row) if row else None
 
     def _introduced(self, connection: Connection, name: str) -> bool:
-        query = select(AuditEntryRow.number).where(AuditEntryRow.kind == str(Kind.KEY), AuditEntryRow.subject == name)
+        query = select(AuditEntryRow.number).where(
+            AuditEntryRow.kind == str(EntryKind.KEY), AuditEntryRow.subject == name
+        )
         return connection.execute(query).first() is not None
 
     # --- reading ---
@@ -212,7 +224,7 @@ class Chain:
         self,
         since: datetime | None = None,
         until: datetime | None = None,
-        kinds: Iterable[Kind] = (),
+        kinds: Iterable[EntryKind] = (),
         subject: str = "",
         first: int = 1,
         last: int | None = None,
@@ -230,14 +242,14 @@ class Chain:
             streamed = connection.execution_options(yield_per=_CHUNK).execute(query)
             yield from (_entry(row) for row in streamed)
 
-    def latest(self, kind: Kind, subject: str = "") -> Note | None:
+    def latest(self, kind: EntryKind, subject: str = "") -> PendingEntry | None:
         """The last of a kind, about a subject or any, sealed or not."""
         with reading(self.engine) as connection:
             for table, order in ((AuditNoteRow, AuditNoteRow.id), (AuditEntryRow, AuditEntryRow.number)):
                 query = select(table).where(table.kind == str(kind)).order_by(order.desc()).limit(1)
                 row = connection.execute(query.where(table.subject == subject) if subject else query).first()
                 if row is not None:
-                    return Note(row.at, row.by, row.kind, row.subject, row.body)
+                    return PendingEntry(row.at, row.by, row.kind, row.subject, row.body)
         return None
 
     def num_noted(self) -> int:
@@ -245,22 +257,22 @@ class Chain:
         with reading(self.engine) as connection:
             return int(connection.execute(select(func.count()).select_from(AuditNoteRow)).scalar_one())
 
-    def noted_since(self) -> str | None:
+    def pending_since(self) -> str | None:
         """The time of the oldest note that waits to be sealed."""
         with reading(self.engine) as connection:
             found: str | None = connection.execute(select(func.min(AuditNoteRow.at))).scalar()
         return found
 
     def verify(
-        self, progress: Progress, trusted: Mapping[str, str] | None = None, witnesses: Iterable[Witness] = ()
-    ) -> Soundness:
+        self, progress: Progress, trusted: Mapping[str, str] | None = None, witnesses: Iterable[ChainAnchor] = ()
+    ) -> ChainVerification:
         """Walk along the whole chain, and look for what it is known to have held.
 
         `trusted`: name → public half of the first key at least, and of others that must occur; those in the key folder
         where None. What the folder remembers is a witness itself. Raises ValueError where there is nothing to trust.
         """
-        walk, num_entries = Walk(self._trusted(trusted)), self._count()
-        found, known = Soundness(0, None), [*self._own_witness(), *witnesses]
+        walk, num_entries = ChainVerifier(self._trusted(trusted)), self._count()
+        found, known = ChainVerification(0, None), [*self._own_witness(), *witnesses]
         unheard, witnessed = {(one.number, one.hash): one for one in known}, 0
         with progress.task("audit chain", total=num_entries) as task:
             entries = self.entries()
@@ -275,7 +287,7 @@ class Chain:
         found = replace(found, witnessed=max(witnessed, min(found.num_entries, self._remembered())))
         return _without_gaps(found, list(unheard.values()), sorted(set(trusted or ()) - walk.introduced))
 
-    def unheard(self, witnesses: Iterable[Witness]) -> Witness | None:
+    def unacknowledged(self, witnesses: Iterable[ChainAnchor]) -> ChainAnchor | None:
         """The first, the key folder among them, whose entry is not in the database as it was written."""
         with reading(self.engine) as connection:
             lost = [one for one in (*self._own_witness(), *witnesses) if _hash_of(connection, one.number) != one.hash]
@@ -290,9 +302,9 @@ class Chain:
             )
         return keys
 
-    def _own_witness(self) -> list[Witness]:
+    def _own_witness(self) -> list[ChainAnchor]:
         head = self.keys.head
-        return [Witness(head.number, head.hash, str(self.keys.folder / "head.json"))] if head else []
+        return [ChainAnchor(head.number, head.hash, str(self.keys.folder / "head.json"))] if head else []
 
     def _remembered(self) -> int:
         """Up to where the key folder knows the chain now, what was sealed during a walk included."""
@@ -307,7 +319,9 @@ class Chain:
             return int(connection.execute(select(func.count()).select_from(AuditEntryRow)).scalar_one())
 
 
-def _without_gaps(found: Soundness, unheard: Sequence[Witness], missing_keys: Sequence[str]) -> Soundness:
+def _without_gaps(
+    found: ChainVerification, unheard: Sequence[ChainAnchor], missing_keys: Sequence[str]
+) -> ChainVerification:
     """Sound only where every witness is right and every trusted key occurs."""
     if unheard:
         first = min(unheard, key=lambda one: one.number)

@@ -1,7 +1,7 @@
 """A second place for the heads of the chain, out of reach of whoever keeps the database: a file share, or S3.
 
     place = open_heads("/mnt/evidence/heads")          # or s3://bucket/prefix; SHADOWLINE_AUDIT_WITNESS
-    place.keep(Head(1204, "9f…"))
+    place.keep(ChainHead(1204, "9f…"))
     place.heads()                                      # every head that was ever kept
 
 Each head is an object of its own, named by its number and hash, and none is ever written again. What else protects them
@@ -22,7 +22,7 @@ from threading import Thread
 from typing import Any, Protocol, TypeVar
 
 from shadowline.core.settings import Settings
-from shadowline.records.audit_log.keys import Head
+from shadowline.records.audit_log.keys import ChainHead
 
 _PATIENCE_S = 5.0  # for one head
 _LISTING_S = 60.0  # for all of them
@@ -50,16 +50,16 @@ class HeadPlace:
     location: str  # as the user gave it
     store: Store
 
-    def keep(self, head: Head) -> None:
+    def keep(self, head: ChainHead) -> None:
         name = f"{head.number:012d}-{head.hash}.json"
         content = json.dumps(asdict(head)).encode()
         self._ask(lambda: self.store.create(name, content), _PATIENCE_S)
 
-    def heads(self) -> list[Head]:
+    def heads(self) -> list[ChainHead]:
         """In order of their numbers."""
         names = self._ask(lambda: sorted(self.store.names()), _LISTING_S)
         matches = [match for name in names if (match := _NAME.fullmatch(name))]
-        return [Head(int(match[1]), match[2]) for match in matches]
+        return [ChainHead(int(match[1]), match[2]) for match in matches]
 
     def _ask(self, work: Callable[[], T], patience_s: float) -> T:
         """In a thread of its own, since a file share that is gone lets its callers hang."""

@@ -1,6 +1,6 @@
 """The stretch of the audit chain that covers a period, without a gap, walked along while it is read.
 
-    stretch = Stretch.of(chain, Period(since, until))
+    stretch = ChainRange.of(chain, Period(since, until))
     for line in stretch.lines(progress): …        # every entry as JSON; raises UnsoundChainError at the first bad one
 
 Entries have their place by when they were sealed, and their time by when it happened: an entry that lies between two of
@@ -20,14 +20,14 @@ from sqlalchemy import ColumnElement, func, select
 
 from shadowline.core.progress import Progress
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import BEGINNING, Entry, Kind, Walk, public_key_in, timestamp
+from shadowline.records.audit_log.entry import BEGINNING, ChainVerifier, Entry, EntryKind, public_key_in, timestamp
 from shadowline.records.database import reading
 from shadowline.records.tables import AuditEntryRow
 
 _CHUNK = 10_000  # entries between two steps of the progress bar
 
 
-class UnsoundChainError(ValueError):
+class BrokenChainError(ValueError):
     """An entry of the chain is not what was signed."""
 
 
@@ -47,7 +47,7 @@ class Period:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ChainRange:
     """Entries `first` to `last`; of an empty one, `last` is the one before `first`."""
 
     chain: Chain
@@ -55,7 +55,7 @@ class Stretch:
     last: int
 
     @classmethod
-    def of(cls, chain: Chain, period: Period) -> Stretch:
+    def of(cls, chain: Chain, period: Period) -> ChainRange:
         before = [AuditEntryRow.at < timestamp(period.since)] if period.since else [AuditEntryRow.number < 1]
         within = [AuditEntryRow.at < timestamp(period.until)]
         within += [AuditEntryRow.at >= timestamp(period.since)] if period.since else []
@@ -84,16 +84,16 @@ class Stretch:
         """The last entry of the whole chain."""
         return self._entry(_span(self.chain, [])[1] or 0)
 
-    def entries(self, kinds: Iterable[Kind] = ()) -> Iterator[Entry]:
+    def entries(self, kinds: Iterable[EntryKind] = ()) -> Iterator[Entry]:
         return self.chain.entries(kinds=kinds, first=self.first, last=self.last)
 
     def keys(self) -> tuple[Entry, ...]:
         """Every key of the whole chain."""
-        return tuple(self.chain.entries(kinds=[Kind.KEY]))
+        return tuple(self.chain.entries(kinds=[EntryKind.KEY]))
 
     def registered_after(self) -> tuple[str, ...]:
         """The versions whose registration the chain tells after the stretch as well."""
-        later = self.chain.entries(kinds=[Kind.REGISTRATION], first=self.last + 1)
+        later = self.chain.entries(kinds=[EntryKind.REGISTRATION], first=self.last + 1)
         return tuple(sorted({one.subject.removeprefix("models:/") for one in later}))
 
     def num_by_kind(self) -> dict[str, int]:
@@ -106,14 +106,14 @@ class Stretch:
         """Raises UnsoundChainError at the first entry that does not hold."""
         said = {one.subject: public_key_in(one) for one in self.keys()}
         if not all(said.values()):
-            raise UnsoundChainError("audit chain: an entry of a key does not hold it; see `shadowline audit verify`")
+            raise BrokenChainError("audit chain: an entry of a key does not hold it; see `shadowline audit verify`")
         trusted = said | self.chain.keys.public()
-        walk, entries = Walk(trusted, self.before), self.entries()
+        walk, entries = ChainVerifier(trusted, self.before), self.entries()
         with progress.task("audit chain", total=self.num_entries) as task:
             while chunk := list(islice(entries, _CHUNK)):
                 found = walk.check(chunk)
                 if not found.sound:
-                    raise UnsoundChainError(f"audit chain: {found.reason}; see `shadowline audit verify`")
+                    raise BrokenChainError(f"audit chain: {found.reason}; see `shadowline audit verify`")
                 yield from (to_line(one) for one in chunk)
                 task.advance(len(chunk))
 

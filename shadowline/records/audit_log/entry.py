@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 BEGINNING = "0" * 64  # what the first entry follows
 
 
-class Kind(StrEnum):
+class EntryKind(StrEnum):
     """What an entry is about."""
 
     KEY = "key"  # a key that signs from here on
@@ -55,17 +55,17 @@ class Kind(StrEnum):
 class Record:
     """What happened, before it has its place in the chain."""
 
-    kind: Kind
+    kind: EntryKind
     subject: str  # what it is about: a class, a version, a key
     body: Mapping[str, Any]  # JSON values
     by: str
     at: datetime  # UTC
 
     @property
-    def noted(self) -> Note:
+    def noted(self) -> PendingEntry:
         """Raises ValueError for a time without a zone, and for NaN."""
         body = json.dumps(self.body, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return Note(timestamp(self.at), self.by, str(self.kind), self.subject, body)
+        return PendingEntry(timestamp(self.at), self.by, str(self.kind), self.subject, body)
 
 
 def json_sha256(value: Any) -> str:
@@ -74,7 +74,7 @@ def json_sha256(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Note:
+class PendingEntry:
     """A record as the very text that is kept, and signed when it gets its place."""
 
     at: str  # UTC, ISO 8601 with microseconds; sorts as time does
@@ -120,7 +120,7 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes: ...
 
 
-def next_entry(note: Note, last: Entry | None, signer: Signer) -> Entry:
+def next_entry(note: PendingEntry, last: Entry | None, signer: Signer) -> Entry:
     """The note as the entry that follows `last`, signed."""
     number, previous = (last.number + 1, last.hash) if last else (1, BEGINNING)
     signed = (number, note.at, note.by, note.kind, note.subject, note.body, previous, signer.name)
@@ -141,7 +141,7 @@ def digest_of(*signed: int | str) -> bytes:
 
 
 @dataclass(frozen=True)
-class Soundness:
+class ChainVerification:
     """What a walk along the chain found."""
 
     num_entries: int  # sound ones, from the beginning on
@@ -155,7 +155,7 @@ class Soundness:
         return self.first_bad is None
 
 
-class Walk:
+class ChainVerifier:
     """Entry after entry along a chain, from its beginning or on from an entry that is known to be sound."""
 
     def __init__(self, trusted: Mapping[str, str], after: Entry | None = None) -> None:
@@ -168,15 +168,15 @@ class Walk:
         self._signing = _key_after(after) if after else None  # None: the first entry says
         self.introduced: set[str] = {self._signing} if self._signing else set()  # names
 
-    def check(self, entries: Iterable[Entry]) -> Soundness:
+    def check(self, entries: Iterable[Entry]) -> ChainVerification:
         """Goes on where the check before it ended; stops at the first entry at fault."""
         for entry in entries:
             reason = _form_fault(entry) or self._place_fault(entry) or self._signature_fault(entry)
             reason = reason or self._key_fault(entry)
             if reason:
-                return Soundness(self._count, self._last, self._number, f"entry {self._number}: {reason}")
+                return ChainVerification(self._count, self._last, self._number, f"entry {self._number}: {reason}")
             self._last, self._count, self._signing = entry, self._count + 1, _key_after(entry)
-        return Soundness(self._count, self._last)
+        return ChainVerification(self._count, self._last)
 
     @property
     def _number(self) -> int:
@@ -193,7 +193,7 @@ class Walk:
         return ""
 
     def _signature_fault(self, entry: Entry) -> str:
-        if self._signing is None and (entry.kind != Kind.KEY or entry.subject != entry.key):
+        if self._signing is None and (entry.kind != EntryKind.KEY or entry.subject != entry.key):
             return "does not introduce the key that signs it"
         if self._signing is None and self._trusts and entry.key not in self._keys:
             return f"begins the chain with key {_shown(entry.key)}, which nobody trusts"
@@ -204,7 +204,7 @@ class Walk:
         return ""
 
     def _key_fault(self, entry: Entry) -> str:
-        if entry.kind != Kind.KEY:
+        if entry.kind != EntryKind.KEY:
             return ""
         if entry.subject in self.introduced:
             return f"introduces key {_shown(entry.subject)} again"
@@ -232,13 +232,13 @@ def _public_key(public: str) -> Ed25519PublicKey:
 
 def _key_after(entry: Entry) -> str:
     """The name of the key that has to sign the next entry."""
-    return entry.subject if entry.kind == Kind.KEY else entry.key
+    return entry.subject if entry.kind == EntryKind.KEY else entry.key
 
 
 def _form_fault(entry: Entry) -> str:
     """SQLite keeps whatever an attacker puts into a column: bytes, NULL, numbers."""
     number, *texts = (getattr(entry, name) for name in FIELDS)
-    return "" if type(number) is int and all(type(one) is str for one in texts) else "holds what no entry can hold"
+    return "" if type(number) is int and all(type(text) is str for text in texts) else "holds what no entry can hold"
 
 
 def public_key_in(entry: Entry) -> str:

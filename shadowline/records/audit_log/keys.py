@@ -39,7 +39,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True)
-class Key:
+class SigningKey:
     """A private key with its name; a `shadowline.records.audit_log.entry.Signer`."""
 
     name: str
@@ -55,7 +55,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Head:
+class ChainHead:
     """The last entry that is known to have been written."""
 
     number: int
@@ -71,22 +71,22 @@ class KeyFolder:
     def __init__(self, folder: Path, passphrase: SecretStr | None = None) -> None:
         self.folder = folder
         self._passphrase = passphrase.get_secret_value().encode() if passphrase else b""
-        self._loaded: dict[str, Key] = {}
+        self._loaded: dict[str, SigningKey] = {}
 
-    def create(self, name: str) -> Key:
+    def create(self, name: str) -> SigningKey:
         """A new key. Raises ValueError for a name that is none or is taken."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"key '{name}': need 1 to 63 small letters, digits and '-'")
         with self._usable():
             if self._private(name).exists() or self._public(name).exists():
                 raise ValueError(f"key '{name}' is there already in {self.folder}; choose another name")
-            key = Key(name, Ed25519PrivateKey.generate())
+            key = SigningKey(name, Ed25519PrivateKey.generate())
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._write(self._private(name), key.private.private_bytes(*_FORMAT, self._encryption), 0o600)
             self._publish(key)
         return key
 
-    def obtain(self, name: str) -> Key:
+    def obtain(self, name: str) -> SigningKey:
         """The key of that name, which is made where there is none, and published where a kill came in between."""
         if not (self._private(name).exists() or self._public(name).exists()):
             return self.create(name)
@@ -95,7 +95,7 @@ class KeyFolder:
             self._publish(key)
         return key
 
-    def load(self, name: str) -> Key:
+    def load(self, name: str) -> SigningKey:
         """Raises ValueError for a key whose private half is not here, or does not open."""
         if name not in self._loaded:
             self._loaded[name] = self._read(name)
@@ -107,12 +107,12 @@ class KeyFolder:
             return {path.stem: path.read_text(encoding="ascii").strip() for path in sorted(self.folder.glob("*.pub"))}
 
     @property
-    def head(self) -> Head | None:
+    def head(self) -> ChainHead | None:
         path = self.folder / "head.json"
         with self._usable():
             text = path.read_text(encoding="utf-8") if path.is_file() else None
         try:
-            return Head(**json.loads(text)) if text is not None else None
+            return ChainHead(**json.loads(text)) if text is not None else None
         except (ValueError, TypeError):
             raise ValueError(f"{path}: does not say which entry was the last; restore it from a backup") from None
 
@@ -121,9 +121,9 @@ class KeyFolder:
         with self._usable(), FileLock(self.folder / "head.lock"):
             head = self.head
             if head is None or last.number > head.number:
-                write_json(self.folder / "head.json", asdict(Head(last.number, last.hash)))
+                write_json(self.folder / "head.json", asdict(ChainHead(last.number, last.hash)))
 
-    def _read(self, name: str) -> Key:
+    def _read(self, name: str) -> SigningKey:
         path = self._private(name)
         if not path.is_file():
             raise ValueError(f"key '{name}' signs the audit chain, and {path} is not there; restore it from a backup")
@@ -135,9 +135,9 @@ class KeyFolder:
             raise ValueError(f"{path}: does not open; check SHADOWLINE_AUDIT_PASSPHRASE") from None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError(f"{path}: holds no Ed25519 key; restore it from a backup")
-        return Key(name, private)
+        return SigningKey(name, private)
 
-    def _publish(self, key: Key) -> None:
+    def _publish(self, key: SigningKey) -> None:
         self._write(self._public(key.name), f"{key.public}\n".encode("ascii"), 0o644)
 
     def _write(self, path: Path, content: bytes, mode: int) -> None:
@@ -170,7 +170,7 @@ class KeyFolder:
 _FORMAT = (Encoding.PEM, PrivateFormat.PKCS8)
 
 
-def open_keys() -> KeyFolder:
-    """The folder that SHADOWLINE_AUDIT_KEYS names."""
-    settings = Settings()
+def open_keys(settings: Settings | None = None) -> KeyFolder:
+    """The folder that SHADOWLINE_AUDIT_KEYS, or `settings`, names."""
+    settings = settings or Settings()
     return KeyFolder(settings.audit_keys, settings.audit_passphrase)

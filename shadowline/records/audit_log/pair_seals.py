@@ -29,7 +29,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from shadowline.core.progress import Progress
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.entry import Kind, Record
+from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.merkle import Tree
 from shadowline.records.audit_log.rows import plain_values
 from shadowline.records.audit_log.state import Difference, TableReport
@@ -117,7 +117,7 @@ class _Batch:
 
 def _latest(connection: Connection, settled: int) -> Seal | None:
     """The batch that was noted last. What somebody else wrote among the notes is passed over, be it sealed by now."""
-    said = map(seal_of, read_latest(connection, Kind.PAIRS))
+    said = map(seal_of, read_latest(connection, EntryKind.PAIRS))
     return next((one for one in said if one is not None and one.next_id <= settled + 1), None)
 
 
@@ -156,7 +156,7 @@ def _gather(engine: Engine, settled: int, now: datetime) -> _Gathered:
             num_read, last_read = num_read + 1, values[_ID]
             place = _place_of(values)
             if place not in sealed:
-                sealed[place] = max((one.last_id for one in _seals(connection, *place)), default=0)
+                sealed[place] = max((seal.last_id for seal in _seals(connection, *place)), default=0)
             if last_read > sealed[place]:
                 batch = batches.setdefault(place, _Batch(Tree(), 0))
                 batch.tree.add(_leaf(_LEAF, values))
@@ -184,12 +184,14 @@ def _records(gathered: _Gathered, now: datetime) -> Iterator[Record]:
             "next_id": gathered.next_id,
             "leaf": _LEAF,
         }
-        yield Record(Kind.PAIRS, class_name, body, ENGINE, now)
+        yield Record(EntryKind.PAIRS, class_name, body, ENGINE, now)
 
 
 def _seals(connection: Connection, class_name: str, hour: str) -> Iterator[Seal]:
     """The batches of one class and hour."""
-    found = (seal_of(one) for one in read_statements(connection, [Kind.PAIRS], class_name, containing=hour))
+    found = (
+        seal_of(statement) for statement in read_statements(connection, [EntryKind.PAIRS], class_name, containing=hour)
+    )
     return (one for one in found if one is not None and one.place[1] == hour)
 
 
@@ -211,8 +213,8 @@ def compare_pairs(engine: Engine, progress: Progress) -> PairsReport:
                 if counted % _CHUNK == 0:
                     task.advance(_CHUNK)
     found = [*garbage, *check.differences()]
-    num_noted = sum(check.trees[one].num_leaves for one in check.trees if check.seals[one].statement.number is None)
-    late = sum(one.count for batches in seals.values() for one in batches[1:])
+    num_noted = sum(check.trees[tree].num_leaves for tree in check.trees if check.seals[tree].statement.number is None)
+    late = sum(batch.count for batches in seals.values() for batch in batches[1:])
     table = TableReport(PairRow.__tablename__, check.num_rows, 0, check.num_unsealed + num_noted, tuple(found))
     return PairsReport(table, sum(map(len, seals.values())), late)
 
@@ -223,7 +225,7 @@ class _Check:
     def __init__(self, seals: Mapping[Place, Sequence[Seal]]) -> None:
         self._by_place = seals
         self._next_id = max((one.next_id for batches in seals.values() for one in batches), default=0)
-        self.seals = {(one.place, one.last_id): one for batches in seals.values() for one in batches}
+        self.seals = {(batch.place, batch.last_id): batch for batches in seals.values() for batch in batches}
         self.trees: dict[tuple[Place, int], Tree] = defaultdict(Tree)
         self.num_rows = self.num_unsealed = 0
         self._left_out: dict[Place, int] = defaultdict(int)
@@ -259,7 +261,7 @@ def _all_seals(connection: Connection) -> tuple[dict[Place, list[Seal]], list[Di
     """Class and hour → its batches, in order; and what is no batch that could follow the ones before it."""
     found: dict[Place, list[Seal]] = defaultdict(list)
     garbage = []
-    for statement in read_statements(connection, [Kind.PAIRS]):
+    for statement in read_statements(connection, [EntryKind.PAIRS]):
         seal = seal_of(statement)
         if seal is None:
             garbage.append(_difference((statement.subject, "unknown"), f"{statement.name} names no batch", "", None))
@@ -278,7 +280,7 @@ def seal_of(said: Statement) -> Seal | None:
     hour, root = facts.get("hour"), facts.get("root")
     if not (all(type(one) is int for one in numbers) and isinstance(hour, str) and isinstance(root, str)):
         return None
-    count, last_id, next_id, leaf = map(int, (one or 0 for one in numbers))
+    count, last_id, next_id, leaf = map(int, (number or 0 for number in numbers))
     return Seal(said, (said.subject, hour), count, root, last_id, next_id, leaf) if leaf in LEAF_COLUMNS else None
 
 

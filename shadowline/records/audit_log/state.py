@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from shadowline.core.differences import differences
-from shadowline.records.audit_log.entry import Kind, json_sha256
+from shadowline.records.audit_log.entry import EntryKind, json_sha256
 from shadowline.records.audit_log.rows import plain_rows
 from shadowline.records.audit_log.statements import Statement, read_statements
 from shadowline.records.database import reading_any_text
@@ -41,14 +41,14 @@ Row = Mapping[str, Any]
 NO_ROW, NO_ENTRY = "no such row", "no entry"
 _STATED = ("share", "candidate", "legacy", "reason")  # of a class's state, in plain words in every entry of a phase
 _KINDS = (
-    Kind.PHASE,
-    Kind.APPROVAL,
-    Kind.REFUSAL,
-    Kind.ORDER,
-    Kind.EVIDENCE,
-    Kind.FEEDBACK,
-    Kind.LOCATION,
-    Kind.CHAMPION,
+    EntryKind.PHASE,
+    EntryKind.APPROVAL,
+    EntryKind.REFUSAL,
+    EntryKind.ORDER,
+    EntryKind.EVIDENCE,
+    EntryKind.FEEDBACK,
+    EntryKind.LOCATION,
+    EntryKind.CHAMPION,
 )
 _SHOWN = 120  # letters of a value
 
@@ -119,7 +119,7 @@ def shown(value: Any) -> str:
 
 def _compare_events(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
     rows = {row["revision"]: row for row in plain_rows(connection, EventRow)}
-    claims = [_phase_claim(one) for one in said[Kind.PHASE]]
+    claims = [_phase_claim(one) for one in said[EntryKind.PHASE]]
     found = list(_by_key(EventRow, "revision", rows, claims))
     first = {claim.key: claim for claim in reversed(claims)}
     for revision in rows.keys() & first.keys():
@@ -160,7 +160,7 @@ def _compare_classes(connection: Connection, said: Mapping[str, list[Statement]]
     """The phase table is what the last event of each class leads to."""
     rows = {row["class_name"]: row for row in plain_rows(connection, ClassRow)}
     last: dict[str, Claim] = {}
-    for statement in said[Kind.PHASE]:
+    for statement in said[EntryKind.PHASE]:
         claim = Claim(statement, statement.subject, {"revision": statement.facts.get("revision")})
         if statement.subject not in last or _revision(claim) > _revision(last[statement.subject]):
             last[statement.subject] = claim
@@ -200,7 +200,7 @@ def _compare_actions(connection: Connection, said: Mapping[str, list[Statement]]
     found: list[Difference] = []
     claims: list[Claim] = []
     older = 0
-    for statement in said[Kind.PHASE]:
+    for statement in said[EntryKind.PHASE]:
         claim = _phase_claim(statement)
         mine = asked.pop(claim.key, [])
         if "actions" not in statement.facts:
@@ -227,11 +227,11 @@ def _action_differences(claim: Claim, rows: Sequence[Row]) -> Iterator[Differenc
 
 
 def _compare_approvals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(connection, ApprovalRow, [_approval_claim(one) for one in said[Kind.APPROVAL]])
+    return _compare_numbered(connection, ApprovalRow, [_approval_claim(one) for one in said[EntryKind.APPROVAL]])
 
 
 def _compare_refusals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(connection, RefusalRow, [_approval_claim(one) for one in said[Kind.REFUSAL]])
+    return _compare_numbered(connection, RefusalRow, [_approval_claim(one) for one in said[EntryKind.REFUSAL]])
 
 
 def _approval_claim(said: Statement) -> Claim:
@@ -240,7 +240,7 @@ def _approval_claim(said: Statement) -> Claim:
 
 
 def _compare_evidence(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(connection, EvidenceRow, [_evidence_claim(one) for one in said[Kind.EVIDENCE]])
+    return _compare_numbered(connection, EvidenceRow, [_evidence_claim(one) for one in said[EntryKind.EVIDENCE]])
 
 
 def _evidence_claim(said: Statement) -> Claim:
@@ -250,8 +250,10 @@ def _evidence_claim(said: Statement) -> Claim:
 
 def _compare_orders(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
     """An order has an entry for each of its classes, and so has that it was obeyed."""
-    obeyed = {_key(one.facts.get("id")): one.facts["obeyed_at_revision"] for one in said[Kind.ORDER] if _is_obeyed(one)}
-    given = [one for one in said[Kind.ORDER] if not _is_obeyed(one)]
+    obeyed = {
+        _key(one.facts.get("id")): one.facts["obeyed_at_revision"] for one in said[EntryKind.ORDER] if _is_obeyed(one)
+    }
+    given = [one for one in said[EntryKind.ORDER] if not _is_obeyed(one)]
     claims = [_order_claim(one, one.facts.get("classes"), obeyed) for one in given if "id" in one.facts]
     older: dict[tuple[str, ...], list[Statement]] = defaultdict(list)
     for one in given:
@@ -274,8 +276,8 @@ def _order_claim(said: Statement, classes: Any, obeyed: Mapping[Any, Any] | None
 
 
 def _compare_feedback(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    claims = [_feedback_claim(one) for one in said[Kind.FEEDBACK]]
-    all_noted_since = min((one.statement.at for one in claims if one.key is not None), default="~")
+    claims = [_feedback_claim(one) for one in said[EntryKind.FEEDBACK]]
+    all_noted_since = min((claim.statement.at for claim in claims if claim.key is not None), default="~")
     report = _compare_numbered(connection, FeedbackRow, claims, lambda rows: _repeated(rows, all_noted_since))
     return TableReport(
         report.table,
@@ -335,7 +337,7 @@ def _superseded_is(expected: bool, row: Row) -> Iterator[Difference]:
 def _compare_models(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
     """A newer location of the same model wins."""
     rows = {row["fingerprint"]: row for row in plain_rows(connection, ModelRow)}
-    last = {_key(one.facts.get("fingerprint")): _location_claim(one) for one in said[Kind.LOCATION]}
+    last = {_key(one.facts.get("fingerprint")): _location_claim(one) for one in said[EntryKind.LOCATION]}
     found = list(_by_key(ModelRow, "fingerprint", rows, list(last.values())))
     return _report(ModelRow, rows.values(), [last[one] for one in rows.keys() & last.keys()], found)
 
@@ -348,7 +350,7 @@ def _location_claim(said: Statement) -> Claim:
 def _compare_champions(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
     """A class whose last entry names no model has no row."""
     rows = {row["class_name"]: row for row in plain_rows(connection, ChampionRow)}
-    last = {one.subject: one for one in said[Kind.CHAMPION]}
+    last = {one.subject: one for one in said[EntryKind.CHAMPION]}
     claims = {
         name: Claim(one, name, {"fingerprint": one.facts["fingerprint"], "at": one.at})
         for name, one in last.items()

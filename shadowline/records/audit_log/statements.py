@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from shadowline.records.audit_log.entry import Kind
+from shadowline.records.audit_log.entry import EntryKind
 from shadowline.records.tables import AuditEntryRow, AuditNoteRow
 
 _CHUNK, _FEW = 10_000, 10  # rows per round trip
@@ -33,7 +33,7 @@ class Statement:
 
 
 def read_statements(
-    connection: Connection, kinds: Iterable[Kind], subject: str = "", containing: str = ""
+    connection: Connection, kinds: Iterable[EntryKind], subject: str = "", containing: str = ""
 ) -> Iterator[Statement]:
     """Of some kinds, in order; the notes come after the entries. A body that is no JSON object counts as empty.
 
@@ -47,7 +47,7 @@ def read_statements(
             yield _statement(row, table)
 
 
-def read_latest(connection: Connection, kind: Kind) -> Iterator[Statement]:
+def read_latest(connection: Connection, kind: EntryKind) -> Iterator[Statement]:
     """The latest of a kind first; the notes come before the entries."""
     for table, order in reversed(_TABLES):
         of_kind = table.kind.concat("") == str(kind)  # without the index: from the end, the first one is near

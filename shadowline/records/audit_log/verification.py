@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shadowline.records.audit_log.entry import Soundness
+from shadowline.records.audit_log.entry import ChainVerification
 from shadowline.records.audit_log.state import Difference, TableReport
 
 
@@ -24,7 +24,7 @@ class RegistryReport:
 class Verification:
     """Everything that one verification looked at."""
 
-    chain: Soundness
+    chain: ChainVerification
     absent: tuple[str, ...]  # witnesses that should be there and are not, in words
     is_fresh: bool  # nothing outside can know of the chain yet
     tables: tuple[TableReport, ...]  # empty where the chain does not hold: then there is nothing to hold them to
@@ -40,7 +40,7 @@ class Verification:
 
     @property
     def differences(self) -> tuple[Difference, ...]:
-        return (*(one for table in self.tables for one in table.differences), *self.registry.differences)
+        return (*(difference for table in self.tables for difference in table.differences), *self.registry.differences)
 
     @property
     def sound(self) -> bool:
@@ -54,14 +54,14 @@ class Verification:
             "sound": self.sound,
             "unwitnessed_since": self.unwitnessed_since,
             "absent": list(self.absent),
-            "tables": {one.table: _counts(one) for one in self.tables},
+            "tables": {table.table: _counts(table) for table in self.tables},
             "batches_of_pairs": {"number": self.num_batches, "pairs_sealed_late": self.num_late},
             "registry": {
                 "versions": self.registry.num_versions,
                 "older": self.registry.num_older,
                 "problem": self.registry.problem,
             },
-            "differences": [asdict(one) for one in self.differences],
+            "differences": [asdict(difference) for difference in self.differences],
         }
 
 

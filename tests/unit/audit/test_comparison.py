@@ -18,21 +18,21 @@ from shadowline.audit.comparison import (
     Finding,
     Item,
     Output,
-    Reproduction,
+    ReproductionResult,
     StageOutcome,
-    Step,
+    StageRecord,
     compare_files,
     compare_metrics,
     compare_step,
 )
-from shadowline.audit.environment import describe_environment, differences, same_settings
+from shadowline.audit.environment import describe_environment, environment_differences, same_settings
 
 _DESCRIBE = """
 import json
 from shadowline.audit.environment import describe_environment
 print(json.dumps(describe_environment()))
 """
-TRAIN = Step("train", {"data/training_set.json": "a" * 32}, (Output("models/decoder", "b" * 32 + ".dir", True),))
+TRAIN = StageRecord("train", {"data/training_set.json": "a" * 32}, (Output("models/decoder", "b" * 32 + ".dir", True),))
 SUMMARY: dict[str, Any] = {
     "classes": ["bolt"],
     "means": {"auroc": 0.95},
@@ -52,8 +52,8 @@ def outcome(name: str, finding: Finding, inherited: bool = False) -> StageOutcom
     return StageOutcome(name, (Item(f"data/{name}", finding, inherited=inherited),), seconds=1.0)
 
 
-def reproduction(*stages: StageOutcome, **changes: Any) -> Reproduction:
-    found = Reproduction(
+def reproduction(*stages: StageOutcome, **changes: Any) -> ReproductionResult:
+    found = ReproductionResult(
         version="models:/inspector/1",
         git_commit="c" * 40,
         verify_only=False,
@@ -79,7 +79,7 @@ class TestOutputs:
         assert (found.finding, found.inherited) == (Finding.DIFFERENT, False)
 
     def test_another_hash_of_other_inputs_is_inherited_and_names_them(self) -> None:
-        made = Step("train", {"data/training_set.json": "e" * 32}, (Output("models/decoder", "d" * 32, True),))
+        made = StageRecord("train", {"data/training_set.json": "e" * 32}, (Output("models/decoder", "d" * 32, True),))
         (found,) = compare_step(TRAIN, made)
         assert (found.finding, found.inherited) == (Finding.DIFFERENT, True)
         assert "data/training_set.json differs" in found.note
@@ -89,8 +89,8 @@ class TestOutputs:
         assert found.finding is Finding.DIFFERENT
 
     def test_measured_times_are_not_compared_and_hand_no_difference_on(self) -> None:
-        recorded = Step("summary", {"data/cost.json": "1"}, (Output("data/summary.json", "2", False),))
-        made = Step("summary", {"data/cost.json": "3"}, (Output("data/summary.json", "4", False),))
+        recorded = StageRecord("summary", {"data/cost.json": "1"}, (Output("data/summary.json", "2", False),))
+        made = StageRecord("summary", {"data/cost.json": "3"}, (Output("data/summary.json", "4", False),))
         assert [one.finding for one in compare_step(recorded, made)] == [Finding.ANEW]
         reads_cost = replace(recorded, outs=(Output("x", "2", True),))
         (found,) = compare_step(reads_cost, replace(made, outs=(Output("x", "4", True),)))
@@ -123,7 +123,7 @@ class TestMetrics:
     )
     def test_a_number_may_move_by_the_tolerance_and_no_further(self, moved: float, finding: Finding) -> None:
         other = {**SUMMARY, "means": {"auroc": 0.95 + moved}}
-        assert {one.subject: one.finding for one in compare_metrics(SUMMARY, other)}["means.auroc"] is finding
+        assert {metric.subject: metric.finding for metric in compare_metrics(SUMMARY, other)}["means.auroc"] is finding
 
     @pytest.mark.parametrize(
         ("before", "after", "finding"),
@@ -137,12 +137,12 @@ class TestMetrics:
         self, before: float, after: float, finding: Finding
     ) -> None:
         summaries = [{**SUMMARY, "means": {"auroc": value}} for value in (before, after)]
-        found = {one.subject: one.finding for one in compare_metrics(*summaries)}
+        found = {metric.subject: metric.finding for metric in compare_metrics(*summaries)}
         assert found["means.auroc"] is finding
 
     def test_times_and_memory_are_measured_anew(self) -> None:
         other = {**SUMMARY, "latency_ms": {"p95": 5000.0}, "memory": {"total_mb": 1.0}}
-        anew = {one.subject for one in compare_metrics(SUMMARY, other) if one.finding is Finding.ANEW}
+        anew = {metric.subject for metric in compare_metrics(SUMMARY, other) if metric.finding is Finding.ANEW}
         assert anew >= {"latency_ms.p95", "memory.total_mb", "checks.latency_ms.measured"}
 
     @pytest.mark.parametrize(("gate", "counts"), [(0, True), (1, False)])
@@ -151,12 +151,14 @@ class TestMetrics:
     ) -> None:
         other: dict[str, Any] = json.loads(json.dumps(SUMMARY))
         other["verdict"]["passed"] = other["verdict"]["checks"][gate]["passed"] = False
-        findings = {one.finding for one in compare_metrics(SUMMARY, other)}
+        findings = {metric.finding for metric in compare_metrics(SUMMARY, other)}
         assert (Finding.DIFFERENT in findings) is counts
 
     def test_a_number_that_is_gone_is_different(self) -> None:
         other = {**SUMMARY, "means": {}}
-        assert {one.subject: one.finding for one in compare_metrics(SUMMARY, other)}["means.auroc"] is Finding.DIFFERENT
+        assert {metric.subject: metric.finding for metric in compare_metrics(SUMMARY, other)}[
+            "means.auroc"
+        ] is Finding.DIFFERENT
 
 
 class TestFiles:
@@ -182,7 +184,7 @@ class TestTogether:
             outcome("calibrate", Finding.DIFFERENT, inherited=True),
         )
         assert (found.finding, found.first_divergence) == (Finding.DIFFERENT, "train")
-        assert [one.inherited for one in found.stages] == [False, False, True]
+        assert [stage.inherited for stage in found.stages] == [False, False, True]
 
     def test_only_a_known_other_environment_lets_the_metrics_decide(self) -> None:
         stages = (outcome("train", Finding.DIFFERENT),)
@@ -215,10 +217,10 @@ def test_why_a_stage_failed_is_printed_as_it_is(capsys: pytest.CaptureFixture[st
 
 class TestEnvironment:
     def test_what_is_described_here_does_not_differ_from_here(self) -> None:
-        assert differences(describe_environment(), describe_environment()) == ()
+        assert environment_differences(describe_environment(), describe_environment()) == ()
 
     def test_what_differs_is_named_with_both_values(self) -> None:
-        assert differences({"torch": "1.0"}, {"torch": "2.0"}) == ("torch 1.0, here 2.0",)
+        assert environment_differences({"torch": "1.0"}, {"torch": "2.0"}) == ("torch 1.0, here 2.0",)
 
     def test_the_same_processor_with_other_instructions_is_another_environment(self) -> None:
         here = describe_environment()
@@ -228,7 +230,9 @@ class TestEnvironment:
         answer = subprocess.run(
             [sys.executable, "-c", _DESCRIBE], env=plain, capture_output=True, text=True, check=True
         )
-        assert differences(here, json.loads(answer.stdout)) == (f"instructions {here['instructions']}, here DEFAULT",)
+        assert environment_differences(here, json.loads(answer.stdout)) == (
+            f"instructions {here['instructions']}, here DEFAULT",
+        )
 
     def test_threads_and_the_cpu_are_asked_for_again(self) -> None:
         assert same_settings({"threads": "3", "device": "cpu"}) == {

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from shadowline.audit.decision import Case, compare, draw_up, said_by
+from shadowline.audit.decision import DecisionEvidence, build_record, compare, decision_of
 from shadowline.audit.inspection import (
     CalibrationFacts,
+    DecisionOutcome,
     InspectionRecord,
     ModelFacts,
-    Outcome,
     Rerun,
     canonical,
     digest,
 )
-from shadowline.records.audit_log.entry import Entry, Kind
-from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.traces import StoredPair, Word
+from shadowline.records.audit_log.entry import Entry, EntryKind
+from shadowline.records.pair import ModelDecision, Pair
+from shadowline.records.traces import LabelEvent, StoredPair
 from shadowline.report.decision import Picture, build_page
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, Event
 
 AT = datetime(2026, 2, 3, 10, tzinfo=UTC)
-IDENTICAL = Rerun(Outcome.IDENTICAL, "the same score, bit for bit", 5.0, 3.0, 0.0, 5e-5, "here")
+IDENTICAL = Rerun(DecisionOutcome.IDENTICAL, "the same score, bit for bit", 5.0, 3.0, 0.0, 5e-5, "here")
 HOSTILE = '"><script>alert(1)</script><img src=http://127.0.0.1/x onerror=alert(2)>'
 
 
@@ -41,8 +41,8 @@ def pair_of(**changes: Any) -> Pair:
         candidate="new",
         legacy="old",
         answered_by="candidate",
-        candidate_said=Judgement(5.0, 3.0, 40.0),
-        legacy_said=Judgement(10.0, 30.0, 25.0),
+        candidate_said=ModelDecision(5.0, 3.0, 40.0),
+        legacy_said=ModelDecision(10.0, 30.0, 25.0),
         trace_id="line-7.42",
     )
     return replace(pair, **changes)
@@ -58,7 +58,7 @@ def event_of(revision: int, at: datetime, phase: Phase, share: float, **changes:
     return Event(revision, at, "engine", None, replace(state, **changes))
 
 
-def entry_of(number: int, kind: Kind, subject: str, body: str = "{}") -> Entry:
+def entry_of(number: int, kind: EntryKind, subject: str, body: str = "{}") -> Entry:
     return Entry(number, "2026-01-01T00:00:00.000000+00:00", "Ada", str(kind), subject, body, "", "key-1", "h", "s")
 
 
@@ -66,8 +66,8 @@ LIVE = event_of(4, AT - timedelta(days=1), Phase.LIVE, 1.0)
 EARLIER = event_of(3, AT - timedelta(days=9), Phase.SHADOW, 0.0)
 
 
-def case_of(pair: Pair | None = None, **changes: Any) -> Case:
-    case = Case(
+def case_of(pair: Pair | None = None, **changes: Any) -> DecisionEvidence:
+    case = DecisionEvidence(
         stored=stored(pair or pair_of()),
         number="",
         position=0.25,
@@ -80,11 +80,11 @@ def case_of(pair: Pair | None = None, **changes: Any) -> Case:
     return replace(case, **changes)
 
 
-def drawn(case: Case | None = None, rerun: Rerun = IDENTICAL) -> InspectionRecord:
-    return draw_up(case or case_of(), rerun, AT)
+def drawn(case: DecisionEvidence | None = None, rerun: Rerun = IDENTICAL) -> InspectionRecord:
+    return build_record(case or case_of(), rerun, AT)
 
 
-def only_problem(case: Case) -> str:
+def only_problem(case: DecisionEvidence) -> str:
     record = drawn(case)
     (problem,) = record.calibration.problems
     assert not record.confirmed
@@ -115,7 +115,7 @@ def test_an_answer_that_was_not_due_in_the_phase_is_named() -> None:
 
 
 def test_the_legacy_model_may_answer_for_a_candidate_that_failed() -> None:
-    pair = pair_of(answered_by="legacy", candidate_said=Judgement(error="timeout: 300 ms"))
+    pair = pair_of(answered_by="legacy", candidate_said=ModelDecision(error="timeout: 300 ms"))
     record = drawn(case_of(pair, calibration=CalibrationFacts(30.0, "its own", None, None, "1", "")))
     assert record.calibration.valid
     assert "in the place of the multi-class model, which gave no answer: timeout" in record.rule[0]
@@ -173,7 +173,7 @@ def test_a_threshold_that_is_not_the_models_is_named() -> None:
 
 
 def test_a_part_that_no_model_judged_has_no_record() -> None:
-    failed = pair_of(candidate_said=Judgement(error="RuntimeError: out of memory"), legacy_said=None)
+    failed = pair_of(candidate_said=ModelDecision(error="RuntimeError: out of memory"), legacy_said=None)
     with pytest.raises(ValueError, match="no model answered"):
         drawn(case_of(failed))
 
@@ -191,30 +191,35 @@ def test_in_a_canary_the_rule_says_where_the_image_lies(position: float, word: s
 
 @pytest.mark.parametrize(
     ("difference", "outcome"),
-    [(0.0, Outcome.IDENTICAL), (4e-5, Outcome.ROUNDING), (-4e-5, Outcome.ROUNDING), (6e-5, Outcome.DIFFERENT)],
+    [
+        (0.0, DecisionOutcome.IDENTICAL),
+        (4e-5, DecisionOutcome.ROUNDING),
+        (-4e-5, DecisionOutcome.ROUNDING),
+        (6e-5, DecisionOutcome.DIFFERENT),
+    ],
 )
-def test_rounding_is_told_from_identity_and_from_another_score(difference: float, outcome: Outcome) -> None:
-    said = said_by(stored(pair_of()), "candidate")
+def test_rounding_is_told_from_identity_and_from_another_score(difference: float, outcome: DecisionOutcome) -> None:
+    said = decision_of(stored(pair_of()), "candidate")
     found = compare(said, 5.0 + difference, 3.0, "here", None)
     assert found.outcome is outcome
     assert found.difference == pytest.approx(difference)
     assert found.rounding == pytest.approx(5e-5)
-    assert drawn(rerun=found).confirmed is (outcome is not Outcome.DIFFERENT)
+    assert drawn(rerun=found).confirmed is (outcome is not DecisionOutcome.DIFFERENT)
 
 
 def test_rounding_that_flips_the_decision_is_another_decision() -> None:
-    said = said_by(stored(pair_of(candidate_said=Judgement(3.00001, 3.0))), "candidate")
-    assert compare(said, 2.99999, 3.0, "here", None).outcome is Outcome.DIFFERENT
+    said = decision_of(stored(pair_of(candidate_said=ModelDecision(3.00001, 3.0))), "candidate")
+    assert compare(said, 2.99999, 3.0, "here", None).outcome is DecisionOutcome.DIFFERENT
 
 
 def test_another_threshold_is_another_decision_even_with_the_same_score() -> None:
-    said = said_by(stored(pair_of()), "candidate")
+    said = decision_of(stored(pair_of()), "candidate")
     found = compare(said, 5.0, 2.5, "here", None)
-    assert found.outcome is Outcome.DIFFERENT and "2.5" in found.reason and "3.0" in found.reason
+    assert found.outcome is DecisionOutcome.DIFFERENT and "2.5" in found.reason and "3.0" in found.reason
 
 
 def test_a_decision_that_cannot_be_shown_again_is_not_confirmed() -> None:
-    assert not drawn(rerun=Rerun(Outcome.IMPOSSIBLE, "the model is gone")).confirmed
+    assert not drawn(rerun=Rerun(DecisionOutcome.IMPOSSIBLE, "the model is gone")).confirmed
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
@@ -222,11 +227,11 @@ def test_a_decision_that_cannot_be_shown_again_is_not_confirmed() -> None:
 
 def test_the_record_cites_the_version_and_exactly_the_event_in_force() -> None:
     entries = (
-        entry_of(2, Kind.REGISTRATION, "models:/inspector/1"),
-        entry_of(3, Kind.REGISTRATION, "models:/inspector/2"),
-        entry_of(4, Kind.PHASE, "bolt", '{"revision":3}'),
-        entry_of(5, Kind.PHASE, "bolt", '{"revision":4}'),
-        entry_of(6, Kind.PHASE, "bolt", '{"revision":9}'),
+        entry_of(2, EntryKind.REGISTRATION, "models:/inspector/1"),
+        entry_of(3, EntryKind.REGISTRATION, "models:/inspector/2"),
+        entry_of(4, EntryKind.PHASE, "bolt", '{"revision":3}'),
+        entry_of(5, EntryKind.PHASE, "bolt", '{"revision":4}'),
+        entry_of(6, EntryKind.PHASE, "bolt", '{"revision":9}'),
     )
     record = drawn(case_of(entries=entries))
     assert record.registration is not None and record.phase is not None
@@ -235,8 +240,8 @@ def test_the_record_cites_the_version_and_exactly_the_event_in_force() -> None:
 
 
 def test_the_word_that_counts_is_the_one_that_nobody_superseded() -> None:
-    first = Word("normal", "Ada", AT, "", superseded=True)
-    second = Word("anomalous", "Grace", AT, "a scratch", superseded=False)
+    first = LabelEvent("normal", "Ada", AT, "", superseded=True)
+    second = LabelEvent("anomalous", "Grace", AT, "a scratch", superseded=False)
     feedback = drawn(case_of(words=(first, second))).feedback
     assert feedback is not None
     assert (feedback.label, feedback.by, feedback.num_superseded) == ("anomalous", "Grace", 1)
@@ -263,14 +268,14 @@ def test_the_digest_is_of_the_whole_record_and_survives_the_way_through_json() -
 
 def page_of(record: InspectionRecord) -> str:
     picture = Image.new("RGB", (40, 30), "grey")
-    return build_page(record, entry_of(7, Kind.DECISION, "t"), "ed" * 32, Picture(picture, picture, "hot"))
+    return build_page(record, entry_of(7, EntryKind.DECISION, "t"), "ed" * 32, Picture(picture, picture, "hot"))
 
 
 def test_names_from_outside_do_nothing_in_the_page() -> None:
-    word = Word("normal", HOSTILE, AT, HOSTILE, superseded=False)
+    word = LabelEvent("normal", HOSTILE, AT, HOSTILE, superseded=False)
     model = replace(case_of().model, name=HOSTILE, git_commit=HOSTILE)
     case = case_of(pair_of(class_name=HOSTILE, trace_id=HOSTILE), number=HOSTILE, words=(word,), model=model)
-    page = page_of(drawn(case, Rerun(Outcome.IMPOSSIBLE, HOSTILE)))
+    page = page_of(drawn(case, Rerun(DecisionOutcome.IMPOSSIBLE, HOSTILE)))
     assert "<script" not in page and "<img src=http" not in page
     assert page.count("&lt;script&gt;") >= 7
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
@@ -278,7 +283,7 @@ def test_names_from_outside_do_nothing_in_the_page() -> None:
 
 
 def test_the_page_says_all_that_the_record_says() -> None:
-    record = drawn(case_of(words=(Word("anomalous", "Grace", AT, "a scratch", superseded=False),)))
+    record = drawn(case_of(words=(LabelEvent("anomalous", "Grace", AT, "a scratch", superseded=False),)))
     page = page_of(record)
     for value in (
         "line-7.42", "bolt", "ab" * 32, "5.0", "3.0", "stopped", "passed", "30.0", "commit", "params", "enc", "bank",
@@ -290,7 +295,7 @@ def test_the_page_says_all_that_the_record_says() -> None:
 
 
 def test_a_record_that_does_not_hold_says_so_first() -> None:
-    page = page_of(drawn(case_of(events=()), Rerun(Outcome.DIFFERENT, "the score is 1.0")))
+    page = page_of(drawn(case_of(events=()), Rerun(DecisionOutcome.DIFFERENT, "the score is 1.0")))
     assert page.index("Not confirmed.") < page.index("was in no rollout") < page.index("the score is 1.0")
     assert page.index("the score is 1.0") < page.index('class="pictures"')
     assert "Not confirmed" not in page_of(drawn())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fixtures.evidence_pack import (
     FINGERPRINT,
     START,
@@ -24,15 +25,14 @@ from fixtures.evidence_pack import (
     unpack,
     verify,
 )
-
 from shadowline.audit import verify_pack
 from shadowline.audit.pack import VERIFIER, file_name, new_pack
 from shadowline.records.audit_log.chain import Chain
-from shadowline.records.audit_log.chain_range import Period, Stretch, UnsoundChainError
-from shadowline.records.audit_log.entry import Kind, Note, Record, next_entry
+from shadowline.records.audit_log.chain_range import BrokenChainError, ChainRange, Period
+from shadowline.records.audit_log.entry import EntryKind, PendingEntry, Record, next_entry
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
-from shadowline.report.evidence import ChainFacts, Evidence, VersionFacts, Word, render_index
+from shadowline.report.evidence import ChainFacts, EvidenceReport, RecordedStatement, VersionFacts, render_index
 from shadowline.report.model_card import Card, CardClass, card_classes, render_card
 
 ALL = Period(None, day(4000))
@@ -124,7 +124,7 @@ def test_another_root_is_refused(pack: Path) -> None:
 def test_any_period_verifies(tmp_path: Path, since: float | None, until: float, first: int, last: int) -> None:
     chain = timed(build_chain(tmp_path, f"sqlite:///{tmp_path}/records.db"), tmp_path)
     period = Period(None if since is None else day(since), day(until))
-    stretch = Stretch.of(chain, period)
+    stretch = ChainRange.of(chain, period)
     assert (stretch.first, stretch.last) == (first, last)
     assert faults(pack_chain(chain, period, tmp_path / "pack.zip"), root_of(chain)) == {}
 
@@ -134,10 +134,10 @@ def timed(chain: Chain, folder: Path) -> Chain:
     days = {"key-1": 0.0, "key-2": 2.0, "key-3": 6.0}
     again = Chain(open_database(f"sqlite:///{folder}/again.db"), chain.keys)
     rebuilt: list[Any] = []
-    for one in chain.entries():
-        at = day(days[one.subject]).isoformat(timespec="microseconds") if one.kind == Kind.KEY else one.at
-        note = Note(at, one.by, one.kind, one.subject, one.body)
-        rebuilt.append(next_entry(note, rebuilt[-1] if rebuilt else None, chain.keys.load(one.key)))
+    for entry in chain.entries():
+        at = day(days[entry.subject]).isoformat(timespec="microseconds") if entry.kind == EntryKind.KEY else entry.at
+        note = PendingEntry(at, entry.by, entry.kind, entry.subject, entry.body)
+        rebuilt.append(next_entry(note, rebuilt[-1] if rebuilt else None, chain.keys.load(entry.key)))
     with again.engine.begin() as connection:
         again._insert(connection, rebuilt)
     return again
@@ -145,8 +145,8 @@ def timed(chain: Chain, folder: Path) -> Chain:
 
 def test_a_stretch_has_no_gap_where_times_run_backwards(chain: Chain) -> None:
     """The keys of this chain were made today, long after the period that its other entries tell of."""
-    stretch = Stretch.of(chain, Period(day(3), day(9)))
-    assert [one.number for one in stretch.entries()] == [5, 6, 7, 8, 9, 10]
+    stretch = ChainRange.of(chain, Period(day(3), day(9)))
+    assert [entry.number for entry in stretch.entries()] == [5, 6, 7, 8, 9, 10]
 
 
 def test_a_period_begins_before_it_ends() -> None:
@@ -166,11 +166,11 @@ def test_no_pack_is_made_of_a_chain_that_does_not_hold(tmp_path: Path) -> None:
         for (name,) in connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").all():
             connection.exec_driver_sql(f"DROP TRIGGER {name}")
         connection.exec_driver_sql("UPDATE audit_entries SET by = 'Eve' WHERE number = 6")
-    with pytest.raises(UnsoundChainError, match=r"entry 6.*was edited"):
+    with pytest.raises(BrokenChainError, match=r"entry 6.*was edited"):
         pack_chain(chain, ALL, tmp_path / "pack.zip")
     with chain.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE audit_entries SET body = '{}' WHERE number = 4")
-    with pytest.raises(UnsoundChainError, match="an entry of a key does not hold it"):
+    with pytest.raises(BrokenChainError, match="an entry of a key does not hold it"):
         pack_chain(chain, Period(day(4), day(9)), tmp_path / "pack.zip")
     assert [path.suffix for path in tmp_path.iterdir() if "pack" in path.name] == []
 
@@ -242,7 +242,7 @@ def test_a_stranger_who_introduces_a_key_of_his_own_is_named(folder: Path, tmp_p
     body = json.dumps({"public_key": stranger.public, "replaces": "key-3"})
 
     def introduce(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        note = Note("2026-07-09T00:00:00.000000+00:00", "Eve", "key", "key-4", body)
+        note = PendingEntry("2026-07-09T00:00:00.000000+00:00", "Eve", "key", "key-4", body)
         signer = type("Signer", (), {"name": "key-3", "sign": staticmethod(stranger.sign)})()
         return [*entries, next_entry(note, as_entry(entries[-1]), signer).to_dict()]
 
@@ -258,11 +258,11 @@ Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
 
 def without(number: int) -> Change:
-    return lambda entries: [one for one in entries if one["number"] != number]
+    return lambda entries: [entry for entry in entries if entry["number"] != number]
 
 
 def edited(where: int, /, **fields: Any) -> Change:
-    return lambda entries: [{**one, **fields} if one["number"] == where else one for one in entries]
+    return lambda entries: [{**entry, **fields} if entry["number"] == where else entry for entry in entries]
 
 
 def swapped(first: int, second: int) -> Change:
@@ -308,7 +308,7 @@ def test_capital_digits_of_a_signature_are_another_text(folder: Path, chain: Cha
     edit_lines(
         folder / "chain.jsonl",
         lambda entries: [
-            {**one, "signature": one["signature"].upper()} if one["number"] == 3 else one for one in entries
+            {**entry, "signature": entry["signature"].upper()} if entry["number"] == 3 else entry for entry in entries
         ],
     )
     rehash(folder, chain.keys.load("key-3"))
@@ -319,11 +319,11 @@ def test_the_newest_key_cannot_rewrite_what_an_older_one_signed(folder: Path, ch
     """Hash and number fit again; only the key does not."""
 
     def rewrite(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        kept = [as_entry(one) for one in entries]
-        note = Note(kept[1].at, "Eve", kept[1].kind, kept[1].subject, kept[1].body)
+        kept = [as_entry(entry) for entry in entries]
+        note = PendingEntry(kept[1].at, "Eve", kept[1].kind, kept[1].subject, kept[1].body)
         new = [kept[0], next_entry(note, kept[0], chain.keys.load("key-3"))]
         for one in kept[2:]:
-            note = Note(one.at, one.by, one.kind, one.subject, one.body)
+            note = PendingEntry(one.at, one.by, one.kind, one.subject, one.body)
             new.append(next_entry(note, new[-1], chain.keys.load("key-3")))
         return [one.to_dict() for one in new]
 
@@ -391,12 +391,12 @@ def test_a_version_registered_again_after_the_period_keeps_its_fingerprint_alone
         return folder
 
     assert "its git_commit is not the one of entry 3" in faults(with_other_tags())["versions"]
-    chain.append(Record(Kind.REGISTRATION, "models:/inspector/1", registration("inspector/1"), "Ada", day(10)))
+    chain.append(Record(EntryKind.REGISTRATION, "models:/inspector/1", registration("inspector/1"), "Ada", day(10)))
     assert faults(with_other_tags()) == {}
 
 
 def test_the_entry_that_a_version_knows_is_in_the_chain(folder: Path, chain: Chain) -> None:
-    entry = next(one for one in chain.entries(kinds=[Kind.REGISTRATION]))
+    entry = next(one for one in chain.entries(kinds=[EntryKind.REGISTRATION]))
     for tag, reason in (
         (f"{entry.number}:{entry.hash}", ""),
         (f"{entry.number}:{'0' * 64}", "knows of another entry 3"),
@@ -521,10 +521,10 @@ def hostile_version() -> VersionFacts:
 def test_html_in_names_notes_and_tags_is_text_on_every_page(chain: Chain) -> None:
     version, html = hostile_version(), "<img src=x onerror=alert(1)>"
     card = render_card(Card(version, (CardClass(html, {"train": 1}, None, None),)))
-    entry = replace(next(chain.entries(kinds=[Kind.BACKUP])), by=html, subject=html, body=json.dumps({html: html}))
+    entry = replace(next(chain.entries(kinds=[EntryKind.BACKUP])), by=html, subject=html, body=json.dumps({html: html}))
     facts = ChainFacts(1, 2, {"number": 2, "hash": html}, html, (html,), {html: 1})
     page = render_index(
-        Evidence(
+        EvidenceReport(
             since="",
             until=START.isoformat(),
             made_by=html,
@@ -533,7 +533,7 @@ def test_html_in_names_notes_and_tags_is_text_on_every_page(chain: Chain) -> Non
             versions=(version,),
             cards=frozenset({version.id}),
             events=(),
-            words=(Word(html, html, html, html, html),),
+            words=(RecordedStatement(html, html, html, html, html),),
             agreement=(),
             reproductions=(),
             entries=(entry,),

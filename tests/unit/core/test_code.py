@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fixtures.learning import ROOT
 
+from fixtures.learning import ROOT
 from shadowline.core import code
 from shadowline.core.layout import Layout
 from shadowline.stages.code import STAGE_MODULES, write_code_hashes

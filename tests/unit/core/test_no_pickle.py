@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fixtures.learning import ROOT
 
 FILES = sorted(path for folder in ("shadowline", "tasks", "flows", "tests") for path in (ROOT / folder).rglob("*.py"))

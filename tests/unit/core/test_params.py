@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fixtures.learning import ROOT
 from pydantic import ValidationError
 
+from fixtures.learning import ROOT
 from shadowline.core.params import EncoderParams, Params, TrainParams, load_params
 
 

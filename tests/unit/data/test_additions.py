@@ -10,19 +10,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fixtures.effort import examples
+from fixtures.learning import ROOT
 from shadowline.core.layout import Layout
 from shadowline.core.params import AdditionParams, Params, load_params
 from shadowline.core.progress import Progress
 from shadowline.data.additions import Additions, KnownImage, Offer, known_images
 from shadowline.data.manifest import Label, Split, content_id, read_manifest
 from shadowline.data.splits import assign_pools, assign_splits
-from shadowline.records.label_settlement import settle
-from shadowline.records.traces import Word
+from shadowline.records.label_settlement import settle_label
+from shadowline.records.traces import LabelEvent
 from shadowline.stages.import_class import ImportReport, run
 
 DATA = load_params(ROOT / "params.yaml").data
@@ -76,7 +77,7 @@ def splits_of(frame: pd.DataFrame) -> dict[str, str]:
     return dict(zip(frame["image_id"], frame["split"], strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(source=st.integers(1, 60), later=st.integers(0, 60), maximum=st.integers(1, 30), seed=st.integers(0, 5))
 def test_images_for_the_bank_alone_move_no_image_of_the_source(source: int, later: int, maximum: int, seed: int):
     params = sized(max_train=maximum, max_val=maximum, max_test_normal=maximum, max_test_anomalous=maximum, max_tune=9)
@@ -86,7 +87,7 @@ def test_images_for_the_bank_alone_move_no_image_of_the_source(source: int, late
     assert {image_id: together[image_id] for image_id in alone} == alone
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=5), maximum=st.integers(1, 30), seed=st.integers(0, 5))
 def test_an_image_that_was_in_a_split_is_never_in_another_one(sizes: list[int], maximum: int, seed: int):
     """However many come later, and whether or not a retraining has taken them in."""
@@ -184,7 +185,7 @@ def test_an_image_of_another_class_or_with_another_label_is_refused_by_name(tmp_
 
 def imported(root: Path, *additions: AdditionParams, **maxima: int) -> tuple[ImportReport, pd.DataFrame, Params]:
     raw = load_params(ROOT / "params.yaml").model_dump()
-    entry = {"source": "folder", "location": "source", "additions": [one.model_dump() for one in additions]}
+    entry = {"source": "folder", "location": "source", "additions": [addition.model_dump() for addition in additions]}
     raw["classes"], raw["train"]["classes"] = {"bolt": entry}, ["bolt"]
     raw["data"].update({"injected_test": 0, **maxima})
     params = Params.model_validate(raw)
@@ -245,8 +246,8 @@ def test_the_report_says_how_the_images_were_chosen(source: Path) -> None:
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def said(*words: tuple[str, str]) -> list[Word]:
-    return [Word(label, by, NOW + timedelta(hours=n), "", False) for n, (by, label) in enumerate(words)]
+def said(*words: tuple[str, str]) -> list[LabelEvent]:
+    return [LabelEvent(label, by, NOW + timedelta(hours=n), "", False) for n, (by, label) in enumerate(words)]
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,6 @@ def said(*words: tuple[str, str]) -> list[Word]:
 def test_the_latest_word_of_each_inspector_counts_and_where_they_differ_nobody_learns(
     words: list[tuple[str, str]], label: str | None, was_changed: bool
 ) -> None:
-    settled = settle(said(*words))
+    settled = settle_label(said(*words))
     assert (settled.label if settled else None) == label
     assert settled is None or settled.was_changed == was_changed

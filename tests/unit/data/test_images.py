@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from shadowline.data.images import FORMATS, Refusal, RefusedImage, measure, open_rgb, read_mask
+from fixtures.effort import examples
+from shadowline.data.images import FORMATS, ImageLimits, Refusal, RefusedImage, measure_image, open_within, read_mask
 
-LIMITS = {"max_pixels": 100_000, "max_file_bytes": 1_000_000}
+LIMITS = ImageLimits(max_pixels=100_000, max_file_bytes=1_000_000)
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
@@ -44,7 +46,7 @@ def png_header(width: int, height: int) -> bytes:
 
 def refusal_of(source: bytes | Path, **limits: int) -> RefusedImage:
     with pytest.raises(RefusedImage) as caught:
-        open_rgb(source, **{**LIMITS, **limits}, **({"name": "cell.png"} if isinstance(source, bytes) else {}))
+        open_within(source, replace(LIMITS, **limits), name="cell.png" if isinstance(source, bytes) else "")
     return caught.value
 
 
@@ -56,18 +58,18 @@ SAMPLES = {kind: encode(RGB, kind) for kind in FORMATS}
 def test_every_mode_ends_as_rgb_with_8_bits(mode: str) -> None:
     stored = RGB.convert(mode)
     data = encode(stored, "PNG" if mode in {"P", "LA"} else "TIFF")
-    picture = open_rgb(data, **LIMITS)
+    picture = open_within(data, LIMITS)
     assert (picture.mode, picture.size) == ("RGB", (50, 40))
     assert np.array_equal(np.asarray(picture), np.asarray(stored.convert("RGB")))
-    assert measure(data, **LIMITS).mode == mode
+    assert measure_image(data, LIMITS).mode == mode
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_accepted_format_is_read_from_bytes_and_from_a_file(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "image.of.unknown.kind"
     path.write_bytes(SAMPLES[kind])
-    assert open_rgb(path, **LIMITS).tobytes() == open_rgb(SAMPLES[kind], **LIMITS).tobytes()
-    assert measure(path, **LIMITS).format == kind
+    assert open_within(path, LIMITS).tobytes() == open_within(SAMPLES[kind], LIMITS).tobytes()
+    assert measure_image(path, LIMITS).format == kind
 
 
 def test_transparency_is_composited_on_black() -> None:
@@ -75,29 +77,29 @@ def test_transparency_is_composited_on_black() -> None:
     rgba[..., :3] = 200
     rgba[:2, :, 3] = 255
     rgba[2, :, 3] = 128
-    rows = np.asarray(open_rgb(encode(Image.fromarray(rgba)), **LIMITS))[:, 0, 0]
+    rows = np.asarray(open_within(encode(Image.fromarray(rgba)), LIMITS))[:, 0, 0]
     assert rows.tolist() == [200, 200, 100, 0]
 
 
 def test_the_transparent_colour_of_a_palette_is_black() -> None:
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([9, 9, 9, 250, 240, 230])
-    assert open_rgb(encode(palette), **LIMITS).getpixel((0, 0)) == (250, 240, 230)
-    assert open_rgb(encode(palette, transparency=1), **LIMITS).getpixel((0, 0)) == (0, 0, 0)
+    assert open_within(encode(palette), LIMITS).getpixel((0, 0)) == (250, 240, 230)
+    assert open_within(encode(palette, transparency=1), LIMITS).getpixel((0, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_linearly_and_never_stretched(kind: str) -> None:
     grey16 = np.array([[0, 257, 300, 386, 32768, 65535]], np.uint16)
     data = encode(Image.fromarray(grey16), kind)
-    assert np.asarray(open_rgb(data, **LIMITS))[0, :, 1].tolist() == [0, 1, 1, 2, 128, 255]
-    assert measure(data, **LIMITS).mode == "I;16"
+    assert np.asarray(open_within(data, LIMITS))[0, :, 1].tolist() == [0, 1, 1, 2, 128, 255]
+    assert measure_image(data, LIMITS).mode == "I;16"
 
 
 def test_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90° to view
-    assert open_rgb(encode(RGB, "JPEG", exif=exif), **LIMITS).size == (50, 40)
+    assert open_within(encode(RGB, "JPEG", exif=exif), LIMITS).size == (50, 40)
 
 
 def test_no_bytes_is_empty() -> None:
@@ -110,7 +112,7 @@ def test_a_file_over_the_bound_is_refused_with_value_and_way_out(tmp_path: Path)
     error = refusal_of(path, max_file_bytes=len(SAMPLES["PNG"]) - 1)
     assert error.refusal == Refusal.TOO_LARGE_FILE
     assert "huge.png" in str(error) and "data.max_file_bytes" in str(error)
-    open_rgb(path, max_pixels=2000, max_file_bytes=len(SAMPLES["PNG"]))
+    open_within(path, ImageLimits(2000, len(SAMPLES["PNG"])))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_a_bomb_is_refused_by_its_header_before_any_pixel(width: int, height: in
 
 
 def test_the_bound_on_pixels_is_inclusive() -> None:
-    assert open_rgb(SAMPLES["PNG"], max_pixels=2000, max_file_bytes=10_000).size == (50, 40)
+    assert open_within(SAMPLES["PNG"], ImageLimits(2000, 10_000)).size == (50, 40)
     error = refusal_of(SAMPLES["PNG"], max_pixels=1999)
     assert "50 × 40" in str(error) and "1999" in str(error) and "data.max_pixels" in str(error)
 
@@ -165,7 +167,7 @@ def test_a_missing_file_and_a_folder_are_unreadable(tmp_path: Path) -> None:
     assert refusal_of(tmp_path).refusal == Refusal.UNREADABLE
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     kind=st.sampled_from(FORMATS),
     cut=st.floats(0.02, 1.0),
@@ -177,19 +179,19 @@ def test_damaged_bytes_give_a_picture_or_a_named_refusal(kind: str, cut: float, 
     for place, value in flips:
         data[place % len(data)] = value
     try:
-        picture = open_rgb(bytes(data), **LIMITS)
+        picture = open_within(bytes(data), LIMITS)
     except RefusedImage as error:
         assert error.refusal in Refusal
     else:
-        assert picture.mode == "RGB" and picture.width * picture.height <= LIMITS["max_pixels"]
+        assert picture.mode == "RGB" and picture.width * picture.height <= LIMITS.max_pixels
 
 
 def test_properties_of_a_flat_and_of_a_checkered_image() -> None:
-    flat = measure(encode(Image.new("L", (8, 6), 51)), **LIMITS)
+    flat = measure_image(encode(Image.new("L", (8, 6), 51)), LIMITS)
     assert (flat.width, flat.height, flat.mode) == (8, 6, "L")
     assert (flat.brightness, flat.contrast, flat.sharpness) == (0.2, 0.0, 0.0)
     checkered = (np.indices((8, 8)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    properties = measure(encode(Image.fromarray(checkered)), **LIMITS)
+    properties = measure_image(encode(Image.fromarray(checkered)), LIMITS)
     assert (properties.brightness, properties.contrast) == (0.5, 0.5)
     assert properties.sharpness == 4.0  # every inner pixel differs from its four neighbours by 1
 
@@ -197,8 +199,8 @@ def test_properties_of_a_flat_and_of_a_checkered_image() -> None:
 def test_sharpness_is_the_deviation_of_the_laplacian() -> None:
     grey = NOISE[..., 0]
     expected = ndimage.laplace(grey.astype(np.float64))[1:-1, 1:-1].std() / 255
-    assert measure(encode(Image.fromarray(grey)), **LIMITS).sharpness == pytest.approx(expected, rel=1e-12)
-    assert measure(encode(Image.new("L", (2, 2), 9)), **LIMITS).sharpness == 0.0
+    assert measure_image(encode(Image.fromarray(grey)), LIMITS).sharpness == pytest.approx(expected, rel=1e-12)
+    assert measure_image(encode(Image.new("L", (2, 2), 9)), LIMITS).sharpness == 0.0
 
 
 @pytest.mark.parametrize(
@@ -213,11 +215,11 @@ def test_sharpness_is_the_deviation_of_the_laplacian() -> None:
     ids=lambda mask: mask.mode,
 )
 def test_a_mask_marks_every_value_but_zero(mask: Image.Image) -> None:
-    assert read_mask(encode(mask), **LIMITS).tolist() == [[False, True], [True, True]]
+    assert read_mask(encode(mask), LIMITS).tolist() == [[False, True], [True, True]]
 
 
 def test_a_palette_mask_counts_its_indices_not_its_colours() -> None:
     mask = Image.fromarray(np.array([[0, 1]], np.uint8))
     mask.putpalette([255, 0, 0, 0, 0, 0])
     assert mask.mode == "P"
-    assert read_mask(encode(mask), **LIMITS).tolist() == [[False, True]]
+    assert read_mask(encode(mask), LIMITS).tolist() == [[False, True]]

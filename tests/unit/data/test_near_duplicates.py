@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from fixtures.learning import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fixtures.effort import examples
+from fixtures.learning import ROOT
 from shadowline.core.params import Params
 from shadowline.data.near_duplicates import FrameGroups, FrameRule, frame_signature, is_near_identical
 from shadowline.data.sources.wheels import list_elpv, list_textile
@@ -100,7 +101,7 @@ def test_without_a_signature_only_the_same_image_is_the_same_frame() -> None:
     assert [groups.assign(name, None) for name in "aba"] == [("a", True), ("b", True), ("a", False)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.one_of(st.none(), st.integers(0, 12))), max_size=30),
     st.sets(st.integers(0, 30)),

@@ -7,12 +7,13 @@ import re
 
 import numpy as np
 import pytest
-from fixtures.learning import picture, project_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from fixtures.effort import examples
+from fixtures.learning import picture, project_params
 from shadowline.data.perturbations import DEFECT_PREFIX, ORIGINAL, apply_view, view_seed
 
 TURNS = ("hflip", "vflip", "rot90", "rot180", "rot270")
@@ -65,7 +66,7 @@ def test_a_view_is_rgb_of_the_same_size(name):
         assert view.mask_HW.dtype == bool
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(seed=st.integers(0, 2**63), name=st.sampled_from(LOCAL), side=st.sampled_from([64, 97, 300]))
 def test_a_local_defect_changes_pixels_inside_its_mask_only(seed, name, side):
     rgb = picture(2, side=side)
@@ -115,7 +116,7 @@ def test_jpeg_stays_near_the_image_and_is_not_it(rgb):
 def test_every_view_that_the_project_s_params_name_exists(rgb):
     params = project_params()
     defects = [DEFECT_PREFIX + kind for kind in params.calibration.injected]
-    augmentations = [view for one in params.classes.values() for view in one.augment]
+    augmentations = [view for cls in params.classes.values() for view in cls.augment]
     for name in (*defects, *params.evaluation.robustness_views, *augmentations):
         assert apply_view(rgb, name, seed=0).image.size == rgb.size
 

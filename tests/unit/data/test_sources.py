@@ -9,11 +9,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
-from fixtures.learning import ROOT
 from PIL import Image
 
+from fixtures.learning import ROOT
 from shadowline.core.params import ClassParams, load_params
-from shadowline.data.images import Refusal, RefusedImage, open_rgb
+from shadowline.data.images import ImageLimits, Refusal, RefusedImage, open_within
 from shadowline.data.manifest import Label, Split
 from shadowline.data.sources import SOURCES, SourceImage, list_images
 
@@ -365,5 +365,5 @@ def test_the_demo_wheels_hold_what_the_design_says(class_name: str, labels: dict
         pytest.skip(f"{params.location} is not there; run `shadowline data fetch`")
     images = list_images(class_name, params, ROOT)
     assert Counter(image.label.value for image in images) == labels
-    picture = open_rgb(images[-1].read(LIMIT), max_pixels=100_000, max_file_bytes=LIMIT)
+    picture = open_within(images[-1].read(LIMIT), ImageLimits(100_000, LIMIT))
     assert picture.size == ((250, 250) if class_name == "textile" else (300, 300))

@@ -7,10 +7,11 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
+from fixtures.learning import ROOT
 from shadowline.core.params import DataParams, load_params
 from shadowline.data.manifest import Label, Split
 from shadowline.data.splits import assign_splits
@@ -47,7 +48,7 @@ def any_params(draw: st.DrawFn) -> DataParams:
     return sized(**shares, **{name: draw(st.integers(1, 60)) for name in CAPS})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(frame=any_images(), params=any_params(), seed=st.integers(0, 9))
 def test_every_image_has_one_split_within_the_caps(frame: pd.DataFrame, params: DataParams, seed: int) -> None:
     result = assign_splits(frame, params, seed)
@@ -64,7 +65,7 @@ def test_every_image_has_one_split_within_the_caps(frame: pd.DataFrame, params: 
     assert {split for split, label in held if label == Label.UNKNOWN} <= {Split.STREAM}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(frame=any_images(), params=any_params(), order=st.randoms())
 def test_the_order_of_rows_decides_nothing(frame: pd.DataFrame, params: DataParams, order: object) -> None:
     shuffled = list(range(len(frame)))
@@ -75,7 +76,7 @@ def test_the_order_of_rows_decides_nothing(frame: pd.DataFrame, params: DataPara
     )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(
     supply=st.lists(st.integers(0, 30), min_size=1, max_size=6),
     cap=st.integers(1, 60),
@@ -91,7 +92,7 @@ def test_anomalous_test_images_are_even_over_the_defect_types(supply: list[int],
         assert taken[f"type{number}"] >= highest - 1 or taken[f"type{number}"] == count
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(num_images=st.integers(1, 200), params=any_params(), hint=st.sampled_from(["", Split.TRAIN]))
 def test_one_new_image_moves_at_most_one_other_over_each_boundary(
     num_images: int, params: DataParams, hint: str

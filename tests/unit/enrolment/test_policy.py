@@ -17,7 +17,7 @@ from shadowline.data.images import read_bounded
 from shadowline.data.sources import list_images
 from shadowline.enrolment.inbox import Inbox, NamedImage, classes_waiting, named_images
 from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
-from shadowline.enrolment.starter import build_few_shot, inject, try_few_shot
+from shadowline.enrolment.starter import build_few_shot, inject_defects, try_few_shot
 from shadowline.features.encoder import Encoder
 
 PHASES = list(EnrolmentPhase)
@@ -119,7 +119,7 @@ class TestInbox:
         for path in ("1.png", "good/2.png", "crack/3.png"):
             (tmp_path / "new" / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "new" / path).write_bytes(png(int(Path(path).stem)))
-        kinds = {Path(one.name).name: one.kind for one in named_images(tmp_path / "new")}
+        kinds = {Path(image.name).name: image.kind for image in named_images(tmp_path / "new")}
         assert kinds == {"1.png": "good", "2.png": "good", "3.png": "crack"}
 
     def test_a_link_that_leads_out_of_the_folder_is_refused_by_name(self, tmp_path: Path, params: Params) -> None:
@@ -185,7 +185,7 @@ class TestStarter:
 
     def test_injected_defects_are_seeded(self, params: Params) -> None:
         images = self.images(2)
-        first, again = (inject("bolt", images, params) for _ in range(2))
+        first, again = (inject_defects("bolt", images, params) for _ in range(2))
         assert len(first) == 2 * len(params.calibration.injected)
         assert [one.tobytes() for one in first] == [one.tobytes() for one in again]
 

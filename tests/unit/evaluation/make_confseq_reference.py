@@ -1,6 +1,6 @@
 """Write `confseq_reference.json`: wealth and intervals of confseq, which `test_sequential.py` compares with ours.
 
-    python tests/unit/make_confseq_reference.py
+    python tests/unit/evaluation/make_confseq_reference.py
 
 Needs confseq 0.0.11 (the implementation of Waudby-Smith and Ramdas, the authors of the method), which is not among
 this project's dependencies since it must be compiled against Boost; its module `betting` is pure Python. Its sources

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
 from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,
@@ -235,7 +236,7 @@ class TestLabels:
         assert _same(evidence_of(said), evidence_of(random.sample(split, len(split))))
 
     @given(images, st.integers(0, 7 * DAY))
-    @settings(max_examples=50)
+    @settings(max_examples=examples(50))
     def test_no_cell_is_ever_negative(self, rows: list[Row], slot: int) -> None:
         said = rows + [new for row in rows for new in relabel(row, row[0] + 7, UNLABELLED, NORMAL)]
         assert (count_cells(evidence_of(said).known_at(slot)) >= 0).all()

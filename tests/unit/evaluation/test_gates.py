@@ -10,15 +10,15 @@ import pytest
 
 from shadowline.core.params import GateParams
 from shadowline.evaluation.gates import (
-    Check,
     ClassEvidence,
-    Evidence,
+    GateCheck,
+    GateEvidence,
     Verdict,
     check_above,
     check_at_least,
     check_at_most,
     check_below,
-    judge,
+    evaluate_gates,
 )
 
 GATES = GateParams(
@@ -34,18 +34,18 @@ GATES = GateParams(
 )
 BOLT = ClassEvidence("bolt", auroc=0.99, legacy_auroc=0.99, separation=4.0, flip_share=0.05, saturation=0.0)
 NUT = ClassEvidence("nut", auroc=0.985, legacy_auroc=0.98, separation=3.0, flip_share=0.1, saturation=0.01)
-GOOD = Evidence(expected=("bolt", "nut"), classes=(BOLT, NUT), memory_mb=300.0, latency_ms=80.0)
+GOOD = GateEvidence(expected=("bolt", "nut"), classes=(BOLT, NUT), memory_mb=300.0, latency_ms=80.0)
 
 OVERALL = {"memory_mb": (1023.9, 1024.0), "latency_ms": (149.9, 150.0)}  # passes, fails
 PER_CLASS = {"separation": (1.0, 0.99), "flip_share": (0.2, 0.21), "saturation": (0.05, 0.06)}
 
 
-def with_bolt(**changes: float | None) -> Evidence:
+def with_bolt(**changes: float | None) -> GateEvidence:
     return dataclasses.replace(GOOD, classes=(dataclasses.replace(BOLT, **changes), NUT))
 
 
-def failed(evidence: Evidence) -> set[tuple[str, str]]:
-    verdict = judge(evidence, GATES)
+def failed(evidence: GateEvidence) -> set[tuple[str, str]]:
+    verdict = evaluate_gates(evidence, GATES)
     names = {(check.name, check.subject) for check in verdict.checks if not check.passed}
     assert verdict.passed == (not names)
     assert len(verdict.reasons) == sum(not check.passed for check in verdict.checks)
@@ -53,7 +53,7 @@ def failed(evidence: Evidence) -> set[tuple[str, str]]:
 
 
 def test_good_evidence_passes_every_gate():
-    verdict = judge(GOOD, GATES)
+    verdict = evaluate_gates(GOOD, GATES)
     assert verdict.passed and verdict.reasons == ()
     assert {check.name for check in verdict.checks} == {
         "classes",
@@ -84,7 +84,7 @@ def test_class_gate_fires_alone_and_only_beyond_its_bound(name):
 
 
 def test_mean_auroc_fires_alone_and_97_per_cent_is_not_enough():
-    def evidence(auroc: float) -> Evidence:
+    def evidence(auroc: float) -> GateEvidence:
         classes = tuple(dataclasses.replace(item, auroc=auroc, legacy_auroc=auroc) for item in (BOLT, NUT))
         return dataclasses.replace(GOOD, classes=classes)
 
@@ -95,13 +95,13 @@ def test_mean_auroc_fires_alone_and_97_per_cent_is_not_enough():
 def test_drop_of_one_class_fires_alone_and_2_per_cent_is_too_much():
     gain = dataclasses.replace(NUT, auroc=0.99, legacy_auroc=0.96)  # holds the mean drop below its own bound
 
-    def evidence(auroc: float) -> Evidence:
+    def evidence(auroc: float) -> GateEvidence:
         return dataclasses.replace(GOOD, classes=(dataclasses.replace(BOLT, auroc=auroc, legacy_auroc=1.0), gain))
 
     assert failed(evidence(0.985)) == set()
     assert failed(evidence(0.975)) == {("drop", "bolt")}
     at_bound = GATES.model_copy(update={"max_drop": 0.25, "min_mean_auroc": 0.5, "max_mean_drop": 0.5})
-    verdict = judge(evidence(0.75), at_bound)  # 0.25, exact in binary
+    verdict = evaluate_gates(evidence(0.75), at_bound)  # 0.25, exact in binary
     assert [check.name for check in verdict.checks if not check.passed] == ["drop"]
 
 
@@ -132,10 +132,12 @@ def test_class_gate_fails_closed(name, gates, missing):
 
 
 def test_missing_and_not_finite_have_reasons_of_their_own():
-    assert judge(with_bolt(separation=None), GATES).reasons == ("separation of bolt: not measured",)
-    assert judge(with_bolt(separation=math.nan), GATES).reasons == ("separation of bolt: not finite (nan)",)
-    assert judge(with_bolt(separation=0.5), GATES).reasons == ("separation of bolt: 0.5, must be at least 1",)
-    assert judge(dataclasses.replace(GOOD, latency_ms=150), GATES).reasons == ("latency_ms: 150, must be below 150",)
+    assert evaluate_gates(with_bolt(separation=None), GATES).reasons == ("separation of bolt: not measured",)
+    assert evaluate_gates(with_bolt(separation=math.nan), GATES).reasons == ("separation of bolt: not finite (nan)",)
+    assert evaluate_gates(with_bolt(separation=0.5), GATES).reasons == ("separation of bolt: 0.5, must be at least 1",)
+    assert evaluate_gates(dataclasses.replace(GOOD, latency_ms=150), GATES).reasons == (
+        "latency_ms: 150, must be below 150",
+    )
 
 
 def test_an_expected_class_without_evidence_fails_with_every_mean():
@@ -165,7 +167,7 @@ def test_worst_class_comes_first():
     fine, weak = dataclasses.replace(BOLT, class_name="fine"), dataclasses.replace(NUT, class_name="weak", auroc=0.98)
     broken = ClassEvidence("broken", auroc=0.999, legacy_auroc=0.999, separation=0.0, flip_share=0.5, saturation=0.0)
     evidence = dataclasses.replace(GOOD, expected=names, classes=(fine, weak, broken))
-    subjects = [check.subject for check in judge(evidence, GATES).checks if check.subject]
+    subjects = [check.subject for check in evaluate_gates(evidence, GATES).checks if check.subject]
     assert list(dict.fromkeys(subjects)) == ["absent", "broken", "weak", "fine"]
 
 
@@ -183,14 +185,14 @@ def test_the_four_comparisons_around_their_bound(check, below, at, above):
 
 
 def test_check_carries_its_numbers():
-    assert check_at_least("agreement", 0.9, 0.95, "bolt") == Check(
+    assert check_at_least("agreement", 0.9, 0.95, "bolt") == GateCheck(
         "agreement", False, 0.9, 0.95, "min", "bolt", "agreement of bolt: 0.9, must be at least 0.95"
     )
     assert check_at_most("drift", 0.1, 0.2).direction == "max"
 
 
 def test_verdict_survives_strict_json():
-    verdict = judge(with_bolt(separation=math.inf, flip_share=None), GATES)
+    verdict = evaluate_gates(with_bolt(separation=math.inf, flip_share=None), GATES)
     text = json.dumps(verdict.to_dict(), allow_nan=False)
     assert Verdict.from_dict(json.loads(text)) == verdict
 
@@ -222,10 +224,10 @@ def test_a_class_given_twice_is_refused():
 def test_an_advisory_gate_is_reported_and_does_not_decide():
     advised = GATES.model_copy(update={"advisory": ("flip_share",)})
     flipping = with_bolt(flip_share=0.9)
-    verdict = judge(flipping, advised)
+    verdict = evaluate_gates(flipping, advised)
     assert verdict.passed and any("flip_share of bolt" in reason for reason in verdict.reasons)
-    assert not judge(flipping, GATES).passed
-    assert not judge(with_bolt(flip_share=0.9, separation=0.1), advised).passed
+    assert not evaluate_gates(flipping, GATES).passed
+    assert not evaluate_gates(with_bolt(flip_share=0.9, separation=0.1), advised).passed
 
 
 def test_advice_alone_is_no_verdict():
@@ -235,4 +237,4 @@ def test_advice_alone_is_no_verdict():
 
 def test_an_advisory_gate_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="flip_shares"):
-        judge(GOOD, GATES.model_copy(update={"advisory": ("flip_shares",)}))
+        evaluate_gates(GOOD, GATES.model_copy(update={"advisory": ("flip_shares",)}))

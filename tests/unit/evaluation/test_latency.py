@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from shadowline.core.params import LatencyParams, Params
-from shadowline.evaluation.gates import Check, Evidence, judge
-from shadowline.evaluation.latency import Latency, ReferenceWorkload, Timing, estimate, measure, time_image
+from shadowline.evaluation.gates import GateCheck, GateEvidence, evaluate_gates
+from shadowline.evaluation.latency import Latency, ReferenceWorkload, Timing, estimate, measure_latency, time_image
 
 LIMITS = LatencyParams(rounds=3, attempts=3, max_spread=1.25, min_running_share=0.9)
 IMAGES = [f"{number:02d}.png" for number in range(10)]
@@ -102,24 +102,24 @@ class TestTheArithmetic:
 class TestTheAttempts:
     def test_a_quiet_machine_is_measured_once(self) -> None:
         rounds = iter([timings([10.0], [4.0] * 10) for _ in range(9)])
-        found = measure(lambda: next(rounds), LIMITS)
+        found = measure_latency(lambda: next(rounds), LIMITS)
         assert (found.num_attempts, found.num_timings, len(list(rounds))) == (1, 30, 6)
 
     def test_a_busy_one_again_until_it_is_quiet(self) -> None:
         rounds = iter(timings([10.0], [4.0] * 10, running) for running in (0.5,) * 3 + (1.0,) * 3)
-        found = measure(lambda: next(rounds), LIMITS)
+        found = measure_latency(lambda: next(rounds), LIMITS)
         assert (found.num_attempts, found.reliable) == (2, True)
 
     def test_and_in_the_end_the_least_disturbed_attempt_is_kept_and_called_unreliable(self) -> None:
         shares = (0.5, 0.5, 0.5, 0.7, 0.7, 0.7, 0.6, 0.6, 0.6)
         rounds = iter(timings([10.0], [4.0] * 10, running) for running in shares)
-        found = measure(lambda: next(rounds), LIMITS)
+        found = measure_latency(lambda: next(rounds), LIMITS)
         assert (found.running_share, found.reliable) == (pytest.approx(0.7), False)
 
 
-def latency_check(latency: Latency, params: Params, bound: float) -> Check:
+def latency_check(latency: Latency, params: Params, bound: float) -> GateCheck:
     gates = params.gates.model_copy(update={"max_latency_ms": bound})
-    evidence = Evidence(
+    evidence = GateEvidence(
         expected=(),
         classes=(),
         memory_mb=1.0,
@@ -127,7 +127,7 @@ def latency_check(latency: Latency, params: Params, bound: float) -> Check:
         raw_latency_ms=latency.p95_ms,
         latency_reliable=latency.reliable,
     )
-    (check,) = [check for check in judge(evidence, gates).checks if check.name == "latency_ms"]
+    (check,) = [check for check in evaluate_gates(evidence, gates).checks if check.name == "latency_ms"]
     return check
 
 
@@ -190,9 +190,9 @@ def test_on_a_machine_that_is_really_busy_the_verdict_is_the_idle_one_or_unrelia
             yield time_image(image, reference, candidate, candidate)
 
     limits = LIMITS.model_copy(update={"attempts": 1})
-    idle = measure(take_round, limits)
+    idle = measure_latency(take_round, limits)
     with busy(2):
-        loaded = measure(take_round, limits)
+        loaded = measure_latency(take_round, limits)
     for latency in (idle, loaded):
         enough = latency_check(latency, params, 3 * idle.idle_p95_ms)
         assert enough.passed or "not measured reliably" in enough.reason

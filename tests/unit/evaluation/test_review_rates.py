@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
-from fixtures.evidence_rows import Part, day_of, evidence_of, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.evidence_rows import Part, day_of, evidence_of, part
 from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, EvidenceTable, count_cells
 from shadowline.evaluation.review_rates import ErrorRates, ReviewRates, estimate_rates
-from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
+from shadowline.rollout.rehearsal import Line, Reviews, SimulatedCandidate, rehearse
 
 ALL_LABELS = Reviews(disagreements=1.0, alarms=1.0, review_share=1.0)
 NAMES = tuple(field.name for field in fields(ErrorRates))
@@ -30,7 +30,7 @@ class Period:
     """So many days of a line, and how they are reviewed."""
 
     line: Line
-    candidate: Candidate
+    candidate: SimulatedCandidate
     reviews: Reviews
     num_days: int = 30
 
@@ -62,17 +62,17 @@ def by_name(rates: ReviewRates) -> dict[str, tuple[float, float, float]]:
 
 LINE = Line(parts_per_day=200, defect_rate=0.10, legacy_missed=0.15, legacy_false_alarms=0.05)
 SCENARIOS: dict[str, tuple[Period, ...]] = {
-    "one review share": (Period(LINE, Candidate(0.2, 0.03), Reviews(review_share=0.1)),),
+    "one review share": (Period(LINE, SimulatedCandidate(0.2, 0.03), Reviews(review_share=0.1)),),
     "half of the labels come": (
-        Period(LINE, Candidate(0.2, 0.03), Reviews(0.6, alarms=0.0, review_share=0.2, answered=0.5)),
+        Period(LINE, SimulatedCandidate(0.2, 0.03), Reviews(0.6, alarms=0.0, review_share=0.2, answered=0.5)),
     ),
-    "both miss the same defects": (Period(LINE, Candidate(0.2, 0.03, shared=0.9), Reviews(review_share=0.1)),),
+    "both miss the same defects": (Period(LINE, SimulatedCandidate(0.2, 0.03, shared=0.9), Reviews(review_share=0.1)),),
     "the share falls as the candidate goes blind": (
-        Period(LINE, Candidate(0.05, 0.03, shared=0.5), Reviews(review_share=0.3)),
-        Period(LINE, Candidate(0.5, 0.03, shared=0.5), Reviews(review_share=0.06)),
+        Period(LINE, SimulatedCandidate(0.05, 0.03, shared=0.5), Reviews(review_share=0.3)),
+        Period(LINE, SimulatedCandidate(0.5, 0.03, shared=0.5), Reviews(review_share=0.06)),
     ),
     "inspectors label most alarms of their own accord": (
-        Period(LINE, Candidate(0.2, 0.03), Reviews(review_share=0.1, alarms=0.9)),
+        Period(LINE, SimulatedCandidate(0.2, 0.03), Reviews(review_share=0.1, alarms=0.9)),
     ),
 }
 RUNS, CONFIDENCE = 120, 0.95

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
 from shadowline.evaluation.sequential_tests import NUM_BETS, ChangeTable, bets, confidence_bounds, crossings, log_wealth
 
 REFERENCE: dict[str, Any] = json.loads(Path(__file__).with_name("confseq_reference.json").read_text())
@@ -191,7 +192,7 @@ class TestLawsOfTheInterval:
 
 class TestLawsOfCrossings:
     @given(observations, st.sampled_from([0.02, 0.1, 0.4]), st.sampled_from([0.3, 0.05, 0.005]))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=examples(60), deadline=None)
     def test_they_are_those_of_the_definition(
         self, drawn: list[tuple[int, int, int, int, bool]], bound: float, alpha: float
     ) -> None:
@@ -199,7 +200,7 @@ class TestLawsOfCrossings:
         assert list(crossings(table_of(rows), NO_YES, bound, alpha)) == slow_crossings(rows, NO_YES, bound, alpha)
 
     @given(observations, st.sampled_from([-0.3, 0.02, 0.4]))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=examples(40), deadline=None)
     def test_those_of_three_values_too(self, drawn: list[tuple[int, int, int, int, bool]], bound: float) -> None:
         rows = [(day * MOMENTS_A_DAY + at, day, value + flag, 1) for day, at, value, _, flag in drawn]
         found = list(crossings(table_of(rows), LESS_SAME_MORE, bound, 0.05))

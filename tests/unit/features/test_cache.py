@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import CROP, GROUPS, PATCHES, WIDTH, picture, stub_encoder
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fixtures.learning import CROP, GROUPS, PATCHES, WIDTH, picture, stub_encoder
 from shadowline.core.params import EncoderParams
 from shadowline.core.progress import Progress
-from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, Key
+from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, FeatureKey
 from shadowline.features.encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, build_network, load_encoder, save_encoder
 from shadowline.features.encoder_weights import fetch_state
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 REGISTERS = "vit_small_patch14_reg4_dinov2"
 
 
-def read(key: Key) -> Image.Image:
+def read(key: FeatureKey) -> Image.Image:
     """An image that depends on nothing but its key."""
     return picture(zlib.crc32(str(key).encode()))
 
 
-def keys(count: int, view: str = "original", start: int = 0) -> list[Key]:
-    return [Key(f"{i:012x}", view) for i in range(start, start + count)]
+def keys(count: int, view: str = "original", start: int = 0) -> list[FeatureKey]:
+    return [FeatureKey(f"{i:012x}", view) for i in range(start, start + count)]
 
 
 class Counting:
@@ -54,12 +54,14 @@ def path(tmp_path) -> Path:
     return tmp_path / "features/bolt.safetensors"
 
 
-def update(path: Path, wanted: list[Key], encoder: Encoder | Counting | None = None, **options: object) -> CacheUpdate:
+def update(
+    path: Path, wanted: list[FeatureKey], encoder: Encoder | Counting | None = None, **options: object
+) -> CacheUpdate:
     cache = FeatureCache(encoder or stub_encoder(), path.parents[1] / "scratch", **options)
     return cache.update(path, wanted, read, Progress())
 
 
-def fetched(path: Path, wanted: Sequence[Key]) -> Tensor:
+def fetched(path: Path, wanted: Sequence[FeatureKey]) -> Tensor:
     return FeatureFile(path).fetch(wanted)
 
 
@@ -373,14 +375,14 @@ def test_rows_come_in_the_order_asked_for(path):
 def test_an_unknown_key_is_an_error_and_not_a_row_of_zeros(path):
     update(path, keys(2))
     with pytest.raises(KeyError):
-        fetched(path, [Key("unknown")])
+        fetched(path, [FeatureKey("unknown")])
     assert keys(2)[1] in FeatureFile(path)
-    assert Key("unknown") not in FeatureFile(path)
+    assert FeatureKey("unknown") not in FeatureFile(path)
 
 
 def test_a_key_survives_its_text():
-    key = Key("ab12", "defect:cutpaste")
-    assert Key.parse(str(key)) == key
+    key = FeatureKey("ab12", "defect:cutpaste")
+    assert FeatureKey.parse(str(key)) == key
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e6])
@@ -403,7 +405,7 @@ def test_features_that_are_not_finite_name_their_image(value, path, encoder, mon
 
 
 def test_after_a_refusal_the_finished_shards_are_not_encoded_again(path):
-    def broken(key: Key) -> Image.Image:
+    def broken(key: FeatureKey) -> Image.Image:
         if key == keys(70)[66]:
             raise OSError("unreadable")
         return read(key)

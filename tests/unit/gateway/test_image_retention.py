@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from shadowline.core.params import KeepImages, Params
-from shadowline.gateway.image_retention import ImageKeeper, KeptImages
+from shadowline.core.params import ImageRetentionPolicy, Params
+from shadowline.gateway.image_retention import ImageRetention, RetainedImages
 from shadowline.gateway.metrics import Metrics
-from shadowline.gateway.shadow_worker import Sample
+from shadowline.gateway.shadow_worker import UploadedImage
 
 ID = "ab" * 32
 
@@ -33,8 +33,8 @@ def id_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sample_of(data: bytes) -> Sample:
-    return Sample(
+def sample_of(data: bytes) -> UploadedImage:
+    return UploadedImage(
         image=Image.open(BytesIO(data)),
         data=data,
         image_id=id_of(data),
@@ -58,7 +58,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 @pytest.mark.parametrize(("kind", "suffix"), [("PNG", "png"), ("JPEG", "jpg"), ("BMP", "bmp")])
 def test_the_very_bytes_are_kept_for_nobody_else(tmp_path: Path, kind: str, suffix: str) -> None:
     data = file_of(1, kind)
-    KeptImages(tmp_path / "inspected", 10**9).keep("bolt", ID, data)
+    RetainedImages(tmp_path / "inspected", 10**9).keep("bolt", ID, data)
     path = tmp_path / f"inspected/bolt/{ID}.{suffix}"
     assert path.read_bytes() == data
     assert path.stat().st_mode & 0o777 == 0o600
@@ -68,13 +68,13 @@ def test_the_very_bytes_are_kept_for_nobody_else(tmp_path: Path, kind: str, suff
 @pytest.mark.parametrize("name", ["..", "../bolt", "bolt/../..", "/etc", "", "Bolt", "a\x00b"])
 def test_a_class_that_is_no_name_leads_nowhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="class"):
-        KeptImages(tmp_path / "inspected", 10**9).keep(name, ID, file_of(1))
+        RetainedImages(tmp_path / "inspected", 10**9).keep(name, ID, file_of(1))
     assert not list(tmp_path.iterdir())
 
 
 def test_the_oldest_go_first_and_an_image_seen_again_is_new_again(tmp_path: Path) -> None:
     files = [file_of(number) for number in range(12)]
-    images = KeptImages(tmp_path, 10 * len(files[0]))
+    images = RetainedImages(tmp_path, 10 * len(files[0]))
     for age, data in enumerate(files[:9]):
         images.keep("bolt", id_of(data), data)
         os.utime(tmp_path / f"bolt/{id_of(data)}.png", (1000 + age, 1000 + age))
@@ -98,7 +98,7 @@ def test_the_bound_holds_for_what_several_processes_write(tmp_path: Path) -> Non
 
 
 def _keep_many(folder: Path, max_bytes: int, start: int) -> None:
-    images = KeptImages(folder, max_bytes)
+    images = RetainedImages(folder, max_bytes)
     for number in range(start, start + 30):
         images.keep("bolt", id_of(file_of(number)), file_of(number))
 
@@ -106,19 +106,20 @@ def _keep_many(folder: Path, max_bytes: int, start: int) -> None:
 def test_a_lost_count_is_counted_anew(tmp_path: Path) -> None:
     size = len(file_of(0))
     for number in range(8):
-        KeptImages(tmp_path, 10 * size).keep("bolt", id_of(file_of(number)), file_of(number))
+        RetainedImages(tmp_path, 10 * size).keep("bolt", id_of(file_of(number)), file_of(number))
     (tmp_path / ".num_bytes").write_text("nonsense")
-    KeptImages(tmp_path, 5 * size).keep("bolt", id_of(file_of(9)), file_of(9))
+    RetainedImages(tmp_path, 5 * size).keep("bolt", id_of(file_of(9)), file_of(9))
     assert id_of(file_of(9)) in kept(tmp_path) and len(kept(tmp_path)) <= 5
 
 
 @pytest.mark.parametrize(
-    ("which", "expected"), [(KeepImages.NONE, []), (KeepImages.ALARMS, [1]), (KeepImages.ALL, [0, 1])]
+    ("which", "expected"),
+    [(ImageRetentionPolicy.NONE, []), (ImageRetentionPolicy.ALARMS, [1]), (ImageRetentionPolicy.ALL, [0, 1])],
 )
 def test_what_is_kept_is_what_the_parameter_says(
-    tmp_path: Path, params: Params, which: KeepImages, expected: list[int]
+    tmp_path: Path, params: Params, which: ImageRetentionPolicy, expected: list[int]
 ) -> None:
-    keeper = ImageKeeper(tmp_path, params.gateway.model_copy(update={"keep_images": which}), Metrics())
+    keeper = ImageRetention(tmp_path, params.gateway.model_copy(update={"keep_images": which}), Metrics())
     keeper.start()
     for number in (0, 1):
         keeper.offer(sample_of(file_of(number)), "bolt", flagged=bool(number))
@@ -129,7 +130,7 @@ def test_what_is_kept_is_what_the_parameter_says(
 def test_a_disk_that_takes_nothing_is_counted_and_harms_nobody(tmp_path: Path, params: Params) -> None:
     (tmp_path / "inspected").write_text("a file in the place of the folder")
     metrics = Metrics()
-    keeper = ImageKeeper(tmp_path / "inspected", params.gateway, metrics)
+    keeper = ImageRetention(tmp_path / "inspected", params.gateway, metrics)
     keeper.start()
     keeper.offer(sample_of(file_of(0)), "bolt", flagged=True)
     keeper.offer(sample_of(file_of(1)), "bolt", flagged=True)
@@ -138,23 +139,37 @@ def test_a_disk_that_takes_nothing_is_counted_and_harms_nobody(tmp_path: Path, p
     assert value(metrics, "images_kept") == 0
 
 
-@pytest.mark.parametrize("bound", [{"shadow_queue": 3}, {"shadow_queue_mb": 3.5 * len(file_of(0)) / 1e6}])
-def test_what_waits_is_bounded_in_images_and_in_bytes(tmp_path: Path, params: Params, bound: dict[str, float]) -> None:
+_NO_BOUND = {"shadow_queue": 1000, "shadow_queue_mb": 1000.0, "keep_queue": 1000, "keep_queue_mb": 1000.0}
+
+
+@pytest.mark.parametrize(
+    ("bound", "num_kept"),
+    [
+        ({"keep_queue": 3}, 3),
+        ({"keep_queue_mb": 3.5 * len(file_of(0)) / 1e6}, 3),
+        ({"shadow_queue": 1}, 5),  # bounds images that wait for a model, not those that wait for the disk
+        ({"shadow_queue_mb": 1e-6}, 5),
+    ],
+)
+def test_what_waits_for_the_disk_has_a_bound_of_its_own_in_images_and_in_bytes(
+    tmp_path: Path, params: Params, bound: dict[str, float], num_kept: int
+) -> None:
     metrics = Metrics()
-    keeper = ImageKeeper(tmp_path, params.gateway.model_copy(update=bound), metrics)  # not started: nothing leaves
+    gateway = params.gateway.model_copy(update={**_NO_BOUND, **bound})
+    keeper = ImageRetention(tmp_path, gateway, metrics)  # not started: nothing leaves
     for number in range(5):
         keeper.offer(sample_of(file_of(number)), "bolt", flagged=True)
-    assert value(metrics, "images_not_kept", why="queue") == 2
+    assert value(metrics, "images_not_kept", why="queue") == 5 - num_kept
     keeper.start()
     keeper.close(30)
-    assert len(kept(tmp_path)) == 3
+    assert len(kept(tmp_path)) == num_kept
 
 
 def test_what_a_hanging_disk_leaves_behind_is_counted_at_the_end(tmp_path: Path, params: Params) -> None:
     metrics = Metrics()
     (tmp_path / "bolt").mkdir()
     with FileLock(tmp_path / ".lock"):
-        keeper = ImageKeeper(tmp_path, params.gateway, metrics)
+        keeper = ImageRetention(tmp_path, params.gateway, metrics)
         keeper.start()
         keeper.offer(sample_of(file_of(0)), "bolt", flagged=True)
         keeper.close(0.05)

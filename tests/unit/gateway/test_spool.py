@@ -19,7 +19,8 @@ from shadowline.gateway.pair_writer import PairWriter
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
 from shadowline.records.audit_log.keys import KeyFolder
 from shadowline.records.database import open_database
-from shadowline.records.pairs import DROPPED, Judgement, Pair, PairSource, PairStore
+from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource
+from shadowline.records.pairs import PairStore
 from shadowline.records.stores import records_on
 
 FRAMES = FrameRule(window=200, levels=0.5)
@@ -34,8 +35,8 @@ def pair(number: int = 0, **changes: object) -> Pair:
         "candidate": "new",
         "legacy": "old",
         "answered_by": "legacy",
-        "candidate_said": Judgement(0.1 + number, 1.5, 20.0),
-        "legacy_said": Judgement(1 / 3, 0.5, 30.0),
+        "candidate_said": ModelDecision(0.1 + number, 1.5, 20.0),
+        "legacy_said": ModelDecision(1 / 3, 0.5, 30.0),
         "trace_id": f"t-{number}",
     }
     return Pair(**{**fields, **changes})  # type: ignore[arg-type]
@@ -58,8 +59,8 @@ def taken(spool: Spool) -> tuple[list[Pair], int]:
         pair(),
         pair(legacy_said=None),
         pair(candidate="", candidate_said=None, answered_by="legacy"),
-        pair(candidate_said=Judgement(error=DROPPED)),
-        pair(candidate_said=Judgement(error="a\nline, “quoted”, ü"), answered_by="candidate"),
+        pair(candidate_said=ModelDecision(error=DROPPED)),
+        pair(candidate_said=ModelDecision(error="a\nline, “quoted”, ü"), answered_by="candidate"),
         pair(received_at=AT, capture_suspect=True, source=PairSource.REFERENCE, review_share=0.02, review_drawn=True),
         pair(frame_signature=bytes(range(256)) * 4),
         pair(source=PairSource.REFERENCE, known_label=Label.ANOMALOUS),
@@ -117,10 +118,14 @@ def test_a_pair_put_away_during_a_replay_is_not_deleted_with_it(spool):
 def test_half_a_line_that_a_kill_left_costs_no_other_pair(spool):
     spool.append([pair(0)])
     file = spool.folder / "pairs.jsonl"
-    file.write_bytes(file.read_bytes() + pair_to_line(pair(1))[:40])
+    half = pair_to_line(pair(1))[:40]
+    file.write_bytes(file.read_bytes() + half)
     spool.append([pair(2)])
     assert taken(spool) == ([pair(0), pair(2)], 1)
     assert spool.num_bytes == 0
+    (aside,) = spool.folder.glob("damaged-*.jsonl")
+    assert aside.read_bytes() == half + b"\n"
+    assert taken(spool) == ([], 0)
 
 
 def test_the_bound_refuses_and_keeps_what_is_there(tmp_path):

@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from shadowline.inference.batching import Batcher, ask, ask_and_wait
-from shadowline.inference.scoring import Answer, Question, ScoringError, TooLateError, describe, score_all
+from shadowline.inference.scoring import (
+    InspectionRequest,
+    InspectionResult,
+    ScoringError,
+    ScoringTimeoutError,
+    describe,
+    score_all,
+)
 
 PIXEL = Image.new("RGB", (1, 1))
 
@@ -20,17 +27,17 @@ PIXEL = Image.new("RGB", (1, 1))
 class Model:
     """Scores a question by its class name, which is a number here; `before` runs first."""
 
-    def __init__(self, before: Callable[[Sequence[Question]], object] = lambda _: None) -> None:
+    def __init__(self, before: Callable[[Sequence[InspectionRequest]], object] = lambda _: None) -> None:
         self.before, self.batches = before, []
 
-    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+    def answer(self, questions: Sequence[InspectionRequest]) -> list[InspectionResult]:
         self.batches.append([one.class_name for one in questions])
         self.before(questions)
-        return [Answer(float(one.class_name), 0.5, one.class_name) for one in questions]
+        return [InspectionResult(float(one.class_name), 0.5, one.class_name) for one in questions]
 
 
-def question(number: object) -> Question:
-    return Question(PIXEL, str(number))
+def question(number: object) -> InspectionRequest:
+    return InspectionRequest(PIXEL, str(number))
 
 
 def batcher(model: Model, **changes: object) -> Batcher:
@@ -47,20 +54,20 @@ def test_what_waits_is_scored_in_bounded_batches_in_order():
         pass
     futures += [batches.submit(question(number), 60_000) for number in range(1, 8)]
     gate.set()
-    assert [one.result(30).score for one in futures] == list(range(8))
-    assert [len(one) for one in model.batches] == [1, 4, 3]
+    assert [future.result(30).score for future in futures] == list(range(8))
+    assert [len(batch) for batch in model.batches] == [1, 4, 3]
 
 
 def test_the_window_waits_for_company():
     model = Model()
     batches = batcher(model, batch_size=2, window_ms=30_000)
     futures = [batches.submit(question(number), 60_000) for number in range(2)]
-    assert [one.result(30).score for one in futures] == [0, 1]
+    assert [future.result(30).score for future in futures] == [0, 1]
     assert model.batches == [["0", "1"]]
 
 
 def test_a_question_that_fails_takes_no_other_along():
-    def refuse_two(questions: Sequence[Question]) -> None:
+    def refuse_two(questions: Sequence[InspectionRequest]) -> None:
         if "2" in [one.class_name for one in questions]:
             raise KeyError("two")
 
@@ -89,9 +96,9 @@ def test_while_one_batch_hangs_all_are_told_at_once_and_service_resumes():
     batches = batcher(Model(lambda _: gate.wait(30)))
 
     async def story() -> None:
-        with pytest.raises(TooLateError, match="one batch took longer than 20 ms"):
+        with pytest.raises(ScoringTimeoutError, match="one batch took longer than 20 ms"):
             await ask(batches, question(0), 60_000, patience_ms=20)
-        with pytest.raises(TooLateError, match="one batch took longer than 20 ms"):
+        with pytest.raises(ScoringTimeoutError, match="one batch took longer than 20 ms"):
             batches.submit(question(1), patience_ms=20)
         patient = batches.submit(question(3), patience_ms=60_000)  # nobody else could answer it
         gate.set()
@@ -126,7 +133,7 @@ def test_who_gave_up_is_not_scored():
     first = batches.submit(question(0), 60_000)
     while not model.batches:
         pass
-    with pytest.raises(TooLateError, match="no answer within 10 ms"):
+    with pytest.raises(ScoringTimeoutError, match="no answer within 10 ms"):
         ask_and_wait(batches, question(1), 10)
     gate.set()
     assert first.result(30).score == 0

@@ -9,18 +9,18 @@ from datetime import UTC, datetime
 import pytest
 
 from shadowline.core.params import Unplanned
-from shadowline.inference.model_pool import Engine, Model
+from shadowline.inference.model_pool import LoadedModel, PooledModel
 from shadowline.inference.routing import (
     CANDIDATE,
     LEGACY,
     Route,
-    needed,
-    position,
+    required_models,
     route_of,
+    traffic_bucket,
     unplanned_options,
     unplanned_state,
 )
-from shadowline.records.rollout_store import KnownModels, ModelPlace
+from shadowline.records.model_locations import KnownModels, ModelLocation
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 
@@ -37,8 +37,8 @@ def held(phase: Phase, share: float = 0.0) -> ClassState:
     return replace(state(phase, share), phase=Phase.HELD, held_from=phase, held_at=SINCE)
 
 
-def model(fingerprint: str) -> Model:
-    return Model(ModelPlace(fingerprint, "bolt", "legacy", "models/bolt", "1"), Engine(None, None))  # type: ignore[arg-type]
+def model(fingerprint: str) -> PooledModel:
+    return PooledModel(ModelLocation(fingerprint, "bolt", "legacy", "models/bolt", "1"), LoadedModel(None, None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def model(fingerprint: str) -> Model:
 def test_the_phase_decides_who_answers_and_who_judges_beside(standing, share, answers, shadow):
     phases = [state(standing, share)]
     phases += [held(standing, share)] if standing is not P.LEGACY_DELETED else []
-    for one in phases:
-        route = Route(one, {})
+    for phase in phases:
+        route = Route(phase, {})
         assert {route.side_of(image_id) for image_id in IDS[:50]} == {answers}
         assert route.shadow_of(answers) == shadow
 
@@ -74,7 +74,7 @@ def test_a_canary_answers_about_its_share_and_both_judge():
 def test_an_image_stays_with_the_candidate_when_the_share_grows():
     small, large = (Route(state(P.CANARY, share), {}) for share in (0.1, 0.5))
     ours = [one for one in IDS if small.side_of(one) == CANDIDATE]
-    assert {large.side_of(one) for one in ours} == {CANDIDATE}
+    assert {large.side_of(our) for our in ours} == {CANDIDATE}
 
 
 def test_outside_the_rollout_the_preferred_model_answers_alone_and_else_the_other():
@@ -92,12 +92,12 @@ def test_outside_the_rollout_the_preferred_model_answers_alone_and_else_the_othe
         route = Route(one, {})
         assert {route.side_of(image_id) for image_id in IDS[:50]} == {answers}
         assert route.shadow_of(answers) is None
-        assert needed(one) == {"old" if answers == LEGACY else "new": answers}
+        assert required_models(one) == {"old" if answers == LEGACY else "new": answers}
 
 
 def test_positions_are_in_the_half_open_unit_interval():
-    assert position("0" * 64) == 0.0
-    assert 0.999 < position("f" * 64) < 1.0
+    assert traffic_bucket("0" * 64) == 0.0
+    assert 0.999 < traffic_bucket("f" * 64) < 1.0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_positions_are_in_the_half_open_unit_interval():
     ],
 )
 def test_what_may_answer_soon_is_in_memory(phase, models):
-    assert needed(state(phase)) == models
+    assert required_models(state(phase)) == models
 
 
 def test_a_route_waits_for_its_models_and_the_old_one_stays():
@@ -139,8 +139,8 @@ def test_a_model_that_will_not_load_holds_no_phase_up_and_says_why():
 
 def test_a_class_that_never_had_a_legacy_model_needs_its_first_one_alone() -> None:
     waiting = replace(state(P.LEGACY), legacy="")
-    assert needed(waiting) == {}
+    assert required_models(waiting) == {}
     alone = replace(state(P.ALONE, 1.0), legacy="")
-    assert needed(alone) == {"new": CANDIDATE}
+    assert required_models(alone) == {"new": CANDIDATE}
     route = Route(alone, {})
     assert {route.side_of(image_id) for image_id in IDS[:50]} == {CANDIDATE} and route.shadow_of(CANDIDATE) is None

@@ -9,20 +9,21 @@ import pytest
 
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
-from shadowline.inference.simulation import Calendar, JudgedStream, Part, day_of_pairs, parts_of_day, reviewed
-from shadowline.records.pairs import Judgement, Pair, PairSource
+from shadowline.inference.simulation import Calendar, SampledImage, StreamScores, day_of_pairs, parts_of_day, reviewed
+from shadowline.records.pair import ModelDecision, Pair, PairSource
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 
 MORNING = datetime(2026, 1, 5, 6, tzinfo=UTC)  # a Monday
 PARTS = tuple(
-    Part(f"{i:064x}", f"{i}.png", "original", Label.ANOMALOUS if i % 5 == 0 else Label.NORMAL) for i in range(50)
+    SampledImage(f"{i:064x}", f"{i}.png", "original", Label.ANOMALOUS if i % 5 == 0 else Label.NORMAL)
+    for i in range(50)
 )  # a fifth is anomalous
-CANDIDATE = JudgedStream(
-    "new", "original", {p.image_id: Judgement(float(p.label is Label.ANOMALOUS), 0.5, 1.0) for p in PARTS}
+CANDIDATE = StreamScores(
+    "new", "original", {p.image_id: ModelDecision(float(p.label is Label.ANOMALOUS), 0.5, 1.0) for p in PARTS}
 )
-LEGACY = JudgedStream(
-    "old", "original", {p.image_id: Judgement(float(i % 10 == 0), 0.5, 1.0) for i, p in enumerate(PARTS)}
+LEGACY = StreamScores(
+    "old", "original", {p.image_id: ModelDecision(float(i % 10 == 0), 0.5, 1.0) for i, p in enumerate(PARTS)}
 )
 
 
@@ -74,8 +75,8 @@ def test_a_legacy_model_that_is_off_says_nothing(params: Params) -> None:
 
 def test_the_canary_answers_about_its_share(params: Params) -> None:
     parts = tuple(replace(PARTS[0], image_id=f"{i:064x}", label=Label.NORMAL) for i in range(2_000))
-    said = {part.image_id: Judgement(0.0, 0.5, 1.0) for part in parts}
-    one, other = JudgedStream("new", "original", said), JudgedStream("old", "original", said)
+    said = {part.image_id: ModelDecision(0.0, 0.5, 1.0) for part in parts}
+    one, other = StreamScores("new", "original", said), StreamScores("old", "original", said)
     pairs = day_of_pairs(standing(Phase.CANARY, 0.3), parts, one, other, MORNING, params)
     share = sum(pair.answered_by == "candidate" for pair in pairs) / len(pairs)
     assert 0.25 < share < 0.35  # five standard errors

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import OAS, LedoitWolf
 
+from fixtures.effort import examples
 from shadowline.models.gaussian_bank.bank import Bank, Moments, shrunk_covariance
 
 METHODS = ("ledoit_wolf", "oas")
@@ -108,7 +109,7 @@ def test_scikit_learns_block_size_is_irrelevant():
         assert reference("ledoit_wolf", x[0], block_size).shrinkage_ == pytest.approx(weight, abs=1e-6)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     seed=st.integers(0, 10_000), count=st.integers(3, 60), offset=st.floats(-20, 20), method=st.sampled_from(METHODS)
 )

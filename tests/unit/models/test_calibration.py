@@ -10,23 +10,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_params
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_params
 from shadowline.core.params import CalibrationParams
 from shadowline.data.splits import halve
 from shadowline.models.calibration import (
     Calibration,
     CalibrationResult,
-    Candidate,
     Pool,
     Recipe,
+    RecipeCandidate,
     Scale,
     calibrate,
     candidate_weights,
     pooled,
-    rank,
+    rank_recipes,
     raw_maps,
 )
 from shadowline.models.conformal import conformal_threshold
@@ -213,27 +213,27 @@ def test_smoothing_spreads_a_spot_within_its_image_only():
 # --- choosing -------------------------------------------------------------------------------------------------------
 
 
-def candidate(auroc: float, separation: float) -> tuple[Candidate, Recipe]:
-    return Candidate((1.0,), (1.0,), auroc, separation), Recipe((1.0,), ())
+def candidate(auroc: float, separation: float) -> tuple[RecipeCandidate, Recipe]:
+    return RecipeCandidate((1.0,), (1.0,), auroc, separation), Recipe((1.0,), ())
 
 
 def test_within_the_tie_separation_decides_and_beyond_it_auroc():
     """1. Within the tie of the best AUROC: by separation.  2. The rest: after them, by AUROC alone."""
     tried = [candidate(*pair) for pair in [(0.90, 9.0), (0.99, 2.0), (1.00, 1.0), (0.95, 8.0), (0.985, 3.0)]]
-    order = [(one.auroc, one.separation) for one, _ in rank(tried, 0.015)]
+    order = [(one.auroc, one.separation) for one, _ in rank_recipes(tried, 0.015)]
     assert order == [(0.985, 3.0), (0.99, 2.0), (1.00, 1.0), (0.95, 8.0), (0.90, 9.0)]
 
 
 def test_within_the_tie_the_recipe_of_fewest_maps_leads():
-    many = Candidate((0.5, 0.5), (1.0,), 0.99, 9.0), Recipe((0.5, 0.5), ())
-    one = Candidate((0.0, 1.0), (1.0,), 0.985, 2.0), Recipe((0.0, 1.0), ())
-    assert rank([many, one], 0.01)[0] is one
-    assert rank([many, one], 0.001)[0] is many
+    many = RecipeCandidate((0.5, 0.5), (1.0,), 0.99, 9.0), Recipe((0.5, 0.5), ())
+    one = RecipeCandidate((0.0, 1.0), (1.0,), 0.985, 2.0), Recipe((0.0, 1.0), ())
+    assert rank_recipes([many, one], 0.01)[0] is one
+    assert rank_recipes([many, one], 0.001)[0] is many
 
 
 def test_without_a_tie_only_auroc_counts_and_equals_are_separated():
     tried = [candidate(*pair) for pair in [(0.9, 9.0), (0.8, 99.0), (0.9, 10.0)]]
-    order = [(one.auroc, one.separation) for one, _ in rank(tried, 0.0)]
+    order = [(one.auroc, one.separation) for one, _ in rank_recipes(tried, 0.0)]
     assert order == [(0.9, 10.0), (0.9, 9.0), (0.8, 99.0)]
 
 
@@ -242,7 +242,7 @@ def test_without_a_tie_only_auroc_counts_and_equals_are_separated():
     tie=st.integers(0, 30),
 )
 def test_the_winner_is_within_the_tie_and_best_separated_there(pairs, tie):
-    ranked = rank([candidate(float(auroc), float(separation)) for auroc, separation in pairs], float(tie))
+    ranked = rank_recipes([candidate(float(auroc), float(separation)) for auroc, separation in pairs], float(tie))
     best = max(auroc for auroc, _ in pairs)
     allowed = [separation for auroc, separation in pairs if auroc >= best - tie]
     assert ranked[0][0].auroc >= best - tie

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import fake_fused
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.covariance import LedoitWolf
 
-from shadowline.benchmarks.class_identification import made_up_classes, strangeness
+from fixtures.effort import examples
+from fixtures.learning import fake_fused
+from shadowline.benchmarks.class_identification import open_set_scores, synthetic_classes
 from shadowline.core.params import IdentificationParams
 from shadowline.models.class_identification import ClassIdentity, Identities, embed
 from shadowline.models.conformal import required_normals
@@ -153,7 +154,7 @@ def test_images_find_their_class_and_strange_ones_none():
         answers = [identities.identify(image) for image in images(seed, 50, 3)]
         assert {one.nearest_class for one in answers} == {f"class-{seed}"}
         assert sum(one.class_name is None for one in answers) <= 12
-        known = [one.confidence for one in answers if one.class_name is not None]
+        known = [answer.confidence for answer in answers if answer.class_name is not None]
         assert np.median(known) > 0.75 and min(known) > 0.45
     strange = [identities.identify(image) for image in images(7, 20)]
     assert {one.class_name for one in strange} == {None}
@@ -182,7 +183,7 @@ def test_the_farther_inside_the_surer_the_name_and_the_farther_outside_the_surer
     alone, distances, line = line_of_images(200)
     assert distances == sorted(distances)
     answers = [alone.identify(image) for image in line]
-    named = [one.confidence for one in answers if one.class_name]
+    named = [answer.confidence for answer in answers if answer.class_name]
     unknown = [one.confidence for one in answers if one.class_name is None]
     assert named == sorted(named, reverse=True) and unknown == sorted(unknown)
     assert min(named + unknown) >= 0.5 - 1e-9
@@ -207,14 +208,14 @@ def test_the_reach_that_the_benchmark_counts_by_is_the_one_that_decides():
     known = classes(0, 1, 2)
     mixed = np.concatenate([images(seed, 40, 5, spread=0.06) for seed in (0, 1, 2, 3)])
     decided = [Identities.of(known).identify(image).class_name is None for image in mixed]
-    assert list(strangeness(known, mixed) > 1.0) == decided
+    assert list(open_set_scores(known, mixed) > 1.0) == decided
     assert 0 < sum(decided) < len(decided)
 
 
 # --- what other classes may not change -------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(order=st.permutations(range(6)), image=st.integers(0, 400))
 def test_the_answer_does_not_depend_on_the_order_of_classes(order, image):
     known = classes(*range(6))
@@ -225,7 +226,7 @@ def test_the_answer_does_not_depend_on_the_order_of_classes(order, image):
 
 def test_adding_classes_changes_no_distance_by_a_bit_and_never_makes_a_known_image_unknown():
     few = classes(0, 1)
-    many = {**few, **made_up_classes([identity(seed) for seed in range(2, 6)], 150, np.random.default_rng(0))}
+    many = {**few, **synthetic_classes([identity(seed) for seed in range(2, 6)], 150, np.random.default_rng(0))}
     small, large = Identities.of(few), Identities.of(many)
     rows = [large.names.index(name) for name in small.names]
     for image in np.concatenate([images(seed, 40, 7, spread=0.06) for seed in range(3)]):

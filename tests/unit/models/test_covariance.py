@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from fixtures.effort import examples
 from shadowline.models.gaussian_bank.bank import Bank, Moments
-from shadowline.models.gaussian_bank.covariance import Exact, Half, LowRank, Storage, compress
+from shadowline.models.gaussian_bank.covariance import CovarianceFormat, Exact, Half, LowRank, compress
 
 HALF_TOLERANCE = 1e-3  # relative, of a distance; the demo's banks stay below 3e-4
 WIDTH = 24
-STORAGES = [(Storage.FLOAT32, 1), (Storage.FLOAT16, 1), (Storage.LOW_RANK, 5)]
+STORAGES = [(CovarianceFormat.FLOAT32, 1), (CovarianceFormat.FLOAT16, 1), (CovarianceFormat.LOW_RANK, 5)]
 
 
 def patches(count: int, seed: int, *, width: int = WIDTH, tail: float = 1.0) -> np.ndarray:
@@ -54,7 +55,7 @@ def test_a_float32_file_is_byte_for_byte_what_it_was_before_there_were_formats(b
 
 
 def test_float32_is_the_bank_as_it_was_fitted(bank):
-    kept = bank.compressed(Storage.FLOAT32, rank=1)
+    kept = bank.compressed(CovarianceFormat.FLOAT32, rank=1)
     assert torch.equal(kept.factor_GDD, bank.factor_GDD)
     assert torch.equal(kept.distance(images(3, 1)), bank.distance(images(3, 1)))
 
@@ -62,23 +63,23 @@ def test_float32_is_the_bank_as_it_was_fitted(bank):
 # --- the formats against the exact distance -------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(3, 200), tail=st.floats(0.0, 2.0))
 def test_half_precision_stays_within_its_tolerance(seed, count, tail):
     bank = bank_of(patches(count, seed, tail=tail))
-    found = bank.compressed(Storage.FLOAT16, rank=1).distance(images(4, seed))
+    found = bank.compressed(CovarianceFormat.FLOAT16, rank=1).distance(images(4, seed))
     torch.testing.assert_close(found, bank.distance(images(4, seed)), rtol=HALF_TOLERANCE, atol=0.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 10_000), count=st.integers(3, 200), tail=st.floats(0.0, 2.0))
 def test_a_low_rank_of_full_rank_is_the_exact_distance_to_rounding(seed, count, tail):
     bank = bank_of(patches(count, seed, tail=tail))
-    found = bank.compressed(Storage.LOW_RANK, rank=WIDTH).distance(images(4, seed))
+    found = bank.compressed(CovarianceFormat.LOW_RANK, rank=WIDTH).distance(images(4, seed))
     torch.testing.assert_close(found, bank.distance(images(4, seed)), rtol=1e-3, atol=0.0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 10_000), rank=st.integers(1, WIDTH))
 def test_a_low_rank_keeps_every_variance_and_distances_solve_its_own_covariance(seed, rank):
     """The distance through the inner system is that of the dense U Uᵀ + diag(d), whatever was lost."""
@@ -101,7 +102,7 @@ def test_a_higher_rank_is_a_better_covariance():
 
 
 @pytest.mark.parametrize(("storage", "rank"), STORAGES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_no_format_gives_a_distance_below_zero_and_the_mean_is_at_zero(storage, rank, seed):
     bank = bank_of(patches(60, seed)).compressed(storage, rank)
@@ -126,7 +127,10 @@ def test_a_bank_of_any_format_survives_the_disk_bit_for_bit(bank, storage, rank,
     compressed.save(tmp_path / "bolt.safetensors")
     loaded = Bank.load(tmp_path / "bolt.safetensors")
     assert (
-        type(loaded.covariance) is {Storage.FLOAT32: Exact, Storage.FLOAT16: Half, Storage.LOW_RANK: LowRank}[storage]
+        type(loaded.covariance)
+        is {CovarianceFormat.FLOAT32: Exact, CovarianceFormat.FLOAT16: Half, CovarianceFormat.LOW_RANK: LowRank}[
+            storage
+        ]
     )
     assert torch.equal(loaded.distance(images(3, 1)), compressed.distance(images(3, 1)))
     for name in ("num_patches", "num_images", "shrinkage", "fingerprint", "num_bytes"):
@@ -153,19 +157,19 @@ def test_an_unknown_format_is_refused_by_name(bank, tmp_path):
 @pytest.mark.parametrize("rank", [0, -1, WIDTH + 1])
 def test_a_rank_beyond_the_width_is_refused(bank, rank):
     with pytest.raises(ValueError, match=rf"bank.rank: {rank}, need 1…{WIDTH}, the width of the features"):
-        bank.compressed(Storage.LOW_RANK, rank)
+        bank.compressed(CovarianceFormat.LOW_RANK, rank)
 
 
 def test_a_covariance_that_half_precision_cannot_hold_is_refused():
     steep = torch.tensor([[[1.0, 0.0], [1.0, 1e-6]]])
     with pytest.raises(ValueError, match=r"float16 cannot hold this covariance, bound 65504"):
-        compress(steep, Storage.FLOAT16, rank=1)
+        compress(steep, CovarianceFormat.FLOAT16, rank=1)
 
 
 # --- moments --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     cuts=st.lists(st.integers(0, 60), max_size=4),

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused
 from torch import nn
 from torch.nn import functional
 
+from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused
 from shadowline.models.dinomaly.loss import loose_cosine_loss
 from shadowline.models.dinomaly.model import (
     Decoder,

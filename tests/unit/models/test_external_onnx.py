@@ -16,7 +16,7 @@ from PIL import Image
 from shadowline.models.detector import Detector
 from shadowline.models.external.onnx import OnnxDetector
 from shadowline.models.external.pyfunc import PyfuncDetector
-from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.models.loader import DetectorKind, find_model, load_detector
 
 SIDE = 8  # pixels
 DESCRIPTION = {
@@ -100,7 +100,7 @@ def test_a_graph_scores_what_it_computes_of_the_normalised_image(write):
 def test_a_score_does_not_depend_on_the_images_beside_it(write):
     detector = OnnxDetector.load(write())
     images = [grey(10), grey(200), grey(90)]
-    assert [detector.score([one])[0] for one in images] == detector.score(images).tolist()
+    assert [detector.score([image])[0] for image in images] == detector.score(images).tolist()
     assert detector.score([]).shape == (0,)
 
 
@@ -300,13 +300,13 @@ def test_a_pyfunc_that_mlflow_cannot_load_is_refused_with_its_reason(pyfunc):
 
 
 def test_every_kind_is_recognised_by_its_files(write, pyfunc, tmp_path):
-    assert find_model(str(write())) == (tmp_path / "model", Kind.ONNX)
-    assert find_model(str(pyfunc)) == (pyfunc, Kind.PYFUNC)
+    assert find_model(str(write())) == (tmp_path / "model", DetectorKind.ONNX)
+    assert find_model(str(pyfunc)) == (pyfunc, DetectorKind.PYFUNC)
     inside = tmp_path / "registered/artifacts/legacy"
     inside.parent.mkdir(parents=True)
     write().rename(inside)
     (tmp_path / "registered/MLmodel").write_text("", encoding="utf-8")
-    assert find_model(str(tmp_path / "registered")) == (inside, Kind.ONNX)
+    assert find_model(str(tmp_path / "registered")) == (inside, DetectorKind.ONNX)
     assert load_detector(str(tmp_path / "registered"), "bolt").class_name == "bolt"
 
 

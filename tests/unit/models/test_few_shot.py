@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import picture, project_params, stub_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fixtures.effort import examples
+from fixtures.learning import picture, project_params, stub_encoder
 from shadowline.benchmarks.few_shot import grown_scores
 from shadowline.core.params import EncoderParams, FewShotParams
 from shadowline.features.encoder import Encoder, build_network, load_encoder, save_encoder
@@ -23,14 +24,14 @@ from shadowline.models.few_shot.detector import FewShot
 from shadowline.models.few_shot.model import (
     Basis,
     Distance,
-    References,
+    FewShotReferences,
     distance_map,
     encode_references,
     image_score,
     leave_one_out,
     unit_patches,
 )
-from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.models.loader import DetectorKind, find_model, load_detector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GROUPS, PATCHES, WIDTH = 2, 16, 8
@@ -45,9 +46,9 @@ def features(count: int, seed: int, *, num_views: int = 1) -> Tensor:
     return (pattern + 0.3 * noise).half()
 
 
-def references(count: int, seed: int = 0, *, num_views: int = 1) -> References:
+def references(count: int, seed: int = 0, *, num_views: int = 1) -> FewShotReferences:
     views = ("original", *ALL_VIEWS)[:num_views]
-    return References("bolt", features(count, seed, num_views=num_views), views, "f" * 64)
+    return FewShotReferences("bolt", features(count, seed, num_views=num_views), views, "f" * 64)
 
 
 def few_shot_params(**changes: object) -> FewShotParams:
@@ -75,7 +76,7 @@ def test_an_image_that_is_its_own_reference_scores_the_minimum_exactly(distance)
         assert not distance_map(own, known.all_RGPD, distance).any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 1000), first=st.integers(1, 5), distance=st.sampled_from(DISTANCES))
 def test_more_references_never_raise_a_patch_s_distance_or_a_score(seed, first, distance):
     """Exactly, not to rounding: the promise of the threshold rests on it."""
@@ -85,11 +86,11 @@ def test_more_references_never_raise_a_patch_s_distance_or_a_score(seed, first, 
     assert image_score(more, 0.2) <= image_score(fewer, 0.2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(5)), distance=st.sampled_from(DISTANCES))
 def test_the_order_of_references_changes_nothing(seed, order, distance):
     query, known = unit_patches(features(1, seed + 2000)[0, 0]), references(5, seed, num_views=2)
-    shuffled = References("bolt", known.fused_NVGPD[list(order)], known.views, known.fingerprint)
+    shuffled = FewShotReferences("bolt", known.fused_NVGPD[list(order)], known.views, known.fingerprint)
     np.testing.assert_array_equal(
         distance_map(query, known.all_RGPD, distance), distance_map(query, shuffled.all_RGPD, distance)
     )
@@ -113,7 +114,7 @@ def test_a_view_is_found_where_its_image_alone_is_far(encoder):
 
 
 @given(shots=st.sets(st.integers(1, 6), min_size=1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 def test_scores_of_growing_references_are_those_of_each_number_alone(shots):
     few, known = few_shot_params(views=["hflip"]), references(6, num_views=2)
     query = unit_patches(features(1, 77)[0, 0])
@@ -154,7 +155,7 @@ def test_one_image_promises_nothing_and_its_views_stand_in():
 def test_leaving_an_image_out_leaves_its_views_out():
     """Else an image would find itself in its mirror, and every threshold were too low."""
     fused = features(3, 0).repeat(1, 2, 1, 1, 1)  # each image's second view is the image again
-    twins = References("bolt", fused, ("original", "hflip"), "f")
+    twins = FewShotReferences("bolt", fused, ("original", "hflip"), "f")
     alone = leave_one_out(references(3), Distance.COSINE, 0.1, 0.05)
     assert leave_one_out(twins, Distance.COSINE, 0.1, 0.05) == alone
 
@@ -173,7 +174,7 @@ def test_the_promise_holds_over_many_draws():
     alarms = 0
     for draw in range(400):
         fused = features(5, 10_000 + draw)
-        known = References("bolt", fused[:4], ("original",), "f")
+        known = FewShotReferences("bolt", fused[:4], ("original",), "f")
         rule = leave_one_out(known, Distance.COSINE, 0.1, 0.05)
         query = unit_patches(fused[4, 0])
         alarms += image_score(distance_map(query, known.all_RGPD, Distance.COSINE), 0.1) > rule.threshold
@@ -203,7 +204,7 @@ def test_references_that_are_not_finite_are_counted_and_refused(value):
     fused = features(2, 0)
     fused[1, 0, 0, 0, :3] = value
     with pytest.raises(ValueError, match="class 'bolt', references: 3 feature values are not finite"):
-        References("bolt", fused, ("original",), "f")
+        FewShotReferences("bolt", fused, ("original",), "f")
 
 
 def test_a_query_that_is_not_finite_is_refused():
@@ -298,7 +299,7 @@ def test_a_saved_directory_decides_the_same_and_needs_no_other(detector, saved):
     }
     assert load_file(saved / "references.safetensors")["fused"].dtype is torch.float16
     loaded = load_detector(str(saved), "bolt")
-    assert find_model(str(saved))[1] is Kind.FEW_SHOT
+    assert find_model(str(saved))[1] is DetectorKind.FEW_SHOT
     assert (loaded.class_name, loaded.threshold, loaded.fingerprint) == (
         "bolt",
         detector.threshold,

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import ROOT
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
+from fixtures.learning import ROOT
 from shadowline.core.params import LegacyParams, load_params
 from shadowline.core.progress import Progress
 from shadowline.features import backbones
 from shadowline.models.detector import Detector
 from shadowline.models.patchcore import coreset
 from shadowline.models.patchcore import detector as patchcore
-from shadowline.models.patchcore.coreset import choose_coreset, image_score, k_center_greedy, nearest
+from shadowline.models.patchcore.coreset import choose_coreset, k_center_greedy, nearest, reweighted_image_score
 from shadowline.models.patchcore.detector import PatchCore
 from shadowline.models.patchcore.lite0_weights import NETWORK, read_lite0, timm_name
 
@@ -294,15 +294,17 @@ def test_image_score_is_equation_7_by_hand():
     patches = torch.tensor([[0.1, 0.0], [3.0, 0.0]])  # the second is farthest: 2 from (1, 0)
     to_support = np.array([2.0, 3.0])  # the two bank patches nearest to (1, 0): itself and (0, 0)
     weight = 1 - np.exp(2.0) / np.exp(to_support).sum()
-    assert image_score(patches, bank, neighbours=2) == pytest.approx(weight * 2.0)
-    assert image_score(patches, bank, neighbours=1) == pytest.approx(2.0)
-    assert image_score(patches, bank[:1], neighbours=9) == pytest.approx(3.0)
+    assert reweighted_image_score(patches, bank, neighbours=2) == pytest.approx(weight * 2.0)
+    assert reweighted_image_score(patches, bank, neighbours=1) == pytest.approx(2.0)
+    assert reweighted_image_score(patches, bank[:1], neighbours=9) == pytest.approx(3.0)
 
 
 def test_weight_survives_distances_that_overflow_exp():
     far = torch.tensor([[1000.0]])
-    assert image_score(far, torch.tensor([[0.0], [1.0]]), neighbours=2) == pytest.approx((1 - 1 / (1 + np.e)) * 999)
-    assert image_score(far, torch.tensor([[0.0], [900.0]]), neighbours=2) == pytest.approx(100.0)
+    assert reweighted_image_score(far, torch.tensor([[0.0], [1.0]]), neighbours=2) == pytest.approx(
+        (1 - 1 / (1 + np.e)) * 999
+    )
+    assert reweighted_image_score(far, torch.tensor([[0.0], [900.0]]), neighbours=2) == pytest.approx(100.0)
 
 
 # --- EfficientNet-Lite0's weights -----------------------------------------------------------------------------------

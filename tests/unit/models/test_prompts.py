@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from fixtures.clip import tiny_clip
-from fixtures.learning import ROOT, picture, project_params
 from PIL import Image
 from typer.testing import CliRunner
 
+from fixtures.clip import tiny_clip
+from fixtures.learning import ROOT, picture, project_params
 from shadowline.cli.app import app
 from shadowline.core.layout import Layout
 from shadowline.core.params import ZeroShotParams

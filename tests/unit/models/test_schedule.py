@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from fixtures.learning import train_params
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fixtures.learning import train_params
 from shadowline.core.params import TrainParams
-from shadowline.models.dinomaly.schedule import easy_share, learning_rate
+from shadowline.models.dinomaly.schedule import hard_mining_share, learning_rate
 
 PARAMS = train_params(steps=1000, warmup_steps=100, lr=2e-3, final_lr=2e-4, hard_final_share=0.9, hard_ramp_steps=400)
 
@@ -44,9 +44,9 @@ def test_learning_rate_halfway_down_the_cosine():
 
 
 def test_easy_share_at_three_points():
-    assert easy_share(0, PARAMS) == 0.0
-    assert easy_share(200, PARAMS) == pytest.approx(0.45)
-    assert easy_share(400, PARAMS) == easy_share(999, PARAMS) == 0.9
+    assert hard_mining_share(0, PARAMS) == 0.0
+    assert hard_mining_share(200, PARAMS) == pytest.approx(0.45)
+    assert hard_mining_share(400, PARAMS) == hard_mining_share(999, PARAMS) == 0.9
 
 
 @given(params=any_params())
@@ -69,7 +69,7 @@ def test_the_rate_rises_in_the_warm_up_and_falls_after_it(params, step):
 
 @given(params=any_params(), step=st.integers(0, 5000))
 def test_the_easy_share_rises_to_its_end_and_stays(params, step):
-    share = easy_share(step, params)
-    assert 0 <= share <= easy_share(step + 1, params) <= params.hard_final_share
+    share = hard_mining_share(step, params)
+    assert 0 <= share <= hard_mining_share(step + 1, params) <= params.hard_final_share
     if step >= params.hard_ramp_steps:
         assert share == params.hard_final_share

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import Evidence, slot_of
 from shadowline.models.inspector import class_fingerprints
@@ -20,7 +21,7 @@ from shadowline.models.threshold_change import check_only_threshold_differs, rea
 from shadowline.rollout.engine import ActionKind, retune, step
 from shadowline.rollout.observation import Observation
 from shadowline.rollout.phases import BOTH_JUDGE, LEGAL_MOVES, TAKEN_OVER, Phase
-from shadowline.rollout.rehearsal import Candidate, Line, Reviews, rehearse
+from shadowline.rollout.rehearsal import Line, Reviews, SimulatedCandidate, rehearse
 from shadowline.rollout.state import ClassState, RolloutState
 from shadowline.rollout.weighing import weigh
 
@@ -134,7 +135,7 @@ def test_where_every_class_is_live_the_version_that_holds_the_new_threshold_beco
     assert not retune(state_of(Phase.LIVE, Phase.CANARY), "bolt", "t", NOW, "Ada", "w").actions
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     phase=st.sampled_from(sorted(BOTH_JUDGE)), missed=st.sampled_from([0.0, 0.1, 0.9]), days=st.integers(0, 60),
     later=st.integers(0, 30),
@@ -145,7 +146,7 @@ def test_no_tick_after_a_tuning_moves_illegally_or_on_the_days_before_it(
     """The evidence, decided again, may be good or bad and as long as it wants."""
     state = retune(state_of(phase), "bolt", "tuned", NOW, "Ada", "why").state
     now = NOW + timedelta(days=later)
-    table = rehearse(Line(), Candidate(missed=missed), Reviews(), days, seed=days)
+    table = rehearse(Line(), SimulatedCandidate(missed=missed), Reviews(), days, seed=days)
     closed = slot_of(now)
     evidence = Evidence(table.where(table.slot < closed), closed, slot_of(START + timedelta(days=20)))
     seen = weigh(state.of("bolt"), evidence, (), params.shadow, params.rollout)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.learning import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_data, train_params
 
+from fixtures.learning import PATCHES, PREFIX, SPEC, FakeSource, assert_same_state, fake_data, train_params
 from shadowline.core.progress import Progress
-from shadowline.features.cache import Key
-from shadowline.models.dinomaly.history import History
+from shadowline.features.cache import FeatureKey
+from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.models.dinomaly.schedule import learning_rate
 from shadowline.models.dinomaly.training import Trainer
 from shadowline.models.dinomaly.training_data import ClassData
@@ -165,7 +165,7 @@ def test_no_step_ever_sees_a_val_image():
 def test_token_fraction_drops_patches_and_keeps_the_prefix(fraction, kept, prefix):
     """Every token carries its own number: prefix first, the kept patches distinct and in order, per image."""
     numbers = torch.arange(prefix + PATCHES, dtype=torch.float32)[None, None, :, None].expand(1, 2, -1, 64)
-    keys = tuple(Key(f"{i}") for i in range(6))
+    keys = tuple(FeatureKey(f"{i}") for i in range(6))
     data = {"bolt": ClassData(FakeSource(dict.fromkeys(keys, numbers[0])), keys[:4], keys[4:])}
     running = Trainer(data, train_params(token_fraction=fraction), replace(SPEC, num_prefix=prefix), seed=7)
     batch = running.batch(0)
@@ -201,7 +201,7 @@ def test_the_history_is_what_was_done(tmp_path):
     assert history.evaluations[0].val_loss == pytest.approx(np.mean(list(history.evaluations[0].per_class.values())))
     history.write(tmp_path / "history.json")
     assert "seconds" not in (tmp_path / "history.json").read_text()
-    assert History.read(tmp_path / "history.json") == history.model_copy(update={"seconds": 0.0})
+    assert TrainingHistory.read(tmp_path / "history.json") == history.model_copy(update={"seconds": 0.0})
 
 
 def test_the_result_holds_the_weights_of_the_best_evaluation():

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fixtures.clip import GRID, SIDE, TINY, tiny_clip
-from fixtures.learning import ROOT, picture, project_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from fixtures.clip import GRID, SIDE, TINY, tiny_clip
+from fixtures.effort import examples
+from fixtures.learning import ROOT, picture, project_params
 from shadowline.core.params import ZeroShotParams
 from shadowline.features import backbones
 from shadowline.models.detector import Detector
-from shadowline.models.loader import Kind, find_model, load_detector
+from shadowline.models.loader import DetectorKind, find_model, load_detector
 from shadowline.models.winclip.detector import WinClip
 from shadowline.models.winclip.prompts import Prompts, read_book
 from shadowline.models.winclip.scoring import (
@@ -29,7 +30,7 @@ from shadowline.models.winclip.scoring import (
     language_map,
     window_patches,
 )
-from shadowline.models.winclip.tower import TowerDesign, build_tower, embed, embed_image
+from shadowline.models.winclip.tower import TowerDesign, build_tower, embed_image, embed_images
 from shadowline.models.winclip.weights import Clip, embed_sides, load_clip
 
 PROMPTS = Prompts("some", ("a photo of a bolt.", "perfect bolt", "a bolt"), ("damaged bolt", "bolt with a crack"))
@@ -78,7 +79,7 @@ def test_the_harmonic_mean_lies_between_the_smallest_and_the_largest_and_below_t
     assert found <= float(scores.mean()) + 1e-12
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(grid=st.tuples(st.integers(3, 6), st.integers(3, 6)), side=st.integers(1, 3), seed=st.integers(0, 999))
 def test_a_patch_s_score_lies_between_those_of_the_windows_that_cover_it(grid, side, seed):
     windows = window_patches(grid, side)
@@ -121,7 +122,7 @@ def test_scales_and_image_weigh_alike_in_a_map():
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(normal=st.permutations(PROMPTS.normal), anomalous=st.permutations(PROMPTS.anomalous))
 def test_the_order_of_the_prompts_within_a_side_changes_nothing(clip, zero_shot, normal, anomalous):
     text = embed_sides(clip, Prompts("some", tuple(normal), tuple(anomalous)))
@@ -167,16 +168,16 @@ def test_the_image_s_embedding_is_open_clip_s_own_in_every_kind_of_tower(vision,
     clip = load_clip(tiny_clip(tmp_path, **vision), Path())
     pixels = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     windows = [window_patches(GRID, side) for side in (2, 3)]
-    found, expected = embed(clip.tower, pixels, windows), clip.network.encode_image(pixels)
+    found, expected = embed_images(clip.tower, pixels, windows), clip.network.encode_image(pixels)
     expected = expected[0] if isinstance(expected, tuple) else expected
     assert torch.allclose(found.image_BD, expected, atol=1e-4)
     assert torch.allclose(embed_image(clip.tower, pixels), expected, atol=1e-4)
-    assert [tuple(one.shape) for one in found.windows] == [(2, 25, 32), (2, 16, 32)]
+    assert [tuple(window.shape) for window in found.windows] == [(2, 25, 32), (2, 16, 32)]
 
 
 def test_a_window_over_the_whole_grid_is_the_whole_image(clip):
     pixels = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    found = embed(clip.tower, pixels, [window_patches(GRID, 6)])
+    found = embed_images(clip.tower, pixels, [window_patches(GRID, 6)])
     assert torch.allclose(found.windows[0][:, 0], found.image_BD, atol=1e-4)
 
 
@@ -186,7 +187,9 @@ def test_a_window_sees_nothing_beyond_its_patches(clip):
     changed = pixels.clone()
     changed[..., -8:] += 1.0
     windows = [window_patches(GRID, 2)]
-    before, after = (embed(clip.tower, one, windows).windows[0][0].reshape(5, 5, -1) for one in (pixels, changed))
+    before, after = (
+        embed_images(clip.tower, one, windows).windows[0][0].reshape(5, 5, -1) for one in (pixels, changed)
+    )
     assert torch.allclose(before[:, :4], after[:, :4], atol=1e-5)
     assert ((before - after)[:, 4].norm(dim=-1) > 0.1).all()
 
@@ -266,7 +269,7 @@ def test_a_saved_detector_needs_nothing_but_its_directory(tmp_path_factory):
     detector.save(directory)
     shutil.rmtree(sources)
     back = load_detector(str(directory), "bolt")
-    assert find_model(str(directory))[1] is Kind.WINCLIP
+    assert find_model(str(directory))[1] is DetectorKind.WINCLIP
     assert isinstance(back, WinClip)
     assert (back.config, back.fingerprint, back.threshold) == (
         detector.config,

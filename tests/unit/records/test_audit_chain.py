@@ -20,38 +20,48 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from shadowline.core.differences import differences
-from shadowline.records.audit_log.entry import BEGINNING, FIELDS, Entry, Kind, Note, Record, Soundness, Walk, next_entry
-from shadowline.records.audit_log.keys import Key, KeyFolder
+from shadowline.records.audit_log.entry import (
+    BEGINNING,
+    FIELDS,
+    ChainVerification,
+    ChainVerifier,
+    Entry,
+    EntryKind,
+    PendingEntry,
+    Record,
+    next_entry,
+)
+from shadowline.records.audit_log.keys import KeyFolder, SigningKey
 
 NOW = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 SECRET = "correct horse battery staple"
 
 
-def key(name: str, seed: str = "") -> Key:
-    return Key(name, Ed25519PrivateKey.from_private_bytes(hashlib.sha256((name + seed).encode()).digest()))
+def key(name: str, seed: str = "") -> SigningKey:
+    return SigningKey(name, Ed25519PrivateKey.from_private_bytes(hashlib.sha256((name + seed).encode()).digest()))
 
 
 FIRST, SECOND, STRANGER = key("key-1"), key("key-2"), key("key-1", "of somebody else")
 TRUSTED = {FIRST.name: FIRST.public}
 
 
-def introduction(new: Key) -> Note:
-    return Record(Kind.KEY, new.name, {"public_key": new.public}, "Ada", NOW).noted
+def introduction(new: SigningKey) -> PendingEntry:
+    return Record(EntryKind.KEY, new.name, {"public_key": new.public}, "Ada", NOW).noted
 
 
-def note(text: str = "said") -> Note:
-    return Record(Kind.ORDER, "bolt", {"why": text}, "Ada", NOW).noted
+def note(text: str = "said") -> PendingEntry:
+    return Record(EntryKind.ORDER, "bolt", {"why": text}, "Ada", NOW).noted
 
 
-def linked(*signed: tuple[Note, Key], after: Entry | None = None) -> list[Entry]:
+def linked(*signed: tuple[PendingEntry, SigningKey], after: Entry | None = None) -> list[Entry]:
     made: list[Entry] = []
     for one, signer in signed:
         made.append(next_entry(one, made[-1] if made else after, signer))
     return made
 
 
-def walk(entries: Sequence[Entry], trusted: dict[str, str] = TRUSTED) -> Soundness:
-    return Walk(trusted).check(entries)
+def walk(entries: Sequence[Entry], trusted: dict[str, str] = TRUSTED) -> ChainVerification:
+    return ChainVerifier(trusted).check(entries)
 
 
 @st.composite
@@ -70,7 +80,7 @@ WHATEVER = st.one_of(st.text(max_size=70), st.integers(), st.none(), st.binary(m
 class TestWhateverIsDoneToASoundChainIsFoundWhereItBegins:
     @given(chains())
     def test_untouched_it_is_sound(self, entries: list[Entry]) -> None:
-        assert walk(entries) == Soundness(len(entries), entries[-1])
+        assert walk(entries) == ChainVerification(len(entries), entries[-1])
 
     @given(chains(), st.data(), st.sampled_from(FIELDS), WHATEVER)
     def test_an_edit_of_any_field(self, entries: list[Entry], data: st.DataObject, field: str, value: object) -> None:
@@ -118,21 +128,21 @@ class TestWhateverIsDoneToASoundChainIsFoundWhereItBegins:
     @given(chains(), st.data())
     def test_a_tail_that_was_written_anew_by_who_has_no_key(self, entries: list[Entry], data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(entries) - 1))
-        notes = [Note(one.at, one.by, one.kind, one.subject, one.body) for one in entries[place:]]
+        notes = [PendingEntry(entry.at, entry.by, entry.kind, entry.subject, entry.body) for entry in entries[place:]]
         after = entries[place - 1] if place else None
         signer = replace(STRANGER, name=after.key if after else "key-1")
-        if after is not None and after.kind == Kind.KEY:
+        if after is not None and after.kind == EntryKind.KEY:
             signer = replace(STRANGER, name=after.subject)
         assert walk([*entries[:place], *linked(*((one, signer) for one in notes), after=after)]).first_bad == place + 1
 
     @given(chains(), st.data())
     def test_walked_in_pieces_it_is_the_same(self, entries: list[Entry], data: st.DataObject) -> None:
         cut = data.draw(st.integers(1, len(entries)))
-        pieces = Walk(TRUSTED)
+        pieces = ChainVerifier(TRUSTED)
         pieces.check(entries[:cut])
         assert pieces.check(entries[cut:]) == walk(entries)
-        later = Walk({**TRUSTED, SECOND.name: SECOND.public}, after=entries[cut - 1])
-        assert later.check(entries[cut:]) == Soundness(len(entries) - cut, entries[-1])
+        later = ChainVerifier({**TRUSTED, SECOND.name: SECOND.public}, after=entries[cut - 1])
+        assert later.check(entries[cut:]) == ChainVerification(len(entries) - cut, entries[-1])
 
 
 class TestKeysFollowOneAnother:
@@ -172,7 +182,9 @@ class TestKeysFollowOneAnother:
 class TestNothingMakesTheWalkFall:
     @given(st.one_of(st.text(), st.sampled_from(["[" * 100_000, "1" * 5_000, "{", '"', "null", "NaN", "[]", "{}"])))
     def test_a_body_that_is_none_is_a_fault_of_a_key_and_of_nothing_else(self, body: str) -> None:
-        said, named = (Note(note().at, "Ada", str(kind), "key-2", body) for kind in (Kind.ORDER, Kind.KEY))
+        said, named = (
+            PendingEntry(note().at, "Ada", str(kind), "key-2", body) for kind in (EntryKind.ORDER, EntryKind.KEY)
+        )
         first = linked((introduction(FIRST), FIRST))
         assert walk([*first, *linked((said, FIRST), after=first[0])]).sound
         assert walk([*first, *linked((named, FIRST), after=first[0])]).first_bad == 2
@@ -180,10 +192,10 @@ class TestNothingMakesTheWalkFall:
     @given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=5))
     def test_a_public_half_that_is_none_is_a_fault(self, public: Any) -> None:
         body = json.dumps({"public_key": public})
-        alone = linked((Note(note().at, "Ada", "key", "key-1", body), FIRST))
+        alone = linked((PendingEntry(note().at, "Ada", "key", "key-1", body), FIRST))
         assert walk(alone, {}).first_bad == walk(alone).first_bad == 1
         first = linked((introduction(FIRST), FIRST))
-        second = linked((Note(note().at, "Ada", "key", "key-2", body), FIRST), after=first[0])
+        second = linked((PendingEntry(note().at, "Ada", "key", "key-2", body), FIRST), after=first[0])
         third = linked((note(), SECOND), after=second[0])
         assert walk([*first, *second, *third]).first_bad in {2, 3}
 
@@ -202,7 +214,9 @@ class TestNothingMakesTheWalkFall:
 class TestARecord:
     def test_equal_bodies_are_equal_texts(self) -> None:
         one, two = ({"b": 1, "a": [None, "ü"]}, {"a": [None, "ü"], "b": 1})
-        assert Record(Kind.ORDER, "x", one, "Ada", NOW).noted == Record(Kind.ORDER, "x", two, "Ada", NOW).noted
+        assert (
+            Record(EntryKind.ORDER, "x", one, "Ada", NOW).noted == Record(EntryKind.ORDER, "x", two, "Ada", NOW).noted
+        )
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -210,7 +224,7 @@ class TestARecord:
     )
     def test_what_cannot_be_told_again_is_refused(self, change: dict[str, Any], words: str) -> None:
         with pytest.raises(ValueError, match=words):
-            _ = replace(Record(Kind.ORDER, "x", {}, "Ada", NOW), **change).noted
+            _ = replace(Record(EntryKind.ORDER, "x", {}, "Ada", NOW), **change).noted
 
     def test_a_difference_names_both_values_and_what_came_and_went(self) -> None:
         before = {"train": {"lr": 1, "steps": 10}, "classes": {"bolt": {"at": "a"}}, "same": [1]}

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.learning import ROOT
 
+from fixtures.learning import ROOT
 from shadowline.core.artifacts import Artifact
 from shadowline.core.params import load_params
 from shadowline.data.validation_results import ClassChecks, OverallChecks
 from shadowline.evaluation.class_metrics import ClassMetrics
-from shadowline.evaluation.gates import Check, Verdict
+from shadowline.evaluation.gates import GateCheck, Verdict
 from shadowline.evaluation.summary import Cost, Summary
 from shadowline.models.calibration_file import CalibrationFile
-from shadowline.models.dinomaly.history import History
+from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.report.timings import Timings
 from shadowline.stages.import_class import ImportReport
 from shadowline.stages.summary import summarize
@@ -28,7 +28,7 @@ SCHEMAS: dict[str, type[Artifact]] = {
     "calibration": CalibrationFile,
     "class_checks": ClassChecks,
     "cost": Cost,
-    "history": History,
+    "history": TrainingHistory,
     "import_report": ImportReport,
     "metrics": ClassMetrics,
     "overall_checks": OverallChecks,
@@ -127,7 +127,7 @@ def test_a_verdict_that_contradicts_its_checks_is_refused() -> None:
 
 def test_a_bound_that_is_an_integer_stays_one(tmp_path: Path) -> None:
     summary = Summary.read(GOLDEN / "summary.json")
-    checks = Verdict.of([Check("classes", True, 2.0, 1, "min", "", "")])
+    checks = Verdict.of([GateCheck("classes", True, 2.0, 1, "min", "", "")])
     summary.model_copy(update={"verdict": checks}).write(tmp_path / "summary.json")
     assert '"bound": 1,' in (tmp_path / "summary.json").read_text()
 

@@ -24,10 +24,16 @@ from shadowline.evaluation.agreement import agree
 from shadowline.features import backbones
 from shadowline.inference.rescoring import colour_range
 from shadowline.models.patchcore.detector import PatchCore
-from shadowline.records.pairs import Judgement, Pair
-from shadowline.records.rollout_store import ModelPlace
+from shadowline.records.model_locations import ModelLocation
+from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records, open_records
-from shadowline.report.disagreements import Right, build_gallery, in_words, rank, who_was_right
+from shadowline.report.disagreements import (
+    Adjudication,
+    adjudicate,
+    build_gallery,
+    describe_dispute,
+    rank_disagreements,
+)
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState
 
@@ -60,7 +66,7 @@ class Line:
         return self.record(str(path), content_id(path.read_bytes()), seed, candidate, legacy, label)
 
     def record(self, path: str, image_id: str, seed: int, candidate: float, legacy: float, label: str = "") -> str:
-        said = [Judgement(score, 10.0, 5.0) for score in (candidate, legacy)]
+        said = [ModelDecision(score, 10.0, 5.0) for score in (candidate, legacy)]
         one, at = self.state, START + timedelta(minutes=seed)
         pair = Pair(one.class_name, image_id, at, one.candidate, one.legacy, "legacy", *said, image_path=path)
         self.records.pairs.record([pair])
@@ -100,8 +106,8 @@ def line(tmp_path: Path, models: dict[str, tuple[Path, str]]) -> Line:
     records = open_records(f"sqlite:///{tmp_path / 'records.db'}")
     for side, (directory, fingerprint) in models.items():
         shutil.copytree(directory, tmp_path / side)
-        place = ModelPlace(fingerprint, "weave", side, str(tmp_path / side), "7")
-        records.rollout.know_model([place], START)
+        place = ModelLocation(fingerprint, "weave", side, str(tmp_path / side), "7")
+        records.locations.upsert_model([place], START)
     fingerprints = {side: fingerprint for side, (_, fingerprint) in models.items()}
     return Line(tmp_path, records, ClassState("weave", 1, Phase.SHADOW, START, share=0.0, **fingerprints))
 
@@ -131,9 +137,16 @@ def test_only_disagreements_are_shown_the_farthest_apart_first(line: Line, param
 def test_a_pair_with_only_one_answer_is_no_disagreement(line: Line, params: Params) -> None:
     one = line.state
     failed = Pair(
-        "weave", "f" * 64, START, one.candidate, one.legacy, "legacy", Judgement(error="boom"), Judgement(12.0, 10.0)
+        "weave",
+        "f" * 64,
+        START,
+        one.candidate,
+        one.legacy,
+        "legacy",
+        ModelDecision(error="boom"),
+        ModelDecision(12.0, 10.0),
     )
-    alone = Pair("weave", "a" * 64, START, one.candidate, one.legacy, "candidate", Judgement(12.0, 10.0), None)
+    alone = Pair("weave", "a" * 64, START, one.candidate, one.legacy, "candidate", ModelDecision(12.0, 10.0), None)
     line.records.pairs.record([failed, alone])
     assert shown(line.page(params)) == []
 
@@ -158,16 +171,16 @@ def test_what_the_label_settles_for_the_candidate_comes_last(line: Line, params:
 @pytest.mark.parametrize(
     ("candidate", "label", "right"),
     [
-        (True, "anomalous", Right.CANDIDATE),
-        (True, "normal", Right.LEGACY),
-        (False, "anomalous", Right.LEGACY),
-        (False, "normal", Right.CANDIDATE),
-        (True, None, Right.OPEN),
-        (False, float("nan"), Right.OPEN),
+        (True, "anomalous", Adjudication.CANDIDATE),
+        (True, "normal", Adjudication.LEGACY),
+        (False, "anomalous", Adjudication.LEGACY),
+        (False, "normal", Adjudication.CANDIDATE),
+        (True, None, Adjudication.OPEN),
+        (False, float("nan"), Adjudication.OPEN),
     ],
 )
-def test_the_label_says_who_was_right(candidate: bool, label: object, right: Right) -> None:
-    assert who_was_right({"candidate_alarm": candidate, "legacy_alarm": not candidate, "label": label}) is right
+def test_the_label_says_who_was_right(candidate: bool, label: object, right: Adjudication) -> None:
+    assert adjudicate({"candidate_alarm": candidate, "legacy_alarm": not candidate, "label": label}) is right
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
@@ -185,7 +198,7 @@ def test_the_order_does_not_depend_on_a_models_unit(factor: float) -> None:
             "label": None,
         }
     )
-    assert list(rank(disagreeing, scores).index) == [1, 0, 2]
+    assert list(rank_disagreements(disagreeing, scores).index) == [1, 0, 2]
 
 
 def test_saturated_scores_still_have_an_order() -> None:
@@ -196,7 +209,7 @@ def test_saturated_scores_still_have_an_order() -> None:
             "legacy_score": 5.0, "legacy_threshold": 6.0, "legacy_alarm": False, "label": None,
         }
     )  # fmt: skip
-    found = rank(disagreeing, scores)
+    found = rank_disagreements(disagreeing, scores)
     assert list(found.index) == [1, 0]
     assert np.isfinite(found["distance"]).all()
 
@@ -311,7 +324,7 @@ def test_the_numbers_are_said_in_plain_words(line: Line, params: Params) -> None
     line.capture(22, 12.0, 8.0)
     line.capture(23, 8.0, 12.0)
     counts = line.records.pairs.counts("weave", line.state.candidate, line.state.legacy)
-    alike, differed, alarms = in_words("weave", counts, agree(counts, 0.95), 0.95)
+    alike, differed, alarms = describe_dispute("weave", counts, agree(counts, 0.95), 0.95)
     assert alike.startswith("Both models judged 20 parts and decided alike on 80\u202f% of them (95\u202f% interval")
     assert differed == (
         "They differed on 4: inspectors proved the new model right on 1 and wrong on 1; 2 wait for a label."
@@ -324,7 +337,7 @@ def test_fewer_alarms_are_called_fewer(line: Line) -> None:
     for seed in range(4):
         line.capture(seed, 8.0, 12.0 if seed else 8.0)
     counts = line.records.pairs.counts("weave", line.state.candidate, line.state.legacy)
-    assert "stops 75.0 fewer than today’s" in in_words("weave", counts, agree(counts, 0.95), 0.95)[-1]
+    assert "stops 75.0 fewer than today’s" in describe_dispute("weave", counts, agree(counts, 0.95), 0.95)[-1]
 
 
 def test_the_interval_is_the_one_that_params_ask_for(line: Line, params: Params) -> None:

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
-from fixtures.report import HARDNESS, write_inputs
 from PIL import Image
 
+from fixtures.learning import ROOT
+from fixtures.report import HARDNESS, write_inputs
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.inference.overlay import inferno
 from shadowline.report import build_report, heatmap_overlay
 from shadowline.report.evaluation_data import read_contents
-from shadowline.report.formatting import duration, headline, join, number, percent, promise, unit
+from shadowline.report.formatting import duration, headline, join_words, number, percent, promise, unit
 from shadowline.report.gallery import BYTES_PER_SHOT, MAX_PER_KIND, display_range, gallery, shots_per_kind
 from shadowline.report.svg import Axis, Plot
 
@@ -181,7 +181,11 @@ def test_the_page_is_whole_small_and_needs_nothing_from_outside(layout: Layout, 
     elements = Elements.of(page)
     assert len(page) < 8_000_000
     assert "script" not in elements.tags
-    outside = [each for each in elements.references if not each.startswith(("data:", "#", "../validation/docs/"))]
+    outside = [
+        reference
+        for reference in elements.references
+        if not reference.startswith(("data:", "#", "../validation/docs/"))
+    ]
     assert outside == []
     assert "url(" not in page
     assert "@import" not in page
@@ -190,7 +194,7 @@ def test_the_page_is_whole_small_and_needs_nothing_from_outside(layout: Layout, 
 
 def test_every_internal_link_has_its_target(layout: Layout, params: Params) -> None:
     elements = Elements.of(page_of(layout, params))
-    targets = {each[1:] for each in elements.references if each.startswith("#")}
+    targets = {reference[1:] for reference in elements.references if reference.startswith("#")}
     assert targets <= set(elements.ids)
     assert len(elements.ids) == len(set(elements.ids))
 
@@ -412,7 +416,7 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert unit(1024, "MB") == "1\u202f024\u202fMB"
     assert duration(212.4) == "3.5\u202fmin"
     assert duration(12.0) == "12.0\u202fs"
-    assert [join(names) for names in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
+    assert [join_words(names) for names in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
 
 
 def test_a_broken_promise_is_called_one(small: Layout) -> None:

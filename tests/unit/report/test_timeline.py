@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from fixtures.learning import ROOT, project_params
 from fixtures.migration import Teller, pair_of, tell
 from fixtures.report import write_inputs
-
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.data.manifest import Label
@@ -48,7 +48,7 @@ def timeline(told: Records) -> Timeline:
 
 
 def class_of(timeline: Timeline, name: str) -> ClassTimeline:
-    return next(one for one in timeline.classes if one.name == name)
+    return next(cls for cls in timeline.classes if cls.name == name)
 
 
 # --- bands, trips, moves
@@ -78,7 +78,7 @@ def test_a_held_band_knows_what_it_interrupts(timeline: Timeline) -> None:
 
 
 def test_classes_stand_in_the_order_of_their_waves(timeline: Timeline) -> None:
-    assert [(one.wave, one.name) for one in timeline.classes] == [(1, "bolt"), (1, "nut"), (2, "gear")]
+    assert [(cls.wave, cls.name) for cls in timeline.classes] == [(1, "bolt"), (1, "nut"), (2, "gear")]
 
 
 def test_a_rollback_has_its_time_its_place_and_its_reason(timeline: Timeline, told: Records) -> None:
@@ -107,7 +107,7 @@ def test_an_open_end_reaches_to_the_last_event_or_the_last_pair(records: Records
     records.pairs.record([pair_of(teller.factory.state.of("bolt"), "late", late, False, False)])
     found = collect_timeline(records, params)
     assert found.end == late
-    assert {one.bands[-1].end for one in found.classes} == {late}
+    assert {cls.bands[-1].end for cls in found.classes} == {late}
 
 
 def test_without_a_rollout_there_is_no_timeline(records: Records, params: Params) -> None:
@@ -130,7 +130,7 @@ def test_every_pair_is_in_a_window_or_counted_as_not_drawn(records: Records, par
     records.pairs.record([old, foreign])
     found = collect_timeline(records, params)
     assert found.num_undrawn == 2
-    assert sum(w.settled.num_total for one in found.classes for w in one.windows) == len(teller.pairs)
+    assert sum(w.settled.num_total for cls in found.classes for w in cls.windows) == len(teller.pairs)
     assert "2 pairs not drawn" in migration_section(found).undrawn
 
 
@@ -150,9 +150,9 @@ def test_a_window_holds_what_the_store_counts_for_the_models_of_that_time(timeli
 
 
 def test_no_agreement_is_drawn_where_only_one_model_judges(timeline: Timeline) -> None:
-    for one in timeline.classes:
-        off = next(band.start for band in one.bands if band.phase is Phase.LEGACY_OFF)
-        assert max(window.end for window in one.windows) <= off
+    for cls in timeline.classes:
+        off = next(band.start for band in cls.bands if band.phase is Phase.LEGACY_OFF)
+        assert max(window.end for window in cls.windows) <= off
 
 
 def test_a_label_that_proves_the_candidate_right_raises_settled_agreement(records: Records, params: Params) -> None:
@@ -170,7 +170,7 @@ def test_a_label_that_proves_the_candidate_right_raises_settled_agreement(record
 def test_windows_are_as_long_as_those_of_the_guards(told: Records, params: Params, days: float) -> None:
     rollout = params.rollout.model_copy(update={"window_days": days})
     found = collect_timeline(told, params.model_copy(update={"rollout": rollout}))
-    spans = {window.end - window.start for one in found.classes for window in one.windows}
+    spans = {window.end - window.start for cls in found.classes for window in cls.windows}
     assert max(spans) == timedelta(days=days)
 
 

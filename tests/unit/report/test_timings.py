@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from fixtures.learning import ROOT
 from fixtures.report import write_inputs
-
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from tasks.integrations.dvc_pipeline import StageRun

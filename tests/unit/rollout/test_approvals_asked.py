@@ -10,7 +10,7 @@ import pytest
 
 from shadowline.core.params import Params
 from shadowline.evaluation.agreement import PairCounts, agree
-from shadowline.rollout.engine import Step, step
+from shadowline.rollout.engine import RolloutStep, step
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import (
     Approval,
@@ -22,7 +22,7 @@ from shadowline.rollout.observation import (
 )
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import ClassState, RolloutState
-from shadowline.rollout.verdict import Outcome, ShadowVerdict
+from shadowline.rollout.verdict import ShadowVerdict, VerdictOutcome
 
 START = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 NOW = START + timedelta(days=40)
@@ -34,7 +34,7 @@ def in_shadow(name: str, wave: int = 1) -> ClassState:
     return ClassState(name, wave, Phase.SHADOW, START, f"legacy-{name}", CHALLENGER[name], 0.0, evidence_since=START)
 
 
-def seen(one: ClassState, outcome: Outcome = Outcome.PASS, *guards: GuardResult) -> ClassObservation:
+def seen(one: ClassState, outcome: VerdictOutcome = VerdictOutcome.PASS, *guards: GuardResult) -> ClassObservation:
     verdict = ShadowVerdict(outcome, ("the evidence says so",), AGREEMENT)
     return ClassObservation(
         one.class_name, one.legacy, one.candidate, verdict, guards, 40, 40, NOW, timedelta(hours=8)
@@ -48,7 +48,7 @@ def request(name: str, target: Phase = Phase.CANARY) -> ApprovalRequest:
 BOTH = RolloutState((in_shadow("bolt"), in_shadow("nut")), 2)
 
 
-def tick(params: Params, state: RolloutState, *classes: ClassObservation, **others: tuple[object, ...]) -> Step:
+def tick(params: Params, state: RolloutState, *classes: ClassObservation, **others: tuple[object, ...]) -> RolloutStep:
     observation = replace(Observation(NOW, CHALLENGER, classes), **others)  # type: ignore[arg-type]
     return step(state, observation, params.rollout)
 
@@ -72,14 +72,14 @@ def test_an_approval_of_other_models_is_none(params: Params) -> None:
 
 def test_nobody_is_asked_as_long_as_a_class_of_the_group_waits_for_evidence(params: Params) -> None:
     bolt, nut = BOTH.classes
-    assert tick(params, BOTH, seen(bolt), seen(nut, Outcome.INCONCLUSIVE)).asks == ()
+    assert tick(params, BOTH, seen(bolt), seen(nut, VerdictOutcome.INCONCLUSIVE)).asks == ()
     assert tick(params, BOTH, seen(bolt)).asks == ()
 
 
 def test_nobody_is_asked_while_a_soft_guard_bars_the_way(params: Params) -> None:
     bolt, nut = BOTH.classes
     slow = GuardResult("latency", False, (NOW,), True, "latency: 12% slower than 150 ms")
-    assert tick(params, BOTH, seen(bolt), seen(nut, Outcome.PASS, slow)).asks == ()
+    assert tick(params, BOTH, seen(bolt), seen(nut, VerdictOutcome.PASS, slow)).asks == ()
 
 
 def test_a_phase_that_opens_by_itself_asks_nobody(params: Params) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fixtures.learning import ROOT
 
+from fixtures.learning import ROOT
 from shadowline.core.atomic_files import write_json
 from shadowline.core.params import Params
 from shadowline.rollout.assessment import Assessment, Suitability, assess, economy, propose_waves
@@ -138,7 +138,7 @@ def test_a_cloud_stands_for_an_accelerator(params):
 def test_six_items_are_high_four_or_five_medium_fewer_low(params):
     worse = {"consistent_imaging": False, "accelerator_gb": 0, "new_products_per_year": 0, "normal_images_per_class": 0}
     steps = [found(params, **dict(list(worse.items())[:count])).suitability for count in range(5)]
-    assert [str(one) for one in steps] == ["High", "Medium", "Medium", "Low", "Low"]
+    assert [str(step) for step in steps] == ["High", "Medium", "Medium", "Low", "Low"]
 
 
 def test_the_goals_are_in_the_factory_s_own_numbers(params):
@@ -174,7 +174,7 @@ def test_low_risk_goes_first(params):
 def test_every_class_goes_exactly_once_and_no_wave_is_larger_than_the_policy(params):
     waves = assess(load_inventory(WORKED), in_waves_of(params, 5), NOW).waves
     assert [len(wave) for wave in waves] == [5, 5, 2]
-    names = [one.class_name for one in load_inventory(WORKED).models]
+    names = [model.class_name for model in load_inventory(WORKED).models]
     assert sorted(name for wave in waves for name in wave) == sorted(names)
 
 

@@ -8,6 +8,10 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fixtures.effort import examples
 from fixtures.rollout import (
     FIRST,
     HARD,
@@ -22,11 +26,8 @@ from fixtures.rollout import (
     trips,
     verdict,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from shadowline.core.params import Params
-from shadowline.rollout.engine import ActionKind, Step, begin, join, leave, step
+from shadowline.rollout.engine import ActionKind, RolloutStep, begin, join, leave, step
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import (
     Approval,
@@ -45,7 +46,7 @@ from shadowline.rollout.phases import (
     check_move,
 )
 from shadowline.rollout.state import STAYS, ClassState, Event, RolloutState, replay
-from shadowline.rollout.verdict import Outcome
+from shadowline.rollout.verdict import VerdictOutcome
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ class TestAMigrationByTheBook:
         factory.tick(13)
         assert factory.state.of("gear").phase is Phase.LEGACY  # two weeks of stabilisation first
         factory.run_to("gear", Phase.LEGACY_DELETED)
-        assert {one.phase for one in factory.state.classes} == {Phase.LEGACY_DELETED}
+        assert {cls.phase for cls in factory.state.classes} == {Phase.LEGACY_DELETED}
 
     def test_the_legacy_is_switched_off_after_eight_weeks_beside_the_candidate(self, factory: Factory) -> None:
         factory.run_to("bolt", Phase.LEGACY_OFF)
@@ -253,7 +254,7 @@ class TestGuards:
         """It fails where a guard has tripped; the guard takes the class back."""
         factory.tick()
         for _ in range(60):
-            factory.tick(bolt={"verdict": verdict(Outcome.FAIL, "errors: 9 %")})
+            factory.tick(bolt={"verdict": verdict(VerdictOutcome.FAIL, "errors: 9 %")})
         assert factory.state.of("bolt").phase is Phase.SHADOW
 
 
@@ -264,7 +265,7 @@ class TestSilence:
         self, factory: Factory, phase: Phase, days: int
     ) -> None:
         factory.run_to("bolt", phase)
-        before = [(one.phase, one.share, one.since) for one in factory.state.classes]
+        before = [(cls.phase, cls.share, cls.since) for cls in factory.state.classes]
         factory.producing = False
         factory.run_days(days)
         assert [(one.phase, one.share, one.since) for one in factory.state.classes] == before
@@ -413,7 +414,7 @@ class TestWhatIsDueHappensAtOnce:
         factory.run_days(1)
         before = factory.state
         factory.tick(40)
-        moved = [one.class_name for one in factory.state.classes if one.phase is not before.of(one.class_name).phase]
+        moved = [cls.class_name for cls in factory.state.classes if cls.phase is not before.of(cls.class_name).phase]
         assert len(moved) >= 2
 
 
@@ -468,7 +469,7 @@ class TestSuccession:
         factory.tick(0.1, [Order(OrderKind.ROLL_BACK, ("gear",), "Ada", "customer complaint")])
         factory.challenger = SECOND
         assert factory.tick() == dict.fromkeys(("bolt", "nut", "gear"), (Phase.SHADOW, 0.0))
-        legacy = {one.class_name: one.legacy for one in factory.state.classes}
+        legacy = {cls.class_name: cls.legacy for cls in factory.state.classes}
         assert legacy == {"bolt": FIRST["bolt"], "nut": FIRST["nut"], "gear": LEGACY["gear"]}
 
     def test_it_goes_all_the_way_again(self, factory: Factory) -> None:
@@ -476,7 +477,7 @@ class TestSuccession:
         factory.challenger = SECOND
         factory.tick()
         factory.run_to("gear", Phase.LEGACY_DELETED)
-        assert {one.candidate for one in factory.state.classes} == set(SECOND.values())
+        assert {cls.candidate for cls in factory.state.classes} == set(SECOND.values())
         assert {one.num_successions for one in factory.state.classes} == {1}
 
 
@@ -516,7 +517,7 @@ class TestNewProducts:
         first = join(RolloutState(()), "cap", "words-cap", START, "Ada")
         state, events = begin([["bolt"], ["nut"]], LEGACY, FIRST, START, "Ada", replay(first))
         assert replay([*first, *events]) == state
-        assert [(one.class_name, one.wave) for one in state.classes] == [("cap", 0), ("bolt", 1), ("nut", 2)]
+        assert [(cls.class_name, cls.wave) for cls in state.classes] == [("cap", 0), ("bolt", 1), ("nut", 2)]
 
     def test_it_follows_the_newest_challenger_that_knows_it(self, factory: Factory) -> None:
         self.enrol(factory)
@@ -631,7 +632,7 @@ class TestAPlanThatGrows:
         factory = Factory(params, [["bolt"], ["nut"], ["gear"]])
         factory.tick()
         factory.take(begin([["gear"], ["nut"]], LEGACY, FIRST, factory.now, "Ada", factory.state))
-        assert [one.class_name for one in factory.state.classes] == ["bolt", "gear", "nut"]
+        assert [cls.class_name for cls in factory.state.classes] == ["bolt", "gear", "nut"]
         assert factory.state.waves == (1, 4, 5)
         factory.run_to("gear", Phase.SHADOW)
         assert factory.state.of("nut").phase is Phase.LEGACY
@@ -767,8 +768,8 @@ class TestReplay:
     def test_states_survive_json(self, factory: Factory) -> None:
         factory.run_to("bolt", Phase.CANARY)
         factory.tick(1, [Order(OrderKind.HOLD, ("bolt",), "Ada", "wait")])
-        for one in factory.state.classes:
-            assert ClassState.from_dict(one.to_dict()) == one
+        for cls in factory.state.classes:
+            assert ClassState.from_dict(cls.to_dict()) == cls
 
     def test_events_of_earlier_versions_are_read(self, factory: Factory) -> None:
         """They counted soft failures, and called `evidence_since` otherwise."""
@@ -788,7 +789,7 @@ _health = st.fixed_dictionaries(
     {},
     optional={
         "tripped": st.sets(st.sampled_from(sorted(HARD | SOFT)), max_size=2).map(tuple),
-        "verdict": st.sampled_from([verdict(outcome) for outcome in Outcome]),
+        "verdict": st.sampled_from([verdict(outcome) for outcome in VerdictOutcome]),
         "candidate": st.sampled_from(["v1-bolt", "v9"]),
         "phase_days": st.integers(0, 40),
         "evidence": st.sampled_from([frozenset(), PEOPLE]),
@@ -819,7 +820,7 @@ _tick = st.fixed_dictionaries(
 
 
 class TestLaws:
-    @settings(max_examples=3 * settings().max_examples, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         ticks=st.lists(_tick, min_size=1, max_size=25),
         scope=st.sampled_from(["class", "wave"]),
@@ -847,7 +848,7 @@ class TestLaws:
 def _check_laws(before: RolloutState, factory: Factory) -> None:
     after, result = factory.state, factory.last
     assert result is not None
-    assert [one.class_name for one in after.classes] == [one.class_name for one in before.classes]
+    assert [cls.class_name for cls in after.classes] == [one.class_name for one in before.classes]
     changed = [event.after.class_name for event in result.events]
     assert len(set(changed)) == len(changed)  # one event a class and tick
     for old, new in zip(before.classes, after.classes, strict=True):
@@ -857,7 +858,7 @@ def _check_laws(before: RolloutState, factory: Factory) -> None:
             assert new.phase is Phase.ROLLED_BACK  # whatever else happens at this tick
 
 
-def _check_class(old: ClassState, new: ClassState, factory: Factory, result: Step) -> None:
+def _check_class(old: ClassState, new: ClassState, factory: Factory, result: RolloutStep) -> None:
     if old.phase is not new.phase:
         check_move(old.class_name, old.phase, new.phase)
         if new.phase in (*FORWARD, Phase.ALONE) and old.phase in FORWARD and old.phase is not Phase.LEGACY_DELETED:

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fixtures.evidence_rows import DAY, Part, day_of, evidence_of, part
-from fixtures.learning import project_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
+from fixtures.evidence_rows import DAY, Part, day_of, evidence_of, part
+from fixtures.learning import project_params
 from shadowline.core.params import Params, RolloutParams
 from shadowline.evaluation.evidence import (
     ABSENT,
@@ -44,7 +45,7 @@ def tripped(evidence: Evidence, policy: RolloutParams = POLICY) -> set[str]:
 
 def good_day(number: int, *others: Part) -> list[Part]:
     """Both models find the defects and alarm falsely now and then; `others` take the place of good parts."""
-    rest = A_DAY - 12 - sum(one["count"] for one in others)
+    rest = A_DAY - 12 - sum(other["count"] for other in others)
     same = [
         part(ALARM, ALARM, 8, ANOMALOUS),
         part(ALARM, ALARM, 4),
@@ -145,7 +146,7 @@ class TestWhenItTrips:
         assert check(evidence_of(parts))["errors"].crossed_at == (start_of(1),)
 
     @given(st.integers(0, 30 * DAY))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=examples(30), deadline=None)
     def test_it_does_not_depend_on_who_looks_when(self, slot: int) -> None:
         """What had been crossed before a slot is what one saw who looked then."""
         parts = [one for day in range(5) for one in good_day(day)]
@@ -199,7 +200,7 @@ kinds = st.tuples(
 
 class TestLateLabels:
     @given(st.lists(kinds, min_size=1, max_size=25))
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     def test_they_never_trip_a_guard(self, drawn: list[tuple[Any, ...]]) -> None:
         """Whatever labels are late or missing: no guard trips that would not have tripped by then with all of them."""
         prompt, late = [], []

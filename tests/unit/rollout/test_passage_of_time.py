@@ -23,22 +23,31 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from fixtures.learning import project_params
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fixtures.effort import examples
+from fixtures.learning import project_params
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import EvidenceTable, slot_of, start_of
-from shadowline.rollout.engine import ActionKind, Step, begin
+from shadowline.rollout.engine import ActionKind, RolloutStep, begin
 from shadowline.rollout.phases import LEGAL_MOVES, TAKEN_OVER, Phase
-from shadowline.rollout.rehearsal import Candidate, Line, Reviews, from_entry, play, rehearse, since_entry
+from shadowline.rollout.rehearsal import (
+    Line,
+    Reviews,
+    SimulatedCandidate,
+    from_entry,
+    rehearse,
+    simulate_rollout,
+    since_entry,
+)
 from shadowline.rollout.state import Event, RolloutState, replay
 
 QUARTER, HOUR, DAY = timedelta(minutes=15), timedelta(hours=1), timedelta(days=1)
 LINE = Line(parts_per_day=48, defect_rate=0.25, references_per_day=12)
 BATCH = 48  # slots: parts come at 6 and at 18 o'clock, and are labelled twelve hours later
 NUM_DAYS = 26
-GOOD = Candidate(shared=1.0)
+GOOD = SimulatedCandidate(shared=1.0)
 BAD = {
     "misses": replace(GOOD, shared=0.0, missed=0.7),
     "misses later": replace(GOOD, shared=0.0, missed=0.9, from_day=6),
@@ -64,8 +73,7 @@ QUICK_ROLLOUT = {
     "parallel_days": 5,
     "window_days": 3,
 }
-EXAMPLES = max(1, settings().max_examples // 33)
-slow = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=examples(2), deadline=None, suppress_health_check=list(HealthCheck))
 
 Move = tuple[str, Phase, float]  # class, phase and share that it comes to
 
@@ -76,7 +84,7 @@ def mapped(evidence: EvidenceTable, of: Callable[[np.ndarray], np.ndarray]) -> E
 
 
 @cache
-def table(candidate: Candidate, seed: int) -> EvidenceTable:
+def table(candidate: SimulatedCandidate, seed: int) -> EvidenceTable:
     found = rehearse(LINE, candidate, Reviews(delay_slots=BATCH), NUM_DAYS, seed)
     first = int(found.received.min())
     return mapped(found, lambda slots: first + (slots - first) // BATCH * BATCH)
@@ -96,20 +104,24 @@ class World:
     from_entry: bool = False  # each table begins when its candidate does; otherwise all have one calendar
     start: datetime = START
 
-    def play(self, ticks: Iterable[datetime], state: RolloutState | None = None) -> Iterator[tuple[datetime, Step]]:
+    def simulate_rollout(
+        self, ticks: Iterable[datetime], state: RolloutState | None = None
+    ) -> Iterator[tuple[datetime, RolloutStep]]:
         params = project_params()
         shadow = params.shadow.model_copy(update=QUICK_SHADOW)
         policy = params.rollout.model_copy(update={**QUICK_ROLLOUT, "rollback_scope": self.scope})
         source = (from_entry if self.from_entry else since_entry)(self.tables)
-        return play(state or self.state, source, self.challenger, ticks, shadow, policy)
+        return simulate_rollout(state or self.state, source, self.challenger, ticks, shadow, policy)
 
-    def watch(self, since: datetime, state: RolloutState) -> Iterator[tuple[datetime, Step]]:
+    def watch(self, since: datetime, state: RolloutState) -> Iterator[tuple[datetime, RolloutStep]]:
         """A tick at every end of a quarter of an hour after `since`."""
         first = slot_of(since) + 1
         return self.play((start_of(slot) for slot in range(first, slot_of(self.start) + 96 * NUM_DAYS)), state)
 
 
-def world(candidates: Mapping[str, Candidate], waves: Sequence[Sequence[str]], seed: int = 0, **more: object) -> World:
+def world(
+    candidates: Mapping[str, SimulatedCandidate], waves: Sequence[Sequence[str]], seed: int = 0, **more: object
+) -> World:
     names = sorted(candidates)
     legacy, challenger = {name: f"legacy-{name}" for name in names}, {name: f"v1-{name}" for name in names}
     state, _ = begin(waves, legacy, challenger, START, "Ada")
@@ -117,7 +129,7 @@ def world(candidates: Mapping[str, Candidate], waves: Sequence[Sequence[str]], s
     return World(state, tables, challenger, **more)  # type: ignore[arg-type]
 
 
-def moves_of(before: RolloutState, result: Step) -> set[Move]:
+def moves_of(before: RolloutState, result: RolloutStep) -> set[Move]:
     """Changes of phase and share; what people are told is none."""
     return {
         (new.class_name, new.phase, new.share)
@@ -126,7 +138,7 @@ def moves_of(before: RolloutState, result: Step) -> set[Move]:
     }
 
 
-def story(begun: RolloutState, steps: Iterable[tuple[datetime, Step]]) -> list[tuple[datetime, set[Move]]]:
+def story(begun: RolloutState, steps: Iterable[tuple[datetime, RolloutStep]]) -> list[tuple[datetime, set[Move]]]:
     """The ticks that moved something."""
     found, before = [], begun
     for now, result in steps:
@@ -212,7 +224,7 @@ def _due_until(
     return min((at for at, _ in due.values()), default=None), set(due.values())
 
 
-def _check_rollbacks(before: RolloutState, result: Step, last: datetime, now: datetime) -> None:
+def _check_rollbacks(before: RolloutState, result: RolloutStep, last: datetime, now: datetime) -> None:
     """Whoever is taken back by a guard was fine at the tick before; whoever is not has no hard guard tripped."""
     for old in before.classes:
         proven = [guard.crossed_at[0] for guard in result.guards.get(old.class_name, ()) if guard.hard and guard.active]
@@ -221,7 +233,7 @@ def _check_rollbacks(before: RolloutState, result: Step, last: datetime, now: da
             assert slot_of(last) < slot_of(min(proven)) <= slot_of(now) or old.since >= last
 
 
-def _all_events(one: World, steps: Iterable[tuple[datetime, Step]]) -> list[Event]:
+def _all_events(one: World, steps: Iterable[tuple[datetime, RolloutStep]]) -> list[Event]:
     """Numbered from 1 on, as if the rollout had begun where it stood."""
     first = [Event(0, one.start, "Ada", None, known) for known in one.state.classes]
     events = [*first, *(event for _, result in steps for event in result.events)]
@@ -245,7 +257,7 @@ class TestHowOftenTheEngineLooks:
         )
 
     def test_weighing_again_what_has_not_changed_changes_nothing(self) -> None:
-        """`play` leaves it out; here every tick weighs everything anew."""
+        """`simulate_rollout` leaves it out; here every tick weighs everything anew."""
         one = world({"bolt": BAD["slightly worse"]}, [["bolt"]])
         ticks = every(timedelta(minutes=50), 5)
         before = one.state
@@ -303,7 +315,7 @@ class TestHowOftenTheEngineLooks:
         seed=st.integers(0, 3),
     )
     def test_bad_candidates_are_taken_back_at_the_first_tick_after_the_proof(
-        self, schedule: Schedule, bad: str, other: Candidate, scope: str, seed: int
+        self, schedule: Schedule, bad: str, other: SimulatedCandidate, scope: str, seed: int
     ) -> None:
         one = world({"bolt": BAD[bad], "nut": other, "gear": GOOD}, TWO_WAVES, seed, scope=scope)
         told = per_class(check_guarantee(one, schedule.ticks))
@@ -331,7 +343,7 @@ class TestASuccessionAndAPlanThatGrows:
 
     def test_they_arrive_by_themselves(self, later: World) -> None:
         *_, (_, result) = later.play(later.start + number * HOUR for number in range(24 * 21))
-        assert {one.class_name: one.phase for one in result.state.classes} == {
+        assert {cls.class_name: cls.phase for cls in result.state.classes} == {
             "bolt": Phase.LEGACY_DELETED, "lid": Phase.ALONE, "gear": Phase.LEGACY_DELETED,
         }  # fmt: skip
         assert result.state.of("bolt").legacy == "v1-bolt"
@@ -469,9 +481,11 @@ class TestSilenceIsNotGuilt:
 
 def test_no_move_is_illegal_and_replay_is_the_state(params: Params) -> None:
     """Also asserted of every schedule above; here for the policy as it is shipped, on a candidate that turns bad."""
-    tables = {"v1-bolt": rehearse(Line(), Candidate(missed=0.8, from_day=40), Reviews(), 60, 5)}
+    tables = {"v1-bolt": rehearse(Line(), SimulatedCandidate(missed=0.8, from_day=40), Reviews(), 60, 5)}
     start = start_of(int(tables["v1-bolt"].received.min()))
     state, events = begin([["bolt"]], {"bolt": "legacy-bolt"}, {"bolt": "v1-bolt"}, start, "Ada")
     ticks = [start + number * DAY for number in range(60)]
-    steps = list(play(state, since_entry(tables), {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout))
+    steps = list(
+        simulate_rollout(state, since_entry(tables), {"bolt": "v1-bolt"}, ticks, params.shadow, params.rollout)
+    )
     assert replay([*events, *(event for _, result in steps for event in result.events)]) == steps[-1][1].state

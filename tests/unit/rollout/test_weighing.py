@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from fixtures.evidence_rows import DAY, Part, day_of, evidence_of, part
 
+from fixtures.evidence_rows import DAY, Part, day_of, evidence_of, part
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import ABSENT, ALARM, ANOMALOUS, NO_ALARM, NORMAL, start_of
 from shadowline.rollout.phases import Phase

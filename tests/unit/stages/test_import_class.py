@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
 from PIL import Image
 
+from fixtures.learning import ROOT
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fixtures.learning import ROOT
 from PIL import Image
 
+from fixtures.learning import ROOT
 from shadowline.core.params import SeverityParams, load_params
 from tasks.validation.expectations import (
     GREY_STEP,
-    Check,
+    DataCheck,
     Limits,
     balance,
     class_checks,
@@ -53,7 +53,7 @@ def rows(**columns: Sequence[object]) -> pd.DataFrame:
     return pd.DataFrame(sound | columns)
 
 
-def checks_of(table: pd.DataFrame) -> dict[str, Check]:
+def checks_of(table: pd.DataFrame) -> dict[str, DataCheck]:
     return {check.name: check for check in class_checks(table, "bolt", PARAMS.validation)}
 
 

@@ -1,0 +1,565 @@
+"""Writes the pages that are made from code: docs/reference/*.md and docs/measured.md.
+
+python docs/generate.py             # write the pages that are out of date; `make docs` calls this
+python docs/generate.py --check     # write nothing, name the pages that are out of date, exit code 1 if there are any
+
+`tests/unit/docs/test_reference.py` checks that every entry has a text.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import json
+import re
+import sys
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from fastapi.openapi.utils import get_openapi
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import BaseModel, SecretStr
+from typer.core import TyperArgument, TyperGroup
+from typer.main import get_command
+
+from shadowline.cli.app import app
+from shadowline.core import settings as settings_module
+from shadowline.core.params import Params
+from shadowline.core.settings import Settings
+from shadowline.gateway.app import router
+from shadowline.gateway.enrolment_uploads import IntakeForm
+from shadowline.gateway.metrics import Metrics
+from shadowline.gateway.uploads import InspectForm
+
+DOCS = Path(__file__).parent
+_NOTE = "<!-- Written by docs/generate.py. Change the code that it describes, then run `make docs`. -->\n"
+_SUBJECTS = {"number, 0 to 1": "share", "`critical`, `advisory`": "severity"}  # of a comment that begins with "of"
+_MAX_DEFAULT = 60  # characters of a value in a table
+
+# --- markdown -------------------------------------------------------------------------------------------------------
+
+
+def _cell(text: object) -> str:
+    return re.sub(r"\s+", " ", str(text)).strip().replace("|", "\\|")
+
+
+def _code(text: object) -> str:
+    return f"`{_cell(text)}`" if str(text) else ""
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(text: str) -> str:
+    """A comment as a sentence: large first letter, full stop."""
+    text = text.strip().rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('…') else '.'}" if text else ""
+
+
+# --- comments beside fields -------------------------------------------------------------------------------------------
+
+
+@cache
+def _comments(path: Path) -> dict[int, str]:
+    """Line → the comment on it."""
+    source = io.StringIO(path.read_text(encoding="utf-8"))
+    tokens = tokenize.generate_tokens(source.readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+
+def field_comments(model: type) -> dict[str, str]:
+    """Field or member of a class → the comment that stands beside it, without those that steer tools."""
+    path = Path(inspect.getsourcefile(model) or "")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    body = next(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == model.__name__)
+    found: dict[str, str] = {}
+    for node in body:
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
+        if isinstance(target, ast.Name):
+            comment = _comments(path).get(node.end_lineno or 0, "")
+            found[target.id] = "" if comment.startswith(("fmt:", "noqa", "type:")) else comment
+    return found
+
+
+# --- params.yaml ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One key of params.yaml; `name` is dotted, with `<name>` for a class's name and `[]` for an item of a list."""
+
+    name: str
+    kind: str  # type and range, in words
+    default: str  # empty where the key must be given
+    shipped: str  # value in the repository's params.yaml, where there is one value
+    meaning: str
+    is_section: bool
+
+
+def parameters() -> list[Parameter]:
+    schema = Params.model_json_schema()
+    shipped = yaml.safe_load((DOCS.parent / "params.yaml").read_text(encoding="utf-8"))
+    return list(_walk(schema, schema, "", shipped))
+
+
+def _models() -> dict[str, type]:
+    """Name → every model and enumeration that params.yaml is made of."""
+    from shadowline.core import params as package
+    from shadowline.core.params import base
+
+    return {name: value for module in (package, base) for name, value in vars(module).items() if inspect.isclass(value)}
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    while "$ref" in node:
+        node = {**schema["$defs"][node["$ref"].rsplit("/", 1)[1]], "title": node["$ref"].rsplit("/", 1)[1]}
+    return node
+
+
+def _walk(node: dict[str, Any], schema: dict[str, Any], prefix: str, shipped: Any) -> Iterator[Parameter]:
+    comments = field_comments(_models()[node["title"]])
+    for key, field in node["properties"].items():
+        value = shipped.get(key) if isinstance(shipped, dict) else None
+        resolved, name = _resolve(field, schema), f"{prefix}{key}"
+        inner, suffix = _inner(resolved, schema)
+        default = _value(field["default"]) if field.get("default") is not None else "none" if "default" in field else ""
+        text = comments.get(key, "") or _docstring(inner)
+        kind = "section" if suffix == "." else _kind(field, schema)
+        if text.startswith("of ") and kind in _SUBJECTS:
+            text = f"{_SUBJECTS[kind]} {text}"
+        yield Parameter(
+            name=name,
+            kind=kind,
+            default=default,
+            shipped=_value(value) if value is not None and inner is None else "",
+            meaning=_sentence(text),
+            is_section=inner is not None,
+        )
+        if inner is not None:
+            below = value if suffix == "." else None
+            yield from _walk(inner, schema, f"{name}{suffix}", below)
+
+
+def _inner(node: dict[str, Any], schema: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The model that a key leads to, directly or as the values of a mapping or a list, and how that is written."""
+    if "properties" in node:
+        return node, "."
+    if (values := _values(node, schema)) is not None:
+        return (values, ".<name>.") if "properties" in values else (None, "")
+    items = _resolve(node["items"], schema) if isinstance(node.get("items"), dict) else {}
+    return (items, "[].") if "properties" in items else (None, "")
+
+
+def _values(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:
+    """What the values of a mapping are; None of anything else."""
+    patterns = list(node.get("patternProperties", {}).values())
+    values = patterns[0] if patterns else node.get("additionalProperties")
+    return _resolve(values, schema) if isinstance(values, dict) else None
+
+
+def _docstring(node: dict[str, Any] | None) -> str:
+    text = (_models()[node["title"]].__doc__ or "").strip() if node is not None else ""
+    return text.split("\n\n")[0]
+
+
+def _kind(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    node = _resolve(node, schema)
+    if "anyOf" in node:
+        return " or ".join(_kind(option, schema) for option in node["anyOf"] if option.get("type") != "null")
+    if "enum" in node or "const" in node:
+        return ", ".join(_code(value) for value in node.get("enum", [node.get("const")]))
+    if node.get("type") == "array":
+        if "prefixItems" in node:
+            return f"list of {len(node['prefixItems'])}: {_kind(node['prefixItems'][0], schema)}"
+        return f"list of {_kind(node['items'], schema)}"
+    if node.get("type") == "object":
+        values = _values(node, schema)
+        return f"mapping to {_kind(values, schema)}" if values is not None and "properties" not in values else "mapping"
+    names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
+    return f"{names[node['type']]}{_range(node)}"
+
+
+def _range(node: dict[str, Any]) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        return f", {low:g} to {high:g}"
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {node[key]:g}" for key, sign in signs.items() if key in node]
+    return f", {' and '.join(bounds)}" if bounds else ""
+
+
+def _value(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value or '""'
+    return text if len(text) <= _MAX_DEFAULT else "see the file"
+
+
+def params_page() -> str:
+    entries = parameters()
+    parts = [
+        "# params.yaml\n",
+        "Every hyper-parameter, gate and policy number of a project. Unknown keys are refused, and the error names "
+        "the nearest right one. Where no default is given, the key must be in the file. The column *shipped* is the "
+        "value in the repository's own `params.yaml`, which is made for the demo.\n\n"
+        "In the names below, `<name>` stands for a class name, and `[]` for an item of a list.\n",
+    ]
+    top = [entry for entry in entries if "." not in entry.name and not entry.is_section]
+    parts.append(_parameter_table(top))
+    for section in (entry for entry in entries if "." not in entry.name and entry.is_section):
+        below = [entry for entry in entries if entry.name.startswith(f"{section.name}.")]
+        parts += [f"## {section.name}\n", f"{section.meaning}\n", _parameter_table(below)]
+    return "\n".join(parts)
+
+
+def _parameter_table(entries: Iterable[Parameter]) -> str:
+    return _table(
+        ("key", "type", "default", "shipped", "meaning"),
+        [(_code(e.name), e.kind, _code(e.default), _code(e.shipped), e.meaning) for e in entries],
+    )
+
+
+# --- environment variables --------------------------------------------------------------------------------------------
+
+OTHER_VARIABLES = {  # read elsewhere than in Settings
+    "SHADOWLINE_IMAGE_ROOT": "Folder below which a model that MLflow serves may read paths; without it, base64 only.",
+}
+TEST_VARIABLES = {
+    "SHADOWLINE_CHROMIUM": "A Chromium, for the tests that open the report in a browser.",
+    "SHADOWLINE_FAULT_SECONDS": "How long the tests of failing stores keep a store down.",
+    "SHADOWLINE_TEST_EFFORT": "How many times as many random examples and kills the tests try; see `make soak`.",
+}
+USED_VARIABLES = {  # of other tools
+    "PREFECT_API_URL": "The Prefect server that `shadowline deploy` installs the deployments on.",
+    "OMP_NUM_THREADS": "Threads of one process; `shadowline serve` with several workers divides the processor by it.",
+    "PROMETHEUS_MULTIPROC_DIR": "Where workers share their metrics; `shadowline serve` sets it.",
+    "AWS_ACCESS_KEY_ID": "With the other `AWS_` variables: credentials for `s3://` locations.",
+}
+
+
+@dataclass(frozen=True)
+class Variable:
+    name: str
+    default: str
+    meaning: str
+
+
+def variables() -> list[Variable]:
+    comments = field_comments(Settings)
+    return [
+        Variable(f"SHADOWLINE_{name.upper()}", _setting(field.default), _sentence(comments[name]))
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def environment_page() -> str:
+    set_for_others = {**settings_module._OFFLINE, **settings_module._PATIENT}
+    return "\n".join(
+        [
+            "# Environment variables\n",
+            "Where things are, and secrets. They are read from the environment and from nowhere else, so that none of "
+            "them gets into git. An empty default means that the thing is off or absent.\n",
+            "## Shadowline\n",
+            _table(
+                ("variable", "default", "meaning"),
+                [(_code(each.name), _code(each.default), each.meaning) for each in variables()]
+                + [(_code(name), "", meaning) for name, meaning in OTHER_VARIABLES.items()],
+            ),
+            "## Other tools\n",
+            _table(("variable", "meaning"), [(_code(name), meaning) for name, meaning in USED_VARIABLES.items()]),
+            "Every `shadowline` command sets these where you have not, so that no tool calls out and each waits long "
+            "enough for a server that restarts:\n",
+            _table(("variable", "value"), [(_code(name), _code(value)) for name, value in set_for_others.items()]),
+            "`HF_HUB_OFFLINE` is left alone where `SHADOWLINE_ALLOW_NETWORK` is true.\n",
+            "## Tests only\n",
+            _table(("variable", "meaning"), [(_code(name), meaning) for name, meaning in TEST_VARIABLES.items()]),
+        ]
+    )
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def commands(command: Any = None, path: str = "shadowline") -> Iterator[tuple[str, Any]]:
+    """Path and command of every group and command, depth first."""
+    command = get_command(app) if command is None else command
+    yield path, command
+    if isinstance(command, TyperGroup):
+        context = typer.Context(command, info_name=path)  # type: ignore[arg-type, unused-ignore]
+        for name in command.list_commands(context):  # type: ignore[arg-type, unused-ignore]
+            yield from commands(command.get_command(context, name), f"{path} {name}")  # type: ignore[arg-type, unused-ignore]
+
+
+def options_of(command: Any) -> list[Any]:
+    return [each for each in command.params if each.name not in {"install_completion", "show_completion"}]
+
+
+def cli_page() -> str:
+    parts = [
+        "# Commands\n",
+        "Exit codes: 0 fine, 1 the verdict is negative, 2 the input cannot be used. Every command prints this text "
+        "with `--help`. `shadowline --install-completion` sets up completion for your shell, `--show-completion` "
+        "prints it.\n",
+    ]
+    for path, command in commands():
+        if path == "shadowline":
+            continue
+        level = "#" * min(1 + path.count(" "), 4)
+        parts += [f"{level} {path}\n", f"{inspect.cleandoc(command.help or '')}\n"]
+        if not isinstance(command, TyperGroup):
+            parts.append(f"```text\n{_usage(path, command)}\n```\n")
+        if rows := [_option_row(each) for each in options_of(command)]:
+            parts.append(_table(("", "default", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def _usage(path: str, command: Any) -> str:
+    arguments = [each for each in options_of(command) if isinstance(each, TyperArgument)]
+    options = [each for each in options_of(command) if not isinstance(each, TyperArgument)]
+    required = [f"{each.opts[0]} {each.name.upper()}" for each in options if each.required]
+    rest = ["[OPTIONS]"] if any(not each.required for each in options) else []
+    return " ".join([path, *map(_argument, arguments), *required, *rest])
+
+
+def _argument(argument: Any) -> str:
+    name = (argument.metavar or argument.name.upper()).strip("[]") + ("…" if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _option_row(option: Any) -> tuple[str, str, str]:
+    name = (
+        _argument(option) if isinstance(option, TyperArgument) else " / ".join([*option.opts, *option.secondary_opts])
+    )
+    plain = option.default is None or option.default in ("", False) or callable(option.default)
+    default = (
+        "required"
+        if option.required
+        else ""
+        if plain
+        else _code(str(option.default).lower() if option.default is True else option.default)
+    )
+    return _code(name), default, option.help or ""
+
+
+# --- HTTP -------------------------------------------------------------------------------------------------------------
+
+ROUTES = {  # what the schema cannot say
+    "POST /v1/inspect": (
+        "Judge one image. The answer holds `score`, `threshold`, `decision` (`normal` or `anomalous`), `class_name`, "
+        "`class_confidence` (null where you named the class), `model_fingerprint`, `model_version`, `answered_by`, "
+        "`review` (true: keep the part for an inspector), `image_id`, `trace_id`, `latency_ms`, and on demand "
+        "`heatmap` (a PNG in base64). A product that no class accepts gets no score and no decision, "
+        "and `nearest_class`. "
+        "The header `X-Trace-Id` (1 to 64 letters, digits and `. _ : -`) names the part."
+    ),
+    "POST /v1/feedback": "An inspector's label of one image, named by `image_id` or by `trace_id`, one of them.",
+    "GET /v1/review": "Parts that wait for a label, the oldest first.",
+    "POST /v1/classes/{class_name}/images": (
+        "One image of a product that is being enrolled. The answer says how many there are, and what is missing."
+    ),
+    "GET /v1/rollout": "The rollout that is in force in this process: its revision, and the state of every class.",
+    "GET /healthz": "200 as long as the process lives. Needs no key.",
+    "GET /readyz": "200 when the gateway can answer, 503 with the reasons when it cannot. Needs no key.",
+    "GET /metrics": "The [metrics](metrics.md) in Prometheus's text format. Needs no key.",
+}
+_FORMS: dict[str, type[BaseModel]] = {
+    "POST /v1/inspect": InspectForm,
+    "POST /v1/classes/{class_name}/images": IntakeForm,
+}
+_FIELDS = {  # where the schema says nothing
+    "image_id": "The sha256 of the image file, as the inspection answered it.",
+    "trace_id": "The trace id of the inspection.",
+    "label": "What the inspector found.",
+    "by": "Who says so.",
+    "note": "Why.",
+    "limit": "At most so many parts.",
+    "class_name": "The product class. Not needed for an inspection where the model can tell classes apart.",
+    "captured_at": "When the image was taken, ISO 8601 with a time zone; kept and not used.",
+    "heatmap": "true: the answer holds a heat map.",
+    "known_label": "`normal` or `anomalous`, of a reference part that somebody put on the line.",
+    "kind": "`good`, or the name of the defect.",
+}
+
+
+def openapi() -> dict[str, Any]:
+    return get_openapi(title="Shadowline gateway", version="1", routes=router.routes)
+
+
+def routes() -> list[str]:
+    return [f"{method.upper()} {path}" for path, methods in openapi()["paths"].items() for method in methods]
+
+
+def http_page() -> str:
+    schema = openapi()
+    parts = [
+        "# HTTP\n",
+        "`shadowline serve` answers at these addresses. Where `SHADOWLINE_GATEWAY_KEYS` is set, send one of the keys "
+        "as `X-API-Key`; without keys only callers on the same machine are served. Every answer names the process that "
+        'gave it in the header `X-Worker`. A refused request gets `{"error": "…"}`, and with status 503 the header '
+        "`Retry-After`.\n",
+        _table(
+            ("status", "meaning"),
+            [
+                (400, "The multipart body cannot be read."),
+                (401, "`X-API-Key` is missing or wrong."),
+                (403, "No key is configured, and the caller is not on this machine."),
+                (404, "The image or the class is not known."),
+                (408, "The upload took longer than `gateway.upload_timeout_ms`."),
+                (413, "The image is larger than `data.max_file_bytes`."),
+                (415, "Not `multipart/form-data`."),
+                (422, "A field is missing or wrong, or the image cannot be read."),
+                (500, "Unexpected; the gateway's log has the error."),
+                (503, "Busy, no model answered, or the database does not answer. Try again."),
+                (507, "The inbox of the class is full (`gateway.max_inbox_images`)."),
+            ],
+        ),
+    ]
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            name = f"{method.upper()} {path}"
+            parts += [f"## {name}\n", f"{_route_text(name, operation)}\n"]
+            if rows := list(_request_rows(name, operation, schema)):
+                parts.append(_table(("field", "in", "type", "needed", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def _request_rows(name: str, operation: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+    for each in operation.get("parameters", ()):
+        yield (
+            _code(each["name"]),
+            each["in"],
+            _http_kind(each["schema"], schema),
+            _needed(each),
+            _field_text(each["name"], each),
+        )
+    if name in _FORMS:
+        yield "`image`", "form", "file", "yes", "The image file."
+        for field, about in _FORMS[name].model_json_schema()["properties"].items():
+            yield _code(field), "form", _http_kind(about, schema), "no", _field_text(field, about)
+        return
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        body = _body(content["schema"], schema)
+        for field, about in body["properties"].items():
+            needed = "yes" if field in body.get("required", ()) else "no"
+            yield _code(field), "body", _http_kind(about, schema), needed, _field_text(field, about)
+
+
+def _field_text(name: str, about: dict[str, Any]) -> str:
+    return str(about.get("description") or _FIELDS[name])
+
+
+def _route_text(name: str, operation: dict[str, Any]) -> str:
+    return ROUTES.get(name) or str(operation["description"])
+
+
+def _needed(parameter: dict[str, Any]) -> str:
+    return "yes" if parameter.get("required") else "no"
+
+
+def _body(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = schema["components"]["schemas"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+    return found
+
+
+def _http_kind(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    options = [option for option in node.get("anyOf", [node]) if option.get("type") != "null"]
+    lengths = [f", at most {option['maxLength']} characters" for option in options if "maxLength" in option]
+    defaults = [f", default {_setting(node['default'])}"] if node.get("default") not in (None, "") else []
+    return " or ".join(_kind(option, schema) for option in options) + "".join([*lengths, *defaults])
+
+
+# --- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def metric_families() -> list[tuple[str, str, str, str]]:
+    """Name, type, labels and help of everything at /metrics."""
+    found: list[Any] = [each for each in vars(Metrics()).values() if isinstance(each, MetricWrapperBase)]
+    suffix = {"counter": "_total"}
+    return [
+        (f"{each._name}{suffix.get(each._type, '')}", each._type, ", ".join(each._labelnames), each._documentation)
+        for each in found
+    ]
+
+
+def metrics_page() -> str:
+    rows = [(_code(name), kind, _code(labels), _sentence(text)) for name, kind, labels, text in metric_families()]
+    return "\n".join(
+        [
+            "# Metrics\n",
+            "What the gateway shows at `/metrics`. With several workers the numbers of all of them come together. A "
+            "histogram has the usual `_bucket`, `_sum` and `_count`.\n",
+            _table(("metric", "type", "labels", "meaning"), rows),
+            "`side` is the model that answered or judged, `status` the HTTP status, `kind` the kind of failure.\n",
+        ]
+    )
+
+
+# --- measured figures -------------------------------------------------------------------------------------------------
+
+
+def measured_page() -> str:
+    measured = json.loads((DOCS / "measured.json").read_text(encoding="utf-8"))
+    columns = ("figure", "value", "baseline", "machine", "commit", "command", "date")
+    machines = [f"* *{name}*: {text}" for name, text in measured["machines"].items()]
+    parts = ["# Measured\n", f"{measured['about']}\n", "\n".join(machines) + "\n"]
+    for group in measured["groups"]:
+        rows = [
+            [*(row.get(key, "") for key in columns[:5]), _code(row["command"]), row["date"]] for row in group["figures"]
+        ]
+        parts += [f"## {group['title']}\n", *([f"{group['about']}\n"] if group.get("about") else [])]
+        parts.append(_table(columns, rows))
+    return "\n".join(parts)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def pages() -> dict[Path, str]:
+    """Path → text of every generated page."""
+    texts = {
+        "reference/cli.md": cli_page(),
+        "reference/http.md": http_page(),
+        "reference/params.md": params_page(),
+        "reference/environment.md": environment_page(),
+        "reference/metrics.md": metrics_page(),
+        "measured.md": measured_page(),
+    }
+    return {DOCS / name: f"{_NOTE}\n{text.rstrip()}\n" for name, text in texts.items()}
+
+
+def stale_pages() -> list[Path]:
+    return [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def main(check: bool) -> int:
+    texts, stale = pages(), stale_pages()
+    for path in stale:
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(texts[path], encoding="utf-8")
+        print(f"{'out of date' if check else 'wrote'}: {path.relative_to(DOCS.parent)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))

@@ -1,0 +1,71 @@
+"""A model by its location: a local directory, or a `models:/…` URI of MLflow's registry.
+
+    directory, version = resolve("models:/inspector@champion")
+    RegistryInspector.load("models:/inspector/3")       # the same class as `shadowline.Inspector`
+
+No other module of the library asks the registry; MLflow is imported at the first URI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
+
+from shadowline.core.settings import Settings, prepare_environment
+from shadowline.models.inspector import Inspector
+
+_SCHEME = "models:/"
+_ATTEMPTS = 3  # of a download
+
+
+class RegistryInspector(Inspector):
+    """An inspector whose `load` takes URIs of the registry as well as directories."""
+
+    @classmethod
+    def load(cls, location: str | Path, model_version: str = "directory") -> Self:
+        """From a directory, or from a `models:/…` URI, whose version in the registry replaces `model_version`.
+
+        Raises FileNotFoundError, or ValueError when a file is not what was packaged or there is no such version.
+        """
+        if not str(location).startswith(_SCHEME):
+            return super().load(location, model_version)
+        return super().load(*resolve(str(location)))
+
+
+def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
+    """The local directory and the version of a model; of a `models:/…` URI the folder `inside` the registered model.
+
+    A directory has the version "directory". Raises ValueError where the registry has no such version.
+    """
+    if not location.startswith(_SCHEME):
+        return Path(location), "directory"
+    import mlflow
+
+    prepare_environment()
+    mlflow.set_tracking_uri(Settings().tracking_uri)
+    name, _, alias = location.removeprefix(_SCHEME).partition("@")
+    client = mlflow.MlflowClient()
+    try:
+        version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
+        exact = f"{_SCHEME}{name.partition('/')[0]}/{version}"
+        folder = download_with_retries(lambda: mlflow.artifacts.download_artifacts(exact))
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
+    return folder / inside, str(version)
+
+
+def download_with_retries(download: Callable[[], str]) -> Path:
+    """What MLflow's `download` brings, started again where the store fails for a moment, three attempts in all.
+
+    A folder is hundreds of requests, and one that stays unanswered ends the download.
+    Raises what the last attempt raised.
+    """
+    retrying = Retrying(retry=retry_if_exception(_is_passing), stop=stop_after_attempt(_ATTEMPTS), reraise=True)
+    return Path(retrying(download))
+
+
+def _is_passing(error: BaseException) -> bool:
+    return getattr(error, "error_code", "") == "INTERNAL_ERROR"

@@ -1,0 +1,60 @@
+"""Where MLflow's store says that files are, after the files have moved.
+
+    move_artifacts(engine, {"/srv/old/mlruns/1": "/srv/new/mlruns/1"})
+
+The only place that writes into MLflow's tables: its client has no way to change a location, it makes relative ones
+absolute, and a proxied one needs a server (docs/decisions/0032). The columns are those of the pinned MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import mlflow
+from sqlalchemy import Column, Engine, MetaData, Table, select, update
+
+COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
+
+
+def move_artifacts(engine: Engine, moved: Mapping[str, str]) -> None:
+    """All columns or none. `moved`: folder → its new place; what lies in it moves along, all else stays.
+
+    Raises ValueError, with nothing changed, where the store lacks one of the columns.
+    """
+    columns = _find_columns(engine)
+    with engine.begin() as connection:
+        for column in columns:
+            for old in connection.execute(select(column).distinct()).scalars().all():
+                new = _moved(old, moved) if old else old
+                if new != old:
+                    connection.execute(update(column.table).where(column == old).values({column: new}))
+
+
+def _moved(location: str, moved: Mapping[str, str]) -> str:
+    """A folder counts only as a whole: /srv/a does not move /srv/ab."""
+    return next(
+        (new + location[len(old) :] for old, new in moved.items() if f"{location}/".startswith(f"{old}/")), location
+    )
+
+
+def _find_columns(engine: Engine) -> list[Column[str]]:
+    """By their names in the database itself, which nothing but these names can be asked for."""
+    metadata, tables = MetaData(), {table for table, _ in COLUMNS}
+    metadata.reflect(engine, only=lambda name, _: name in tables, resolve_fks=False)
+    missing = [f"{table}.{name}" for table, name in COLUMNS if name not in _columns_of(metadata.tables.get(table))]
+    if missing:
+        raise ValueError(
+            f"MLflow's store has no {', '.join(missing)}, in which MLflow {mlflow.__version__} would say where files "
+            "are; restore with the MLflow that the backup's manifest names"
+        )
+    return [metadata.tables[table].columns[name] for table, name in COLUMNS]
+
+
+def _columns_of(table: Table | None) -> frozenset[str]:
+    return frozenset(table.columns.keys()) if table is not None else frozenset()
