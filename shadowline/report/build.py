@@ -95,7 +95,13 @@ def environment() -> Environment:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     filters: dict[str, Any] = {
-        name: getattr(formatting, name) for name in ("number", "percent", "unit", "duration", "words", "join", "plural")
+        "number": formatting.number,
+        "percent": formatting.percent,
+        "unit": formatting.unit,
+        "duration": formatting.duration,
+        "words": formatting.label_text,
+        "join": formatting.join_words,
+        "plural": formatting.plural,
     }
     loaded.filters.update(filters)
     loaded.globals["of_check"] = formatting.of_check

@@ -25,7 +25,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     def dumped(_: str, stem: Path) -> Iterator[DatabaseCopy]:
         yield DatabaseCopy(DatabaseKind.POSTGRESQL, stem, None)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(snapshot, "copied", dumped)
+    monkeypatch.setattr(snapshot, "dump_database", dumped)
     monkeypatch.setattr(snapshot, "client", lambda: None)
     monkeypatch.setattr(snapshot.mlflow, "MlflowClient", lambda *_: None)
     monkeypatch.setattr(snapshot, "read_registry", lambda *_: Registry((), {}, "", waiting.pop(0)))
