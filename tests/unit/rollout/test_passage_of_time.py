@@ -116,7 +116,7 @@ class World:
     def watch(self, since: datetime, state: RolloutState) -> Iterator[tuple[datetime, RolloutStep]]:
         """A tick at every end of a quarter of an hour after `since`."""
         first = slot_of(since) + 1
-        return self.play((start_of(slot) for slot in range(first, slot_of(self.start) + 96 * NUM_DAYS)), state)
+        return self.simulate_rollout((start_of(slot) for slot in range(first, slot_of(self.start) + 96 * NUM_DAYS)), state)
 
 
 def world(
@@ -189,7 +189,7 @@ schedules = st.builds(
 
 def check_guarantee(one: World, ticks: Sequence[datetime]) -> list[tuple[datetime, set[Move]]]:
     """Holds the schedule against a watch from each state that it reaches; see the head of this file."""
-    steps = list(one.play(ticks))
+    steps = list(one.simulate_rollout(ticks))
     state, since = one.state, one.start - QUARTER
     for last, (now, result) in zip([since, *ticks], steps, strict=False):
         _check_rollbacks(state, result, last, now)
@@ -261,21 +261,21 @@ class TestHowOftenTheEngineLooks:
         one = world({"bolt": BAD["slightly worse"]}, [["bolt"]])
         ticks = every(timedelta(minutes=50), 5)
         before = one.state
-        for now, result in one.play(ticks):
-            ((_, anew),) = one.play([now], before)
+        for now, result in one.simulate_rollout(ticks):
+            ((_, anew),) = one.simulate_rollout([now], before)
             assert anew == result
             before = result.state
 
     @pytest.mark.parametrize("gap", [timedelta(minutes=5), timedelta(minutes=1)])
     def test_looking_more_often_than_every_quarter_of_an_hour_is_of_no_use(self, gap: timedelta) -> None:
         one = world({"bolt": GOOD}, [["bolt"]])
-        assert story(one.state, one.play(every(gap, 4.1))) == story(one.state, one.play(every(QUARTER, 4.1)))
+        assert story(one.state, one.simulate_rollout(every(gap, 4.1))) == story(one.state, one.simulate_rollout(every(QUARTER, 4.1)))
 
     def test_every_second_of_an_hour_moves_once_and_at_the_end_of_the_production_day(self) -> None:
         one = world({"bolt": GOOD}, [["bolt"]])
-        (_, entered), *_ = one.play([START])
+        (_, entered), *_ = one.simulate_rollout([START])
         ticks = [START + 3 * DAY - HOUR / 2 + timedelta(seconds=second) for second in range(3600)]
-        assert story(entered.state, one.play(ticks, entered.state)) == [
+        assert story(entered.state, one.simulate_rollout(ticks, entered.state)) == [
             (START + 3 * DAY, {("bolt", Phase.CANARY, 0.1)})
         ]
 
@@ -299,7 +299,7 @@ class TestHowOftenTheEngineLooks:
         a day: where days end at another hour, other labels are known at their ends. The number of moves does not count.
         """
         one = world(ALL_GOOD, TWO_WAVES)
-        told = per_class(story(one.state, one.play(every(HOUR, 22, offset))))
+        told = per_class(story(one.state, one.simulate_rollout(every(HOUR, 22, offset))))
         for name, ideal in per_class(watched()).items():
             assert [move[1:] for move in told[name]] == [move[1:] for move in ideal][: len(told[name])]
             num_waves = 2 if name == "gear" else 1
@@ -331,7 +331,7 @@ class TestASuccessionAndAPlanThatGrows:
     def later(self) -> World:
         """The bolt has arrived, its successor is there, and two classes are planned, one without a legacy model."""
         first = world({"bolt": GOOD}, [["bolt"]])
-        *_, (now, result) = first.play(every(timedelta(hours=12), 15))
+        *_, (now, result) = first.simulate_rollout(every(timedelta(hours=12), 15))
         assert result.state.of("bolt").phase is Phase.LEGACY_DELETED
         state, _ = begin(
             [["lid"], ["gear"]], {"gear": "legacy-gear"}, {"lid": "v1-lid", "gear": "v1-gear"}, now, "Ada",
@@ -342,7 +342,7 @@ class TestASuccessionAndAPlanThatGrows:
         return World(state, tables, challenger, from_entry=True, start=now)
 
     def test_they_arrive_by_themselves(self, later: World) -> None:
-        *_, (_, result) = later.play(later.start + number * HOUR for number in range(24 * 21))
+        *_, (_, result) = later.simulate_rollout(later.start + number * HOUR for number in range(24 * 21))
         assert {cls.class_name: cls.phase for cls in result.state.classes} == {
             "bolt": Phase.LEGACY_DELETED, "lid": Phase.ALONE, "gear": Phase.LEGACY_DELETED,
         }  # fmt: skip
@@ -357,7 +357,7 @@ class TestASuccessionAndAPlanThatGrows:
 
     def test_so_does_a_class_whose_second_candidate_is_good(self) -> None:
         one = world({"bolt": BAD["fails later"]}, [["bolt"]], from_entry=True)
-        *_, (now, result) = one.play(every(HOUR, 12))
+        *_, (now, result) = one.simulate_rollout(every(HOUR, 12))
         assert result.state.of("bolt").phase is Phase.ROLLED_BACK
         second = replace(one, state=result.state, tables={"v2-bolt": table(GOOD, 1)}, challenger={"bolt": "v2-bolt"})
         second = replace(second, start=now)
@@ -371,7 +371,7 @@ class TestClocks:
     @pytest.fixture(scope="class")
     def here(self) -> list[tuple[datetime, set[Move]]]:
         one = world({"bolt": GOOD}, [["bolt"]])
-        return story(one.state, one.play(self.TICKS))
+        return story(one.state, one.simulate_rollout(self.TICKS))
 
     @slow
     @given(slots=st.integers(-400_000, 400_000))
@@ -382,7 +382,7 @@ class TestClocks:
         tables = {name: mapped(each, lambda at: at + slots) for name, each in one.tables.items()}
         state, _ = begin([["bolt"]], {"bolt": "legacy-bolt"}, one.challenger, START + shift, "Ada")
         moved = replace(one, state=state, tables=tables)
-        assert story(state, moved.play(tick + shift for tick in self.TICKS)) == [
+        assert story(state, moved.simulate_rollout(tick + shift for tick in self.TICKS)) == [
             (at + shift, moves) for at, moves in here
         ]
 
@@ -397,7 +397,7 @@ class TestClocks:
             start = (START + slots * QUARTER).astimezone(by)
             state, _ = begin([["bolt"]], {"bolt": "legacy-bolt"}, one.challenger, start, "Ada")
             ticks = [(tick + slots * QUARTER).astimezone(by) for tick in every(timedelta(hours=12), 8)]
-            steps = list(replace(one, state=state, tables=tables).play(ticks))
+            steps = list(replace(one, state=state, tables=tables).simulate_rollout(ticks))
             return [event for _, result in steps for event in result.events]
 
         assert told(ZoneInfo(zone)) == told(UTC)
@@ -423,7 +423,7 @@ class TestSilenceIsNotGuilt:
 
         one = replace(one, tables={name: mapped(each, later) for name, each in one.tables.items()})
         total = 24 * 21 + sum(hours for _, _, hours in pauses)
-        steps = list(one.play(START + number * HOUR for number in range(total)))
+        steps = list(one.simulate_rollout(START + number * HOUR for number in range(total)))
         starts = np.unique(later(first + 96 * np.arange(NUM_DAYS)))
         moves = [
             (move, int((starts + 96 <= slot_of(now)).sum()))
