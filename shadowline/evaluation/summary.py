@@ -1,31 +1,12 @@
-"""`cost.json`, what the packaged model costs, and `summary.json`, all classes together under their verdict."""
+"""`summary.json`: all classes together under their verdict."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 from typing_extensions import TypedDict  # pydantic cannot use that of typing before Python 3.12
 
 from shadowline.core.artifacts import Artifact
+from shadowline.evaluation.cost import Memory
 from shadowline.evaluation.gates import Verdict
-from shadowline.evaluation.latency import Latency
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Weights by part, 10⁶ bytes."""
-
-    encoder_mb: float
-    decoder_mb: float
-    banks_mb: float
-    identities_mb: float
-    total_mb: float
-    legacy_total_mb: float  # all single-class models together
-
-
-class Cost(Artifact):
-    memory: Memory
-    latency: Latency
 
 
 class Means(TypedDict, total=False):

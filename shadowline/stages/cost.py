@@ -12,8 +12,8 @@ from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
 from shadowline.data.manifest import Split, read_manifest
+from shadowline.evaluation.cost import Cost, Memory
 from shadowline.evaluation.latency import ReferenceWorkload, Timing, measure_latency, time_image
-from shadowline.evaluation.summary import Cost, Memory
 from shadowline.models.inspector import Inspector
 from shadowline.models.patchcore.detector import PatchCore
 

@@ -10,9 +10,10 @@ from shadowline.core.params import GateParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.cost import Cost
 from shadowline.evaluation.gates import ClassEvidence, GateEvidence, Verdict, evaluate_gates
 from shadowline.evaluation.latency import Latency
-from shadowline.evaluation.summary import Cost, LatencyMeasurement, LatencyMs, Means, Summary
+from shadowline.evaluation.summary import LatencyMeasurement, LatencyMs, Means, Summary
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> Verdict:

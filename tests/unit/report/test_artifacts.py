@@ -15,8 +15,9 @@ from shadowline.core.artifacts import Artifact
 from shadowline.core.params import load_params
 from shadowline.data.validation_results import ClassChecks, OverallChecks
 from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.cost import Cost
 from shadowline.evaluation.gates import GateCheck, Verdict
-from shadowline.evaluation.summary import Cost, Summary
+from shadowline.evaluation.summary import Summary
 from shadowline.models.calibration_file import CalibrationFile
 from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.report.timings import Timings

@@ -116,7 +116,9 @@ class World:
     def watch(self, since: datetime, state: RolloutState) -> Iterator[tuple[datetime, RolloutStep]]:
         """A tick at every end of a quarter of an hour after `since`."""
         first = slot_of(since) + 1
-        return self.simulate_rollout((start_of(slot) for slot in range(first, slot_of(self.start) + 96 * NUM_DAYS)), state)
+        return self.simulate_rollout(
+            (start_of(slot) for slot in range(first, slot_of(self.start) + 96 * NUM_DAYS)), state
+        )
 
 
 def world(
@@ -269,7 +271,9 @@ class TestHowOftenTheEngineLooks:
     @pytest.mark.parametrize("gap", [timedelta(minutes=5), timedelta(minutes=1)])
     def test_looking_more_often_than_every_quarter_of_an_hour_is_of_no_use(self, gap: timedelta) -> None:
         one = world({"bolt": GOOD}, [["bolt"]])
-        assert story(one.state, one.simulate_rollout(every(gap, 4.1))) == story(one.state, one.simulate_rollout(every(QUARTER, 4.1)))
+        assert story(one.state, one.simulate_rollout(every(gap, 4.1))) == story(
+            one.state, one.simulate_rollout(every(QUARTER, 4.1))
+        )
 
     def test_every_second_of_an_hour_moves_once_and_at_the_end_of_the_production_day(self) -> None:
         one = world({"bolt": GOOD}, [["bolt"]])

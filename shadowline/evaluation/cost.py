@@ -1,0 +1,25 @@
+"""`cost.json`: what the packaged model costs. Apart from the gates, so that another bound measures nothing again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shadowline.core.artifacts import Artifact
+from shadowline.evaluation.latency import Latency
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Weights by part, 10⁶ bytes."""
+
+    encoder_mb: float
+    decoder_mb: float
+    banks_mb: float
+    identities_mb: float
+    total_mb: float
+    legacy_total_mb: float  # all single-class models together
+
+
+class Cost(Artifact):
+    memory: Memory
+    latency: Latency
