@@ -216,7 +216,7 @@ def _clone(bundle: Path, branch: str, folder: Path) -> None:
         ("checkout", "--quiet", branch),
         ("update-ref", "-d", "refs/restored/head"),
     ):
-        run_git(folder, *command, way_out="empty it, try again")
+        run_git(folder, *command, way_out=f"empty {folder}, try again")
 
 
 def _make_private(keys: Path) -> None:

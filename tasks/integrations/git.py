@@ -123,5 +123,5 @@ def run_git(root: Path, *arguments: str, check: bool = True, strip: bool = True,
             word for word in arguments if not word.startswith("-") and "=" not in word
         )  # after -c NAME=VALUE
         reason = " ".join(answer.stderr.split())[:300] or "failed"
-        raise RepositoryError(f"git {command} in {root}: {reason}{f'; {way_out}' if way_out else ''}")
+        raise RepositoryError(f"git {command}: {reason}{f'; {way_out}' if way_out else ''}")
     return answer.stdout.strip() if strip else answer.stdout

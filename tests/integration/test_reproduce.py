@@ -252,7 +252,7 @@ class TestEveryByte:
                         }
                     assert name in found[stage], (name, found)
                     tried += 1
-        assert tried == len(self.KINDS) + 8  # eight are folders, whose list of files is an object as well
+        assert tried == len(self.KINDS) + 9  # nine are folders, whose list of files is an object as well
 
     def test_an_object_that_is_gone_is_missing_and_not_different(self, audited: Any) -> None:
         from tasks.integrations.dvc_remote import open_remote
