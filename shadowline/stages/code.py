@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from shadowline.core.atomic_files import write_json
+from shadowline.core.atomic_files import read_json, write_json
 from shadowline.core.code import source_files
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
@@ -42,8 +42,10 @@ def run(params: Params, layout: Layout, progress: Progress) -> None:
 
 
 def write_code_hashes(layout: Layout) -> None:
-    """The same, for whoever asks DVC what is stale."""
+    """The same, for whoever asks DVC what is stale; a file that says so already stays as it is."""
     for stage, module in STAGE_MODULES.items():
         files = {name: file_sha256(path) for name, path in source_files(module).items()}
         total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        write_json(layout.code / f"{stage}.json", {"sha256": total, "files": files})
+        path, content = layout.code / f"{stage}.json", {"sha256": total, "files": files}
+        if not path.is_file() or read_json(path) != content:
+            write_json(path, content)
