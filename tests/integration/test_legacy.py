@@ -59,7 +59,7 @@ DYING = """
 import os, sys
 import mlflow.store.artifact.local_artifact_repo as local
 from mlflow import MlflowClient
-from tasks.legacy import delete_legacy
+from tasks.rollout.legacy_models import delete_legacy
 for owner, step in ((local.LocalArtifactRepository, "delete_artifacts"),
                     (MlflowClient, "delete_logged_model"), (MlflowClient, "delete_model_version")):
     child = os.fork()

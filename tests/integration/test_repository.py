@@ -30,8 +30,8 @@ time.sleep(600)
 _HOLD = """
 import time
 from pathlib import Path
-from tasks.integrations.git import hold_project
-with hold_project(Path()):
+from tasks.integrations.git import project_lock
+with project_lock(Path()):
     time.sleep(600)
 """
 
