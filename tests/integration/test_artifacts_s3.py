@@ -18,16 +18,16 @@ import boto3
 import numpy as np
 import pytest
 
+from fixtures.effort import EFFORT
 from fixtures.faulty_s3 import Faults, FaultyS3
-from fixtures.s3 import s3_server
+from fixtures.s3 import forget_settings, s3_server
 from fixtures.tiny_project import MODEL, Project
 from shadowline import Inspector
 from shadowline.core.settings import prepare_environment
 
 BUCKET = "plant"
-STORMY = Faults(failing=0.3, cutting=0.1)
+STORMY = Faults(failing=0.3, cutting=0.1) if EFFORT > 1 else Faults(failing=0.12, cutting=0.04)
 DOWN_S = float(os.environ.get("SHADOWLINE_FAULT_SECONDS", "5"))
-_MADE = ("MLFLOW_S3_ENDPOINT_URL", "MLFLOW_S3_UPLOAD_EXTRA_ARGS", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS")
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,6 @@ class Plant:
         return {key: self.behind.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 
-def forget_s3(patch: pytest.MonkeyPatch) -> None:
-    """What prepare_environment makes of the settings is made anew here, and gone afterwards."""
-    for name in _MADE:
-        patch.setenv(name, "")
-        patch.delenv(name)
-
-
 @pytest.fixture(scope="module")
 def plant(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """A computed project that is known to no registry and no remote yet."""
@@ -62,7 +55,6 @@ def plant(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         pytest.MonkeyPatch.context() as patch,
         project.inside(),
     ):
-        forget_s3(patch)
         for name in ("DATA", "ARTIFACTS", "ARCHIVE"):
             patch.setenv(f"SHADOWLINE_{name}_URL", f"s3://{BUCKET}/{name.lower()}")
         patch.setenv("SHADOWLINE_S3_ENDPOINT", door.address)
@@ -217,7 +209,7 @@ def test_a_new_experiment_goes_where_the_settings_say_and_an_old_one_stays_and_s
 
 
 def test_what_the_user_has_set_for_mlflows_s3_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_s3(monkeypatch)
+    forget_settings(monkeypatch)
     monkeypatch.setenv("SHADOWLINE_S3_ENDPOINT", "https://minio.plant.local:9000")
     monkeypatch.setenv("SHADOWLINE_S3_ENCRYPTION", "aws:kms")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")

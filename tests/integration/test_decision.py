@@ -24,6 +24,7 @@ from fixtures.tiny_project import CLASSES, Project, rewrite
 from shadowline.core.params import load_params
 from shadowline.data.manifest import Label
 from shadowline.evaluation.gates import Verdict, check_at_least
+from shadowline.evaluation.summary import Summary
 from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
 from shadowline.models.loader import find_model, load_detector
 from shadowline.records.audit_log.entry import Entry, EntryKind, Record, digest_of, is_signed
@@ -134,7 +135,10 @@ def _register(project: Project) -> None:
     for name in CLASSES:
         model = validate_legacy_model(name, str(project.layout.legacy(name)), params, project.layout, DeclaredMetrics())
         note_legacy.fn(register_legacy.fn(model, "tiny"), model, now)
-    summary = {"num_images": {}, "verdict": Verdict.of([check_at_least("classes", len(CLASSES), 1)]).to_dict()}
+    verdict = Verdict.of([check_at_least("classes", len(CLASSES), 1)])
+    summary = Summary(
+        verdict=verdict, classes=CLASSES, means={}, memory=None, latency_ms={}, latency_measurement={}, num_images={}
+    )
     register.fn(start_run.fn("tiny", {}), params, project.layout, summary, Provenance(COMMIT, "0" * 64))
 
 
