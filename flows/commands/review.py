@@ -14,7 +14,7 @@ from flows.commands.shadow import Image, feedback
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.layout import Layout
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
     from shadowline.records.stores import Records

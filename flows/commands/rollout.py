@@ -15,7 +15,6 @@ from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
-from shadowline.rollout.engine import awaited_approval, objection
 from shadowline.rollout.observation import Approval, ChecklistItem, Order, OrderKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import NEW_PRODUCT, STAYS, changes_of_place
@@ -124,6 +123,8 @@ def approve(
 
     Example: `shadowline rollout approve canary solar_mono solar_poly --by Ada`
     """
+    from shadowline.rollout.engine import awaited_approval
+
     records, policy = open_records(), load_params(Layout().params).rollout
     state, now = records.rollout.state(), datetime.now(UTC)
     for name in classes:
@@ -250,6 +251,8 @@ def timeline() -> None:
 
 
 def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
+    from shadowline.rollout.engine import objection
+
     records = open_records()
     state = records.rollout.state()
     objections = {name: objection(kind, state.of(name)) for name in classes}

@@ -18,7 +18,7 @@ from shadowline.cli.who import By
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
     from shadowline.evaluation.review_rates import ReviewRates

@@ -26,7 +26,7 @@ from shadowline.audit.inspection import (
     Rerun,
     RolloutStatus,
 )
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.audit_log.entry import Entry, EntryKind, timestamp
 from shadowline.records.pair import ModelDecision, Pair, Side
 from shadowline.records.traces import LabelEvent, StoredPair

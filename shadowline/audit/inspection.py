@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.pair import Side
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.data.splits import halve
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.keys import defect_keys, ids_of

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.models.class_identification import ClassIdentity, Identities

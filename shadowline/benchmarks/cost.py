@@ -20,7 +20,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder, load_encoder

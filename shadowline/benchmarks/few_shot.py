@@ -25,7 +25,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import FewShotParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.data.perturbations import ORIGINAL, apply_view
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder, load_encoder

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, select, text
 
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.agreement import agree, score_correlation
 from shadowline.records.audit_log.keys import open_keys
 from shadowline.records.database import reading

@@ -16,7 +16,7 @@ from rich.table import Table
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
     from shadowline.benchmarks.audit_log import AuditSpeed

@@ -14,7 +14,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
 from shadowline.data.downloads import PINNED, fetch
-from shadowline.data.manifest import Split, read_manifest
+from shadowline.data.labels import Split
 
 app = typer.Typer(help="Fetch the demo data; count what was imported.", no_args_is_help=True)
 
@@ -39,6 +39,8 @@ def list_images(
 
     Example: `shadowline data list --json`
     """
+    from shadowline.data.manifest import read_manifest
+
     layout = Layout()
     manifest = read_manifest([layout.manifest(name) for name in load_params(layout.params).classes])
     counts = manifest.groupby(["class_name", "split"]).size().unstack(fill_value=0)

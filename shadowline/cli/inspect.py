@@ -16,7 +16,7 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.data.images import RefusedImage, open_within, read_bounded
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
     from shadowline.inference.live import LiveInspection, LiveModels

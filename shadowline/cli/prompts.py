@@ -90,7 +90,8 @@ def search(class_name: ClassArgument, as_json: JsonOption = False) -> None:
 
 def _validation_images(class_name: str, params: Params, layout: Layout) -> tuple[list[Read], dict[str, list[Read]]]:
     """Readers of the normals, and of the defects per kind."""
-    from shadowline.data.manifest import Split, read_manifest
+    from shadowline.data.labels import Split
+    from shadowline.data.manifest import read_manifest
     from shadowline.data.splits import halve
     from shadowline.features.cache import FeatureKey
     from shadowline.features.keys import defect_keys, ids_of

@@ -25,7 +25,8 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams
 from shadowline.data.images import SUFFIX_OF, RefusedImage, measure_image
-from shadowline.data.manifest import Label, Split, content_id, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import content_id, read_manifest
 from shadowline.data.sources.source_image import GOOD, Read, SourceImage, reader
 
 _KIND = re.compile(CLASS_NAME_PATTERN)  # of defects

@@ -9,27 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-
-class Split(StrEnum):
-    TRAIN = "train"  # normal only: decoder and banks
-    VAL = "val"  # normal only: selection and calibration
-    TUNE = "tune"  # known defects that may choose a class's recipe; they never train, calibrate or evaluate
-    TEST = "test"  # normal and anomalous: evaluation; nothing is chosen on it
-    STREAM = "stream"  # plays production
-
-
-class Label(StrEnum):
-    NORMAL = "normal"
-    ANOMALOUS = "anomalous"
-    UNKNOWN = "unknown"
-
 
 SCHEMA = pa.schema(
     [

@@ -26,7 +26,7 @@ import pandas as pd
 
 from shadowline.core.params import DataParams
 from shadowline.core.robust import robust_sigmas
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 
 _NEEDED = ("image_id", "label", "defect_type", "split_hint")
 _OPTIONAL: dict[str, Any] = {

@@ -17,7 +17,7 @@ from PIL import Image
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.perturbations import DEFECT_PREFIX, View, apply_view, view_seed
 from shadowline.data.sources import SourceImage
 

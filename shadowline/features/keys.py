@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.perturbations import DEFECT_PREFIX
 from shadowline.data.splits import halve
 from shadowline.features.cache import FeatureKey

@@ -34,7 +34,7 @@ from starlette.exceptions import HTTPException
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.settings import Settings, prepare_environment
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, AuthMiddleware
 from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
 from shadowline.gateway.errors import RETRY_LATER, RefusedRequestError

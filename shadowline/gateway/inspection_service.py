@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shadowline.core.params import GatewayParams
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.gateway.errors import RefusedRequestError
 from shadowline.gateway.image_retention import ImageRetention
 from shadowline.gateway.metrics import Metrics

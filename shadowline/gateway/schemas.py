@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from shadowline.data.images import FORMATS
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.enrolment.policy import EnrolmentPhase
 from shadowline.records.pair import Side
 from shadowline.records.review import ReviewReason

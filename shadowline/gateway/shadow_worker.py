@@ -15,7 +15,7 @@ from datetime import datetime
 from PIL import Image
 
 from shadowline.core.params import GatewayParams
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.pair_writer import PairWriter

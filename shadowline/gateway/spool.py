@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.pair import ModelDecision, Pair, PairSource
 
 Record = Callable[[Sequence[Pair]], int]

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
 from shadowline.data.images import Refusal, RefusedImage, open_within
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
 from shadowline.gateway.shadow_worker import UploadedImage

@@ -14,7 +14,8 @@ from typing import Any
 
 from shadowline.core.params import Params
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, content_id
+from shadowline.data.labels import Label
+from shadowline.data.manifest import content_id
 from shadowline.inference.routing import Route, unplanned_classes, unplanned_state
 from shadowline.inference.scoring import Heatmap, InspectionRequest, InspectionResult, scorer_of
 from shadowline.models.detector import Detector

@@ -26,7 +26,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import DemoParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.data.perturbations import apply_view, view_seed
 from shadowline.inference.shadow_batch import judge_one
 from shadowline.models.detector import Detector

@@ -29,7 +29,7 @@ from shadowline.core.atomic_files import read_json
 from shadowline.core.device import pick_device
 from shadowline.core.hashing import file_sha256
 from shadowline.data.images import ImageLimits, open_within
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.calibration import Calibration, raw_maps
 from shadowline.models.class_identification import ClassIdentity, Identification, Identities, embed

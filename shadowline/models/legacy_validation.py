@@ -17,7 +17,8 @@ from PIL import Image
 from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.models.detector import Detector
 from shadowline.models.loader import DetectorKind, find_model, load_detector, place_of

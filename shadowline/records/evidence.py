@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from shadowline.core.params import RolloutParams
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,

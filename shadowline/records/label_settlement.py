@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.traces import LabelEvent
 
 

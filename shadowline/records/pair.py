@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from shadowline.core.params import GatewayParams
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 
 DROPPED = "dropped"  # the candidate was never asked: the queue was full
 REFERENCE_PART = "reference part"  # who says the label that a part came with

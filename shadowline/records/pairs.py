@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, func, insert, select, update
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import FrameRule
 from shadowline.evaluation.agreement import PairCounts
 from shadowline.evaluation.evidence import ANOMALOUS, NORMAL, UNLABELLED

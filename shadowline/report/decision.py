@@ -11,7 +11,7 @@ from datetime import datetime
 from PIL import Image, ImageOps
 
 from shadowline.audit.inspection import DecisionOutcome, InspectionRecord, digest
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.audit_log.entry import Entry
 from shadowline.report.build import environment
 from shadowline.report.gallery import data_uri

@@ -20,7 +20,7 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.core.robust import robust_sigma
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.agreement import Agreement, PairCounts, agree
 from shadowline.evaluation.evidence import UNLABELLED
 from shadowline.inference.overlay import heatmap_overlay

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 from shadowline.core.artifacts import Artifact
 from shadowline.core.layout import Layout
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.data.validation_results import ClassChecks, OverallChecks
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.summary import Summary

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from sklearn.metrics import roc_curve
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.summary import Summary
 from shadowline.models.dinomaly.history import TrainingHistory

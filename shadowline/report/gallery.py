@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.inference.overlay import heatmap_overlay
 from shadowline.report.evaluation_data import ClassContents
 

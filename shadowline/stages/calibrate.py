@@ -5,7 +5,8 @@ from __future__ import annotations
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Split, read_manifest
+from shadowline.data.labels import Split
+from shadowline.data.manifest import read_manifest
 from shadowline.data.splits import halve
 from shadowline.features.cache import FeatureKey
 from shadowline.features.keys import defect_keys, ids_of

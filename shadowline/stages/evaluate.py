@@ -17,7 +17,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import read_mask
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.class_metrics import BankSize, ClassMetrics, Components, Decisions, ViewPracticality
 from shadowline.evaluation.metrics import (
     PixelMetrics,

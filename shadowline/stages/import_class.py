@@ -34,7 +34,8 @@ from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.additions import list_additions
 from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure_image, read_mask
-from shadowline.data.manifest import ADDED, COLUMNS, Label, Split, content_id, write_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import ADDED, COLUMNS, content_id, write_manifest
 from shadowline.data.sources import SourceImage, list_images
 from shadowline.data.splits import assign_pools, assign_splits
 from shadowline.data.synthetic_defects import PREFIX, injected_defects

@@ -11,7 +11,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Split, read_manifest
+from shadowline.data.labels import Split
+from shadowline.data.manifest import read_manifest
 from shadowline.models.patchcore.detector import PatchCore
 
 

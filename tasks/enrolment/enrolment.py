@@ -23,7 +23,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.data.additions import Addition, Additions, Intake, Offer, known_images
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.data.sources.source_image import reader
 from shadowline.enrolment.inbox import Inbox, InboxContents, classes_waiting, named_images
 from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images

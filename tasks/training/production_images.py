@@ -25,7 +25,7 @@ from shadowline.core.params import Params, load_params
 from shadowline.core.params_file import editing
 from shadowline.data.additions import Additions, KnownImage, Offer, known_images
 from shadowline.data.images import RefusedImage, measure_image, read_bounded
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.sources.source_image import GOOD, reader
 from shadowline.data.splits import newest_and_most_different
 from shadowline.records.label_settlement import SettledLabel, settle_label

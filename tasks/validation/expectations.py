@@ -22,7 +22,8 @@ import pandas as pd
 from shadowline.core.params import DataParams, ValidationParams
 from shadowline.core.robust import robust_sigma
 from shadowline.data.images import RefusedImage, read_mask
-from shadowline.data.manifest import ADDED, Label, Split
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import ADDED
 
 GREY_STEP = 1 / 255  # one step of an 8-bit image, in grey values 0…1
 

@@ -39,7 +39,7 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.audit_log.chain import Chain, ChainAnchor, TruncatedChainError
 from shadowline.records.audit_log.chain_heads import AwayError, HeadPlace, open_heads
 from shadowline.records.audit_log.entry import FIELDS, Entry, EntryKind, PendingEntry, Record, next_entry

@@ -16,7 +16,7 @@ from sqlalchemy import Boolean, Engine, Float, Integer, delete, insert, select, 
 from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair, stores_on, tick
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.pair_seals import LEAF_COLUMNS, compare_pairs, seal_pairs
 from shadowline.records.audit_log.state import Difference, TableReport, compare_tables

@@ -19,7 +19,7 @@ import pytest
 
 from fixtures.plant import SCHEDULE, Plant, Server, is_completed, is_paused, serving
 from fixtures.tiny_project import CLASSES, OPEN_GUARDS, Project, picture, save, with_hole
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.rollout.engine import RolloutStep
 from shadowline.rollout.phases import FORWARD, Phase
 from shadowline.rollout.state import NEW_PRODUCT, Event

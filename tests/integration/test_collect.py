@@ -23,7 +23,8 @@ from fixtures.records import made_pair
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label, content_id, read_manifest
+from shadowline.data.labels import Label
+from shadowline.data.manifest import content_id, read_manifest
 from shadowline.gateway.image_retention import RetainedImages
 from shadowline.records.stores import Records, open_records
 from shadowline.stages import import_class

@@ -22,7 +22,7 @@ from sqlalchemy import update
 from fixtures.gateway import Factory, Site, build_models, decoded, image_id, png, wait_for
 from fixtures.tiny_project import CLASSES, Project, rewrite
 from shadowline.core.params import load_params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.gates import Verdict, check_at_least
 from shadowline.evaluation.summary import Summary
 from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model

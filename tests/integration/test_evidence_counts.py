@@ -24,7 +24,7 @@ from fixtures.records import BOLT, START, compared_since, image_id, made_pair, s
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import FrameRule
 from shadowline.evaluation.evidence import SLOT, EvidenceTable, slot_of
 from shadowline.inference.shadow_batch import find_images, shadow_images

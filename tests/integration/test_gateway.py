@@ -45,7 +45,7 @@ from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, free_port, read
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Unplanned
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.inference.routing import traffic_bucket
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import model_fingerprint

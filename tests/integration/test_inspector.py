@@ -14,7 +14,7 @@ from PIL import Image
 from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
 from shadowline.core.atomic_files import write_json
 from shadowline.data.images import RefusedImage
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.models.inspector import Inspector, UnknownProduct, class_fingerprints, model_fingerprint
 
 

@@ -28,7 +28,8 @@ from fixtures.learning import ROOT
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import LegacyParams, load_params
-from shadowline.data.manifest import COLUMNS, Label, Split, content_id, write_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import COLUMNS, content_id, write_manifest
 from shadowline.features import backbones
 from shadowline.models.archive import pack, unpack
 from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model

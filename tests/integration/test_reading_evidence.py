@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from fixtures.records import BOLT, START, image_id, made_pair, stores_on
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,

@@ -26,7 +26,7 @@ from fixtures.records import BOLT, START, compared_since, image_id, made_pair, r
 from shadowline.benchmarks.records import bench_pairs
 from shadowline.core.params import Params, RolloutParams
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.evidence import (
     ABSENT,
     ALARM,

@@ -22,7 +22,7 @@ from fixtures.records import (
     wait_for_the_others,
 )
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.evidence import slot_of
 from shadowline.records.database import open_database, reading
 from shadowline.records.evidence import read_evidence

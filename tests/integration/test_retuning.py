@@ -21,7 +21,7 @@ from sqlalchemy import Engine, func, insert, select
 
 from fixtures.effort import examples
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.evaluation.evidence import ALARM, NO_ALARM, count_cells
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.rollout_watcher import RolloutWatcher

@@ -23,7 +23,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.core.progress import Progress
 from shadowline.data.images import open_within
-from shadowline.data.manifest import Label, Split, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import read_manifest
 from shadowline.data.perturbations import apply_view
 from shadowline.models.inspector import Inspector
 from shadowline.stages import (

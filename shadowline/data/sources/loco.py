@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
-from shadowline.data.manifest import Split
+from shadowline.data.labels import Split
 from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, files_below, labelled_folders
 
 _SPLITS = {"train": Split.TRAIN, "validation": Split.VAL, "test": Split.TEST}

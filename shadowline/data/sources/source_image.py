@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shadowline.core.params import ClassParams
 from shadowline.data.images import Refusal, RefusedImage, read_bounded
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 
 Read = Callable[[int], bytes]  # at most that many bytes from the file's start; raises RefusedImage
 GOOD = "good"  # the folder of normals, in every layout that MVTec AD began

@@ -15,7 +15,7 @@ import csv
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, reader
 
 _SPLITS = {"train": Split.TRAIN, "test": Split.TEST}

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from shadowline.core.params import ClassParams
 from shadowline.data.images import Refusal, RefusedImage
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.sources.source_image import Read, SourceImage, expect_images, location_of
 
 _ELPV_DATA = "elpv_dataset/data"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
-from shadowline.data.manifest import Split, read_manifest
+from shadowline.data.labels import Split
+from shadowline.data.manifest import read_manifest
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.keys import ids_of, train_keys
 

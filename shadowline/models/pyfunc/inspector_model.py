@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.models.inspector import Inspector
 from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from shadowline.core.atomic_files import read_json
 from shadowline.data.images import ImageLimits, open_within
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.models.loader import load_detector
 from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
 

@@ -20,7 +20,8 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import AdditionParams, Params, load_params
 from shadowline.core.progress import Progress
 from shadowline.data.additions import Additions, KnownImage, Offer, known_images
-from shadowline.data.manifest import Label, Split, content_id, read_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import content_id, read_manifest
 from shadowline.data.splits import assign_pools, assign_splits
 from shadowline.records.label_settlement import settle_label
 from shadowline.records.traces import LabelEvent

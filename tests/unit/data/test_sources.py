@@ -14,7 +14,7 @@ from PIL import Image
 from fixtures.learning import ROOT
 from shadowline.core.params import ClassParams, load_params
 from shadowline.data.images import ImageLimits, Refusal, RefusedImage, open_within
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.sources import SOURCES, SourceImage, list_images
 
 LIMIT = 1 << 20

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fixtures.effort import examples
 from fixtures.learning import ROOT
 from shadowline.core.params import DataParams, load_params
-from shadowline.data.manifest import Label, Split
+from shadowline.data.labels import Label, Split
 from shadowline.data.splits import assign_splits
 
 DATA = load_params(ROOT / "params.yaml").data

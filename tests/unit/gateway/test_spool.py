@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import FrameRule
 from shadowline.gateway.metrics import Metrics
 from shadowline.gateway.pair_writer import PairWriter

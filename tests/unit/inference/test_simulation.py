@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.inference.simulation import Calendar, SampledImage, StreamScores, day_of_pairs, parts_of_day, reviewed
 from shadowline.records.pair import ModelDecision, Pair, PairSource
 from shadowline.rollout.phases import Phase

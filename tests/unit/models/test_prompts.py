@@ -20,7 +20,8 @@ from shadowline.cli.app import app
 from shadowline.core.layout import Layout
 from shadowline.core.params import ZeroShotParams
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label, Split, content_id, write_manifest
+from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import content_id, write_manifest
 from shadowline.models.winclip.prompts import Prompts, choose, chosen_path, read_book, record_choice
 from shadowline.models.winclip.search import search
 from shadowline.models.winclip.weights import Clip, load_clip

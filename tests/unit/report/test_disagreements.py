@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from shadowline.core.params import LegacyParams, Params
 from shadowline.core.progress import Progress
-from shadowline.data.manifest import Label, content_id
+from shadowline.data.labels import Label
+from shadowline.data.manifest import content_id
 from shadowline.evaluation.agreement import agree
 from shadowline.features import backbones
 from shadowline.inference.rescoring import colour_range

@@ -16,7 +16,7 @@ from fixtures.migration import Teller, pair_of, tell
 from fixtures.report import write_inputs
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
-from shadowline.data.manifest import Label
+from shadowline.data.labels import Label
 from shadowline.records.stores import Records, open_records
 from shadowline.records.timeline import ClassTimeline, Timeline, collect_timeline, read_timeline, write_timeline
 from shadowline.report import build_report
