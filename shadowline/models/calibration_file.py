@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from shadowline.core.artifacts import Artifact
 from shadowline.core.layout import Layout
+from shadowline.features.keys import KNOWN_DEFECTS
 from shadowline.models.calibration import Calibration, CalibrationResult
 
 
@@ -32,9 +34,14 @@ class CalibrationFile(Artifact):
     target_fpr: float
     num_selection: int
     num_calibration: int
-    injected_kinds: tuple[str, ...]  # kinds of the defects that the recipe was chosen on
+    injected_kinds: tuple[str, ...]  # kinds of injected defects, or KNOWN_DEFECTS alone; see `selected_on`
     candidates: tuple[TriedRecipe, ...]  # best first
     calibration_scores: tuple[float, ...]  # rising
+
+    @property
+    def selected_on(self) -> Literal["known", "injected"]:
+        """Which defects the recipe was chosen on: the class's own, or injected ones where it has none."""
+        return "known" if self.injected_kinds == (KNOWN_DEFECTS,) else "injected"
 
     @classmethod
     def of(cls, result: CalibrationResult, kinds: Sequence[str]) -> CalibrationFile:

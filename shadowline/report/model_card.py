@@ -76,7 +76,7 @@ class Card:
             elif one.metrics.num_test_anomalous and one.metrics.decisions.misses:
                 missed, defective = one.metrics.decisions.misses, one.metrics.num_test_anomalous
                 yield f"{one.name}: of {defective} defective parts in the test it let {missed} pass."
-            if one.calibration and any("known" not in kind for kind in one.calibration.injected_kinds):
+            if one.calibration and one.calibration.selected_on == "injected":
                 yield f"{one.name}: its scoring was chosen on injected defects, which may look unlike real ones."
         yield from (f"A bound that it does not keep: {check.reason}." for check in self.checks if not check.passed)
 
