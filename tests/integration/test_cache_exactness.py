@@ -88,7 +88,7 @@ def test_training_on_the_cache_equals_training_with_the_encoder_in_the_loop(tmp_
 def test_half_precision_is_all_that_the_cache_costs(tmp_path):
     """The comparison above can see one rounding; and that rounding is small."""
     exact, halved = (trained(cached(tmp_path, dtype)) for dtype in (torch.float32, torch.float16))
-    losses = [[point["loss"] for point in one.history.steps] for one in (exact, halved)]
+    losses = [[step.loss for step in one.history.steps] for one in (exact, halved)]
     assert losses[0] != losses[1]
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=0, atol=2e-3)
 
