@@ -19,6 +19,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.evaluation.summary import Summary
 from shadowline.records.stores import open_records
+from shadowline.stages.pipeline import STAGE_MODULES
 from tasks.enrolment.params_transaction import recover_enrolment
 from tasks.integrations.audit_log import note_configuration, note_registration, note_training
 from tasks.integrations.dvc_pipeline import StageRun, find_stale, merge_runs, run_stage
@@ -32,25 +33,6 @@ from tasks.integrations.registered_version import known_commits
 from tasks.training.live_metrics import live_metrics
 from tasks.training.production_images import take_in
 from tasks.training.reporting import failed_on_latency_only, publish_artifacts, read_summary, write_report
-
-STAGES = (
-    "code",
-    "classes",
-    "import",
-    "validate",
-    "encoder",
-    "features",
-    "training_set",
-    "train",
-    "bank",
-    "identity",
-    "calibrate",
-    "legacy",
-    "evaluate",
-    "package",
-    "cost",
-    "summary",
-)
 
 
 @dataclass(frozen=True)
@@ -128,7 +110,7 @@ def run_stages(root: Path, run_id: str, remeasure: bool = False) -> list[StageRu
     measured_anew = {"cost"} if remeasure or failed_on_latency_only(layout) else set[str]()
     runs: list[StageRun] = []
     with live_metrics(run_id) as add:
-        for name in STAGES:
+        for name in STAGE_MODULES:
             must_ask = name in stale or name in measured_anew or any(not run.skipped for run in runs)
             runs.append(run_stage(root, name, must_ask, add, {} if name in measured_anew else None))
         if not runs[-1].skipped and failed_on_latency_only(layout):

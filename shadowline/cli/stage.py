@@ -11,6 +11,7 @@ import typer
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
+from shadowline.stages.pipeline import PER_CLASS, STAGE_MODULES
 
 
 class StageName(StrEnum):
@@ -33,18 +34,6 @@ class StageName(StrEnum):
     SUMMARY = "summary"
 
 
-_PER_CLASS = {
-    StageName.IMPORT,
-    StageName.FEATURES,
-    StageName.BANK,
-    StageName.IDENTITY,
-    StageName.CALIBRATE,
-    StageName.LEGACY,
-    StageName.EVALUATE,
-}
-_MODULES = {StageName.IMPORT: "import_class"}  # `import` is no name for a module
-
-
 def stage(
     name: Annotated[StageName, typer.Argument(help="The stage, as named in dvc.yaml.")],
     class_name: Annotated[str, typer.Option("--class", help="The product class, for per-class stages.")] = "",
@@ -55,9 +44,9 @@ def stage(
     """
     layout = Layout()
     params = load_params(layout.params)
-    module = importlib.import_module(f"shadowline.stages.{_MODULES.get(name, name.value)}")
-    if (name in _PER_CLASS) != bool(class_name):
-        raise ValueError(f"stage {name}: {'give --class' if name in _PER_CLASS else 'takes no --class'}")
+    module = importlib.import_module(STAGE_MODULES[name])
+    if (name in PER_CLASS) != bool(class_name):
+        raise ValueError(f"stage {name}: {'give --class' if name in PER_CLASS else 'takes no --class'}")
     if class_name and class_name not in params.classes:
         raise ValueError(f"class {class_name!r} is not in params.yaml; known: {', '.join(params.classes)}")
     module.run(*([class_name] if class_name else []), params, layout, default_progress())

@@ -10,31 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 
 from shadowline.core.atomic_files import read_json, write_json
-from shadowline.core.code import source_files
+from shadowline.core.code import SourceTree
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-
-STAGE_MODULES = {
-    "classes": "shadowline.stages.classes",
-    "import": "shadowline.stages.import_class",
-    "validate": "tasks.validation.checks",
-    "encoder": "shadowline.stages.encoder",
-    "features": "shadowline.stages.features",
-    "training_set": "shadowline.stages.training_set",
-    "train": "shadowline.stages.train",
-    "bank": "shadowline.stages.bank",
-    "identity": "shadowline.stages.identity",
-    "calibrate": "shadowline.stages.calibrate",
-    "legacy": "shadowline.stages.legacy",
-    "evaluate": "shadowline.stages.evaluate",
-    "package": "shadowline.stages.package",
-    "cost": "shadowline.stages.cost",
-    "summary": "shadowline.stages.summary",
-}
+from shadowline.stages.pipeline import STAGE_MODULES
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> None:
@@ -43,8 +27,11 @@ def run(params: Params, layout: Layout, progress: Progress) -> None:
 
 def write_code_hashes(layout: Layout) -> None:
     """The same, for whoever asks DVC what is stale; a file that says so already stays as it is."""
+    tree, sha256_of = SourceTree(), cache(file_sha256)
     for stage, module in STAGE_MODULES.items():
-        files = {name: file_sha256(path) for name, path in source_files(module).items()}
+        if stage == "code":
+            continue
+        files = {name: sha256_of(path) for name, path in tree.files(module).items()}
         total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
         path, content = layout.code / f"{stage}.json", {"sha256": total, "files": files}
         if not path.is_file() or read_json(path) != content:
