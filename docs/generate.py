@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import typer
 import yaml
-from fastapi.openapi.utils import get_openapi
 from prometheus_client.metrics import MetricWrapperBase
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from typer.core import TyperArgument, TyperGroup
 from typer.main import get_command
 
@@ -33,10 +33,9 @@ from shadowline.cli.app import app
 from shadowline.core import settings as settings_module
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings
-from shadowline.gateway.app import router
-from shadowline.gateway.enrolment_uploads import IntakeForm
+from shadowline.gateway.app import build_app
+from shadowline.gateway.lifecycle import Gateway
 from shadowline.gateway.metrics import Metrics
-from shadowline.gateway.uploads import InspectForm
 
 DOCS = Path(__file__).parent
 _NOTE = "<!-- Written by docs/generate.py. Change the code that it describes, then run `make docs`. -->\n"
@@ -363,125 +362,76 @@ def _option_row(option: Any) -> tuple[str, str, str]:
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
-ROUTES = {  # what the schema cannot say
-    "POST /v1/inspect": (
-        "Judge one image. The answer holds `score`, `threshold`, `decision` (`normal` or `anomalous`), `class_name`, "
-        "`class_confidence` (null where you named the class), `model_fingerprint`, `model_version`, `answered_by`, "
-        "`review` (true: keep the part for an inspector), `image_id`, `trace_id`, `latency_ms`, and on demand "
-        "`heatmap` (a PNG in base64). A product that no class accepts gets no score and no decision, "
-        "and `nearest_class`. "
-        "The header `X-Trace-Id` (1 to 64 letters, digits and `. _ : -`) names the part."
-    ),
-    "POST /v1/feedback": "An inspector's label of one image, named by `image_id` or by `trace_id`, one of them.",
-    "GET /v1/review": "Parts that wait for a label, the oldest first.",
-    "POST /v1/classes/{class_name}/images": (
-        "One image of a product that is being enrolled. The answer says how many there are, and what is missing."
-    ),
-    "GET /v1/rollout": "The rollout that is in force in this process: its revision, and the state of every class.",
-    "GET /healthz": "200 as long as the process lives. Needs no key.",
-    "GET /readyz": "200 when the gateway can answer, 503 with the reasons when it cannot. Needs no key.",
-    "GET /metrics": "The [metrics](metrics.md) in Prometheus's text format. Needs no key.",
-}
-_FORMS: dict[str, type[BaseModel]] = {
-    "POST /v1/inspect": InspectForm,
-    "POST /v1/classes/{class_name}/images": IntakeForm,
-}
-_FIELDS = {  # where the schema says nothing
-    "image_id": "The sha256 of the image file, as the inspection answered it.",
-    "trace_id": "The trace id of the inspection.",
-    "label": "What the inspector found.",
-    "by": "Who says so.",
-    "note": "Why.",
-    "limit": "At most so many parts.",
-    "class_name": "The product class. Not needed for an inspection where the model can tell classes apart.",
-    "captured_at": "When the image was taken, ISO 8601 with a time zone; kept and not used.",
-    "heatmap": "true: the answer holds a heat map.",
-    "known_label": "`normal` or `anomalous`, of a reference part that somebody put on the line.",
-    "kind": "`good`, or the name of the defect.",
-}
-
 
 def openapi() -> dict[str, Any]:
-    return get_openapi(title="Shadowline gateway", version="1", routes=router.routes)
-
-
-def routes() -> list[str]:
-    return [f"{method.upper()} {path}" for path, methods in openapi()["paths"].items() for method in methods]
+    """What the gateway itself says at /openapi.json; nothing of it is started."""
+    nothing = cast(Gateway, SimpleNamespace(keys=(), params=None, traffic=None, metrics=None))
+    return build_app(nothing).openapi()
 
 
 def http_page() -> str:
     schema = openapi()
+    schema["$defs"] = schema["components"]["schemas"]
+    paths = schema["paths"].items()
+    operations = {f"{method.upper()} {path}": about for path, methods in paths for method, about in methods.items()}
+    guarded = [about["responses"] for about in operations.values() if "security" in about]
+    answers = {status: answer for responses in guarded for status, answer in responses.items()}
     parts = [
         "# HTTP\n",
-        "`shadowline serve` answers at these addresses. Where `SHADOWLINE_GATEWAY_KEYS` is set, send one of the keys "
-        "as `X-API-Key`; without keys only callers on the same machine are served. Every answer names the process that "
-        'gave it in the header `X-Worker`. A refused request gets `{"error": "…"}`, and with status 503 the header '
-        "`Retry-After`.\n",
+        "`shadowline serve` answers at these addresses, and describes them itself at `/openapi.json`. Where "
+        "`SHADOWLINE_GATEWAY_KEYS` is set, send one of the keys as `X-API-Key`; without keys only callers on the same "
+        "machine are served. Every answer names the process that gave it in the header `X-Worker`. A refused request "
+        'gets `{"error": "…"}`, and with status 503 the header `Retry-After`.\n',
         _table(
             ("status", "meaning"),
-            [
-                (400, "The multipart body cannot be read."),
-                (401, "`X-API-Key` is missing or wrong."),
-                (403, "No key is configured, and the caller is not on this machine."),
-                (404, "The image or the class is not known."),
-                (408, "The upload took longer than `gateway.upload_timeout_ms`."),
-                (413, "The image is larger than `data.max_file_bytes`."),
-                (415, "Not `multipart/form-data`."),
-                (422, "A field is missing or wrong, or the image cannot be read."),
-                (500, "Unexpected; the gateway's log has the error."),
-                (503, "Busy, no model answered, or the database does not answer. Try again."),
-                (507, "The inbox of the class is full (`gateway.max_inbox_images`)."),
-            ],
+            [(status, answers[status]["description"]) for status in sorted(answers) if status >= "400"],
         ),
     ]
-    for path, methods in schema["paths"].items():
-        for method, operation in methods.items():
-            name = f"{method.upper()} {path}"
-            parts += [f"## {name}\n", f"{_route_text(name, operation)}\n"]
-            if rows := list(_request_rows(name, operation, schema)):
-                parts.append(_table(("field", "in", "type", "needed", "meaning"), rows))
+    for name, about in operations.items():
+        parts += [f"## {name}\n", f"{about['summary']}. {_cell(about['description'])}\n"]
+        if rows := list(_request_rows(about, schema)):
+            parts.append(_table(("field", "in", "type", "needed", "meaning"), rows))
+        parts += _answers(about, schema)
     return "\n".join(parts)
 
 
-def _request_rows(name: str, operation: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[object, ...]]:
+def _request_rows(operation: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple[object, ...]]:
     for each in operation.get("parameters", ()):
-        yield (
-            _code(each["name"]),
-            each["in"],
-            _http_kind(each["schema"], schema),
-            _needed(each),
-            _field_text(each["name"], each),
-        )
-    if name in _FORMS:
-        yield "`image`", "form", "file", "yes", "The image file."
-        for field, about in _FORMS[name].model_json_schema()["properties"].items():
-            yield _code(field), "form", _http_kind(about, schema), "no", _field_text(field, about)
-        return
-    for content in operation.get("requestBody", {}).get("content", {}).values():
-        body = _body(content["schema"], schema)
-        for field, about in body["properties"].items():
-            needed = "yes" if field in body.get("required", ()) else "no"
-            yield _code(field), "body", _http_kind(about, schema), needed, _field_text(field, about)
+        kind, text = _http_kind(each["schema"], schema), _sentence(each["description"])
+        yield _code(each["name"]), each["in"], kind, _needed(each.get("required", False)), text
+    for media, content in operation.get("requestBody", {}).get("content", {}).items():
+        body, place = _resolve(content["schema"], schema), "form" if media.startswith("multipart") else "body"
+        for name, about in body["properties"].items():
+            needed = _needed(name in body.get("required", ()))
+            yield _code(name), place, _http_kind(about, schema), needed, _sentence(about["description"])
 
 
-def _field_text(name: str, about: dict[str, Any]) -> str:
-    return str(about.get("description") or _FIELDS[name])
+def _answers(operation: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """A table for each form of a good answer that has fields."""
+    for status, answer in operation["responses"].items():
+        content = answer.get("content", {}).get("application/json", {}).get("schema", {})
+        if int(status) < 300:
+            for form in (_resolve(option, schema) for option in content.get("anyOf", [content])):
+                if "properties" in form:
+                    yield f"Answer {status}: {form['description']}\n"
+                    yield _table(
+                        ("field", "type", "meaning"),
+                        [
+                            (_code(name), _http_kind(about, schema), _sentence(about.get("description", "")))
+                            for name, about in form["properties"].items()
+                        ],
+                    )
 
 
-def _route_text(name: str, operation: dict[str, Any]) -> str:
-    return ROUTES.get(name) or str(operation["description"])
-
-
-def _needed(parameter: dict[str, Any]) -> str:
-    return "yes" if parameter.get("required") else "no"
-
-
-def _body(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = schema["components"]["schemas"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
-    return found
+def _needed(required: bool) -> str:
+    return "yes" if required else "no"
 
 
 def _http_kind(node: dict[str, Any], schema: dict[str, Any]) -> str:
+    if node.get("type") == "null":
+        return "null"
+    if node.get("format") == "binary":
+        return "file"
     options = [option for option in node.get("anyOf", [node]) if option.get("type") != "null"]
     lengths = [f", at most {option['maxLength']} characters" for option in options if "maxLength" in option]
     defaults = [f", default {_setting(node['default'])}"] if node.get("default") not in (None, "") else []

@@ -24,6 +24,7 @@ from io import BytesIO
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Security
+from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.security import APIKeyHeader
@@ -63,7 +64,7 @@ from shadowline.records.kept_images import waiting_to_dict
 
 log = logging.getLogger(__name__)
 
-# the Gatekeeper compares the key; here it is named for /openapi.json alone
+# the AuthMiddleware compares the key; here it is named for /openapi.json alone
 router = APIRouter(dependencies=[Security(APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False))])
 probes = APIRouter(tags=["probes"])
 
@@ -204,8 +205,8 @@ def feedback(word: FeedbackRequest, gateway: GatewayHere) -> FeedbackAnswer:
 @router.get("/v1/review", tags=["inspection"], summary="List the parts that wait for a label", responses=refusals(422))
 def review(
     gateway: GatewayHere,
-    class_name: Annotated[str | None, Query(max_length=64)] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    class_name: Annotated[str | None, Query(max_length=64, description="of this product class alone")] = None,
+    limit: Annotated[int, Query(ge=1, le=1_000, description="at most so many parts")] = 100,
 ) -> ReviewAnswer:
     """Of one class or of all, the oldest first: disagreements, alarms, and parts that chance has drawn."""
     parts = gateway.records.pairs.waiting_for_review(class_name, limit)
@@ -223,7 +224,9 @@ def review(
     responses=refusals(507, *UPLOAD),
     openapi_extra=multipart(IntakeForm),
 )
-async def upload_enrolment_image(class_name: str, request: Request, gateway: GatewayHere) -> IntakeAnswer:
+async def upload_enrolment_image(
+    class_name: Annotated[str, PathParameter(description="the new product")], request: Request, gateway: GatewayHere
+) -> IntakeAnswer:
     """It waits in the inbox for the next enrolment; the same image again changes nothing."""
     upload = await read_upload(request, IntakeForm)
     return await run_in_threadpool(take_image, class_name, upload, gateway.params)

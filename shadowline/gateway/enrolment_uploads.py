@@ -23,7 +23,7 @@ class IntakeForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: str = Field(GOOD, max_length=64)
+    kind: str = Field(GOOD, max_length=64, description=f"`{GOOD}`, or the name of the defect")
 
 
 def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> IntakeAnswer:

@@ -104,11 +104,8 @@ class ImageRetention:
     """One thread in front of the folder; `gateway.keep_queue` and `keep_queue_mb` bound the images that wait for it."""
 
     def __init__(self, folder: Path, params: GatewayParams, metrics: Metrics) -> None:
-        self._images, self._params, self._metrics = (
-            RetainedImages(folder, int(params.max_kept_mb * 1e6)),
-            params,
-            metrics,
-        )
+        self._images = RetainedImages(folder, int(params.max_kept_mb * 1e6))
+        self._params, self._metrics = params, metrics
         self._queue: queue.SimpleQueue[_Kept | None] = queue.SimpleQueue()
         self._waiting = threading.Lock()
         self._num_waiting, self._bytes_waiting = 0, 0

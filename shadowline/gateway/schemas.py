@@ -72,12 +72,16 @@ class FeedbackRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    class_name: str = Field(max_length=64)
-    image_id: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    trace_id: str | None = Field(None, max_length=64)
-    label: Literal["normal", "anomalous"]
-    by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)]
-    note: str = Field("", max_length=2_000)
+    class_name: str = Field(max_length=64, description="the product class")
+    image_id: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the image file, as the inspection answered it"
+    )
+    trace_id: str | None = Field(None, max_length=64, description="the trace id of the inspection")
+    label: Literal["normal", "anomalous"] = Field(description="what the inspector found")
+    by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)] = Field(
+        description="who says so"
+    )
+    note: str = Field("", max_length=2_000, description="why")
 
     @model_validator(mode="after")
     def _names_one_image(self) -> FeedbackRequest:

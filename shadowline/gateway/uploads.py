@@ -34,10 +34,16 @@ class InspectForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    class_name: str | None = Field(None, max_length=64)
-    captured_at: AwareDatetime | None = None  # now, where the caller does not say
-    heatmap: bool = False
-    known_label: Literal["normal", "anomalous"] | None = None  # of a reference part
+    class_name: str | None = Field(
+        None, max_length=64, description="the product class; not needed where the model can tell classes apart"
+    )
+    captured_at: AwareDatetime | None = Field(
+        None, description="when the image was taken, ISO 8601 with a time zone; kept and not used"
+    )
+    heatmap: bool = Field(False, description="whether the answer is to hold a heat map")
+    known_label: Literal["normal", "anomalous"] | None = Field(
+        None, description="of a reference part that somebody put on the line"
+    )
 
     @field_validator("captured_at")
     @classmethod
@@ -51,7 +57,7 @@ class InspectForm(BaseModel):
 
 
 class _InMemoryParser(MultiPartParser):
-    spool_max_size = 0  # no bound, hence no temporary file: the body is bounded before (`access.py`)
+    spool_max_size = 0  # no bound, hence no temporary file: the body is bounded before (`auth.py`)
 
 
 F = TypeVar("F", bound=BaseModel)

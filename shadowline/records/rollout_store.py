@@ -43,7 +43,7 @@ class RolloutStore:
         return self._session.engine
 
     def begin(self, events: Sequence[Event]) -> None:
-        """Write the first events of a migration; raises MovedMeanwhileError where others have been written since."""
+        """Write the first events of a migration; raises ConcurrentUpdateError where others have been written since."""
         with self._writing() as connection:
             last = _last_revision(connection)
             if events and events[0].revision != last + 1:
@@ -84,7 +84,7 @@ class RolloutStore:
     def commit(self, step: RolloutStep, order: StoredOrder | None = None) -> None:
         """Write what a tick came to, in one transaction: events, phase table, outbox, and the order that it obeyed.
 
-        Raises MovedMeanwhileError, with nothing written, where another engine was first.
+        Raises ConcurrentUpdateError, with nothing written, where another engine was first.
         """
         seen = step.state.revision - len(step.events)
         with self._writing() as connection:

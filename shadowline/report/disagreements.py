@@ -2,7 +2,8 @@
 
     build_gallery(state.of("bolt"), open_records(), params, Path("data/report"), limit=40, progress=default_progress())
 
-Heat maps are made anew by the models on record (looking.py). What is missing is said where it would stand.
+Heat maps are made anew by the models on record (`inference/rescoring.py`). What is missing is said where it would
+stand.
 """
 
 from __future__ import annotations

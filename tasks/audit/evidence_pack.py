@@ -75,7 +75,7 @@ def export_pack(
 ) -> ExportResult:  # fmt: skip
     """Write the pack of a period; what is noted and not yet in the chain gets its place first.
 
-    Raises ValueError for a chain without entries, and UnsoundChainError, with no pack written, for one that does not
+    Raises ValueError for a chain without entries, and BrokenChainError, with no pack written, for one that does not
     hold, for records or numbers that are not those that it signs, and for a pack that its own verifier would refuse.
     """
     records.chain.seal()

@@ -57,7 +57,7 @@ def look_ahead(records: Records, challenger: Mapping[str, str], now: datetime, p
 
 @task(retries=3, retry_delay_seconds=[1, 5, 15], cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
 def tick_once(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> RolloutStep:
-    """Observe, decide, write; raises MovedMeanwhileError, with nothing written, where another engine was first."""
+    """Observe, decide, write; raises ConcurrentUpdateError, with nothing written, where another engine was first."""
     order = records.approvals.next_order()
     state = records.rollout.state()
     seen = observe(state, records, challenger, now, params, order)

@@ -110,8 +110,8 @@ class Chain:
     def seal(self) -> tuple[Entry, ...]:
         """Give every note its place in the chain, in the order in which they were noted.
 
-        Raises ValueError where the key is not at hand, or a note would introduce another, and CutChainError where the
-        chain was cut; the notes stay.
+        Raises ValueError where the key is not at hand, or a note would introduce another, and TruncatedChainError where
+        the chain was cut; the notes stay.
         """
         sealed: list[Entry] = []
         while self.num_noted():
@@ -202,7 +202,7 @@ class Chain:
             yield connection
 
     def _last(self, connection: Connection) -> Entry | None:
-        """Raises CutChainError where the entry that the key folder remembers is not there."""
+        """Raises TruncatedChainError where the entry that the key folder remembers is not there."""
         query, head = select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1), self.keys.head
         row = connection.execute(query).first()
         if head is not None and _hash_of(connection, head.number) != head.hash:

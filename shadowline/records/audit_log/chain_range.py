@@ -1,7 +1,7 @@
 """The stretch of the audit chain that covers a period, without a gap, walked along while it is read.
 
     stretch = ChainRange.of(chain, Period(since, until))
-    for line in stretch.lines(progress): …        # every entry as JSON; raises UnsoundChainError at the first bad one
+    for line in stretch.lines(progress): …        # every entry as JSON; raises BrokenChainError at the first bad one
 
 Entries have their place by when they were sealed, and their time by when it happened: an entry that lies between two of
 the period belongs to the stretch, whatever its time says.
@@ -103,7 +103,7 @@ class ChainRange:
             return dict(sorted((kind, number) for kind, number in connection.execute(query).tuples()))
 
     def lines(self, progress: Progress) -> Iterator[str]:
-        """Raises UnsoundChainError at the first entry that does not hold."""
+        """Raises BrokenChainError at the first entry that does not hold."""
         said = {one.subject: public_key_in(one) for one in self.keys()}
         if not all(said.values()):
             raise BrokenChainError("audit chain: an entry of a key does not hold it; see `shadowline audit verify`")

@@ -13,7 +13,7 @@ from fixtures.documents import DOCS, generator
 from fixtures.learning import ROOT
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings
-from shadowline.gateway.app import router
+from shadowline.gateway.app import probes, router
 from shadowline.gateway.metrics import Metrics
 
 _CODE = ("shadowline", "tasks", "flows")
@@ -87,7 +87,9 @@ def test_every_command_has_an_entry_and_every_option_a_text() -> None:
 
 
 def test_every_route_has_an_entry() -> None:
-    names = {f"{method} {route.path}" for route in router.routes for method in route.methods}  # type: ignore[attr-defined]
+    routes = [*router.routes, *probes.routes]
+    names = {f"{method} {route.path}" for route in routes for method in route.methods}  # type: ignore[attr-defined]
+    assert {"POST /v1/inspect", "GET /healthz"} < names
     assert missing(names, "http.md") == []
 
 
