@@ -26,7 +26,7 @@ def run(params: Params, layout: Layout, progress: Progress) -> None:
 
 
 def write_code_hashes(layout: Layout) -> None:
-    """The same, for whoever asks DVC what is stale; a file that says so already stays as it is."""
+    """Write a file for each stage; a file whose content has not changed is left alone, with its time of change."""
     tree, sha256_of = SourceTree(), cache(file_sha256)
     for stage, module in STAGE_MODULES.items():
         if stage == "code":

@@ -180,9 +180,10 @@ class TestOnPostgresqlAndS3:
             monkeypatch.setenv("SHADOWLINE_TRACKING_URI", postgres.create_database())
             retrain()
             (project.root / "factory/dots/train/good/000.png").chmod(0o644)
-            found, _ = audit("1", verify_only=True)
+            found, _ = audit("1")
             assert found.finding is Finding.IDENTICAL, found.num_items
             assert not bad(item for stage in found.stages for item in stage.items)
+            assert audit("1", verify_only=True)[0].finding is Finding.IDENTICAL
             self.one_flipped_byte_in_the_bucket_is_found(address, project)
             assert "a-secret" not in (project.root / ".dvc/config.local").read_text(encoding="utf-8")
 
