@@ -18,12 +18,17 @@ def replace_file(path: Path) -> Iterator[Path]:
     The name is always the same, so that what a kill leaves behind is overwritten by the next attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = unfinished(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Where `replace_file` writes before the new file takes its place; a kill leaves it behind."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 @contextmanager

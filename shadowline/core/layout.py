@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from shadowline.core.atomic_files import unfinished
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -167,7 +169,7 @@ class Layout:
         return self.scratch / "enrolments.json"
 
     def forget(self, class_name: str) -> None:
-        """Remove everything that the stages made of one class; its inbox stays."""
+        """Remove everything that the stages made of one class, finished or not; its inbox stays."""
         made = (
             self.images, self.manifest, self.import_report, self.features, self.bank, self.moments, self.identity,
             self.calibration, self.legacy, self.evaluation,
@@ -175,6 +177,7 @@ class Layout:
         for path in (place(class_name) for place in made):
             shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True)
+            unfinished(path).unlink(missing_ok=True)
 
     @property
     def package(self) -> Path:
