@@ -1,4 +1,4 @@
-"""Make a registered version again, and say what came out the same.
+"""Reproduce a registered version, and report what came out the same.
 
 shadowline audit reproduce 3                        # computes everything anew
 shadowline audit reproduce 3 --verify-only          # computes nothing: reads every byte that is on record
@@ -39,7 +39,7 @@ def audit(
     with _folder(keep) as folder:
         place = check_out(registered, root, folder)
         model = registered.download(folder)
-        found = ReproductionResult(
+        result = ReproductionResult(
             version=registered.uri,
             git_commit=registered.tag("git_commit"),
             verify_only=verify_only,
@@ -52,11 +52,11 @@ def audit(
             started_at=started_at.isoformat(timespec="seconds"),
             seconds=time.monotonic() - started,
         )
-    return found, keep_result(found, root, started_at)
+    return result, keep_result(result, root, started_at)
 
 
 def _moved(place: Checkout) -> tuple[str, ...]:
-    """What of the environment is another one, once the stages run under the same settings as then."""
+    """Differences from the recorded environment that remain once the stages run under the same settings."""
     made_with = place.registered.environment
     same = {THREADS: made_with[THREADS]} if THREADS in made_with else {}
     return environment_differences(made_with, {**describe_environment(), **same})

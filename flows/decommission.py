@@ -1,4 +1,4 @@
-"""Retire legacy models: archive, prove that the archive restores, delete; whatever the rollout has asked for.
+"""Retire legacy models: archive, prove that the archive restores, delete; as far as the rollout has asked for it.
 
 prefect deployment run 'decommission/nightly'      # on a Prefect server, now
 """

@@ -1,4 +1,4 @@
-"""A whole migration on the demo's stream images: a failing camera, a sabotaged candidate, the one that arrives.
+"""A whole migration on the demo's stream images: a failing camera, a sabotaged candidate, and one that goes live.
 
 shadowline demo
 """

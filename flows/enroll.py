@@ -1,4 +1,4 @@
-"""Enrol a new product: words on the first day, a handful of images, then a bank of its own beside all the others.
+"""Enrol a new product: judged by words on the first day, then by a handful of images, then with a bank of its own.
 
 shadowline enroll bolt /srv/new/bolt               # once, here
 shadowline deploy                                   # on a Prefect server: whenever images arrive
@@ -43,13 +43,13 @@ IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What an enrolment came to."""
+    """The result of an enrolment."""
 
     class_name: str
     phase: EnrolmentPhase
     num_normal: int  # images that are there
     starter: Starter | None  # in the first two phases
-    made: RetrainResult | None  # in the last one: the new version, and what ran for it
+    made: RetrainResult | None  # in the last phase: the new version, and what ran for it
 
 
 @flow(name="enroll")
@@ -71,9 +71,9 @@ def enroll(class_name: str, location: str = "", root: Path = Path(), update: boo
         stock = take_images(class_name, location, layout, params)
         phase = choose_phase(len(stock.normals), params.enrolment)
         if phase is EnrolmentPhase.BANK:
-            made = _into_the_model(class_name, params, root, resumed=resumed)
-            note_enrolment(class_name, phase, len(stock.normals), made.version.uri)
-            return Enrolled(class_name, phase, len(stock.normals), None, made)
+            result = _into_the_model(class_name, params, root, resumed=resumed)
+            note_enrolment(class_name, phase, len(stock.normals), result.version.uri)
+            return Enrolled(class_name, phase, len(stock.normals), None, result)
         starter = make_starter(class_name, stock, params, layout)
         _let_answer(starter, params)
         answering = starter.model.fingerprint if starter.model else None
@@ -86,13 +86,13 @@ def enroll_waiting(location: str = "", root: Path = Path()) -> list[str]:
     """Every class whose images allow more than is on record; `location`: an s3:// prefix with a folder per class."""
     due = collect_due(location, root)
     ended = [enroll(class_name, "", root, return_state=True) for class_name in due]
-    for state in ended:  # one that fails keeps no other from its turn
+    for state in ended:  # a failure does not block the other classes
         state.result()
     return due
 
 
 def _let_answer(starter: Starter, params: Params) -> None:
-    """The starter stands where another class has its legacy model."""
+    """Register the starter in the place of a legacy model, and let the class join the rollout with it."""
     if starter.model is None:
         return
     now = datetime.now(UTC)
@@ -101,23 +101,23 @@ def _let_answer(starter: Starter, params: Params) -> None:
 
 
 def _into_the_model(class_name: str, params: Params, root: Path, *, resumed: bool) -> RetrainResult:
-    """A version with the class as challenger; compared with its starter, or with a PatchCore where it never had one."""
+    """Register a version with the class, to be compared with its starter, or with a PatchCore where there is none."""
     before = snapshot_metrics(class_name, root, resumed=resumed)
     source = Inbox(Layout(root).inbox, class_name).as_source(root, params.enrolment)
     with params_transaction(class_name, source.model_dump(mode="json", exclude_defaults=True), root):
-        made = make_version(root, f"Enrol {class_name}", partial(accept, class_name, before, root))
+        result = make_version(root, f"Enrol {class_name}", partial(accept, class_name, before, root))
     records, now, layout = open_records(), datetime.now(UTC), Layout(root)
     params = load_params(layout.params)
     if class_name not in records.locations.current_legacy():
         baseline = validate_legacy_model(class_name, str(layout.legacy(class_name)), params, layout, DeclaredMetrics())
         register_legacy_models([baseline], params.registry.experiment, now)
     records.rollout.join(class_name, records.locations.current_legacy()[class_name], now, "enrolment")
-    announce_version(made.version)
-    return made
+    announce_version(result.version)
+    return result
 
 
 def _update(class_name: str, location: str, params: Params, root: Path, *, resumed: bool) -> Enrolled:
-    """A version with a new bank, identity and calibration of the class as challenger; the decoder stays as it is."""
+    """Register a version with a new bank, identity and calibration of the class; the decoder stays as it is."""
     before = snapshot_metrics(class_name, root, resumed=resumed)
     taken = take_additions(class_name, location, Layout(root), params)
     if not taken.new and not resumed:
@@ -127,7 +127,7 @@ def _update(class_name: str, location: str, params: Params, root: Path, *, resum
     new = frozenset(addition.image_id for addition in taken.new)
     with params_transaction(class_name, entry_with(class_name, taken.new, params, Layout(root)), root):
         judge = partial(accept, class_name, before, root, new=new)
-        made = make_version(root, f"Update the bank of {class_name}", judge)
+        result = make_version(root, f"Update the bank of {class_name}", judge)
     num_normal = count_normals(class_name, Layout(root))
-    note_enrolment(class_name, EnrolmentPhase.BANK, num_normal, made.version.uri)
-    return Enrolled(class_name, EnrolmentPhase.BANK, num_normal, None, made)
+    note_enrolment(class_name, EnrolmentPhase.BANK, num_normal, result.version.uri)
+    return Enrolled(class_name, EnrolmentPhase.BANK, num_normal, None, result)

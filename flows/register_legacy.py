@@ -1,4 +1,4 @@
-"""Take legacy models on record: in the registry, and where the rollout looks them up.
+"""Register legacy models: in the registry, and in the records where the rollout looks them up.
 
 shadowline legacy import CLASS LOCATION           # once, here
 """

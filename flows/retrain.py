@@ -1,7 +1,7 @@
 """Retrain the multi-class inspector: from images to a registered, judged candidate.
 
 shadowline retrain                                  # once, here
-shadowline retrain --remeasure                      # the latency again, whatever is known of it
+shadowline retrain --remeasure                      # measures the latency again, even if nothing has changed
 shadowline deploy                                   # on a Prefect server, every quarter
 prefect deployment run 'retrain/quarterly'          # there, now
 """
@@ -22,7 +22,7 @@ from shadowline.records.stores import open_records
 from shadowline.stages.pipeline import STAGE_MODULES
 from tasks.enrolment.params_transaction import recover_enrolment
 from tasks.integrations.audit_log import note_configuration, note_registration, note_training
-from tasks.integrations.dvc_pipeline import StageRun, find_stale, merge_runs, run_stage
+from tasks.integrations.dvc_pipeline import StageRun, find_stale, merge_runs, run_stage, stage_server
 from tasks.integrations.dvc_remote import configure_remote, push_data
 from tasks.integrations.git import check_repository, commit_run, project_lock
 from tasks.integrations.mlflow_registry import close_run, log_results, register, start_run
@@ -37,7 +37,7 @@ from tasks.training.reporting import failed_on_latency_only, publish_artifacts, 
 
 @dataclass(frozen=True)
 class RetrainResult:
-    """What a retraining came to."""
+    """The result of a retraining."""
 
     version: ModelVersion
     passed: bool  # by this run's verdict; that of the version is its tag
@@ -55,14 +55,14 @@ def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
     verdict failed on latency alone.
     """
     with project_lock(root):
-        load_params(Layout(root).params)  # outside of a project, this is what says so
+        load_params(Layout(root).params)  # raises a clear error outside of a project
         check_repository(root)
         recover_enrolment(root)
         take_in(root, open_records().pairs.engine)
-        made = make_version(root, "Retrain", remeasure=remeasure)
-    if made.passed:
-        announce_version(made.version)
-    return made
+        result = make_version(root, "Retrain", remeasure=remeasure)
+    if result.passed:
+        announce_version(result.version)
+    return result
 
 
 def make_version(
@@ -81,7 +81,7 @@ def make_version(
     stages: list[StageRun] = []
     succeeded = False
     try:
-        configure_remote(root)  # hours before it is needed
+        configure_remote(root)  # so that a wrong address fails now, and not after hours
         stages = run_stages(root, run_id, remeasure)
         summary = read_summary(layout)
         accept(summary)
@@ -101,19 +101,24 @@ def make_version(
 
 
 def run_stages(root: Path, run_id: str, remeasure: bool = False) -> list[StageRun]:
-    """Every stage in order; from the first stale one on, DVC decides what really has to run.
+    """Run every stage in order; from the first stale one on, DVC decides what really has to run.
 
     Latency is a fact of the machine and the moment: where it alone failed the last verdict, it is measured again, and
     once more where it alone fails this one.
     """
-    stale, layout = find_stale(root), Layout(root)
+    layout = Layout(root)
     measured_anew = {"cost"} if remeasure or failed_on_latency_only(layout) else set[str]()
     runs: list[StageRun] = []
-    with live_metrics(run_id) as add:
+    with live_metrics(run_id) as add, stage_server() as fork_server:
+        server = fork_server.variables
+        stale = find_stale(root, server)
         for name in STAGE_MODULES:
             must_ask = name in stale or name in measured_anew or any(not run.skipped for run in runs)
-            runs.append(run_stage(root, name, must_ask, add, {} if name in measured_anew else None))
+            runs.append(run_stage(root, name, must_ask, add, {} if name in measured_anew else None, server))
         if not runs[-1].skipped and failed_on_latency_only(layout):
-            again = [run_stage(root, "cost", True, add, {}), run_stage(root, "summary", True, add)]
+            again = [
+                run_stage(root, "cost", True, add, {}, server),
+                run_stage(root, "summary", True, add, None, server),
+            ]
             runs = merge_runs(runs, again)
     return runs

@@ -38,6 +38,6 @@ def shadow_waiting(location: str = "", root: Path = Path(), now: datetime | None
     """
     waiting = find_waiting(location, open_records())
     ended = [shadow(name, f"{location.rstrip('/')}/{name}", root, now, return_state=True) for name in waiting]
-    for state in ended:  # one that fails keeps no other from its turn
+    for state in ended:  # a failure does not block the other classes
         state.result()
     return waiting

@@ -1,1 +1,1 @@
-"""The outside world, one file per piece of it: what a flow calls, and what may import a tracker or an orchestrator."""
+"""What flows call, one file per part of the outside world; only tasks and flows import a tracker or an orchestrator."""

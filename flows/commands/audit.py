@@ -1,4 +1,4 @@
-"""`shadowline audit …`: what was done, by whom, and that it can be shown again."""
+"""`shadowline audit …`: the audit log, decision records, evidence packs and reproductions."""
 
 from __future__ import annotations
 

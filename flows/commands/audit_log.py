@@ -1,4 +1,4 @@
-"""`shadowline audit verify`, `log` and `keys`: whether the chain is whole, what it says, and who signs it."""
+"""`shadowline audit verify`, `log` and `keys`: verify the audit log, list its entries, and manage its keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ keys = typer.Typer(help="The keys that sign the chain, one after the other.", no
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Small letters, digits and '-'.")]
 _NUM_DIFFERENCES = 50  # that `verify` shows
-_NUM_CHANGES, _WIDTH = 4, 64  # changes that the table of `log` shows, and letters of a value
+_NUM_CHANGES, _WIDTH = 4, 64  # changes that the table of `log` shows, and characters of a value
 
 
 def verify(
@@ -51,14 +51,14 @@ def verify(
     from tasks.integrations.audit_log import verify_all
 
     records = open_records()
-    trusted = dict(_key(one) for one in trust) if trust else None
-    found = verify_all(records, trusted, Progress() if as_json else default_progress())
+    trusted = dict(_key(text) for text in trust) if trust else None
+    verification = verify_all(records, trusted, Progress() if as_json else default_progress())
     if as_json:
         waiting = {"num_noted": records.chain.num_noted(), "noted_since": records.chain.pending_since()}
-        typer.echo(json.dumps({**found.to_dict(), **waiting}))
+        typer.echo(json.dumps({**verification.to_dict(), **waiting}))
     else:
-        _say(found, records.chain)
-    raise typer.Exit(0 if found.sound else 1)
+        _say(verification, records.chain)
+    raise typer.Exit(0 if verification.sound else 1)
 
 
 def log(
@@ -72,13 +72,13 @@ def log(
 
     Example: `shadowline audit log --class solar_mono --kind phase --since 2026-01-05`
     """
-    found = open_records().chain.entries(utc(since), utc(until), kind or (), subject)
+    entries = open_records().chain.entries(utc(since), utc(until), kind or (), subject)
     if as_json:
-        for entry in found:
+        for entry in entries:
             typer.echo(json.dumps(entry.to_dict()))
         return
     table = Table("entry", "when", "by", "kind", "subject", "what")
-    for entry in found:
+    for entry in entries:
         cells = (str(entry.number), entry.at[:16].replace("T", " "), entry.by, entry.kind, entry.subject, _short(entry))
         table.add_row(*(escape(cell) for cell in cells))
     Console().print(table)
@@ -90,11 +90,11 @@ def list_keys(as_json: JsonOption = False) -> None:
 
     Example: `shadowline audit keys list`
     """
-    found = list(open_records().chain.entries(kinds=[EntryKind.KEY]))
-    ends = [one.number for one in found[1:]]
+    entries = list(open_records().chain.entries(kinds=[EntryKind.KEY]))
+    ends = [entry.number for entry in entries[1:]]
     rows = [
-        {"name": one.subject, **one.facts, "by": one.by, "from_entry": one.number, "to_entry": end}
-        for one, end in zip(found, [*ends, None], strict=False)
+        {"name": entry.subject, **entry.facts, "by": entry.by, "from_entry": entry.number, "to_entry": end}
+        for entry, end in zip(entries, [*ends, None], strict=False)
     ]
     if as_json:
         typer.echo(json.dumps(rows))
@@ -147,25 +147,25 @@ def _key(text: str) -> tuple[str, str]:
     return name, public.lower()
 
 
-def _say(found: Verification, chain: Chain) -> None:
-    if found.chain.last is not None:
-        last = found.chain.last
-        typer.echo(f"{found.chain.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
+def _say(result: Verification, chain: Chain) -> None:
+    if result.chain.last is not None:
+        last = result.chain.last
+        typer.echo(f"{result.chain.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
     if chain.num_noted():
         typer.secho(f"{chain.num_noted()} notes wait to be sealed, since {chain.pending_since()}", fg="yellow")
-    for line in _remarks(found):
+    for line in _remarks(result):
         typer.secho(line, fg="yellow")
-    for line in _faults(found):
+    for line in _faults(result):
         typer.secho(line, fg="red")
-    if found.sound:
-        typer.secho("sound" if found.chain.last else "sound: nothing is on record yet", fg="green")
+    if result.sound:
+        typer.secho("sound" if result.chain.last else "sound: nothing is on record yet", fg="green")
 
 
-def _remarks(found: Verification) -> Iterator[str]:
-    """What is no fault, and should be known."""
-    if found.registry.problem:
-        yield (f"the registry does not answer, was not heard as a witness, and not compared: {found.registry.problem}")
-    for table in found.tables:
+def _remarks(result: Verification) -> Iterator[str]:
+    """Warnings: what is not a fault, but should be known."""
+    if result.registry.problem:
+        yield (f"the registry does not answer, was not heard as a witness, and not compared: {result.registry.problem}")
+    for table in result.tables:
         if table.num_pending:
             yield f"{table.table}: {table.num_pending} of {table.num_rows} rows are not sealed yet"
         if table.num_older:
@@ -173,39 +173,39 @@ def _remarks(found: Verification) -> Iterator[str]:
                 f"{table.table}: {table.num_older} of {table.num_rows} rows are older than their full signature, and "
                 "compared by what their entries say"
             )
-    if found.num_late:
-        yield f"pairs: {found.num_late} were sealed after others of their hour"
-    if found.registry.num_older:
-        yield f"registry: {found.registry.num_older} registrations are older than the signature of their metrics"
-    if found.is_fresh and found.unwitnessed_since is not None:
-        yield f"unwitnessed since entry {found.unwitnessed_since}: freshly begun, nothing outside knows of it yet"
+    if result.num_late:
+        yield f"pairs: {result.num_late} were sealed after others of their hour"
+    if result.registry.num_older:
+        yield f"registry: {result.registry.num_older} registrations are older than the signature of their metrics"
+    if result.is_fresh and result.unwitnessed_since is not None:
+        yield f"unwitnessed since entry {result.unwitnessed_since}: freshly begun, nothing outside knows of it yet"
 
 
-def _faults(found: Verification) -> Iterator[str]:
-    if not found.chain.sound:
-        yield f"not sound from entry {found.chain.first_bad} on: {found.chain.reason}"
+def _faults(result: Verification) -> Iterator[str]:
+    if not result.chain.sound:
+        yield f"not sound from entry {result.chain.first_bad} on: {result.chain.reason}"
         yield "the tables and the registry were not compared: there is no chain to hold them to"
-    for line in found.absent:
+    for line in result.absent:
         yield f"witness absent: {line}"
-    if found.chain.sound and found.unwitnessed_since is not None and not found.is_fresh:
+    if result.chain.sound and result.unwitnessed_since is not None and not result.is_fresh:
         yield (
-            f"unwitnessed since entry {found.unwitnessed_since}: nothing outside of the database knows of the entries "
+            f"unwitnessed since entry {result.unwitnessed_since}: nothing outside of the database knows of the entries "
             "from there on"
         )
-    for difference in found.differences[:_NUM_DIFFERENCES]:
+    for difference in result.differences[:_NUM_DIFFERENCES]:
         yield str(difference)
-    if len(found.differences) > _NUM_DIFFERENCES:
-        yield f"and {len(found.differences) - _NUM_DIFFERENCES} more differences; --json lists them all"
+    if len(result.differences) > _NUM_DIFFERENCES:
+        yield f"and {len(result.differences) - _NUM_DIFFERENCES} more differences; --json lists them all"
 
 
 def _short(entry: Entry) -> str:
-    """The plain values of the body; what is nested by its name, but for a few changes."""
+    """The plain values of the body; nested values as …, except for a few changes."""
     try:
         facts = entry.facts
-    except ValueError:  # which `verify` will not pass over
+    except ValueError:  # `verify` reports it
         return entry.body[:200]
-    told = {name: "…" if isinstance(value, dict | list) else value for name, value in facts.items()}
+    shown = {name: "…" if isinstance(value, dict | list) else value for name, value in facts.items()}
     changed = facts.get("changed", {})
     if 0 < len(changed) <= _NUM_CHANGES:
-        told["changed"] = ", ".join(f"{name} {one['from']} → {one['to']}" for name, one in changed.items())
-    return ", ".join(f"{name}: {str(value)[:_WIDTH]}" for name, value in told.items() if value not in (None, ""))
+        shown["changed"] = ", ".join(f"{name} {change['from']} → {change['to']}" for name, change in changed.items())
+    return ", ".join(f"{name}: {str(value)[:_WIDTH]}" for name, value in shown.items() if value not in (None, ""))

@@ -1,4 +1,4 @@
-"""`shadowline backup` and `shadowline restore`: all that a plant would miss, and a project again from it."""
+"""`shadowline backup` and `shadowline restore`: back up a project's data, and restore a project from a backup."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def restore(
 
     Example: `shadowline restore /mnt/backup/20260105T060000Z /srv/inspection`
     """
-    from tasks.backup.restore import restore as really
+    from tasks.backup.restore import restore as restore_backup
 
-    done = really(location, folder, _progress(as_json))
+    done = restore_backup(location, folder, _progress(as_json))
     if as_json:
         typer.echo(json.dumps(asdict(done)))
     else:
@@ -79,8 +79,8 @@ def _print_restore(done: RestoreDone) -> None:
     )
     typer.echo(f"audit chain: {done.num_entries} entries, sound")
     typer.echo(f"registered: {len(done.registered)} versions; tried {done.inspector or 'none'}")
-    for one in done.inspected:
-        typer.echo(f"  {one.class_name}: {Path(one.image).name[:16]} {one.decision}, score {one.score:.2f}")
+    for check in done.inspected:
+        typer.echo(f"  {check.class_name}: {Path(check.image).name[:16]} {check.decision}, score {check.score:.2f}")
     stale = ", ".join(done.stale)
     typer.echo(f"dvc: stale are {stale}" if stale else "dvc: everything is up to date")
     for name, value in done.environment.items():

@@ -1,4 +1,4 @@
-"""`shadowline audit decision`: the record of one inspected part, and the part scored again."""
+"""`shadowline audit decision`: the record of one inspected part, with its image scored again."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def decision(
 
 def _in_words(drawn: DecisionReport) -> str:
     record, entry = drawn.record, drawn.entry
-    said, model, calibration = record.decision, record.model, record.calibration
+    statement, model, calibration = record.decision, record.model, record.calibration
     lines = [
         f"part         {record.part.number or 'without a number'} ({record.part.class_name})",
-        f"decision     {said.decision}: score {said.score:.4g}, threshold {said.threshold:.4g}",
-        f"model        {model.name or 'unknown'} {model.version}, {said.fingerprint[:12]}…",
+        f"decision     {statement.decision}: score {statement.score:.4g}, threshold {statement.threshold:.4g}",
+        f"model        {model.name or 'unknown'} {model.version}, {statement.fingerprint[:12]}…",
         f"calibration  {'valid' if calibration.valid else 'not valid: ' + '; '.join(calibration.problems)}",
         f"shown again  {record.rerun.reason}",
         f"on record    entry {entry.number} of the audit chain, signed with {entry.key}",

@@ -1,4 +1,4 @@
-"""`shadowline enroll …`, `enrolment …` and `bank …`: new products, and more images of those that are there."""
+"""`shadowline enroll …`, `enrolment …` and `bank …`: new products, and more images of existing products."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def status(as_json: JsonOption = False) -> None:
     """
     from tasks.enrolment.enrolment import list_enrolments
 
-    found = list_enrolments(Path())
+    products = list_enrolments(Path())
     if as_json:
-        typer.echo(json.dumps([asdict(product) for product in found]))
+        typer.echo(json.dumps([asdict(product) for product in products]))
         return
     table = Table("class", "normal images", "defects", "answers by", "AUROC of the starter", "next")
-    for product in found:
+    for product in products:
         auroc = "-" if product.auroc is None else f"{product.auroc:.3f}"
         counts = (str(product.num_normal), str(product.num_defects))
         table.add_row(product.class_name, *counts, product.reached or "nothing yet", auroc, _next(product))

@@ -1,4 +1,4 @@
-"""`shadowline legacy …`: take legacy models on record, look at them, get one back from its archive."""
+"""`shadowline legacy …`: register legacy models, list them, restore a model from its archive."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def import_legacy(
     models = [validate_legacy_model(name, place, params, layout, stated) for name, place in chosen.items()]
     versions = register_legacy_models(models, params.registry.experiment, datetime.now(UTC))
     if as_json:
-        typer.echo(json.dumps([{**asdict(one), "uri": one.uri} for one in versions]))
+        typer.echo(json.dumps([{**asdict(version), "uri": version.uri} for version in versions]))
         return
     table = Table("class", "version", "kind", "AUROC", "test images", "MB", "fingerprint")
     for version in versions:
@@ -70,15 +70,15 @@ def list_models(as_json: JsonOption = False) -> None:
     """
     from tasks.rollout.legacy_models import list_legacy
 
-    found = list_legacy()
+    models = list_legacy()
     if as_json:
-        typer.echo(json.dumps([_as_dict(one) for one in found]))
+        typer.echo(json.dumps([_as_dict(model) for model in models]))
         return
     table = Table("class", "location", "kind", "AUROC", "registered", "proven archive", "fingerprint")
-    for one in found:
-        place, tags = one.place, one.tags
-        known = (tags.get("kind", ""), _short(tags.get("auroc")), "yes" if one.is_registered else "deleted")
-        table.add_row(place.class_name, place.location, *known, one.archive or "no", place.fingerprint[:12])
+    for model in models:
+        place, tags = model.place, model.tags
+        facts = (tags.get("kind", ""), _short(tags.get("auroc")), "yes" if model.is_registered else "deleted")
+        table.add_row(place.class_name, place.location, *facts, model.archive or "no", place.fingerprint[:12])
     Console().print(table)
 
 
@@ -98,19 +98,19 @@ def restore(
 
 
 def _chosen(class_name: str | None, location: str | None, all_classes: bool) -> dict[str, str]:
-    """Class → where its model lies."""
+    """Class → location of its model."""
     if class_name and location and not all_classes:
         return {class_name: location}
     if class_name or location or not all_classes:
         raise ValueError("legacy import: give CLASS and LOCATION, or --all")
-    found = {path.name: str(path) for path in sorted(Layout().legacy("*").parent.glob("*")) if path.is_dir()}
-    if not found:
+    locations = {path.name: str(path) for path in sorted(Layout().legacy("*").parent.glob("*")) if path.is_dir()}
+    if not locations:
         raise ValueError("legacy import --all: models/legacy is empty; run `shadowline retrain` or name a model")
-    return found
+    return locations
 
 
-def _as_dict(one: LegacyStatus) -> dict[str, object]:
-    return {**asdict(one.place), "registered": one.is_registered, "archive": one.archive, "tags": one.tags}
+def _as_dict(model: LegacyStatus) -> dict[str, object]:
+    return {**asdict(model.place), "registered": model.is_registered, "archive": model.archive, "tags": model.tags}
 
 
 def _short(number: str | None) -> str:

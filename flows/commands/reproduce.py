@@ -1,4 +1,4 @@
-"""`shadowline audit reproduce`: a registered version made again, and compared with its record."""
+"""`shadowline audit reproduce`: reproduce a registered version, and compare it with its record."""
 
 from __future__ import annotations
 
@@ -36,49 +36,51 @@ def reproduce(
     """
     from flows.audit import audit
 
-    found, path = audit(version, Path(), verify_only, keep)
+    result, path = audit(version, Path(), verify_only, keep)
     if as_json:
-        typer.echo(json.dumps({**found.to_dict(), "result": str(path)}))
+        typer.echo(json.dumps({**result.to_dict(), "result": str(path)}))
     else:
-        _print(found, path)
-    raise typer.Exit(1 if found.finding == "different" else 0)
+        _print(result, path)
+    raise typer.Exit(1 if result.finding == "different" else 0)
 
 
-def _print(found: ReproductionResult, path: Path) -> None:
-    what = "read" if found.verify_only else "made again"
+def _print(result: ReproductionResult, path: Path) -> None:
+    what = "read" if result.verify_only else "made again"
     table = Table(
-        "stage", "finding", "outputs", "seconds", title=f"{found.version}, {what} from {found.git_commit[:12]}"
+        "stage", "finding", "outputs", "seconds", title=f"{result.version}, {what} from {result.git_commit[:12]}"
     )
-    for stage in found.stages:
+    for stage in result.stages:
         verdict = f"{stage.finding}{', inherited' if stage.inherited else ''}{_say(escape(stage.failure))}"
         seconds = f"{stage.seconds:.1f}" if stage.seconds else "-"
         table.add_row(stage.name, verdict, _counts(stage.items), seconds)
-    for name, items in (("package", found.package), ("registry", found.artifact), ("metrics", found.metrics)):
+    for name, items in (("package", result.package), ("registry", result.artifact), ("metrics", result.metrics)):
         if items:
             table.add_row(f"[bold]{name}[/]", str(_worst(items)), _counts(items), "-")
     console = Console()
     console.print(table)
-    for line in _remarks(found):
+    for line in _remarks(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    colour = "red" if found.finding == "different" else "green"
-    console.print(f"[{colour}]{found.finding}[/] · {found.seconds:.0f} s · {path}")
+    colour = "red" if result.finding == "different" else "green"
+    console.print(f"[{colour}]{result.finding}[/] · {result.seconds:.0f} s · {path}")
 
 
-def _remarks(found: ReproductionResult) -> Iterable[str]:
-    """What differs, what could not be made again, and what the environment says of it."""
-    if found.first_divergence:
-        yield f"first stage that diverges: {found.first_divergence}"
-    stages = [item for stage in found.stages for item in stage.items]
-    bad = [one for one in (*stages, *found.package, *found.artifact, *found.metrics) if one.finding in _bad()]
-    yield from (f"  {one.subject}: {one.finding}{_say(one.note)}" for one in bad[:_NUM_NAMED])
+def _remarks(result: ReproductionResult) -> Iterable[str]:
+    """Lines on what differs, what could not be reproduced, and how the environment differs."""
+    if result.first_divergence:
+        yield f"first stage that diverges: {result.first_divergence}"
+    stage_items = [item for stage in result.stages for item in stage.items]
+    bad = [
+        item for item in (*stage_items, *result.package, *result.artifact, *result.metrics) if item.finding in _bad()
+    ]
+    yield from (f"  {item.subject}: {item.finding}{_say(item.note)}" for item in bad[:_NUM_NAMED])
     if len(bad) > _NUM_NAMED:
         yield f"  and {len(bad) - _NUM_NAMED} more"
-    yield from sorted({f"as archived: {one.note}" for one in stages if one.finding == "as archived"})
-    if not found.environment_known:
+    yield from sorted({f"as archived: {item.note}" for item in stage_items if item.finding == "as archived"})
+    if not result.environment_known:
         yield "environment: not on record"
-    yield from (f"environment: {one}" for one in found.environment)
-    if not found.verify_only:
-        yield f"metrics may be {found.metric_tolerance} apart; times and memory are measured anew, not compared"
+    yield from (f"environment: {difference}" for difference in result.environment)
+    if not result.verify_only:
+        yield f"metrics may be {result.metric_tolerance} apart; times and memory are measured anew, not compared"
 
 
 def _say(note: str) -> str:
@@ -86,8 +88,8 @@ def _say(note: str) -> str:
 
 
 def _counts(items: Iterable[Item]) -> str:
-    found = [str(item.finding) for item in items]
-    return " · ".join(f"{found.count(fromkey)} {fromkey}" for fromkey in dict.fromkeys(found))
+    findings = [str(item.finding) for item in items]
+    return " · ".join(f"{findings.count(finding)} {finding}" for finding in dict.fromkeys(findings))
 
 
 def _worst(items: Iterable[Item]) -> str:

@@ -90,7 +90,7 @@ def models(as_json: JsonOption = False) -> None:
 
     versions = list_versions(load_params(Layout().params).registry.model_name)
     if as_json:
-        typer.echo(json.dumps([one.__dict__ for one in versions]))
+        typer.echo(json.dumps([version.__dict__ for version in versions]))
         return
     table = Table("version", "aliases", "verdict", "commit", "fingerprint")
     for version in versions:
@@ -119,7 +119,7 @@ def promote(
 
 
 def _run(as_json: bool, remeasure: bool = False) -> bool:
-    """Whether all gates passed."""
+    """Run the flow and print its result; returns whether all gates passed."""
     from flows.retrain import retrain as flow
     from tasks.integrations.dvc_pipeline import StageFailedError
     from tasks.integrations.git import RepositoryError
@@ -146,8 +146,8 @@ def _migrate() -> None:
     started = time.monotonic()
     result = run_demo_migration()
     ticks = f"{result.num_ticks + result.num_idle} ticks, {result.num_idle} of them without news"
-    story = f"migration: {ticks}, run in {time.monotonic() - started:.0f} s, {result.stop_reason}"
-    typer.echo(f"{story}; `shadowline rollout history` lists every move")
+    line = f"migration: {ticks}, run in {time.monotonic() - started:.0f} s, {result.stop_reason}"
+    typer.echo(f"{line}; `shadowline rollout history` lists every move")
     raise typer.Exit(0 if result.stop_reason is StopReason.FINISHED else 1)
 
 

@@ -1,4 +1,4 @@
-"""`shadowline review …`: parts that wait for an inspector, and what the inspector says of them."""
+"""`shadowline review …`: list the parts that wait for an inspector, and label them."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def label_part(
 
 def _check_class(class_name: str, records: Records) -> None:
     """Raises ValueError for a class that has no model and is not in the rollout: no part of it can wait."""
-    known = {cls.class_name for cls in records.rollout.state().classes} | records.locations.known_models().keys()
-    if class_name not in known:
+    class_names = {cls.class_name for cls in records.rollout.state().classes} | records.locations.known_models().keys()
+    if class_name not in class_names:
         raise ValueError(
-            f"class {class_name!r}: no model of it is known here; known are {', '.join(sorted(known)) or 'none'}"
+            f"class {class_name!r}: no model of it is known here; known are {', '.join(sorted(class_names)) or 'none'}"
         )
 
 
 def _print(described: list[dict[str, Any]]) -> None:
-    """The beginning of an id stays in one piece at every width: `shadowline review label` takes it."""
+    """Print the table. The shown beginning of an id is never wrapped, since `shadowline review label` takes it."""
     from shadowline.records.image_ids import SHOWN_DIGITS
 
     image = Column("image", no_wrap=True, min_width=SHOWN_DIGITS)

@@ -81,17 +81,17 @@ def status(as_json: JsonOption = False) -> None:
     ahead = look_ahead(records, challenger_if_known(params.registry.model_name), datetime.now(UTC), params)
     if as_json:
         classes = [cls.to_dict() for cls in state.classes]
-        todo = [{**one.action.__dict__, "last_error": one.last_error} for one in pending]
-        found = {"revision": state.revision, "classes": classes, "waiting": ahead.waiting, "pending": todo}
-        typer.echo(json.dumps(found))
+        todo = [{**entry.action.__dict__, "last_error": entry.last_error} for entry in pending]
+        report = {"revision": state.revision, "classes": classes, "waiting": ahead.waiting, "pending": todo}
+        typer.echo(json.dumps(report))
         return
     _print_state(state)
     _print_alarms(state)
     for line in ahead.waiting:
         typer.secho(f"waits for {line}", fg="yellow")
-    for one in pending:
-        error = f": {one.last_error}" if one.last_error else ""
-        typer.secho(f"to be done: {one.action.kind} {one.action.class_name}{error}", fg="yellow")
+    for entry in pending:
+        error = f": {entry.last_error}" if entry.last_error else ""
+        typer.secho(f"to be done: {entry.action.kind} {entry.action.class_name}{error}", fg="yellow")
 
 
 @app.command("advance")
@@ -108,7 +108,9 @@ def advance(as_json: JsonOption = False) -> None:
     moves = [event for event in result.events if event.is_move]
     if as_json:
         typer.echo(
-            json.dumps({"reason": result.reason, "waiting": result.waiting, "moves": [_as_dict(m) for m in moves]})
+            json.dumps(
+                {"reason": result.reason, "waiting": result.waiting, "moves": [_as_dict(move) for move in moves]}
+            )
         )
     else:
         _print_step(result)
@@ -133,9 +135,9 @@ def approve(
             needs = f"what comes next and needs a person's word is {awaited}" if awaited else "nothing needs a word now"
             raise ValueError(f"class {name!r} is in {state.of(name).phase}: {needs}, not {target}")
     for name in classes:
-        one = state.of(name)
-        records.approvals.approve(Approval(name, target, one.legacy, one.candidate, by), now)
-        typer.echo(f"{name} may enter {target} with {one.candidate[:12]} in the place of {one.legacy[:12]}")
+        cls = state.of(name)
+        records.approvals.approve(Approval(name, target, cls.legacy, cls.candidate, by), now)
+        typer.echo(f"{name} may enter {target} with {cls.candidate[:12]} in the place of {cls.legacy[:12]}")
 
 
 @app.command("hold")
@@ -225,16 +227,16 @@ def history(
     """
     store = open_records().rollout
     if class_name is not None:
-        store.state().of(class_name)  # refuses one that is not in the rollout
+        store.state().of(class_name)  # raises ValueError for a class that is not in the rollout
     events = list(changes_of_place(store.events(class_name)))
     if as_json:
         typer.echo(json.dumps([_as_dict(event) for event in events]))
         return
     table = Table("when", "class", "wave", "from", "to", "share", "by", "why")
     for event in events:
-        one = event.after
-        place = (_wave(one), event.source or "", one.phase, f"{one.share:.0%}")
-        table.add_row(f"{event.at:%Y-%m-%d %H:%M}", one.class_name, *place, event.by, one.reason)
+        cls = event.after
+        place = (_wave(cls), event.source or "", cls.phase, f"{cls.share:.0%}")
+        table.add_row(f"{event.at:%Y-%m-%d %H:%M}", cls.class_name, *place, event.by, cls.reason)
     Console().print(table)
 
 
@@ -265,22 +267,22 @@ def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
 
 
 def _as_dict(event: Event) -> dict[str, object]:
-    one = event.after
+    cls = event.after
     return {
         "revision": event.revision,
         "at": event.at.isoformat(),
-        "class_name": one.class_name,
+        "class_name": cls.class_name,
         "from": event.source,
-        "to": one.phase,
-        "share": one.share,
-        "wave": one.wave,
+        "to": cls.phase,
+        "share": cls.share,
+        "wave": cls.wave,
         "by": event.by,
-        "reason": one.reason,
+        "reason": cls.reason,
     }
 
 
-def _wave(one: ClassState) -> str:
-    return {NEW_PRODUCT: "new", STAYS: "stays"}.get(one.wave, str(one.wave))
+def _wave(cls: ClassState) -> str:
+    return {NEW_PRODUCT: "new", STAYS: "stays"}.get(cls.wave, str(cls.wave))
 
 
 def _print_state(state: RolloutState) -> None:

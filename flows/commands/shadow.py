@@ -1,4 +1,4 @@
-"""`shadowline shadow …` and `shadowline feedback`: both models on the same images, and what inspectors say of them."""
+"""`shadowline shadow …` and `shadowline feedback`: both models on the same images, and the labels of inspectors."""
 
 from __future__ import annotations
 
@@ -78,20 +78,20 @@ def status(as_json: JsonOption = False) -> None:
 
     params, records = load_params(Layout().params), open_records()
     now = datetime.now(UTC)
-    at_work = [cls for cls in records.rollout.state().classes if cls.standing in CANDIDATE_JUDGES]
-    known = [read_evidence(records.pairs.engine, one, now, params.rollout) for one in at_work]
+    classes = [cls for cls in records.rollout.state().classes if cls.standing in CANDIDATE_JUDGES]
+    all_evidence = [read_evidence(records.pairs.engine, cls, now, params.rollout) for cls in classes]
     rows = [
-        (one, weigh(one, evidence, (), params.shadow, params.rollout).verdict, _correlation(records, one))
-        for one, evidence in zip(at_work, known, strict=True)
+        (cls, weigh(cls, evidence, (), params.shadow, params.rollout).verdict, _correlation(records, cls))
+        for cls, evidence in zip(classes, all_evidence, strict=True)
     ]
-    rates = [estimate_rates(evidence.table, params.shadow.confidence) for evidence in known]
+    rates = [estimate_rates(evidence.table, params.shadow.confidence) for evidence in all_evidence]
     if as_json:
         typer.echo(json.dumps([_as_dict(*row, rate) for row, rate in zip(rows, rates, strict=True)]))
     else:
         _print(rows)
-        for (one, _, _), rate in zip(rows, rates, strict=True):
+        for (cls, _, _), rate in zip(rows, rates, strict=True):
             for model, errors in (("candidate", rate.candidate), ("legacy model", rate.legacy)):
-                typer.echo(f"{one.class_name}, {model}: missed defects {errors.missed_defects}")
+                typer.echo(f"{cls.class_name}, {model}: missed defects {errors.missed_defects}")
                 typer.echo(f"    false alarms on good parts {errors.false_alarms}")
     raise typer.Exit(1 if any(verdict.outcome is VerdictOutcome.FAIL for _, verdict, _ in rows) else 0)
 
@@ -109,8 +109,8 @@ def gallery(
     from shadowline.report.disagreements import build_gallery
 
     records = open_records()
-    one = records.rollout.state().of(class_name)
-    page = build_gallery(one, records, load_params(Layout().params), out, limit, default_progress())
+    cls = records.rollout.state().of(class_name)
+    page = build_gallery(cls, records, load_params(Layout().params), out, limit, default_progress())
     typer.echo(page)
 
 
@@ -134,19 +134,19 @@ def feedback(
     typer.echo(f"{class_name} {image_id[:12]}: {label}, says {by}")
 
 
-def _correlation(records: Records, one: ClassState) -> float | None:
+def _correlation(records: Records, cls: ClassState) -> float | None:
     from shadowline.evaluation.agreement import score_correlation
 
-    scores = records.pairs.scores(one.class_name, one.candidate, one.legacy)
+    scores = records.pairs.scores(cls.class_name, cls.candidate, cls.legacy)
     return score_correlation(scores["candidate_score"], scores["legacy_score"])
 
 
 def _as_dict(
-    one: ClassState, verdict: ShadowVerdict, correlation: float | None, rates: ReviewRates
+    cls: ClassState, verdict: ShadowVerdict, correlation: float | None, rates: ReviewRates
 ) -> dict[str, object]:
     return {
-        "class_name": one.class_name,
-        "phase": one.phase,
+        "class_name": cls.class_name,
+        "phase": cls.phase,
         "outcome": verdict.outcome,
         "reasons": verdict.reasons,
         "score_correlation": correlation,
@@ -165,12 +165,12 @@ def _without_nan(value: Any) -> Any:
 def _print(rows: list[tuple[ClassState, ShadowVerdict, float | None]]) -> None:
     colours = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
     table = Table("class", "phase", "verdict", "agreement", "settled", "κ", "ρ", "McNemar p", "why")
-    for one, verdict, correlation in rows:
-        found = verdict.agreement
-        numbers = (_number(found.kappa), _number(correlation), _number(found.mcnemar_p))
+    for cls, verdict, correlation in rows:
+        agreement = verdict.agreement
+        numbers = (_number(agreement.kappa), _number(correlation), _number(agreement.mcnemar_p))
         outcome = f"[{colours[verdict.outcome]}]{verdict.outcome}[/]"
-        cells = (str(found.agreement), str(found.settled), *numbers, "; ".join(verdict.reasons))
-        table.add_row(one.class_name, one.phase, outcome, *cells)
+        cells = (str(agreement.agreement), str(agreement.settled), *numbers, "; ".join(verdict.reasons))
+        table.add_row(cls.class_name, cls.phase, outcome, *cells)
     Console().print(table)
 
 

@@ -1,1 +1,1 @@
-"""The audit: a signed chain of what was done, decisions that can be shown again, and packs of evidence."""
+"""Audits: reproducing a version, the record of a single decision, and evidence packs."""

@@ -1,11 +1,11 @@
-"""What was registered, compared with what came out when it was made again.
+"""Compares a registered version with its reproduction.
 
-    items = compare_step(recorded, made, archived)              # output by output, by the hashes of the two locks
-    metrics = compare_metrics(logged_summary, made_summary)     # number by number
+    items = compare_step(recorded, reproduced, archived)            # output by output, by the hashes of the two locks
+    metrics = compare_metrics(logged_summary, reproduced_summary)   # number by number
     ReproductionResult(…).finding                               # identical | within tolerance | different
 
-Hashes are strict. Another processor or library rounds the last bits otherwise, and then no file that holds weights has
-the same hash: only where the environment is known to differ do the metrics decide in the place of the files.
+Hashes are strict. Another processor or library rounds the last bits differently, and then no file that holds weights
+has the same hash: only where the environment is known to differ do the metrics decide instead of the files.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-METRIC_TOLERANCE = 0.001  # one pair of images in a thousand that changes its order moves an AUROC so far
+METRIC_TOLERANCE = 0.001  # an AUROC moves by this much when one pair of images in a thousand changes its order
 MEASURED = frozenset({"data/cost.json", "data/summary.json", "data/validation/docs"})  # hold times or memory
 _MEASURED_METRICS = ("latency_ms.", "latency_measurement.", "memory.", "checks.latency_ms.", "checks.memory_mb.")
 
 
 class Finding(StrEnum):
-    """What a comparison of one thing came to."""
+    """The result of comparing one item."""
 
     IDENTICAL = "identical"  # byte for byte, or the same number
     WITHIN = "within tolerance"  # a number, by METRIC_TOLERANCE
     DIFFERENT = "different"
     MISSING = "missing"  # on record, and no longer there
-    ANEW = "measured anew, not compared"  # times and memory, and pages that name the moment of their making
-    ARCHIVED = "as archived"  # not made again, but taken from the remote, and verified by its hash
+    ANEW = "measured anew, not compared"  # times, memory, and pages that name the time of their writing
+    ARCHIVED = "as archived"  # not reproduced, but taken from the remote, and verified by its hash
     UNKEPT = "not kept"  # by design; only a run makes it
 
 
@@ -43,12 +43,12 @@ class Item:
     subject: str
     finding: Finding
     note: str = ""
-    inherited: bool = False  # different because what it was made of is
+    inherited: bool = False  # different because its inputs are
 
 
 @dataclass(frozen=True)
 class Output:
-    """One output of a stage, as a lock has it."""
+    """One output of a stage, as in a dvc.lock."""
 
     path: str
     md5: str  # of DVC; ends with .dir for a folder
@@ -57,7 +57,7 @@ class Output:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """One stage of dvc.yaml for one class, as a lock has it."""
+    """One stage of dvc.yaml for one class, as in a dvc.lock."""
 
     name: str  # import@bolt
     deps: Mapping[str, str]  # path → md5
@@ -74,8 +74,8 @@ class StageOutcome:
 
     name: str
     items: tuple[Item, ...]
-    seconds: float = 0.0  # of computing it; 0: it was not
-    failure: str = ""  # why it did not come to its end
+    seconds: float = 0.0  # of computing it; 0: it was not computed
+    failure: str = ""  # why it did not finish
 
     @property
     def finding(self) -> Finding:
@@ -85,22 +85,22 @@ class StageOutcome:
 
     @property
     def inherited(self) -> bool:
-        """It differs, and only because what it was made of does."""
+        """Whether it differs, and only because its inputs do."""
         bad = [item for item in self.items if item.finding in BAD]
         return bool(bad) and not self.failure and all(item.inherited for item in bad)
 
 
 @dataclass(frozen=True)
 class ReproductionResult:
-    """What an attempt at making a version again came to."""
+    """The result of an attempt to reproduce a version."""
 
     version: str  # models:/inspector/3
     git_commit: str
     verify_only: bool
-    environment: tuple[str, ...]  # what is another one than when the version was made
-    environment_known: bool  # False: of what it was made with, nothing is on record
+    environment: tuple[str, ...]  # what differs from when the version was made
+    environment_known: bool  # False: the environment of the version is not on record
     stages: tuple[StageOutcome, ...]
-    package: tuple[Item, ...]  # files of the package that was made, against the registered ones
+    package: tuple[Item, ...]  # files of the reproduced package, against the registered ones
     artifact: tuple[Item, ...]  # what the registry holds, against what the remote and the records hold
     metrics: tuple[Item, ...]
     started_at: str  # UTC
@@ -109,27 +109,27 @@ class ReproductionResult:
 
     @property
     def finding(self) -> Finding:
-        """Identical, within tolerance or different, of everything together."""
+        """The finding on everything together: identical, within tolerance or different."""
         strict = worst((*self.artifact, *self.metrics, *self._failures))
         if strict in BAD:
             return Finding.DIFFERENT
-        made = [item for stage in self.stages for item in stage.items] + list(self.package)
-        if worst(made) not in BAD:
+        reproduced = [item for stage in self.stages for item in stage.items] + list(self.package)
+        if worst(reproduced) not in BAD:
             return strict if strict is Finding.WITHIN else Finding.IDENTICAL
-        lost = any(item.finding is Finding.MISSING for item in made)
+        lost = any(item.finding is Finding.MISSING for item in reproduced)
         elsewhere = self.environment_known and bool(self.environment)
         return Finding.WITHIN if elsewhere and not (lost or self.verify_only) else Finding.DIFFERENT
 
     @property
     def first_divergence(self) -> str | None:
-        """The first stage that came out otherwise although its inputs did not."""
+        """The first stage that differs although its inputs do not; None where no stage does."""
         return next((stage.name for stage in self.stages if stage.finding in BAD and not stage.inherited), None)
 
     @property
     def num_items(self) -> dict[str, int]:
-        """Finding → how many things it was found of."""
-        found = [item.finding for item in self._items()]
-        return {str(one): found.count(one) for one in Finding if one in found}
+        """Finding → number of its items; findings without items are left out."""
+        findings = [item.finding for item in self._items()]
+        return {str(finding): findings.count(finding) for finding in Finding if finding in findings}
 
     def to_dict(self) -> dict[str, Any]:
         stages = [{**asdict(stage), "finding": stage.finding, "inherited": stage.inherited} for stage in self.stages]
@@ -147,35 +147,37 @@ class ReproductionResult:
 
 
 def worst(items: Iterable[Item]) -> Finding:
-    """The gravest finding of all; of none, identical."""
-    found = {item.finding for item in items}
-    for one in (Finding.MISSING, Finding.DIFFERENT, Finding.WITHIN, Finding.IDENTICAL, Finding.ARCHIVED):
-        if one in found:
-            return one
-    return next(iter(found), Finding.IDENTICAL)
+    """The gravest finding of all items; identical for no items."""
+    findings = {item.finding for item in items}
+    for finding in (Finding.MISSING, Finding.DIFFERENT, Finding.WITHIN, Finding.IDENTICAL, Finding.ARCHIVED):
+        if finding in findings:
+            return finding
+    return next(iter(findings), Finding.IDENTICAL)
 
 
-def compare_step(recorded: StageRecord, made: StageRecord, archived: str = "") -> tuple[Item, ...]:
-    """Output by output; `archived` says why the step was not made again."""
-    moved = sorted(path for path, md5 in recorded.deps.items() if path not in MEASURED and made.deps.get(path) != md5)
-    new = {out.path: out.md5 for out in made.outs}
+def compare_step(recorded: StageRecord, reproduced: StageRecord, archived: str = "") -> tuple[Item, ...]:
+    """Output by output; `archived` says why the step was not reproduced."""
+    moved = sorted(
+        path for path, md5 in recorded.deps.items() if path not in MEASURED and reproduced.deps.get(path) != md5
+    )
+    new = {out.path: out.md5 for out in reproduced.outs}
     return tuple(_compare_output(out, new.get(out.path), moved, archived) for out in recorded.outs)
 
 
-def _compare_output(out: Output, made: str | None, moved: Sequence[str], archived: str) -> Item:
+def _compare_output(out: Output, reproduced: str | None, moved: Sequence[str], archived: str) -> Item:
     if archived:
         return Item(out.path, Finding.ARCHIVED if out.kept else Finding.UNKEPT, archived)
     if out.path in MEASURED:
         return Item(out.path, Finding.ANEW)
-    if made == out.md5:
+    if reproduced == out.md5:
         return Item(out.path, Finding.IDENTICAL)
-    note = f"md5 {made or 'none'}, on record {out.md5}"
+    note = f"md5 {reproduced or 'none'}, on record {out.md5}"
     inherited = f"inherited: {', '.join(moved)} {'differs' if len(moved) == 1 else 'differ'}; " if moved else ""
     return Item(out.path, Finding.DIFFERENT, inherited + note, inherited=bool(moved))
 
 
 def compare_files(recorded: Mapping[str, str], found: Mapping[str, str], where: str) -> tuple[Item, ...]:
-    """Path → hash of what is on record, against the same of what is there; `where` says of what, in a note."""
+    """Compare recorded hashes with those found, both by path; `where` names the place of the found files in notes."""
     items = []
     for path in sorted({*recorded, *found}):
         if path not in found:
@@ -190,9 +192,9 @@ def compare_files(recorded: Mapping[str, str], found: Mapping[str, str], where: 
     return tuple(items)
 
 
-def compare_metrics(logged: Mapping[str, Any], made: Mapping[str, Any]) -> tuple[Item, ...]:
+def compare_metrics(logged: Mapping[str, Any], reproduced: Mapping[str, Any]) -> tuple[Item, ...]:
     """Every value of two summaries (data/summary.json); numbers may be METRIC_TOLERANCE apart."""
-    before, after = flatten(logged), flatten(made)
+    before, after = flatten(logged), flatten(reproduced)
     return tuple(_compare_value(name, before.get(name), after.get(name)) for name in sorted({*before, *after}))
 
 
@@ -213,9 +215,9 @@ def _is_near(before: Any, after: Any) -> bool:
 
 
 def flatten(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted name → value; of the gates what they measured, their bound and whether they passed, not their words.
+    """Dotted name → value; of each gate what it measured, its bound and whether it passed, not its text.
 
-    The verdict follows from the gates, and on another day from other times: it is no value of its own.
+    The verdict itself is left out: it follows from the gates, and at another time from other measured times.
     """
     flat = dict(_leaves({name: value for name, value in summary.items() if name != "verdict"}))
     for check in summary["verdict"]["checks"]:

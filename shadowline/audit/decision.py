@@ -1,4 +1,4 @@
-"""The record of one decision, drawn up from what is known: was it due, and does it come out the same?
+"""Builds the record of one decision: did the rules in force lead to it, and does a re-run give the same?
 
 rerun = compare(decision_of(stored, "candidate"), score, threshold, environment, heatmap)
 record = build_record(case, rerun, now)          # pure; `tasks/audit/decision.py` gathers the case
@@ -35,7 +35,7 @@ from shadowline.rollout.state import ClassState, Event
 
 ROUNDING = 1e-5  # of a score, or of 1 where that is more; see docs/decisions/0018
 NOT_ASKED = "not asked"  # a model that does not judge in the phase
-_CLOCKS = timedelta(seconds=60)  # between the gateway's clock and the rollout's, the gateway's look included
+_CLOCKS = timedelta(seconds=60)  # between the gateway's clock and the rollout's, the gateway's polling included
 _MACHINE_MADE = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")  # trace ids that no caller chose
 
 
@@ -81,7 +81,7 @@ def build_record(case: DecisionEvidence, rerun: Rerun, now: datetime) -> Inspect
 def compare(
     on_record: ModelStatement, score: float, threshold: float, environment: str, heatmap: HeatMap | None
 ) -> Rerun:
-    """The word on record against what the same model says now."""
+    """Compare the recorded score of a model with the score that the same model gives now."""
     assert on_record.score is not None and on_record.threshold is not None  # it answered
     difference, rounding = score - on_record.score, ROUNDING * max(1.0, abs(on_record.score))
     outcome, reason = DecisionOutcome.DIFFERENT, ""
@@ -98,17 +98,17 @@ def compare(
 
 
 def decision_of(stored: StoredPair, side: Side) -> ModelStatement:
-    """The decision is the one that was stored, not the one that follows from the score."""
+    """One model's decision as it was stored, which need not be the one that follows from the score."""
     pair = stored.pair
     fingerprint = pair.candidate if side == "candidate" else pair.legacy
-    one, alarm = _judgement(pair, side), stored.alarms[side]
+    judged, alarm = _judgement(pair, side), stored.alarms[side]
     decision = None if alarm is None else Label.ANOMALOUS if alarm else Label.NORMAL
-    return ModelStatement(side, fingerprint, one.score, one.threshold, decision, one.error)
+    return ModelStatement(side, fingerprint, judged.score, judged.threshold, decision, judged.error)
 
 
 def _judgement(pair: Pair, side: Side) -> ModelDecision:
-    said = pair.candidate_said if side == "candidate" else pair.legacy_said
-    return said or ModelDecision(error=NOT_ASKED)
+    decision = pair.candidate_said if side == "candidate" else pair.legacy_said
+    return decision or ModelDecision(error=NOT_ASKED)
 
 
 def _part(case: DecisionEvidence) -> InspectedPart:
@@ -119,44 +119,44 @@ def _part(case: DecisionEvidence) -> InspectedPart:
 
 
 def _number(case: DecisionEvidence) -> str:
-    """What a caller sent as its trace id serves as the part's number."""
+    """The part's number; where none was given, a trace id that the caller chose serves as one."""
     trace_id = case.stored.pair.trace_id
     return case.number or ("" if _MACHINE_MADE.fullmatch(trace_id) else trace_id)
 
 
-def _feedback(words: Sequence[LabelEvent]) -> RecordedFeedback | None:
-    counting = [word for word in words if not word.superseded]
+def _feedback(labels: Sequence[LabelEvent]) -> RecordedFeedback | None:
+    counting = [label for label in labels if not label.superseded]
     if not counting:
         return None
-    word = counting[-1]
-    return RecordedFeedback(word.label, word.by, timestamp(word.at), word.note, len(words) - len(counting))
+    latest = counting[-1]
+    return RecordedFeedback(latest.label, latest.by, timestamp(latest.at), latest.note, len(labels) - len(counting))
 
 
 # --- what was in force ----------------------------------------------------------------------------------------------
 
 
 def _around(events: Sequence[Event], at: datetime) -> tuple[Event, ...]:
-    """The events in force at a moment, as far as clocks can tell: mostly one, the latest last."""
+    """The events in force at a moment, within the tolerance of the clocks: mostly one, the latest last."""
     begun = [event for event in events if event.at <= at + _CLOCKS]
     ended = sum(event.at <= at - _CLOCKS for event in begun)
     return tuple(begun[max(0, ended - 1) :])
 
 
 def _that_fits(around: Sequence[Event], stored: StoredPair) -> Event | None:
-    """The one by whose rule the answer was given; where none is, the latest."""
+    """The event under whose rule the answer was given; where none fits, the latest."""
     fitting = [event for event in around if not _misfit(event.after, stored)]
     return next(reversed(fitting or list(around)), None)
 
 
 def _misfit(state: ClassState, stored: StoredPair) -> str:
-    """Why this answer was not due in this state of the class; empty where it was."""
+    """Why the state of the class does not lead to this answer; empty where it does."""
     pair = stored.pair
     if not pair.candidate and state.standing in CANDIDATE_JUDGES:
         return f"the candidate was not asked in phase {state.standing}, in which it judges every part"
     candidate = state.candidate if pair.candidate else ""
-    for side, named, found in (("candidate", candidate, pair.candidate), ("legacy", state.legacy, pair.legacy)):
-        if named != found:
-            return f"the {side} model in force was {named[:12]}…, the pair names {found[:12]}…"
+    for side, named, recorded in (("candidate", candidate, pair.candidate), ("legacy", state.legacy, pair.legacy)):
+        if named != recorded:
+            return f"the {side} model in force was {named[:12]}…, the pair names {recorded[:12]}…"
     if pair.answered_by == "candidate" and not state.candidate_answers:
         return f"the candidate answered in phase {state.standing}, in which it answers nothing"
     failed = _judgement(pair, "candidate").error is not None
@@ -166,7 +166,7 @@ def _misfit(state: ClassState, stored: StoredPair) -> str:
 
 
 def _problems(case: DecisionEvidence, decided: ModelStatement, around: Sequence[Event]) -> Iterable[str]:
-    """Why the calibration was not in force for this part, or why nobody can say that it was."""
+    """Why the calibration was not in force for this part, or why that is unknown."""
     stored, pair = case.stored, case.stored.pair
     if stored.key != pair.key:
         yield "the pair's key does not fit its image, time and models: one of them was changed on record"
@@ -213,11 +213,11 @@ def _who(decided: ModelStatement, other: ModelStatement, position: float, event:
 
 def _by_what(decided: ModelStatement, calibration: CalibrationFacts) -> str:
     above = decided.decision is Label.ANOMALOUS
-    said = f"The part was {'stopped' if above else 'passed'}: its score is {'above' if above else 'not above'} the "
+    sentence = f"The part was {'stopped' if above else 'passed'}: its score is {'above' if above else 'not above'} the "
     if calibration.target_fpr is None:
-        return f"{said}threshold ({calibration.method or 'of which nothing is known'})."
+        return f"{sentence}threshold ({calibration.method or 'of which nothing is known'})."
     return (
-        f"{said}threshold, which {calibration.num_images} normal images of the class set ({calibration.method}) so "
+        f"{sentence}threshold, which {calibration.num_images} normal images of the class set ({calibration.method}) so "
         f"that at most {100 * calibration.target_fpr:g} % of the good parts are stopped."
     )
 
@@ -226,20 +226,20 @@ def _by_what(decided: ModelStatement, calibration: CalibrationFacts) -> str:
 
 
 def _registration(case: DecisionEvidence) -> Entry | None:
-    """The last that registered exactly the version that decided."""
+    """The last entry that registered exactly the version that decided."""
     uri = f"models:/{case.model.name}/{case.model.version}"
-    found = [entry for entry in case.entries if (entry.kind, entry.subject) == (EntryKind.REGISTRATION, uri)]
-    return next(reversed(found), None)
+    entries = [entry for entry in case.entries if (entry.kind, entry.subject) == (EntryKind.REGISTRATION, uri)]
+    return next(reversed(entries), None)
 
 
 def _phase(case: DecisionEvidence, event: Event) -> Entry | None:
-    """The one that put exactly this event on record."""
-    found = [
+    """The entry that put exactly this event on record."""
+    entries = [
         entry
         for entry in case.entries
         if entry.kind == EntryKind.PHASE and entry.facts.get("revision") == event.revision
     ]
-    return next(iter(found), None)
+    return next(iter(entries), None)
 
 
 def _cite(entry: Entry | None) -> ModelReference | None:

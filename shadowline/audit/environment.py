@@ -1,4 +1,4 @@
-"""What a model was made with, beside code, parameters and data: it can move the last bits of a result.
+"""The environment of a model, besides code, parameters and data: it can change the last bits of a result.
 
 made_with = describe_environment()                  # kept with a model version, as JSON
 environment_differences(made_with, describe_environment())      # ("torch 2.13.0, here 2.14.0", …)
@@ -42,14 +42,14 @@ def describe_environment() -> dict[str, str]:
 
 
 def environment_differences(made_with: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
-    """One line for each value that is another one here."""
+    """One line for each value that differs here."""
     return tuple(
         f"{name} {value}, here {here.get(name, 'none')}" for name, value in made_with.items() if here.get(name) != value
     )
 
 
 def same_settings(made_with: Mapping[str, str]) -> dict[str, str]:
-    """Variables under which a process computes as that environment did, as far as variables can say so."""
+    """Environment variables under which a process computes as that environment did, as far as variables can do so."""
     chosen: dict[str, str] = {}
     if THREADS in made_with:
         chosen |= {"OMP_NUM_THREADS": made_with[THREADS], "MKL_NUM_THREADS": made_with[THREADS]}
@@ -59,7 +59,7 @@ def same_settings(made_with: Mapping[str, str]) -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    """The kernel's name of the processor, which knows more than Python's."""
+    """The processor's name from the kernel, which is more exact than Python's."""
     listed = Path("/proc/cpuinfo")
     if listed.is_file():
         for line in listed.read_text(encoding="utf-8").splitlines():

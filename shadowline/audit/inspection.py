@@ -1,6 +1,6 @@
-"""What the record of one inspected part says; `shadowline/audit/decision.py` draws it up.
+"""The contents of the record of one inspected part; `shadowline/audit/decision.py` builds it.
 
-Whoever checks a record needs its record.json alone: sha256 of the record as JSON with sorted keys and without blanks is
+Checking a record needs its record.json alone: sha256 of the record as JSON with sorted keys and without blanks is
 `record_sha256` in the body of its entry of the audit chain, and the entry is signed.
 """
 
@@ -18,12 +18,12 @@ from shadowline.records.pair import Side
 
 
 class DecisionOutcome(StrEnum):
-    """What became of scoring the image again."""
+    """The result of scoring the image again."""
 
     IDENTICAL = "identical"  # the score on record, bit for bit, under the same threshold
     ROUNDING = "rounding"  # the same decision; the scores are apart by no more than rounding
     DIFFERENT = "different"
-    IMPOSSIBLE = "impossible"  # the model that decided is not to be had
+    IMPOSSIBLE = "impossible"  # the model that decided is not available
     NOT_ASKED = "not_asked"
 
 
@@ -31,17 +31,17 @@ class DecisionOutcome(StrEnum):
 class InspectedPart:
     """What was inspected."""
 
-    number: str  # of the part; empty where nobody gave one
+    number: str  # of the part; empty where none was given
     trace_id: str
     class_name: str
     image_id: str  # sha256 of the file's bytes
     captured_at: str  # UTC; what the caller claimed
-    received_at: str  # UTC, by the server's clock: what the record goes by
+    received_at: str  # UTC, by the server's clock: the time that the record uses
 
 
 @dataclass(frozen=True)
 class ModelStatement:
-    """One model's word, as it is on record."""
+    """One model's decision, as it is on record."""
 
     side: Side
     fingerprint: str  # of what decides on the class
@@ -53,13 +53,13 @@ class ModelStatement:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The model that decided. What is not known of it is empty."""
+    """The model that decided. Unknown fields are empty."""
 
     name: str  # of the registered model, or the directory
     version: str
     same_in: tuple[str, ...]  # versions that decide on this class by the same bits, the oldest first
-    source: str  # where it was loaded from now: "registry", "archive" or "directory"; empty where it could not be
-    problem: str  # why it could not be
+    source: str  # where it was loaded from now: "registry", "archive" or "directory"; empty where it was not loaded
+    problem: str  # why it could not be loaded
     git_commit: str
     params_hash: str
     encoder: str  # fingerprint
@@ -69,11 +69,11 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class CalibrationFacts:
-    """What the threshold of the model rests on, as the model itself says."""
+    """The basis of the model's threshold, as stated in the model."""
 
     threshold: float | None
     method: str
-    target_fpr: float | None  # promised share of good parts that are stopped; None: nothing is promised
+    target_fpr: float | None  # guaranteed largest share of good parts that are stopped; None: no guarantee
     num_images: int | None  # normal ones that the threshold was taken from
     since_version: str  # the first registered version that decides by it
     since: str  # when that was registered, UTC
@@ -81,9 +81,9 @@ class CalibrationFacts:
 
 @dataclass(frozen=True)
 class InstrumentCalibration(CalibrationFacts):
-    """And whether it was in force for this part."""
+    """The calibration, and whether it was in force for this part."""
 
-    problems: tuple[str, ...]  # none: it was
+    problems: tuple[str, ...]  # empty: it was in force
 
     @property
     def valid(self) -> bool:
@@ -92,13 +92,13 @@ class InstrumentCalibration(CalibrationFacts):
 
 @dataclass(frozen=True)
 class RecordedFeedback:
-    """The inspector's word that counts."""
+    """The inspector's label that counts."""
 
     label: str
     by: str
     at: str  # UTC
     note: str
-    num_superseded: int  # earlier words on the same image
+    num_superseded: int  # earlier labels of the same image
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class RolloutStatus:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Where the model saw it: the values from which heatmap.png is drawn."""
+    """Size and hash of the anomaly map from which heatmap.png is drawn."""
 
     height: int  # cells
     width: int
@@ -123,13 +123,13 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Rerun:
-    """The same image under the same model again."""
+    """The result of scoring the same image with the same model again."""
 
     outcome: DecisionOutcome
     reason: str
     score: float | None = None
     threshold: float | None = None
-    difference: float | None = None  # again − on record
+    difference: float | None = None  # new score − recorded score
     rounding: float | None = None  # how far apart rounding may bring the two
     environment: str = ""
     heatmap: HeatMap | None = None
@@ -137,7 +137,7 @@ class Rerun:
 
 @dataclass(frozen=True)
 class ModelReference:
-    """An entry of the chain, by what finds and proves it."""
+    """An entry of the audit log, by number, hash and signature."""
 
     number: int
     at: str
@@ -150,14 +150,14 @@ class ModelReference:
 class InspectionRecord:
     part: InspectedPart
     decision: ModelStatement
-    rule: tuple[str, ...]  # in words: who answered and why, and by what
+    rule: tuple[str, ...]  # as text: which model answered and why, and by which threshold
     model: ModelFacts
     calibration: InstrumentCalibration
     rollout: RolloutStatus | None  # None: the class was in no rollout
-    other: ModelStatement | None  # None: nobody asked the other model
+    other: ModelStatement | None  # None: the other model was not asked
     feedback: RecordedFeedback | None
     rerun: Rerun
-    registration: ModelReference | None  # None: older than the chain
+    registration: ModelReference | None  # None: older than the audit log
     phase: ModelReference | None
     drawn_at: str
 
@@ -169,12 +169,12 @@ class InspectionRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        found: dict[str, Any] = json.loads(canonical(asdict(self)))
-        return found
+        values: dict[str, Any] = json.loads(canonical(asdict(self)))
+        return values
 
 
 def canonical(record: Mapping[str, Any]) -> bytes:
-    """The one way to write a record: JSON, sorted, without blanks."""
+    """The canonical bytes of a record: JSON, sorted keys, without blanks."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 

@@ -5,7 +5,7 @@
         pack.add_lines("chain.jsonl", lines)
         pack.sign({"made_by": "Ada"}, key)      # last; adds contents.json, contents.sig
 
-Equal contents give equal bytes. `verify_pack.py` travels with it as verify.py, and tells whether it is what was signed.
+Equal contents give equal bytes. `verify_pack.py` is part of it as verify.py, and checks that it is what was signed.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class PackWriter:
         self._write(name, [content.encode() if isinstance(content, str) else content])
 
     def add_lines(self, name: str, lines: Iterable[str]) -> None:
-        """A line at a time, so that a million need no memory. Raises as `add` does."""
+        """Written line by line, so that memory does not grow with their number. Raises as `add` does."""
         self._write(name, (f"{line}\n".encode() for line in lines))
 
     def sign(self, facts: Mapping[str, Any], signer: Signer) -> None:
-        """The verifier, how to use it, and what is in the pack, signed; nothing can be added afterwards."""
+        """Add the verifier, its instructions and the signed list of contents; nothing can be added afterwards."""
         self.add("verify.py", VERIFIER.read_bytes())
         self.add("README.txt", _README)
         contents = to_json({**facts, "files": dict(self.files)}).encode()
@@ -72,7 +72,7 @@ class PackWriter:
 
 @contextmanager
 def new_pack(target: Path, check: Callable[[Path], None] = lambda path: None) -> Iterator[PackWriter]:
-    """A pack that is there as a whole, or not at all: after an error, or where `check` refuses it by raising."""
+    """A pack that is written as a whole, or not at all: after an error, or where `check` raises."""
     with replace_file(target) as temporary:
         with zipfile.ZipFile(temporary, "w") as archive:
             yield PackWriter(archive)

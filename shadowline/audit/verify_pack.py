@@ -1,14 +1,14 @@
 """Verifies an evidence pack, offline: `python verify.py [PACK.zip | FOLDER] [--root PUBLICHEX]`.
 
-Without a path it looks at the folder that it lies in. It needs Python 3.11 and the package `cryptography`, nothing
+Without a path it verifies the folder that it lies in. It needs Python 3.11 and the package `cryptography`, nothing
 else, prints one line for each check, and ends with 0 where all hold, with 1 otherwise:
 
     files          every file has the sha256 that contents.json states; none is missing, none was added
     keys           the first key is introduced by the first entry of the chain, each later one by the key before it
     signature      contents.sig is made over contents.json with the newest key
-    chain          chain.jsonl follows anchor.json, entry after entry, by the law that `hold` tells
-    versions       what the chain says was registered or made again is in versions.json, with the same hashes
-    reproductions  the results that the chain speaks of are in the pack, with the hashes that it states
+    chain          chain.jsonl follows anchor.json, entry after entry, by the rules in `hold`
+    versions       versions that the chain registers or reproduces are in versions.json, with the same hashes
+    reproductions  the results that the chain names are in the pack, with the hashes that it states
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ GARBAGE = (
 
 
 class Fault(Exception):  # noqa: N818 - of the pack, not of this program
-    """What is wrong, in words."""
+    """What is wrong, as text."""
 
 
 class Pack:
-    """Each check says what it found or raises Fault; a later one uses what an earlier one has learnt."""
+    """Each check returns what it found or raises Fault; later checks use the results of earlier ones."""
 
     def __init__(self, path: Path, root: str) -> None:
         self.folder, self.zip = path, None if path.is_dir() else zipfile.ZipFile(path)
@@ -82,7 +82,7 @@ class Pack:
 
     def names(self) -> Iterator[str]:
         if self.zip:
-            yield from (one.filename for one in self.zip.infolist() if not one.is_dir())
+            yield from (member.filename for member in self.zip.infolist() if not member.is_dir())
             return
         for path in self.folder.rglob("*"):
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
@@ -108,7 +108,7 @@ class Pack:
             if not self.publics and (number, entry["previous"]) != (1, BEGINNING["hash"]):
                 raise Fault("keys.jsonl does not begin with the first entry of the chain")
             if not self.publics:
-                self.publics[name] = public  # the first key speaks for itself
+                self.publics[name] = public  # the first key signs its own entry
             self.hold(entry)
             self.publics[name], self.introduced[number] = public, entry
         first = next(iter(self.publics.values()), None)
@@ -157,7 +157,7 @@ class Pack:
         return f"entries {first} to {last['number']} hold" if last["number"] >= first else "no entry in this period"
 
     def hold(self, entry: Any) -> None:
-        """The law of one entry.
+        """Check one entry: its hash, its key, its signature.
 
         Its hash is the sha256 of its first eight fields as a JSON list without blanks. It is signed over the 32 bytes
         of the hash, with the key that was introduced last before it; the first entry introduces its own. An entry of
@@ -165,7 +165,7 @@ class Pack:
         """
         if not self.publics:
             raise Fault("no key is known that could have signed it")
-        number, before = entry["number"], sum(one < entry["number"] for one in self.introduced)
+        number, before = entry["number"], sum(key_number < entry["number"] for key_number in self.introduced)
         signer = [*self.publics][max(before, 1) - 1]
         text = json.dumps([entry[name] for name in SIGNED], separators=(",", ":"))
         if entry["hash"] != hashlib.sha256(text.encode()).hexdigest():
@@ -176,27 +176,27 @@ class Pack:
             raise Fault(f"entry {number}: its signature is not one of key {signer!a}")
 
     def versions(self) -> str:
-        contents, found = self.json("contents.json"), self.json("versions.json")
+        contents, packed = self.json("contents.json"), self.json("versions.json")
         latest = {version: number for number, version, _ in self.registered}
-        for version, one in found.items():
-            self.witness(version, one["tags"].get("audit_entry", "0:"), contents["head"]["number"])
+        for version, details in packed.items():
+            self.witness(version, details["tags"].get("audit_entry", "0:"), contents["head"]["number"])
         for number, version, body in self.registered:
-            if version not in found:
+            if version not in packed:
                 raise Fault(f"version {version!a}, registered by entry {number}, is not in versions.json")
             is_now = version not in contents["registered_after"] and latest[version] == number
             for name in ("fingerprint", *(LATEST if is_now else ())):
-                said = json.dumps(body[name], sort_keys=True) if isinstance(body.get(name), dict) else body.get(name)
-                if name in body and said != found[version]["tags"].get(name):
+                stated = json.dumps(body[name], sort_keys=True) if isinstance(body.get(name), dict) else body.get(name)
+                if name in body and stated != packed[version]["tags"].get(name):
                     raise Fault(f"version {version!a}: its {name} is not the one of entry {number}")
             if is_now and "metrics" in body:
-                self.metrics(version, number, body["metrics"], found[version]["metrics"])
+                self.metrics(version, number, body["metrics"], packed[version]["metrics"])
         for number, version, _ in self.reproduced:
-            if version not in found:
+            if version not in packed:
                 raise Fault(f"version {version!a}, made again by entry {number}, is not in versions.json")
-        return f"{len(latest)} registered in this period, {len(found)} in the pack"
+        return f"{len(latest)} registered in this period, {len(packed)} in the pack"
 
     def metrics(self, version: str, number: int, signed: Any, found: Any) -> None:
-        """The numbers of the version's results, all of them and no other."""
+        """Check that the numbers of a version's results are the signed ones, all of them and no others."""
         numbers = {name: value for name, value in found.items() if name.startswith(METRICS)}
         for name in sorted({*signed, *numbers}):
             if signed.get(name) != numbers.get(name):
@@ -206,7 +206,7 @@ class Pack:
                 )
 
     def witness(self, version: str, tag: str, end: int) -> None:
-        """A version knows number and hash of the entry of its registration."""
+        """Check the tag of a version that names number and hash of its registration entry."""
         number, _, digest = tag.partition(":")
         if int(number) > end:
             raise Fault(f"version {version!a} knows of entry {number}, and the chain ends with entry {end}")
@@ -227,14 +227,14 @@ class Pack:
             while line := file.readline(MAX_LINE):
                 number += 1
                 try:
-                    found = json.loads(line)
+                    entry = json.loads(line)
                 except GARBAGE:
                     raise Fault(f"{name}, line {number}: is no JSON") from None
-                yield checked(found, f"{name}, line {number}")
+                yield checked(entry, f"{name}, line {number}")
 
 
 def checked(entry: Any, where: str) -> Any:
-    """What has exactly the fields of an entry: a number, and nine texts."""
+    """The entry, where it has exactly the fields of one: a number, and nine texts; raises Fault otherwise."""
     if not isinstance(entry, dict) or set(entry) != FIELDS:
         raise Fault(f"{where}: has not the fields of an entry")
     if any(type(value) is not (int if name == "number" else str) for name, value in entry.items()):
@@ -270,7 +270,7 @@ def verify(path: Path, root: str) -> int:
 
 
 def outcomes(path: Path, root: str) -> Iterator[tuple[str, str, bool]]:
-    """Of each check its name, what it found, and whether it holds."""
+    """Name, finding and success of each check."""
     try:
         pack = Pack(path, root)
     except GARBAGE as error:

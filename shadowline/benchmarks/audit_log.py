@@ -1,4 +1,4 @@
-"""How fast the audit chain grows and is checked, beside the same rows without a chain: `shadowline bench audit`.
+"""How fast the audit log grows and is verified, compared with the same rows without a chain: `shadowline bench audit`.
 
 bench_audit(url, folder, num_writers=8, num_entries=1_000_000, default_progress())
 """
@@ -59,22 +59,24 @@ def bench_audit(url: str, folder: Path, num_writers: int, num_entries: int, prog
     appends = _all_at_once(_append, url, folder, num_writers)
     batched = _filled(_append, chain, max(_BATCH, num_entries - num_writers * _APPENDS - 1), progress)
     started = time.perf_counter()
-    found = chain.verify(progress)
+    verification = chain.verify(progress)
     verify_s = time.perf_counter() - started
-    if not found.sound:
-        raise ValueError(f"database {engine.url.database}: {found.reason}; nobody else may write to it meanwhile")
+    if not verification.sound:
+        raise ValueError(
+            f"database {engine.url.database}: {verification.reason}; nobody else may write to it meanwhile"
+        )
     speeds = (appends, plain_appends, batched, plain_batched)
     engine.dispose()
-    return AuditSpeed(engine.dialect.name, num_writers, found.num_entries, *speeds, verify_s)
+    return AuditSpeed(engine.dialect.name, num_writers, verification.num_entries, *speeds, verify_s)
 
 
 def _all_at_once(put: Put, url: str, folder: Path, num_writers: int) -> float:
-    """Records per second of as many processes, which begin when the last of them is there."""
+    """Records per second of `num_writers` processes, which begin together when the last is ready."""
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(num_writers, context) as pool:
         barrier = manager.Barrier(num_writers)
         waiting = [pool.submit(_write, put, url, folder, number, barrier.wait) for number in range(num_writers)]
-        spans = [one.result() for one in waiting]
+        spans = [future.result() for future in waiting]
     return num_writers * _APPENDS / (max(end for _, end in spans) - min(start for start, _ in spans))
 
 
@@ -98,7 +100,7 @@ def _filled(put: Put, chain: Chain, number: int, progress: Progress) -> float:
     started = time.perf_counter()
     with progress.task("entries", total=number) as task:
         for first in range(0, number, _BATCH):
-            batch = [_record(one) for one in range(first, min(first + _BATCH, number))]
+            batch = [_record(index) for index in range(first, min(first + _BATCH, number))]
             put(chain, batch)
             task.advance(len(batch))
     return number / (time.perf_counter() - started)
@@ -109,7 +111,7 @@ def _append(chain: Chain, records: list[Record]) -> None:
 
 
 def _keep_plain(chain: Chain, records: list[Record]) -> None:
-    """What remains where the rows are kept and nothing binds them."""
+    """The baseline: the same rows, without hashes, signatures and order."""
     with chain.engine.begin() as connection:
         connection.execute(insert(AuditNoteRow), [asdict(record.noted) for record in records])
 

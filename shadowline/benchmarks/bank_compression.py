@@ -1,8 +1,8 @@
-"""What smaller banks cost in quality: every format of models/gaussian_bank/covariance.py on the same test images.
+"""The quality of smaller banks: every format of models/gaussian_bank/covariance.py on the same test images.
 
     bench_compression(params, layout, progress, ranks=(16, 32, 64, 128))
 
-Each format is judged twice: with the calibration that the class has, as if its bank's file were replaced under it,
+Each format is judged twice: with the calibration that the class has, as if only its bank's file were replaced,
 and with one that is fitted anew on val, as the pipeline would. B images · M maps · P patches.
 """
 
@@ -38,7 +38,7 @@ _SELECTING, _CALIBRATING, _TEST = "selecting", "calibrating", "test"
 
 @dataclass(frozen=True)
 class Quality:
-    """Of decisions on test."""
+    """Quality of the decisions on test."""
 
     auroc: float
     false_alarms: float  # share of normal images
@@ -91,7 +91,7 @@ class _ClassBench:
         self._anomalous: Bools = (manifest.loc[test, "label"] == Label.ANOMALOUS).to_numpy()
         plain = {_SELECTING: selecting, _CALIBRATING: calibrating, _TEST: test}
         self._defects = defect_keys(manifest, params)
-        parts = {part: [FeatureKey(one) for one in ids] for part, ids in plain.items()} | self._defects
+        parts = {part: [FeatureKey(image_id) for image_id in ids] for part, ids in plain.items()} | self._defects
         features = FeatureFile(layout.features(name))
         decoder, spec = load_decoder(layout.decoder_weights)
         self._num_prefix = spec.num_prefix

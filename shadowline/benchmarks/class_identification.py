@@ -1,4 +1,4 @@
-"""How well images find their class, how well strange products are rejected, and what it costs; on test.
+"""How well classes are identified and unknown products rejected, and at which speed and size; on test.
 
 bench_identify(params, layout)      # the features and identities of this project; no image is encoded
 """
@@ -34,7 +34,7 @@ Images = Mapping[tuple[str, Label], Floats]  # class and label → embeddings of
 
 @dataclass(frozen=True)
 class RankResult:
-    """What the test images of one class and label were taken for."""
+    """How the test images of one class and label were identified."""
 
     class_name: str
     label: Label
@@ -52,14 +52,14 @@ class RankResult:
 
 @dataclass(frozen=True)
 class LeaveOneClassOut:
-    """One class taken out: its images are strange to the others, and are told from theirs by how far out they lie."""
+    """One class left out: its images are unknown to the others, and told from theirs by their open-set score."""
 
     class_name: str
     auroc: float  # against normal images of the other classes
     auroc_all: float  # against all images of the other classes
     rejected: float  # share of the left-out class's images; should be 1
-    normal_rejected: float  # share of the others' normal images; promised: identification.unknown_share
-    anomalous_rejected: float  # share of the others' anomalous images; should be 0, nothing is promised
+    normal_rejected: float  # share of the others' normal images; at most identification.unknown_share
+    anomalous_rejected: float  # share of the others' anomalous images; should be 0, without a guarantee
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class IdentificationBench:
 
     def accuracy(self, label: Label) -> float:
         """Over the test images of all classes."""
-        these = [one for one in self.found if one.label == label]
-        return sum(one.counts[one.class_name] for one in these) / sum(one.num_images for one in these)
+        rows = [row for row in self.found if row.label == label]
+        return sum(row.counts[row.class_name] for row in rows) / sum(row.num_images for row in rows)
 
 
 def bench_identify(params: Params, layout: Layout) -> IdentificationBench:
@@ -110,20 +110,20 @@ def _test_images(class_name: str, label: Label, layout: Layout) -> Floats:
 
 
 def _found(identities: Identities, class_name: str, label: Label, embeddings_ND: Floats) -> RankResult:
-    answers = [identities.identify(one) for one in embeddings_ND]
+    answers = [identities.identify(embedding_D) for embedding_D in embeddings_ND]
     names = [answer.class_name or UNKNOWN for answer in answers]
     counts = {name: names.count(name) for name in (*identities.names, UNKNOWN)}
-    return RankResult(class_name, label, counts, sum(one.nearest_class != class_name for one in answers))
+    return RankResult(class_name, label, counts, sum(answer.nearest_class != class_name for answer in answers))
 
 
 def _leave_out(class_name: str, classes: Mapping[str, ClassIdentity], images: Images) -> LeaveOneClassOut:
-    rest = {name: one for name, one in classes.items() if name != class_name}
+    rest = {name: identity for name, identity in classes.items() if name != class_name}
     strange, normal, anomalous = (
         open_set_scores(rest, np.concatenate(chosen))
         for chosen in (
-            [found for (name, _), found in images.items() if name == class_name],
-            [found for (name, label), found in images.items() if name != class_name and label == Label.NORMAL],
-            [found for (name, label), found in images.items() if name != class_name and label == Label.ANOMALOUS],
+            [rows_ND for (name, _), rows_ND in images.items() if name == class_name],
+            [rows_ND for (name, label), rows_ND in images.items() if name != class_name and label == Label.NORMAL],
+            [rows_ND for (name, label), rows_ND in images.items() if name != class_name and label == Label.ANOMALOUS],
         )
     )
     return LeaveOneClassOut(
@@ -137,14 +137,14 @@ def _leave_out(class_name: str, classes: Mapping[str, ClassIdentity], images: Im
 
 
 def open_set_scores(classes: Mapping[str, ClassIdentity], embeddings_ND: Floats) -> npt.NDArray[np.float64]:
-    """How far out an image lies for the class that is the likeliest to accept it: above 1 all reject it. (N,)
+    """Distance to a class over its rejection threshold, the smallest over classes: above 1 all reject it. (N,)
 
     A class rejects an image if and only if it lies beyond the conformal threshold of its val images (a test compares).
     """
     identities = Identities.of(classes)
-    each = [classes[name] for name in identities.names]
-    reach_C = np.array([conformal_threshold(one.distances_N, one.unknown_share) for one in each])
-    return np.array([(identities.distance(one) / reach_C).min() for one in embeddings_ND])
+    per_class = [classes[name] for name in identities.names]
+    reach_C = np.array([conformal_threshold(identity.distances_N, identity.unknown_share) for identity in per_class])
+    return np.array([(identities.distance(embedding_D) / reach_C).min() for embedding_D in embeddings_ND])
 
 
 def _auroc(known: npt.NDArray[np.float64], strange: npt.NDArray[np.float64]) -> float:
@@ -157,11 +157,11 @@ def _auroc(known: npt.NDArray[np.float64], strange: npt.NDArray[np.float64]) -> 
 
 def _speed(classes: Mapping[str, ClassIdentity], num_classes: int, seed: int) -> IdentificationSpeed:
     random = np.random.default_rng(seed)
-    made = synthetic_classes(tuple(classes.values()), num_classes, random)
-    identities = Identities.of(made)
+    synthetic = synthetic_classes(tuple(classes.values()), num_classes, random)
+    identities = Identities.of(synthetic)
     means_CD = identities.mean_CD
     chosen = random.integers(num_classes, size=_TIMED_IMAGES + 1)
-    milliseconds = [_time(identities, _shaken(means_CD[one], random)) for one in chosen][1:]  # the first one warms up
+    milliseconds = [_time(identities, _shaken(means_CD[index], random)) for index in chosen][1:]  # the first warms up
     return IdentificationSpeed(num_classes, float(np.median(milliseconds)), identities.num_bytes / 1e6)
 
 
@@ -171,9 +171,9 @@ def synthetic_classes(
     """Real classes in turn, each with its own jitter: of the true shapes and about the true values."""
     return {
         f"made-{number:04d}": replace(
-            one, mean_D=_shaken(one.mean_D, random), directions_RD=_shaken(one.directions_RD, random)
+            identity, mean_D=_shaken(identity.mean_D, random), directions_RD=_shaken(identity.directions_RD, random)
         )
-        for number, one in enumerate(real[number % len(real)] for number in range(num_classes))
+        for number, identity in enumerate(real[number % len(real)] for number in range(num_classes))
     }
 
 

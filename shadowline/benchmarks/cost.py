@@ -1,4 +1,4 @@
-"""What speed and memory claims come from: ratios against a baseline that runs beside, on this machine.
+"""Measures speed and memory, as ratios against a baseline that runs on the same machine.
 
 bench_training(params, layout, progress)   # cached against encoder in the loop; token fractions
 bench_memory(params, layout)               # one inspector for many classes against as many PatchCores
@@ -36,7 +36,7 @@ _TOP_SHARE = 0.01  # of the map, for the AUROC of the decoder alone
 
 
 class EncoderSource:
-    """Fused features straight from the encoder: what training costs without a cache."""
+    """Fused features computed by the encoder at each fetch: training without a cache."""
 
     def __init__(self, class_name: str, encoder: Encoder, params: Params, layout: Layout) -> None:
         manifest = read_manifest([layout.manifest(class_name)])
@@ -68,7 +68,7 @@ def bench_training(
     """Token fractions 1.0, 0.5 and 0.25 on the cache to `target` AUROC or `steps`, then the encoder in the loop.
 
     With the same seed the encoder in the loop takes the same steps to the same weights (a test proves it), so a few
-    of its steps are timed and its way to the target is the cached one's number of steps at its own speed.
+    of its steps are timed and its time to the target is the cached run's number of steps at its own speed.
     """
     cached = {name: class_data(name, params, layout) for name in params.train.classes}
     results = []
@@ -136,22 +136,22 @@ def _time_steps(trainer: Trainer, count: int) -> list[float]:
 def decoder_auroc(trainer: Trainer, params: Params, layout: Layout) -> float:
     """Mean over classes of the image AUROC that the decoder alone reaches on test, all tokens, top 1 % of the map."""
     trainer.decoder.eval()
-    found = []
+    aurocs = []
     for name in trainer.data:
         manifest = read_manifest([layout.manifest(name)]).set_index("image_id")
         ids = ids_of(manifest.reset_index(), Split.TEST)
         features = FeatureFile(layout.features(name))
         maps = []
         for start in range(0, len(ids), params.train.batch_size):
-            fused = features.fetch([FeatureKey(one) for one in ids[start : start + params.train.batch_size]]).to(
-                trainer.device
-            )
+            fused = features.fetch(
+                [FeatureKey(image_id) for image_id in ids[start : start + params.train.batch_size]]
+            ).to(trainer.device)
             maps.append(reconstruction_map(fused, trainer.decoder(fused), features.num_prefix).cpu())
         top = max(1, round(_TOP_SHARE * maps[0].shape[1]))
         scores = torch.cat(maps).topk(top, dim=1).values.mean(dim=1).numpy()
         anomalous = (manifest.loc[ids, "label"] == Label.ANOMALOUS).to_numpy()
-        found.append(bootstrap(auroc, scores, anomalous, resamples=1, confidence=0.5, seed=0).value)
-    return float(np.mean(found))
+        aurocs.append(bootstrap(auroc, scores, anomalous, resamples=1, confidence=0.5, seed=0).value)
+    return float(np.mean(aurocs))
 
 
 @dataclass(frozen=True)

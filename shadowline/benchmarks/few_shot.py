@@ -1,4 +1,4 @@
-"""What a handful of images is worth: few-shot inspection beside the class's bank and the full model, on test.
+"""Quality of few-shot inspection, compared with the class's bank and the full model, on test.
 
     bench_few_shot(params, layout, progress, shots=(1, 2, 4, 8, 16), num_seeds=5, views=("hflip",))
 
@@ -47,19 +47,19 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class FewShotQuality:
-    """One class with so many references, over all seeds."""
+    """One class with `shots` references, over all seeds."""
 
     class_name: str
     shots: int  # reference images
     aurocs: tuple[float, ...]  # one a seed, of images
-    promised_fpr: float | None  # by the threshold; None: nothing is promised
+    promised_fpr: float | None  # guaranteed by the threshold; None: no guarantee
     false_alarms: tuple[float, ...]  # one a seed, share of normal test images; none where there is no threshold
     misses: tuple[float, ...]  # likewise of anomalous ones
 
 
 @dataclass(frozen=True)
 class FewShotBaseline:
-    """What the class has once it is enrolled, on the same test images."""
+    """The bank and the full model of the class, on the same test images."""
 
     class_name: str
     bank_auroc: float  # of the bank alone
@@ -77,7 +77,7 @@ class FewShotBench:
 def bench_few_shot(
     params: Params, layout: Layout, progress: Progress, *, shots: Sequence[int], num_seeds: int, views: Sequence[str]
 ) -> FewShotBench:
-    """All classes of `params`; raises ValueError for a view that is none, or more shots than training images."""
+    """All classes of `params`; raises ValueError for an unknown view, or more shots than training images."""
     few = FewShotParams.model_validate({**params.few_shot.model_dump(), "views": list(views)})
     encoder = load_encoder(layout.encoder, pick_device())
     quality: list[FewShotQuality] = []
@@ -160,14 +160,14 @@ def grown_scores(
     query_GPD: Tensor, references: FewShotReferences, shots: Sequence[int], few: FewShotParams
 ) -> list[float]:
     """The image's score with the first n references, for each n of `shots`, rising: one pass over them all."""
-    found, distance = [], Distance(few.distance)
+    scores, distance = [], Distance(few.distance)
     nearest_GP = torch.full(query_GPD.shape[:2], torch.inf)
     for count, views_VGPD in enumerate(references.unit_NVGPD, start=1):
-        pairs = (reference_distance(query_GPD, one, distance) for one in views_VGPD)
+        pairs = (reference_distance(query_GPD, view_GPD, distance) for view_GPD in views_VGPD)
         nearest_GP = reduce(torch.minimum, pairs, nearest_GP)
         if count in shots:
-            found.append(image_score(nearest_GP.double().mean(dim=0).numpy(), few.top_share))
-    return found
+            scores.append(image_score(nearest_GP.double().mean(dim=0).numpy(), few.top_share))
+    return scores
 
 
 def _evaluated(name: str, layout: Layout) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the gateway costs its callers, on this machine, with this project's models: `shadowline bench gateway`.
+"""Latency and throughput of the gateway, on this machine, with this project's models: `shadowline bench gateway`.
 
 Servers are real processes on the loopback with a database of their own; what is compared runs interleaved.
 """
@@ -44,7 +44,7 @@ _UP = (Phase.SHADOW, Phase.CANARY, Phase.LIVE)
 
 @dataclass(frozen=True)
 class GatewayLatency:
-    """Of sequential requests, as their caller measures them."""
+    """Latency of sequential requests, as their caller measures it."""
 
     p50_ms: float
     p95_ms: float
@@ -58,17 +58,17 @@ class GatewayLatency:
 
 @dataclass(frozen=True)
 class AddedLatency:
-    """The legacy model's answers with the candidate in the shadow, against the same without."""
+    """Latency of the legacy model's answers with the candidate in shadow mode, and without."""
 
-    pause_ms: float  # of the caller between two requests; 0: the shadow never gets the processor for itself
+    pause_ms: float  # of the caller between two requests; 0: the shadow never has the processor to itself
     off: GatewayLatency
     on: GatewayLatency
-    num_dropped: int  # images that no shadow judged
+    num_dropped: int  # images that the shadow did not judge
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """From its commit to the slowest worker."""
+    """Times of a rollback, from its commit to the slowest worker."""
 
     in_force_ms: float  # the worker follows it: from here on no new image goes to the candidate
     answered_ms: float  # the first legacy answer, behind what was in its queues
@@ -234,9 +234,9 @@ def _throughput(bench: _Bench, client: httpx.Client, num_clients: int, num_reque
     """Answers per second while every client always has one request in work."""
     images = [bench.images[index % len(bench.images)] for index in range(num_requests)]
     with ThreadPoolExecutor(num_clients) as clients:
-        list(clients.map(lambda one: _inspect(client, bench, one), images[:num_clients]))  # opens the connections
+        list(clients.map(lambda image: _inspect(client, bench, image), images[:num_clients]))  # opens the connections
         started = time.perf_counter()
-        list(clients.map(lambda one: _inspect(client, bench, one), images))
+        list(clients.map(lambda image: _inspect(client, bench, image), images))
         return num_requests / (time.perf_counter() - started)
 
 
@@ -262,8 +262,10 @@ def _roll_back(bench: _Bench, client: httpx.Client) -> Rollback:
     with ThreadPoolExecutor(2) as watchers:
         revision = bench.move(Phase.ROLLED_BACK)
         committed = time.monotonic()
-        found = list(watchers.map(lambda ask: _first_of_each_worker(client, ask), (follows, answers_with("legacy"))))
-    in_force, answered = (1000 * (max(first.values()) - committed) for first in found)
+        first_answers = list(
+            watchers.map(lambda ask: _first_of_each_worker(client, ask), (follows, answers_with("legacy")))
+        )
+    in_force, answered = (1000 * (max(first.values()) - committed) for first in first_answers)
     return Rollback(in_force, answered)
 
 

@@ -1,4 +1,4 @@
-"""How fast pairs are written and read, on made-up pairs of four weeks: `shadowline bench pairs`.
+"""How fast pairs are written and read, on synthetic pairs of four weeks: `shadowline bench pairs`.
 
 bench_pairs(open_database(url), 1_000_000, params, default_progress())
 """
@@ -65,8 +65,8 @@ def bench_pairs(engine: Engine, num_pairs: int, params: Params, progress: Progre
 
     def tick(name: str) -> object:
         candidate, legacy = _models(name)
-        one = ClassState(name, 1, Phase.SHADOW, _START, legacy, candidate, 0.0, evidence_since=_START)
-        return observe_class(one, records, _START + _SPAN, params)
+        cls = ClassState(name, 1, Phase.SHADOW, _START, legacy, candidate, 0.0, evidence_since=_START)
+        return observe_class(cls, records, _START + _SPAN, params)
 
     def correlation(name: str) -> object:
         scores = store.scores(name, *_models(name))

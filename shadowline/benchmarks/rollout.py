@@ -1,4 +1,4 @@
-"""What the rules of evidence do with invented candidates whose errors are known: `shadowline bench rollout`.
+"""What the rules of evidence do with simulated candidates whose errors are known: `shadowline bench rollout`.
 
     power(params, progress, num_seeds=9)                # how soon a candidate that misses defects is stopped
     error_rates(params, progress, num_rollouts=10_000)  # how often an equal one is stopped, and a worse one passes
@@ -48,7 +48,7 @@ class Power:
 
 @dataclass(frozen=True)
 class ErrorRate:
-    """How often a candidate met a fate that it did not deserve, with a Wilson interval."""
+    """How often a candidate was stopped or passed wrongly, with a Wilson interval."""
 
     name: str
     num_wrong: int
@@ -61,7 +61,7 @@ class ErrorRate:
 def power(params: Params, progress: Progress, num_seeds: int) -> list[Power]:
     """All cells, both models judging and then the candidate alone. All disagreements and all alarms are labelled.
 
-    Each cell is told when it is finished.
+    Each cell is reported when it is finished.
     """
     cells = list(product((True, False), PARTS_PER_DAY, DEFECT_RATES, LOST_SHARES, REVIEW_SHARES))
     results = []
@@ -145,7 +145,7 @@ def _whole(table: EvidenceTable, answering_day: int | None) -> Evidence:
 def error_rates(params: Params, progress: Progress, num_rollouts: int, num_days: int = 60) -> list[ErrorRate]:
     """Equal candidates that are stopped in `num_days`, and worse ones that pass.
 
-    A stop has its time in the evidence, so that every schedule of ticks sees the same stops; the law is in
+    A stop has its time in the evidence, so that every schedule of ticks sees the same stops; see
     tests/unit/rollout/test_passage_of_time.py.
 
     The worse candidate loses more known defects than `shadow.max_lost_share` allows, by a hundredth.

@@ -60,7 +60,7 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run a command; what a user can put right ends in one line and exit code 2, not in a traceback."""
+    """Run a command; an error that the user can correct ends in one line and exit code 2, not in a traceback."""
     prepare_environment()
     try:
         app()

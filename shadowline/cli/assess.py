@@ -31,29 +31,31 @@ def assess(
 
     Example: `shadowline assess docs/examples/inventory.yaml --out plan.json`
     """
-    found = assess_inventory(load_inventory(inventory), load_params(Layout().params), datetime.now(UTC))
+    assessment = assess_inventory(load_inventory(inventory), load_params(Layout().params), datetime.now(UTC))
     if out is not None:
-        write_json(out, found.plan())
+        write_json(out, assessment.plan())
     if as_json:
-        typer.echo(json.dumps({**asdict(found), **found.plan()}))
+        typer.echo(json.dumps({**asdict(assessment), **assessment.plan()}))
     else:
-        _print(found)
-    raise typer.Exit(1 if found.suitability is Suitability.LOW else 0)
+        _print(assessment)
+    raise typer.Exit(1 if assessment.suitability is Suitability.LOW else 0)
 
 
-def _print(found: Assessment) -> None:
-    met = sum(row.met for row in found.checklist)
+def _print(assessment: Assessment) -> None:
+    met = sum(row.met for row in assessment.checklist)
     checklist = Table("item", "met", "found", "what would meet it", title="Suitability")
-    for row in found.checklist:
+    for row in assessment.checklist:
         checklist.add_row(
             row.name, "[green]yes[/]" if row.met else "[red]no[/]", row.found, "" if row.met else row.action
         )
     waves = Table("wave", "class", "why", title="Proposed waves")
-    for number, wave in enumerate(found.waves, start=1):
+    for number, wave in enumerate(assessment.waves, start=1):
         for name in wave:
-            waves.add_row(str(number), name, found.reasons[name].partition(": ")[2])
-    summary = f"{met} of {len(found.checklist)} met: {found.suitability} – {ADVICE[found.suitability]}"
-    Console().print(checklist, summary, "", _goal_table(found.goals), _economy_table(found.economy), waves, sep="\n")
+            waves.add_row(str(number), name, assessment.reasons[name].partition(": ")[2])
+    summary = f"{met} of {len(assessment.checklist)} met: {assessment.suitability} – {ADVICE[assessment.suitability]}"
+    Console().print(
+        checklist, summary, "", _goal_table(assessment.goals), _economy_table(assessment.economy), waves, sep="\n"
+    )
 
 
 def _goal_table(goals: tuple[Goal, ...]) -> Table:
@@ -65,20 +67,20 @@ def _goal_table(goals: tuple[Goal, ...]) -> Table:
     return table
 
 
-def _economy_table(found: Economy) -> Table:
-    table = Table(f"{found.num_classes} classes, $", "single-class", "multi-class", "saved", title="Economics")
+def _economy_table(economy: Economy) -> Table:
+    table = Table(f"{economy.num_classes} classes, $", "single-class", "multi-class", "saved", title="Economics")
     rows = {
-        "build": (found.single.build, found.multi.build),
-        "a year": (found.single.yearly, found.multi.yearly),
-        f"{found.horizon_years} years": (found.single.total, found.multi.total),
-        "a new class": (found.new_class_single, found.new_class_multi),
-        "a year, as paid today": (found.paid_today, found.multi.yearly),
+        "build": (economy.single.build, economy.multi.build),
+        "a year": (economy.single.yearly, economy.multi.yearly),
+        f"{economy.horizon_years} years": (economy.single.total, economy.multi.total),
+        "a new class": (economy.new_class_single, economy.new_class_multi),
+        "a year, as paid today": (economy.paid_today, economy.multi.yearly),
     }
     for name, (single, multi) in rows.items():
         table.add_row(name, f"{single:,.0f}", f"{multi:,.0f}", f"{1 - multi / single:.0%}" if single else "-")
     never = "never"
-    table.add_row("cheaper to build from class", "", str(found.break_even_class or never), "")
-    months = never if found.payback_months is None else f"{found.payback_months:.1f}"
+    table.add_row("cheaper to build from class", "", str(economy.break_even_class or never), "")
+    months = never if economy.payback_months is None else f"{economy.payback_months:.1f}"
     table.add_row("months to pay the build", "", months, "")
     return table
 

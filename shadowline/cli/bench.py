@@ -46,9 +46,9 @@ def train(
     layout = Layout()
     results = bench_training(load_params(layout.params), layout, default_progress(), steps=steps, target=target)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in results]))
+        typer.echo(json.dumps([asdict(result) for result in results]))
         return
-    fastest = min(one.seconds_per_step for one in results)
+    fastest = min(result.seconds_per_step for result in results)
     table = Table("training", "s/step", "ratio", "steps timed", "AUROC", f"s to AUROC {target:g}")
     for result in results:
         cells = (f"{result.seconds_per_step:.2f}", f"{result.seconds_per_step / fastest:.2f}", str(result.steps))
@@ -181,10 +181,10 @@ def gateway(
 
 def _gateway_tables(speed: GatewaySpeed) -> list[Table]:
     added = Table("caller pauses, ms", "p50 off", "p50 on", "added", "p95 off", "p95 on", "added", "dropped")
-    for one in speed.added:
-        off, on = one.off, one.on
+    for latency in speed.added:
+        off, on = latency.off, latency.on
         values = (off.p50_ms, on.p50_ms, on.p50_ms - off.p50_ms, off.p95_ms, on.p95_ms, on.p95_ms - off.p95_ms)
-        added.add_row(f"{one.pause_ms:g}", *(f"{value:.1f}" for value in values), str(one.num_dropped))
+        added.add_row(f"{latency.pause_ms:g}", *(f"{value:.1f}" for value in values), str(latency.num_dropped))
     throughput = Table("clients", "images/s")
     for number, rate in speed.images_per_s.items():
         throughput.add_row(str(number), f"{rate:.1f}")
@@ -226,19 +226,19 @@ def _few_shot_tables(bench: FewShotBench) -> list[Table]:
     for baseline in bench.baselines:
         title = f"{baseline.class_name}, views: {', '.join(bench.views) or 'none'}"
         table = Table("references", "image AUROC", "false alarms", "promised", "misses", title=title)
-        for one in bench.quality:
-            if one.class_name == baseline.class_name:
-                table.add_row(str(one.shots), *_few_shot_cells(one))
+        for quality in bench.quality:
+            if quality.class_name == baseline.class_name:
+                table.add_row(str(quality.shots), *_few_shot_cells(quality))
         table.add_row(f"bank, {baseline.num_train} images", f"{baseline.bank_auroc:.3f}")
         table.add_row("full model", f"{baseline.full_auroc:.3f}")
         tables.append(table)
     return tables
 
 
-def _few_shot_cells(one: FewShotQuality) -> tuple[str, str, str, str]:
-    spread = f"{mean(one.aurocs):.3f} ± {stdev(one.aurocs):.3f}"
-    false_alarms, misses = (mean(rates) if rates else None for rates in (one.false_alarms, one.misses))
-    return spread, _number(false_alarms, 2), _number(one.promised_fpr, 3), _number(misses, 2)
+def _few_shot_cells(quality: FewShotQuality) -> tuple[str, str, str, str]:
+    spread = f"{mean(quality.aurocs):.3f} ± {stdev(quality.aurocs):.3f}"
+    false_alarms, misses = (mean(rates) if rates else None for rates in (quality.false_alarms, quality.misses))
+    return spread, _number(false_alarms, 2), _number(quality.promised_fpr, 3), _number(misses, 2)
 
 
 @app.command("compression")
@@ -298,22 +298,27 @@ def identify(as_json: JsonOption = False) -> None:
 
 
 def _identification_tables(bench: IdentificationBench) -> list[Table]:
-    found = Table("test images", *bench.found[0].counts, "accuracy", "nearest is another", title="taken for")
+    table = Table("test images", *bench.found[0].counts, "accuracy", "nearest is another", title="taken for")
     for row in bench.found:
         counts = (str(count) for count in row.counts.values())
-        found.add_row(f"{row.class_name}, {row.label}", *counts, f"{row.accuracy:.3f}", str(row.wrong_nearest))
+        table.add_row(f"{row.class_name}, {row.label}", *counts, f"{row.accuracy:.3f}", str(row.wrong_nearest))
     for label in (Label.NORMAL, Label.ANOMALOUS):
-        found.add_row(f"all, {label}", *("" for _ in bench.found[0].counts), f"{bench.accuracy(label):.3f}")
+        table.add_row(f"all, {label}", *("" for _ in bench.found[0].counts), f"{bench.accuracy(label):.3f}")
     left_out = Table("left out", "AUROC, normal", "AUROC, all", "rejected", "known normal", "known anomalous")
     left_out.title = f"rejected as unknown; promised for known normal images: {bench.unknown_share:g}"
-    for one in bench.left_out:
-        shares = (one.rejected, one.normal_rejected, one.anomalous_rejected)
-        left_out.add_row(one.class_name, f"{one.auroc:.3f}", f"{one.auroc_all:.3f}", *(f"{x:.3f}" for x in shares))
+    for product in bench.left_out:
+        shares = (product.rejected, product.normal_rejected, product.anomalous_rejected)
+        left_out.add_row(
+            product.class_name,
+            f"{product.auroc:.3f}",
+            f"{product.auroc_all:.3f}",
+            *(f"{share:.3f}" for share in shares),
+        )
     speed = Table("classes", "ms/image", "MB", title=f"{bench.bytes_per_class:,.0f} bytes per class on disk")
     for measured in bench.speed:
         cells = (f"{measured.ms_per_image:.3f}", f"{measured.megabytes:.2f}")
         speed.add_row(str(measured.num_classes), *cells)
-    return [found, left_out, speed]
+    return [table, left_out, speed]
 
 
 @app.command("rollout")
@@ -332,7 +337,7 @@ def rollout(
     cells = power(params, default_progress(), seeds) if seeds else []
     rates = error_rates(params, default_progress(), rollouts) if rollouts else []
     if as_json:
-        typer.echo(json.dumps({"power": [asdict(one) for one in cells], "errors": [asdict(one) for one in rates]}))
+        typer.echo(json.dumps({"power": [asdict(cell) for cell in cells], "errors": [asdict(rate) for rate in rates]}))
         return
     table = Table(
         "beside", "parts/day", "defects", "lost", "reviewed", "stopped", "passed", "median days until stopped"
@@ -345,8 +350,8 @@ def rollout(
     Console().print(table)
     for rate in rates:
         share, interval = rate.num_wrong / rate.num_rollouts, f"[{rate.low:.2%}, {rate.high:.2%}]"
-        told = f"{share:.2%} {interval} of {rate.num_rollouts}, promised {rate.promised:.1%}"
-        typer.echo(f"{rate.name}: {told}")
+        text = f"{share:.2%} {interval} of {rate.num_rollouts}, promised {rate.promised:.1%}"
+        typer.echo(f"{rate.name}: {text}")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -62,17 +62,17 @@ def inspect(
             typer.echo(json.dumps({"image": str(path), **answer.to_dict()}))
     else:
         _print(answered)
-    judged = [(path, one) for path, one in answered if not isinstance(one, UnknownProduct)]
+    judged = [(path, answer) for path, answer in answered if not isinstance(answer, UnknownProduct)]
     if heatmap is not None:
         for path, inspection in judged:
             typer.echo(_write_overlay(path, inspection, inspector, heatmap), err=as_json)
     if refused or len(judged) < len(answered):
         raise typer.Exit(2)
-    raise typer.Exit(1 if any(one.decision is Label.ANOMALOUS for _, one in judged) else 0)
+    raise typer.Exit(1 if any(inspection.decision is Label.ANOMALOUS for _, inspection in judged) else 0)
 
 
 def _live() -> LiveModels | None:
-    """The models of the rollout; None where there is none, and then no database is made."""
+    """The models of the rollout; None where the records have no database yet, which is not created then."""
     from sqlalchemy import make_url
 
     from shadowline.core.settings import Settings
@@ -96,20 +96,25 @@ def _judge(
 
 def _print(answered: list[tuple[Path, Answered]]) -> None:
     table = Table("image", "class", "score", "threshold", "decision", "ms")
-    for path, one in answered:
-        table.add_row(str(path), *_cells(one), f"{one.latency_ms:.0f}")
+    for path, answer in answered:
+        table.add_row(str(path), *_cells(answer), f"{answer.latency_ms:.0f}")
     Console().print(table)
 
 
-def _cells(one: Answered) -> tuple[str, str, str, str]:
-    """Class, score, threshold and decision, in words; a class that was found with its confidence."""
+def _cells(answer: Answered) -> tuple[str, str, str, str]:
+    """Class, score, threshold and decision as text; an identified class with its confidence."""
     from shadowline.models.inspector import UnknownProduct
 
-    confidence = "" if one.class_confidence is None else f" ({one.class_confidence:.2f})"
-    if isinstance(one, UnknownProduct):
-        return f"unknown{confidence}, nearest {one.nearest_class}", "-", "-", "[yellow]none[/]"
-    colour = "red" if one.decision is Label.ANOMALOUS else "green"
-    return f"{one.class_name}{confidence}", f"{one.score:.2f}", f"{one.threshold:.2f}", f"[{colour}]{one.decision}[/]"
+    confidence = "" if answer.class_confidence is None else f" ({answer.class_confidence:.2f})"
+    if isinstance(answer, UnknownProduct):
+        return f"unknown{confidence}, nearest {answer.nearest_class}", "-", "-", "[yellow]none[/]"
+    colour = "red" if answer.decision is Label.ANOMALOUS else "green"
+    return (
+        f"{answer.class_name}{confidence}",
+        f"{answer.score:.2f}",
+        f"{answer.threshold:.2f}",
+        f"[{colour}]{answer.decision}[/]",
+    )
 
 
 def _write_overlay(path: Path, inspection: Judged, inspector: Inspector | None, folder: Path) -> Path:
@@ -120,7 +125,7 @@ def _write_overlay(path: Path, inspection: Judged, inspector: Inspector | None, 
 
 
 def _overlay(path: Path, inspection: Judged, inspector: Inspector | None) -> Image.Image:
-    """Colour begins where the patches of normal images end."""
+    """The heat map over the image; its colour begins where the patches of normal images end."""
     from shadowline.inference.live import LiveInspection
     from shadowline.inference.overlay import heatmap_overlay
 

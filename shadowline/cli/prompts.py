@@ -1,4 +1,4 @@
-"""`shadowline prompts …`: the words that WinCLIP judges a class by."""
+"""`shadowline prompts …`: the text prompts by which WinCLIP judges a class."""
 
 from __future__ import annotations
 
@@ -39,12 +39,18 @@ def show(
     """
     params = load_params(Layout().params).zero_shot
     folder = Layout().root / params.prompts
-    found = read_book(folder, class_name).fill(set_name) if set_name else choose(folder, class_name, params.prompt_set)
+    prompt_set = (
+        read_book(folder, class_name).fill(set_name) if set_name else choose(folder, class_name, params.prompt_set)
+    )
     if as_json:
-        typer.echo(json.dumps({"prompt_set": found.set_name, "normal": found.normal, "anomalous": found.anomalous}))
+        typer.echo(
+            json.dumps(
+                {"prompt_set": prompt_set.set_name, "normal": prompt_set.normal, "anomalous": prompt_set.anomalous}
+            )
+        )
         return
-    for side, prompts in (("normal", found.normal), ("anomalous", found.anomalous)):
-        typer.echo(f"{side} ({found.set_name}, {len(prompts)} prompts)")
+    for side, prompts in (("normal", prompt_set.normal), ("anomalous", prompt_set.anomalous)):
+        typer.echo(f"{side} ({prompt_set.set_name}, {len(prompts)} prompts)")
         for prompt in prompts:
             typer.echo(f"  {prompt}")
 
@@ -82,7 +88,7 @@ def search(class_name: ClassArgument, as_json: JsonOption = False) -> None:
         "clip_sha256": clip.weights_sha256,
         "num_normals": len(normals),
         "num_defects": {kind: len(images) for kind, images in defects.items()},
-        "tried": [_as_dict(one) for one in tried],
+        "tried": [_as_dict(trial) for trial in tried],
     }
     path = record_choice(folder, class_name, tried[0].prompts, evidence)
     _report(tried, path, as_json)
@@ -117,23 +123,23 @@ def _open_view(key: FeatureKey, path: Path, params: Params) -> Image.Image:
 
 def _report(tried: tuple[Tried, ...], path: Path, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"record": str(path), "tried": [_as_dict(one) for one in tried]}))
+        typer.echo(json.dumps({"record": str(path), "tried": [_as_dict(trial) for trial in tried]}))
         return
     table = Table("prompt set", "prompts", "AUROC", "separation", "chosen")
-    for one in tried:
-        numbers = (str(_count(one.prompts)), f"{one.auroc:.3f}", f"{one.separation:.2f}")
-        table.add_row(one.prompts.set_name, *numbers, "yes" if one.chosen else "")
+    for trial in tried:
+        numbers = (str(_count(trial.prompts)), f"{trial.auroc:.3f}", f"{trial.separation:.2f}")
+        table.add_row(trial.prompts.set_name, *numbers, "yes" if trial.chosen else "")
     Console().print(table, f"recorded in {path}", sep="\n")
 
 
-def _as_dict(one: Tried) -> dict[str, Any]:
+def _as_dict(trial: Tried) -> dict[str, Any]:
     return {
-        "prompt_set": one.prompts.set_name,
-        "prompts_sha256": one.prompts.sha256,
-        "num_prompts": _count(one.prompts),
-        "auroc": one.auroc,
-        "separation": one.separation,
-        "chosen": one.chosen,
+        "prompt_set": trial.prompts.set_name,
+        "prompts_sha256": trial.prompts.sha256,
+        "num_prompts": _count(trial.prompts),
+        "auroc": trial.auroc,
+        "separation": trial.separation,
+        "chosen": trial.chosen,
     }
 
 

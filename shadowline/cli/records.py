@@ -9,6 +9,6 @@ if TYPE_CHECKING:
 
 
 def open_records() -> Records:
-    from shadowline.records.stores import open_records as really
+    from shadowline.records.stores import open_records as open_stores
 
-    return really()
+    return open_stores()

@@ -1,4 +1,4 @@
-"""`shadowline serve`: the gateway, until it is told to end."""
+"""`shadowline serve`: run the gateway until it is stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shadowline.core.params import Params, load_params
 from shadowline.core.settings import Settings
 
 _APP = "shadowline.gateway.app:create_app"
-_HEALTH_S = 30  # a worker that loads models may be slow to say that it lives
+_HEALTH_S = 30  # a worker that loads models may be slow to answer the health check
 
 
 def serve(
@@ -33,7 +33,7 @@ def serve(
 
     settings, params = Settings(), load_params(Layout().params)
     check_exposure(host, keys_of(settings))
-    open_database(settings.database_url).dispose()  # says what is wrong before any worker starts
+    open_database(settings.database_url).dispose()  # raises before any worker starts
     with tempfile.TemporaryDirectory(prefix="shadowline-metrics-") as shared:
         if workers > 1:
             _prepare_workers(workers, shared)
@@ -41,7 +41,7 @@ def serve(
 
 
 def _prepare_workers(workers: int, shared: str) -> None:
-    """What the worker processes inherit: one place for their metrics, and their part of the processor."""
+    """Set what the worker processes inherit: a common folder for their metrics, and their share of the processors."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 

@@ -1,4 +1,4 @@
-"""Who answers for what a command does: the option `--by`."""
+"""The option `--by`: who is responsible for what a command does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 
 def named(by: str | None) -> str | None:
-    """A name without blanks around it; None where the option was left out. Raises ValueError for a blank one."""
+    """A name without blanks around it; None where the option was left out. Raises ValueError for a blank name."""
     if by is not None and not by.strip():
         raise ValueError(f"--by {by!r}: names nobody; say who you are")
     return by.strip() if by is not None else None

@@ -1,1 +1,1 @@
-"""What every package stands on: parameters, settings, folder layout, files written whole, progress."""
+"""What every package builds on: parameters, settings, folder layout, atomic files, progress."""

@@ -45,5 +45,5 @@ class Artifact(BaseModel):
         raise ValueError(f"{name}: {field}: {first['msg']}; run the stage that writes it again")
 
     def write(self, path: Path) -> None:
-        """Equal records give equal bytes. Raises ValueError for a value of another type, or a number not finite."""
+        """Equal records give equal bytes. Raises ValueError for a value of another type and for a number not finite."""
         write_json(path, self.model_dump(mode="json", warnings="error"))

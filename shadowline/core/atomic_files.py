@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Atomic writes: a file has either its old or its new content, never a part of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unfinished(path: Path) -> Path:
 
 @contextmanager
 def replace_private_file(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """The same, open for writing, and with its mode from its first byte on."""
+    """`replace_file`, opened for writing, and with its mode from the first byte on."""
     with replace_file(path) as temporary:
         temporary.unlink(missing_ok=True)  # what a kill left behind
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -53,7 +53,7 @@ def read_json(path: Path) -> Any:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """The content alone, in the place of what is there, in one step."""
+    """Copy the content alone; an existing target is replaced in one step."""
     with replace_file(target) as temporary:
         shutil.copyfile(source, temporary)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Dotted name → both values, of every value that is not the same; None where there is none."""
+    """Dotted name → both values, of every value that differs; None for a value that is missing."""
     old, new = dict(_flat(before)), dict(_flat(after))
     names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return {name: {"from": old.get(name), "to": new.get(name)} for name in names}

@@ -13,6 +13,6 @@ def file_sha256(path: Path) -> str:
 
 
 def file_md5(path: Path) -> str:
-    """By which DVC names what it keeps; it protects nothing."""
+    """The hash by which DVC names its objects; not for security."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()

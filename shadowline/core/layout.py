@@ -41,7 +41,7 @@ class Layout:
 
     @property
     def reproductions(self) -> Path:
-        """What came of making versions again, a file per attempt."""
+        """Results of reproductions, a file per attempt."""
         return self.root / "data/audit/reproductions"
 
     @property
@@ -56,7 +56,7 @@ class Layout:
 
     @property
     def classes(self) -> Path:
-        """What params.yaml says of each class, as DVC compares it; see `shadowline/stages/classes.py`."""
+        """The parameters of each class, as DVC compares them; see `shadowline/stages/classes.py`."""
         return self.root / "data/classes"
 
     def images(self, class_name: str) -> Path:
@@ -123,7 +123,7 @@ class Layout:
         return self.root / f"models/legacy/{class_name}"
 
     def legacy_scores(self, class_name: str) -> Path:
-        """Its scores of the test split."""
+        """The legacy model's scores of the test split."""
         return self.legacy(class_name) / "test_scores.parquet"
 
     def evaluation(self, class_name: str) -> Path:
@@ -150,7 +150,7 @@ class Layout:
 
     @property
     def enrolling(self) -> Path:
-        """There while an enrolment changes the project; left behind by one that was killed."""
+        """A marker file that exists while an enrolment changes the project; a killed enrolment leaves it behind."""
         return self.scratch / "enrolling.json"
 
     @property
@@ -170,11 +170,11 @@ class Layout:
 
     def forget(self, class_name: str) -> None:
         """Remove everything that the stages made of one class, finished or not; its inbox stays."""
-        made = (
+        places = (
             self.images, self.manifest, self.import_report, self.features, self.bank, self.moments, self.identity,
             self.calibration, self.legacy, self.evaluation,
         )  # fmt: skip
-        for path in (place(class_name) for place in made):
+        for path in (place(class_name) for place in places):
             shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True)
             unfinished(path).unlink(missing_ok=True)
@@ -189,7 +189,7 @@ class Layout:
 
     @property
     def timeline(self) -> Path:
-        """The story of the migration, as the report draws it."""
+        """The course of the migration, as the report draws it."""
         return self.root / "data/report/timeline.json"
 
     @property

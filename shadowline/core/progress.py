@@ -28,7 +28,7 @@ class Task(Protocol):
 
 
 class Progress:
-    """Reports nothing; the base of the two that do."""
+    """Reports nothing; the base class of `BarProgress` and `JsonProgress`."""
 
     @contextmanager
     def task(self, description: str, total: int) -> Iterator[Task]:

@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
 
 def prepare_environment() -> None:
-    """Keep every tool below us from calling out, and tell those that use S3 what our settings say of it.
+    """Set environment variables: no tool contacts its vendor, retries are patient, and MLflow gets our settings of S3.
 
     A value that the user has set stays.
     """
@@ -62,10 +62,10 @@ def prepare_environment() -> None:
 
 
 def _s3(settings: Settings) -> dict[str, str]:
-    """What MLflow reads."""
-    found = {}
+    """MLflow's variables for S3."""
+    variables = {}
     if settings.s3_endpoint:
-        found["MLFLOW_S3_ENDPOINT_URL"] = settings.s3_endpoint
+        variables["MLFLOW_S3_ENDPOINT_URL"] = settings.s3_endpoint
     if settings.s3_encryption:
-        found["MLFLOW_S3_UPLOAD_EXTRA_ARGS"] = json.dumps({"ServerSideEncryption": settings.s3_encryption})
-    return found
+        variables["MLFLOW_S3_UPLOAD_EXTRA_ARGS"] = json.dumps({"ServerSideEncryption": settings.s3_encryption})
+    return variables

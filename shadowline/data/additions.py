@@ -2,13 +2,13 @@
 
     additions = Additions(layout.additions, "bolt")
     index = additions.write([addition, …])       # sha256 of the list; params.yaml names it, and DVC with it
-    additions.read(index)                        # the list; ValueError where it is not what its name says
+    additions.read(index)                        # the list; ValueError where its sha256 is not its name
 
     <additions>/<class>/images/<image_id>.png    the bytes as they came, one file per content
-    <additions>/<class>/<index>.json             what came together: labels, dates, and where from
+    <additions>/<class>/<index>.json             one batch of images: labels, dates, origins
 
-Lists are never changed, so that a registered version can be made again after others have come. What no list in
-params.yaml names belongs to an update that was refused.
+Lists are never changed, so that a registered version can be reproduced after later additions. A list that params.yaml
+does not name belongs to an update that was refused.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NAMED_BY = 12  # characters of an index in the manifest's column `source`
 
 @dataclass(frozen=True)
 class Offer:
-    """One image on its way in."""
+    """One image that is offered to a class."""
 
     name: str  # for messages
     kind: str  # good, or the kind of its defect
@@ -54,7 +54,7 @@ class Addition:
     label: str
     defect_type: str  # "" for normals
     split_hint: str  # "" where its content decides
-    captured_at: str  # ISO 8601; "" where nobody knows
+    captured_at: str  # ISO 8601; "" where it is unknown
     received_at: str
     origin: str
 
@@ -69,7 +69,7 @@ class KnownImage:
 
 @dataclass(frozen=True)
 class Intake:
-    """What became of the images that were offered."""
+    """The result for a batch of offered images."""
 
     new: tuple[Addition, ...]
     num_known: int  # in the class already, or offered twice
@@ -78,7 +78,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class Additions:
-    """The images that came later to one class."""
+    """The images that were added to one class after its source."""
 
     root: Path
     class_name: str
@@ -90,9 +90,9 @@ class Additions:
     def keep(
         self, offers: Iterable[Offer], known: Mapping[str, KnownImage], limits: DataParams, received_at: datetime
     ) -> Intake:
-        """Put on disk what is an image and new; `known`: the images of all classes, by id.
+        """Store the offered images that are new; `known`: the images of all classes, by id.
 
-        Refused, by name: what is no image, an image of another class, and one that is known with another label.
+        Refused, by name: files that are no image, images of another class, and images known with another label.
         """
         seen, new, refused, num_known = dict(known), list[Addition](), list[str](), 0
         for offer in offers:
@@ -138,12 +138,12 @@ class Additions:
         return [self._image(addition, index, bank_only) for addition in self.read(index)]
 
     def check(self, indexes: Iterable[str]) -> None:
-        """Raises FileNotFoundError or ValueError where a list or an image is gone."""
+        """Raises FileNotFoundError or ValueError where a list or an image is missing."""
         for index in indexes:
             self.images(index, bank_only=False)
 
     def _contradiction(self, addition: Addition, held: KnownImage) -> str:
-        """Why an image that is known cannot be taken for the same; "" where it can."""
+        """Why an addition contradicts the known image with its id; "" where it does not."""
         if held.class_name != self.class_name:
             return f"the same image is in class '{held.class_name}'; an image belongs to one class"
         if held.label not in (addition.label, Label.UNKNOWN):
@@ -181,7 +181,7 @@ class Additions:
 
 
 def list_additions(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
-    """All that came later to a class, in the order in which it came; `root`: `Layout.additions`."""
+    """All additions to a class, in the order in which they came; `root`: `Layout.additions`."""
     additions = Additions(root, class_name)
     return [
         image
@@ -192,17 +192,17 @@ def list_additions(class_name: str, params: ClassParams, root: Path) -> list[Sou
 
 def known_images(classes: Mapping[str, ClassParams], layout: Layout) -> dict[str, KnownImage]:
     """The images of all classes by id: those of the manifests, and those that the next import will add to them."""
-    known: dict[str, KnownImage] = {}
+    images: dict[str, KnownImage] = {}
     for name, params in classes.items():
         added = [
             image for addition in params.additions for image in Additions(layout.additions, name).read(addition.index)
         ]
-        known |= {image.image_id: KnownImage(name, image.label) for image in added}
+        images |= {image.image_id: KnownImage(name, image.label) for image in added}
         if layout.manifest(name).is_file():
             manifest = read_manifest([layout.manifest(name)])
             labels = zip(manifest["image_id"], manifest["label"], strict=True)
-            known |= {image_id: KnownImage(name, label) for image_id, label in labels}
-    return known
+            images |= {image_id: KnownImage(name, label) for image_id, label in labels}
+    return images
 
 
 def _check(offer: Offer, limits: DataParams, received_at: datetime) -> tuple[Addition, bytes]:

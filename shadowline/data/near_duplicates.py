@@ -46,10 +46,10 @@ def frame_signature(image: Image.Image) -> bytes:
     return image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX).tobytes()
 
 
-def is_near_identical(a: bytes, b: bytes, tolerance: float) -> bool:
-    """Whether two signatures are of one view: `tolerance` bounds the mean difference in grey levels, and six times as
-    much the difference of the cell that differs most."""
-    return len(a) == len(b) and _distance(_levels(a), _levels(b)[np.newaxis])[0] <= tolerance
+def is_near_identical(first: bytes, second: bytes, tolerance: float) -> bool:
+    """Whether two signatures show the same view: `tolerance` bounds the mean difference in grey levels, and six times
+    as much the difference of the cell that differs most."""
+    return len(first) == len(second) and _distance(_levels(first), _levels(second)[np.newaxis])[0] <= tolerance
 
 
 class FrameGroups:
@@ -66,7 +66,7 @@ class FrameGroups:
         )
 
     def assign(self, image_id: str, signature: bytes | None) -> tuple[str, bool]:
-        """The image id of the first frame of the group, and whether that is this one."""
+        """The image id of the group's first frame, and whether this frame is the first."""
         if (group := self._known.get(image_id)) is not None:
             return group, False
         levels = None if signature is None else _levels(signature)
@@ -78,11 +78,13 @@ class FrameGroups:
 
     def _nearest(self, levels: npt.NDArray[np.int16] | None) -> str | None:
         alike = [
-            (image_id, other) for image_id, other in self._recent if levels is not None and len(other) == len(levels)
+            (image_id, candidate)
+            for image_id, candidate in self._recent
+            if levels is not None and len(candidate) == len(levels)
         ]
         if self._rule is None or levels is None or not alike:
             return None
-        distances = _distance(levels, np.stack([other for _, other in alike]))
+        distances = _distance(levels, np.stack([candidate for _, candidate in alike]))
         nearest = int(distances.argmin())
         return alike[nearest][0] if distances[nearest] <= self._rule.levels else None
 
@@ -92,6 +94,6 @@ def _levels(signature: bytes) -> npt.NDArray[np.int16]:
 
 
 def _distance(levels: npt.NDArray[np.int16], others: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    """Of each of the others, in grey levels: the mean difference, or a sixth of the largest where that is more."""
+    """Distances to `others` in grey levels: the mean difference, or a sixth of the largest if that is more."""
     differences = np.abs(others - levels)
     return np.asarray(np.maximum(differences.mean(axis=1), differences.max(axis=1) / _WORST_CELL))

@@ -52,9 +52,9 @@ def apply_view(rgb: Image.Image, name: str, seed: int) -> View:
     if name.startswith(DEFECT_PREFIX) and kind in _DEFECTS:
         pixels, mask = _DEFECTS[kind](np.asarray(rgb, dtype=np.float64), np.random.default_rng(seed))
         return View(_to_image(pixels), mask)
-    known = [ORIGINAL, *_PLAIN, *(DEFECT_PREFIX + kind for kind in _DEFECTS)]
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
-    raise ValueError(f"unknown view {name!r}{f'; did you mean {nearest[0]!r}?' if nearest else ''}; known: {known}")
+    names = [ORIGINAL, *_PLAIN, *(DEFECT_PREFIX + kind for kind in _DEFECTS)]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+    raise ValueError(f"unknown view {name!r}{f'; did you mean {nearest[0]!r}?' if nearest else ''}; known: {names}")
 
 
 def _to_image(pixels: Pixels) -> Image.Image:

@@ -45,7 +45,7 @@ def assign_splits(frame: pd.DataFrame, params: DataParams, seed: int) -> pd.Data
     came after the class's source; `captured_at`; `bank_only`, true for images that the decoder must not learn from
     yet: they come on top of the others, each split with the same maximum once more, and move none of them.
 
-    Raises ValueError for missing columns, repeated images and unknown words.
+    Raises ValueError for missing columns, repeated images, and unknown labels or hints.
     """
     ranked = _ranked(frame, seed)
     split = pd.Series(Split.STREAM.value, index=ranked.index)
@@ -154,7 +154,7 @@ def _choose(candidates: pd.DataFrame, maximum: int) -> pd.Index:
 
 
 def _dates(rows: pd.DataFrame) -> pd.Series:
-    """When an image was taken, or else when it came; NaT where nobody knows."""
+    """When an image was taken, or else when it was received; NaT where both are unknown."""
     captured, received = (pd.to_datetime(rows[name], utc=True) for name in ("captured_at", "received_at"))
     return captured.fillna(received)
 
@@ -167,17 +167,17 @@ def _most_different(candidates: pd.DataFrame, chosen: pd.Index, count: int) -> p
     for label in chosen:
         distance_N = np.minimum(distance_N, np.linalg.norm(values_NS - values_NS[position[label]], axis=1))
     distance_N[[position[label] for label in chosen]] = -np.inf
-    found: list[int] = []
+    added: list[int] = []
     for _ in range(count):
         farthest = int(np.argmax(distance_N))
-        found.append(farthest)
+        added.append(farthest)
         distance_N = np.minimum(distance_N, np.linalg.norm(values_NS - values_NS[farthest], axis=1))
         distance_N[farthest] = -np.inf
-    return candidates.index[found]
+    return candidates.index[added]
 
 
 def _standardised(values_NS: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Each statistic in robust sigmas around its median; one that does not vary counts for nothing."""
+    """Each statistic in robust sigmas around its median; 0 for a statistic that does not vary."""
     centred_NS = values_NS - np.median(values_NS, axis=0)
     sigma_S = robust_sigmas(values_NS)
     sigma_S = np.where(sigma_S > 0, sigma_S, np.std(values_NS, axis=0))
@@ -200,10 +200,10 @@ def _check(frame: pd.DataFrame) -> None:
     repeated = frame["image_id"][frame["image_id"].duplicated()]
     if len(repeated):
         raise ValueError(f"images to split: {len(repeated)} repeated, first {repeated.iloc[0]}; drop duplicates before")
-    for column, words in (("label", set(Label)), ("split_hint", {*Split, ""})):
-        unknown = sorted(set(frame[column].dropna()) - words)
+    for column, allowed in (("label", set(Label)), ("split_hint", {*Split, ""})):
+        unknown = sorted(set(frame[column].dropna()) - allowed)
         if unknown:
-            raise ValueError(f"images to split: {column} {unknown}, expected one of {sorted(words)}")
+            raise ValueError(f"images to split: {column} {unknown}, expected one of {sorted(allowed)}")
 
 
 def halve(image_ids: Sequence[str], seed: int) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
 """Test defects for a class that has none: injected into its own normal test images, with masks, seeded.
 
 They become files and manifest rows like any other image, labelled `injected_<kind>`, so that every later stage, the
-legacy baseline and the report use them, and show them for what they are.
+legacy baseline and the report use them, and show that they are injected.
 """
 
 from __future__ import annotations

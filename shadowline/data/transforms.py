@@ -2,7 +2,7 @@
 
     pixels_3HW = to_tensor(image, (224, 224), mean, std)
 
-Squeezed and not cropped, because a defect at the edge is a defect; `crop` is for a network that was tuned so.
+Squeezed and not cropped, because a defect at the edge is a defect; `crop` is for a network that was trained that way.
 
 Axes: H W pixels · 3 channels
 """

@@ -17,7 +17,7 @@ class FailedRow:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check's outcome; `observed` and `expected` are in words."""
+    """One check's outcome; `observed` and `expected` are texts for people."""
 
     name: str
     severity: Severity

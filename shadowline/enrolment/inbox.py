@@ -1,14 +1,14 @@
-"""Where the images of a product wait that is being enrolled: one folder per class, one file per content.
+"""The inbox: images of products that are being enrolled, one folder per class, one file per content.
 
     inbox = Inbox(layout.inbox, "bolt")
-    done = inbox.take(named_images(Path("/srv/new/bolt")), params.data)     # refuses by name what is no image
+    done = inbox.take(named_images(Path("/srv/new/bolt")), params.data)     # names the files that are no images
     inbox.stock                                                             # how many normals, which defects
 
     <inbox>/<class>/train/good/<image_id>.png        normals
     <inbox>/<class>/test/<defect>/<image_id>.png     images with a known defect
 
-It is laid out as the `folder` source reads it (`shadowline/data/sources/folder.py`). A file is there whole or not at
-all, and taking the same image twice changes nothing.
+It is laid out as the `folder` source reads it (`shadowline/data/sources/folder.py`). Files are written atomically, and
+taking the same image twice changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAME = re.compile(CLASS_NAME_PATTERN)  # of classes, and of kinds of defects
 
 @dataclass(frozen=True)
 class NamedImage:
-    """One image on its way in."""
+    """One image that is offered to the inbox."""
 
     name: str  # for messages
     kind: str  # good, or the kind of its defect
@@ -38,7 +38,7 @@ class NamedImage:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What became of the images that were offered."""
+    """The result for a batch of offered images."""
 
     new: tuple[Path, ...]
     num_known: int  # in the inbox already
@@ -47,7 +47,7 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class InboxContents:
-    """What lies in the inbox of one class."""
+    """The images in the inbox of one class."""
 
     normals: tuple[Path, ...]
     defects: tuple[Path, ...]
@@ -59,7 +59,7 @@ class InboxContents:
 
 @dataclass(frozen=True)
 class Inbox:
-    """The waiting images of one class; raises ValueError for a name that is none."""
+    """The waiting images of one class; raises ValueError for an invalid class name."""
 
     root: Path
     class_name: str
@@ -74,18 +74,20 @@ class Inbox:
 
     @property
     def stock(self) -> InboxContents:
-        """Read from the disk at every call."""
+        """The images that wait, read from the disk at every call."""
         normals, defects = self.folder / "train" / GOOD, self.folder / "test"
         return InboxContents(tuple(files_below(normals)), tuple(files_below(defects)))
 
     def take(self, images: Iterable[NamedImage], limits: DataParams) -> ImportResult:
-        """Check and keep every image that can be trusted; the others are named."""
-        found = [self._take_one(image, limits) for image in images]
-        refused = tuple(one for one in found if isinstance(one, str))
-        return ImportResult(tuple(one for one in found if isinstance(one, Path)), found.count(None), refused)
+        """Check the images, store the valid ones, and name the others."""
+        outcomes = [self._take_one(image, limits) for image in images]
+        refused = tuple(outcome for outcome in outcomes if isinstance(outcome, str))
+        return ImportResult(
+            tuple(outcome for outcome in outcomes if isinstance(outcome, Path)), outcomes.count(None), refused
+        )
 
     def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> Path | None:
-        """Keep one image; None where it is there already. Raises RefusedImage, or ValueError for a bad `kind`."""
+        """Store one image; None where it is there already. Raises RefusedImage, or ValueError for an invalid `kind`."""
         if not _NAME.fullmatch(kind):
             raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
         properties = measure_image(data, limits, name=name)
@@ -117,7 +119,7 @@ class Inbox:
 def named_images(folder: Path) -> Iterator[NamedImage]:
     """Every file below `folder`: those in it or in good/ are normal, those in another folder show that defect.
 
-    Raises FileNotFoundError for a folder that is none, and ValueError for one without files.
+    Raises FileNotFoundError for a missing folder, and ValueError for a folder without files.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")

@@ -1,10 +1,10 @@
-"""A new product's way into the model: three phases, chosen from the images that are there.
+"""The three phases of a new product, chosen by the number of its images.
 
     phase = choose_phase(num_normals, params.enrolment)
-    advice = advise(phase, auroc, params.enrolment)
+    advice = advise(phase, trial, params.enrolment)
 
-Day 1 has words only (WinCLIP), then a handful of normal images, and from `bank_images` on a bank and a calibration of
-its own. Until then a starter model answers, and stands in the rollout where another class has its legacy model.
+On day 1 it is judged by words only (WinCLIP), then by a handful of normal images, and from `bank_images` on by a bank
+and a calibration of its own. Until then a starter model answers, and takes the place of a legacy model in the rollout.
 Source of the three phases and of the deployment rule: background §2, §5; FACTS §5 and §8.
 """
 
@@ -38,7 +38,7 @@ class Advice(StrEnum):
 
 @dataclass(frozen=True)
 class Trial:
-    """How well a starter model separates what is known of its class; AUROC is None where nothing can be measured."""
+    """How well a starter model separates the known images of its class; AUROC is None where they are too few."""
 
     auroc: float | None
     num_normal: int
@@ -48,12 +48,12 @@ class Trial:
     def __str__(self) -> str:
         if self.auroc is None:
             return "not measured: too few images"
-        made = "injected" if self.injected else "real"
-        return f"AUROC {self.auroc:.3f} on {self.num_normal} normal images and {self.num_anomalous} {made} defects"
+        kind = "injected" if self.injected else "real"
+        return f"AUROC {self.auroc:.3f} on {self.num_normal} normal images and {self.num_anomalous} {kind} defects"
 
 
 def choose_phase(num_normal: int, params: EnrolmentParams) -> EnrolmentPhase:
-    """Where a class with so many normal images stands."""
+    """The phase of a class with so many normal images."""
     if num_normal == 0:
         return EnrolmentPhase.ZERO_SHOT
     return EnrolmentPhase.BANK if num_normal >= params.bank_images else EnrolmentPhase.FEW_SHOT

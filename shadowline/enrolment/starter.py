@@ -1,4 +1,4 @@
-"""What inspects a new product until it has a bank: words (WinCLIP), or the patches of a handful of normal images.
+"""Starter models, which inspect a new product until it has a bank: by words (WinCLIP), or a handful of normal images.
 
     trial = try_few_shot("bolt", normals, defects, encoder, params)
     build_few_shot("bolt", normals, encoder, params).save(directory, encoder_directory)
@@ -39,7 +39,7 @@ def build_few_shot(class_name: str, normals: Images, encoder: Encoder, params: P
 
 
 def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Encoder, params: Params) -> Trial:
-    """Each half of the normals is judged by the other half; the mean of the two AUROCs."""
+    """Judge each half of the normals by the other half; the mean of the two AUROCs."""
     chosen = normals[: params.enrolment.few_shot_images]
     halves = chosen[::2], chosen[1::2]
     if len(halves[1]) < _MIN_HELD_OUT:
@@ -53,13 +53,13 @@ def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Enc
 
 
 def build_zero_shot(class_name: str, params: Params, root: Path) -> WinClip:
-    """A model made of words alone. Raises ValueError that names the missing weights; nothing stands in for them."""
+    """A model made of words alone. Raises ValueError that names missing weights; there is no fallback for them."""
     prompts = choose(root / params.zero_shot.prompts, class_name, params.zero_shot.prompt_set)
     return WinClip.from_words(class_name, prompts, load_clip(params.zero_shot, root), params.zero_shot)
 
 
 def try_zero_shot(detector: WinClip, normals: Images, defects: Images, params: Params) -> Trial:
-    """All normals are news to words."""
+    """Judge all normals at once: a model made of words has no references among them."""
     chosen = normals[: params.enrolment.few_shot_images]
     if len(chosen) < _MIN_HELD_OUT:
         return Trial(None, len(chosen), len(defects), injected=not defects)

@@ -1,1 +1,1 @@
-"""How good a model is: metrics, gates, agreement of two models, tests that may be looked at at any time."""
+"""How good a model is: metrics, gates, agreement of two models, sequential tests."""

@@ -1,4 +1,4 @@
-"""Shadow mode: two models on the same images, and what their decisions say of each other.
+"""Shadow mode: two models on the same images, and how far their decisions agree.
 
     agree(PairCounts(count_cells(table)), confidence=0.95).settled
 
@@ -28,7 +28,7 @@ Cells = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of `num_total`, with its Wilson interval; NaN of nothing."""
+    """A share of `num_total`, with its Wilson interval; NaN where `num_total` is 0."""
 
     num_hits: int
     num_total: int
@@ -59,7 +59,7 @@ class Rate:
 
 @dataclass(frozen=True, eq=False)
 class PairCounts:
-    """Pairs of one class by label and both decisions: all that agreement is made of."""
+    """Pairs of one class by label and both decisions: all that the statistics of agreement need."""
 
     cells_LCG: Cells  # (3, 2, 2)
 
@@ -109,13 +109,13 @@ class PairCounts:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the pairs of one class say; a rate is NaN, and a statistic None, where it is not defined."""
+    """Statistics of the pairs of one class; a rate is NaN, and a statistic None, where it is not defined."""
 
     num_pairs: int
     num_labelled: int
     agreement: Rate  # same decision
     settled: Rate  # same decision, or the candidate proven right
-    kappa: float | None  # Cohen, "A coefficient of agreement for nominal scales" (1960); None of one decision only
+    kappa: float | None  # Cohen, "A coefficient of agreement for nominal scales" (1960); None for one decision only
     mcnemar_p: float | None  # exact McNemar test that both raise equally many alarms; None without disagreements
     drift: tuple[float, float, float]  # candidate's anomaly rate − legacy's, with its interval
     candidate_false_alarms: Rate  # among labelled normal
@@ -169,8 +169,8 @@ def paired_difference(
 
 
 def _kappa(table: Cells) -> float | None:
-    one_word_of_both = table.diagonal().max() == table.sum()
-    return None if one_word_of_both else float(cohens_kappa(table, return_results=False))
+    is_constant = table.diagonal().max() == table.sum()
+    return None if is_constant else float(cohens_kappa(table, return_results=False))
 
 
 def score_correlation(candidate: npt.ArrayLike, legacy: npt.ArrayLike) -> float | None:

@@ -23,7 +23,7 @@ class Decisions:
     """Test images at the class's threshold."""
 
     threshold: float  # robust sigmas
-    target_fpr: float  # that the calibration promised
+    target_fpr: float  # of the calibration
     false_alarms: int
     misses: int
     fpr: float

@@ -1,4 +1,4 @@
-"""`cost.json`: what the packaged model costs. Apart from the gates, so that another bound measures nothing again."""
+"""`cost.json`: memory and latency of the packaged model, apart from the gates: a new bound needs no new measurement."""
 
 from __future__ import annotations
 

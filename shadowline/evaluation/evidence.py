@@ -1,15 +1,15 @@
-"""What is known of one candidate beside its legacy model: counts by the time of receipt, and what they show.
+"""The evidence on one candidate beside its legacy model: counts by the time of receipt, and what follows from them.
 
     evidence = Evidence(EvidenceTable.of(columns), closed_until=slot)     # see `records/evidence.py`
     evidence.days(min_images=10)                             # production days
     evidence.num_days(since, 10)                             # of a phase
 
-Time is the server's time of receipt, in slots of a quarter of an hour since 1970, the largest unit by which every time
-zone of the world is a whole number. Whatever is computed here is computed as of the ends of slots and of production
-days, never as of the moment at which somebody looks, so that it does not depend on who looks when.
+Time is the server's time of receipt, in slots of a quarter of an hour since 1970, the largest unit that divides the
+offset of every time zone. Everything is computed as of the ends of slots and of production days, never as of the
+moment of the call, so that a result does not depend on when it is computed.
 
-A production day begins with the first image and takes in what comes within 24 hours; the next one begins with the
-first image after that. Nights, weekends and holidays are no production days, and no time zone has a say in it.
+A production day begins with the first image and holds all images within 24 hours; the next day begins with the first
+image after that. Nights, weekends and holidays are no production days, and time zones play no part.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def start_of(slot: int) -> datetime:
 
 
 def end_of_slot(at: datetime) -> datetime:
-    """When what happened at a moment becomes evidence."""
+    """The end of the slot of a moment, from which on an event of that moment is evidence."""
     return start_of(slot_of(at) + 1)
 
 
@@ -93,7 +93,7 @@ class EvidenceTable:
 
     @property
     def judged(self) -> npt.NDArray[np.bool_]:
-        """(R,) the candidate said something."""
+        """(R,) the candidate decided."""
         return self.candidate <= ALARM
 
     @property
@@ -125,7 +125,7 @@ class ProductionDay:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that is known of one candidate and one legacy model on one class since they began to be compared."""
+    """The evidence on one candidate and one legacy model of a class since their comparison began."""
 
     table: EvidenceTable
     closed_until: int  # slot: what was received or labelled before it is in the table, nothing else
@@ -135,15 +135,15 @@ class Evidence:
     def days(self) -> tuple[ProductionDay, ...]:
         """Every production day, in order, also those with few images."""
         slots = np.unique(self.table.received[self.table.produced])
-        found: list[ProductionDay] = []
+        days: list[ProductionDay] = []
         while slots.size:
-            found.append(ProductionDay(int(slots[0]), int(slots[0]) + SLOTS_A_DAY))
-            slots = slots[np.searchsorted(slots, found[-1].end) :]
-        return tuple(found)
+            days.append(ProductionDay(int(slots[0]), int(slots[0]) + SLOTS_A_DAY))
+            slots = slots[np.searchsorted(slots, days[-1].end) :]
+        return tuple(days)
 
     @cached_property
     def day_of_row(self) -> Ints:
-        """(R,) number of the production day in which the image was received; of a reference part the last before it."""
+        """(R,) number of the production day of the image's receipt; for a reference part the last day before it."""
         firsts = np.array([day.first for day in self.days], dtype=np.int64)
         return np.maximum(np.searchsorted(firsts, self.table.received, side="right") - 1, 0)
 
@@ -161,14 +161,14 @@ class Evidence:
         return int((closed & (images >= min_images)).sum())
 
     def known_at(self, slot: int, received_before: int | None = None) -> EvidenceTable:
-        """What was known before a slot, of images received before another one."""
+        """The rows that were known before `slot`, of images received before the slot `received_before`."""
         chosen = self.table.slot < slot
         if received_before is not None:
             chosen &= self.table.received < received_before
         return self.table.where(chosen)
 
     def changes(self, value_of: Callable[[EvidenceTable], Ints]) -> ChangeTable:
-        """The table of one question; `value_of` gives the index of each row's value, or −1 where it is not asked."""
+        """The changes of one measurement; `value_of` gives the index of each row's value, or −1 for a row without."""
         value = value_of(self.table)
         asked = value >= 0
         return ChangeTable(
@@ -183,7 +183,7 @@ class Evidence:
 
     @property
     def longest_pause(self) -> timedelta:
-        """Between two images of the production, to the slot."""
+        """The longest time between two images of the production, in whole slots."""
         slots = np.unique(self.table.received[self.table.produced])
         return int(np.diff(slots).max()) * SLOT if slots.size > 1 else timedelta(0)
 
@@ -197,7 +197,7 @@ def count_cells(table: EvidenceTable) -> Ints:
 
 
 def counts_of(values: Ints, counts: Ints, num_values: int) -> Ints:
-    """(V,): how many of each value; −1 counts for none."""
+    """(V,): how many of each value; −1 is not counted."""
     asked = values >= 0
     return np.bincount(values[asked], weights=counts[asked], minlength=num_values).astype(np.int64)
 

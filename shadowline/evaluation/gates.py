@@ -46,12 +46,12 @@ class GateCheck:
     direction: Direction  # the bound is the least ("min") or the most ("max")
     subject: str  # class name, or "" for all together
     reason: str  # a sentence with the numbers, whether passed or failed
-    advisory: bool = False  # reported, but without a say in the verdict
+    advisory: bool = False  # reported, but not counted in the verdict
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the checks add up to; raises ValueError when `passed` is not what they say."""
+    """The result of the checks; raises ValueError where `passed` contradicts them."""
 
     passed: bool
     checks: tuple[GateCheck, ...]
@@ -68,7 +68,7 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Of the failed checks, in order, the advisory ones too."""
+        """The reasons of the failed checks, in order, also of advisory ones."""
         return tuple(check.reason for check in self.checks if not check.passed)
 
     @property
@@ -126,7 +126,7 @@ class GateEvidence:
     latency_reliable: bool = True  # False: other work ran all the time, so that latency_ms says little
 
     def __post_init__(self) -> None:
-        names = [found.class_name for found in self.classes]
+        names = [item.class_name for item in self.classes]
         if len(set(names)) < len(names) or len(set(self.expected)) < len(self.expected):
             raise ValueError(
                 f"evidence: a class occurs twice in {names} or {list(self.expected)}; give each class once"
@@ -163,8 +163,8 @@ def evaluate_gates(evidence: GateEvidence, gates: GateParams) -> Verdict:
     unknown = sorted(set(gates.advisory) - set(GATES))
     if unknown:
         raise ValueError(f"gates.advisory: {unknown} are no gates; the gates are {list(GATES)}")
-    found = {item.class_name: item for item in evidence.classes}
-    expected = [found.get(name) for name in evidence.expected]
+    by_name = {item.class_name: item for item in evidence.classes}
+    expected = [by_name.get(name) for name in evidence.expected]
     overall = (
         check_at_least("classes", len(expected), 1),
         check_above("mean_auroc", _mean([item.auroc if item else None for item in expected]), gates.min_mean_auroc),
@@ -172,9 +172,9 @@ def evaluate_gates(evidence: GateEvidence, gates: GateParams) -> Verdict:
         check_below("memory_mb", evidence.memory_mb, gates.max_memory_mb),
         _check_latency(evidence, gates.max_latency_ms),
     )
-    names = dict.fromkeys((*evidence.expected, *found))
-    per_class = [_judge_class(name, found.get(name), name in evidence.expected, gates) for name in names]
-    per_class.sort(key=lambda checks: _badness(checks, found))
+    names = dict.fromkeys((*evidence.expected, *by_name))
+    per_class = [_judge_class(name, by_name.get(name), name in evidence.expected, gates) for name in names]
+    per_class.sort(key=lambda checks: _badness(checks, by_name))
     checks = (*overall, *(check for checks in per_class for check in checks))
     return Verdict.of(replace(check, advisory=check.name in gates.advisory) for check in checks)
 
@@ -208,18 +208,18 @@ def _judge_class(name: str, item: ClassEvidence | None, is_expected: bool, gates
     )
 
 
-def _badness(checks: Sequence[GateCheck], found: Mapping[str, ClassEvidence]) -> tuple[bool, int, float, str]:
+def _badness(checks: Sequence[GateCheck], by_name: Mapping[str, ClassEvidence]) -> tuple[bool, int, float, str]:
     """Sort key: no evidence at all, then most failures, then the lowest AUROC, then the name."""
     name = checks[0].subject
-    auroc = found[name].auroc if name in found else None
+    auroc = by_name[name].auroc if name in by_name else None
     measured = -math.inf if auroc is None or math.isnan(auroc) else auroc
     return checks[0].name != "evidence", -sum(not check.passed for check in checks), measured, name
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """None where any value is missing: a mean over what happens to be there would hide the rest."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
+    """The mean; None where any value is missing, since a mean over the others would hide that."""
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present and len(present) == len(values) else None
 
 
 def _check(
@@ -231,8 +231,8 @@ def _check(
         return GateCheck(name, False, None, bound, direction, subject, reason)
     value, limit = float(measured), float(bound)
     beyond = value > limit if direction == "min" else value < limit
-    words = {("min", True): "above", ("min", False): "at least", ("max", True): "below", ("max", False): "at most"}
-    reason = f"{label}: {value:.6g}, must be {words[direction, strict]} {limit:.6g}"
+    relation = {("min", True): "above", ("min", False): "at least", ("max", True): "below", ("max", False): "at most"}
+    reason = f"{label}: {value:.6g}, must be {relation[direction, strict]} {limit:.6g}"
     return GateCheck(name, beyond or (value == limit and not strict), value, bound, direction, subject, reason)
 
 

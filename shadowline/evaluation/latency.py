@@ -16,8 +16,8 @@ the reference is its time on an idle machine: other work only ever adds time, so
 estimate of a benchmark (Chen and Revels, "Robust benchmarking in noisy environments", arXiv 1608.04295, take the
 minimum; the tenth percentile keeps a single clock error out).
 
-Where other work runs all the time no image sees an idle machine. Two signs give that away: the spread of the
-reference's times (75th / 25th percentile), and the share of its wall time during which its thread ran at all.
+Where other work runs all the time no image sees an idle machine. Two signs show it: the spread of the reference's
+times (75th / 25th percentile), and the share of its wall time during which its thread ran at all.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _IDLE_PERCENTILE = 10
 class ReferenceWorkload:
     """Two 3×3 convolutions (64 channels, 56×56) and one 768×768 matrix product: 1.37·10⁹ floating-point operations.
 
-    The same for every version, class and project, and made of what encoders and legacy models spend their time on.
+    It is the same for every version, class and project, and made of the operations on which encoders and legacy models
+    spend their time.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -73,14 +74,14 @@ class Timing:
 
 @dataclass(frozen=True)
 class Latency:
-    """What an attempt came to; all times are of single images."""
+    """The result of one attempt; all times are of single images."""
 
     p50_ms: float  # on the clock
     p95_ms: float
     legacy_p50_ms: float
     legacy_p95_ms: float
     idle_p95_ms: float  # what 95 % of the images take at most where nothing else runs
-    ratio_p95: float  # the same in times of the reference
+    ratio_p95: float  # the same as a multiple of the reference's time
     reference_idle_ms: float
     reference_spread: float  # 75th / 25th percentile
     running_share: float  # of the reference's time that its thread ran
@@ -100,7 +101,7 @@ def time_image(
     wall: Clock = time.perf_counter,
     running: Clock = time.thread_time,
 ) -> Timing:
-    """The reference, then the candidate, then the legacy model, each once."""
+    """Time the reference, then the candidate, then the legacy model, each once."""
     ran, started = running(), wall()
     reference()
     referred, ran_to = wall(), running()
@@ -118,7 +119,7 @@ def time_image(
 
 
 def measure_latency(take_round: Callable[[], Iterable[Timing]], params: LatencyParams) -> Latency:
-    """Rounds until an attempt was not disturbed, at most `attempts`; then the least disturbed one, not reliable.
+    """Attempts of `rounds` rounds until one was not disturbed; after `attempts` the least disturbed one, not reliable.
 
     `take_round` times every image once.
     """

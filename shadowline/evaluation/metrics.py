@@ -121,8 +121,8 @@ def image_metrics(
     Every metric sees the same resamples. Raises ValueError as `bootstrap` does.
     """
     curves = _image_curves(scores, labels, resamples, confidence, seed)
-    found = (auroc, average_precision, f1_max, fpr_at_95_tpr, tpr_at_1_fpr)
-    return ImageMetrics(*(_interval(metric(curves), confidence) for metric in found))
+    metrics = (auroc, average_precision, f1_max, fpr_at_95_tpr, tpr_at_1_fpr)
+    return ImageMetrics(*(_interval(metric(curves), confidence) for metric in metrics))
 
 
 def bootstrap(

@@ -1,16 +1,16 @@
-"""How often both models err on all parts of the production, estimated from those that an inspector has looked at.
+"""How often both models err on all parts of the production, estimated from the parts that an inspector has labelled.
 
     estimate_rates(table, confidence=0.95).candidate.missed_defects       # 3.1% [1.2%, 6.0%] from 140 labelled parts
 
 Parts are split by both decisions into four cells C × G. Where the models disagree, every part is meant to be labelled.
-Where they agree, also on a defect that both miss, only parts that were drawn by chance for a review say something,
-each for 1/π parts, π its selection probability (`review_share` at its receipt; Horvitz and Thompson, "A generalization
-of sampling without replacement from a finite universe", JASA 1952). Labels that did not come are taken to be missing by
-chance within a cell and a review share, and π is multiplied by the share that came. Any other label is left out: an
-inspector who finds a defect on his own is no random sample.
+Where they agree, also on a defect that both miss, only parts that were drawn at random for a review count, each for 1/π
+parts, π its selection probability (`review_share` at its receipt; Horvitz and Thompson, "A generalization of sampling
+without replacement from a finite universe", JASA 1952). Missing labels are taken to be missing at random within a cell
+and a review share, and π is multiplied by the share of labels that came. Any other label is left out: defects that an
+inspector finds by himself are no random sample.
 
 The share of defects in a cell is the ratio Σ w y / Σ w with w = 1/π (Hájek, discussion in "Foundations of statistical
-inference", 1971), and the cell's number of parts is known. Its interval is Wilson's (see `shadow.Rate`) for an
+inference", 1971), and the cell's number of parts is known. Its interval is Wilson's (see `agreement.Rate`) for an
 effective number of labels: (Σ w)² / Σ (1 − π) w² (Kish, "Survey sampling", 1965, with finite population correction), or
 the number that gives the linearised variance of the ratio, where that is smaller (Korn and Graubard, "Confidence
 intervals for proportions with small expected number of positive counts estimated from survey data", 1998). Cells are
@@ -44,7 +44,7 @@ class EstimatedRate:
     value: float
     low: float
     high: float
-    num_labelled: int  # parts that it rests on
+    num_labelled: int  # parts that it is estimated from
 
     @property
     def is_measured(self) -> bool:
@@ -58,7 +58,7 @@ class EstimatedRate:
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """Of one model."""
+    """The error rates of one model."""
 
     missed_parts: EstimatedRate  # missed defects, of all parts
     missed_defects: EstimatedRate  # of all defects
@@ -67,7 +67,7 @@ class ErrorRates:
 
 @dataclass(frozen=True)
 class ReviewRates:
-    """Of both models, on the same parts."""
+    """The error rates of both models, on the same parts."""
 
     num_parts: int  # of the production, judged by both
     candidate: ErrorRates
@@ -84,7 +84,7 @@ class _Total:
 
     @classmethod
     def sum_of(cls, totals: Sequence[_Total]) -> _Total:
-        """Of independent ones."""
+        """The sum of independent totals."""
         value = sum(total.value for total in totals)
         below = math.hypot(*(total.value - total.low for total in totals))
         above = math.hypot(*(total.high - total.value for total in totals))
@@ -93,7 +93,7 @@ class _Total:
 
 @dataclass(frozen=True)
 class _Cell:
-    """Parts on which the models decided alike."""
+    """Parts with the same decision of the candidate and the same decision of the legacy model."""
 
     num_parts: int
     num_labelled: int
@@ -108,8 +108,8 @@ class _Cell:
 def estimate_rates(table: EvidenceTable, confidence: float) -> ReviewRates:
     """Rates of the parts of the production that both models judged.
 
-    A rate is not measured where no label says anything of a cell that it is made of. Raises ValueError for a part that
-    is said to be drawn with the probability 0.
+    A rate is not measured where a cell that it is made of has parts and no usable label. Raises ValueError for a part
+    that was drawn with the probability 0.
     """
     parts = table.where(table.both_judged & table.produced)
     cells = {
@@ -130,7 +130,7 @@ def estimate_rates(table: EvidenceTable, confidence: float) -> ReviewRates:
 
 
 def _error_rates(quiet: Sequence[_Cell], flagged: Sequence[_Cell]) -> ErrorRates:
-    """Of the model that let the parts in `quiet` pass and flagged those in `flagged`."""
+    """The error rates of the model that let the parts in `quiet` pass and flagged those in `flagged`."""
     cells = [*quiet, *flagged]
     num_parts = sum(cell.num_parts for cell in cells)
     missed, hit = (_Total.sum_of([cell.defects for cell in side]) for side in (quiet, flagged))
@@ -154,17 +154,17 @@ def _share_of_all(total: _Total, num_parts: int) -> _Total | None:
 
 
 def _share(these: _Total, others: _Total) -> _Total | None:
-    """these / (these + others): all θ for which 0 lies in the interval of (1 − θ) these − θ others; None of nothing."""
+    """these / (these + others): all θ for which 0 lies in the interval of (1 − θ) these − θ others; None for 0 / 0."""
     whole = these.value + others.value
     if whole == 0.0:
         return None
 
-    def limit(a: float, b: float, sign: int) -> float:
-        """`a`, `b`: distances of the limits of `these` and `others` that matter on this side."""
+    def limit(distance_these: float, distance_others: float, sign: int) -> float:
+        """The distances are those of the limits of `these` and `others` that matter on this side."""
 
         def excess(theta: float) -> float:
             middle = (1.0 - theta) * these.value - theta * others.value
-            return middle + sign * math.hypot((1.0 - theta) * a, theta * b)
+            return middle + sign * math.hypot((1.0 - theta) * distance_these, theta * distance_others)
 
         if excess(0.0) <= 0.0:
             return 0.0
@@ -210,7 +210,7 @@ def _hajek(counts_P2: Floats, probability_P: Floats, confidence: float) -> tuple
     total = float(weight_P @ number_P)
     share = min(1.0, float(weight_P @ anomalous_P) / total)
     spread_P = (1.0 - probability_P) * weight_P**2
-    kish = float(spread_P @ number_P) / total**2  # of one effective label the inverse
+    kish = float(spread_P @ number_P) / total**2  # 1 / effective number of labels
     squares_P = anomalous_P * (1.0 - share) ** 2 + (number_P - anomalous_P) * share**2
     variance = float(spread_P @ squares_P) / total**2
     scatter = share * (1.0 - share)

@@ -1,4 +1,4 @@
-"""Tests that may be looked at after every observation, and restarted when the world changes.
+"""Sequential tests: valid after every observation, and restarted after each change that they find.
 
     log_wealth(counts, values, bound)              # evidence against "the mean is at most `bound`"; proof at log(1/α)
     confidence_bounds(counts, values, confidence)  # an interval that holds at all times at once
@@ -7,7 +7,7 @@
 An observation x takes one of a few `values`. A gambler who starts with 1 and bets a share λ of the wealth on "above the
 bound" holds Π (1 + λ (x − bound)). Where every conditional mean is at most the bound, this product is a nonnegative
 supermartingale, so that it ever reaches 1/α with a probability of at most α (Ville's inequality), however often one
-looks. A mixture over a few fixed λ is one as well, and depends on the counts of the values alone.
+looks. A mixture over a few fixed λ is a supermartingale as well, and depends on the counts of the values alone.
 
     V values · J bets · D days · E moments at which the wealth is computed
 
@@ -84,7 +84,7 @@ def _lower_bound(counts: Floats, values: Sequence[float], threshold: float, lowe
 
 @dataclass(frozen=True, eq=False)
 class ChangeTable:
-    """What became known when, of observations of which day: rows of counts that are added up.
+    """Rows of counts that add up: when something became known, and of observations of which day.
 
     An observation whose value changes later, because a label came, has a row that takes the old value back.
     """
@@ -95,7 +95,7 @@ class ChangeTable:
     count: Ints  # (R,) how many; negative where it takes something back
 
     def added_up(self) -> ChangeTable:
-        """One row for each moment, day and value, none where nothing changes."""
+        """One row for each moment, day and value; rows that add up to 0 are left out."""
         keys_R3 = np.stack([self.moment, self.day, self.value], axis=1)
         keys, position = np.unique(keys_R3, axis=0, return_inverse=True)
         count = np.bincount(position.ravel(), weights=self.count, minlength=len(keys)).astype(np.int64)
@@ -103,7 +103,7 @@ class ChangeTable:
         return ChangeTable(moment, day, value, count[count != 0])
 
     def since(self, day: int) -> ChangeTable | None:
-        """The observations of this day and later ones, whose numbers begin again at 0; None where there are none."""
+        """The observations of this day and of later days, renumbered from 0; None where there are none."""
         late = self.day >= day
         if not late.any():
             return None
@@ -122,12 +122,12 @@ def crossings(table: ChangeTable, values: Sequence[float], bound: float, alpha: 
     """
     if bound >= max(values):
         return ()
-    found: list[int] = []
+    moments: list[int] = []
     rest: ChangeTable | None = table.added_up()
     while rest is not None and (crossed := _first_crossing(rest, values, bound, alpha)) is not None:
-        found.append(crossed)
+        moments.append(crossed)
         rest = rest.since(int(rest.day[rest.moment <= crossed].max()) + 1)
-    return tuple(found)
+    return tuple(moments)
 
 
 def _first_crossing(table: ChangeTable, values: Sequence[float], bound: float, alpha: float) -> int | None:
@@ -158,9 +158,9 @@ def _first_crossing(table: ChangeTable, values: Sequence[float], bound: float, a
 
 def strongest_start(table: ChangeTable, values: Sequence[float], bound: float, moment: int) -> tuple[int, Ints]:
     """The starting day whose process speaks most against the bound at a moment, and the counts (V,) since that day."""
-    known = table.moment <= moment
-    by_day_DV = np.zeros((int(table.day[known].max(initial=0)) + 1, len(values)), dtype=np.int64)
-    np.add.at(by_day_DV, (table.day[known], table.value[known]), table.count[known])
+    is_known = table.moment <= moment
+    by_day_DV = np.zeros((int(table.day[is_known].max(initial=0)) + 1, len(values)), dtype=np.int64)
+    np.add.at(by_day_DV, (table.day[is_known], table.value[is_known]), table.count[is_known])
     since_DV = by_day_DV[::-1].cumsum(axis=0)[::-1]
     if bound <= min(values) + _LEAST * (max(values) - min(values)):
         return 0, since_DV[0]
@@ -180,7 +180,7 @@ def _first_above(table: ChangeTable, is_above_V: npt.NDArray[np.bool_]) -> int |
 def _mixed_wealth(known_EDV: Floats, gains_VJ: Floats) -> Floats:
     """(E,) log of the wealth of all bets from all starting days together.
 
-    The stakes of all later days, 1/(D + 1) in sum, are still in hand: the result does not depend on D.
+    The stakes of all later days, 1/(D + 1) in sum, are not bet yet and count in full: the result does not depend on D.
     """
     starts = np.arange(1, known_EDV.shape[1] + 1)
     log_stakes_D1 = -np.log(starts * (starts + 1.0))[:, None]

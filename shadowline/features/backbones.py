@@ -1,7 +1,7 @@
-"""The one door to timm and open_clip (and through them torchvision): build by name, never download by surprise.
+"""The only module that imports timm and open_clip (and through them torchvision); it never downloads unasked.
 
 Both import torchvision, and a CPU-only torch beside a registry torchvision cannot load torchvision's compiled
-operators: the import then dies with `operator torchvision::nms does not exist`. The cure lives here, once, and
+operators: the import then fails with `operator torchvision::nms does not exist`. The workaround is here alone, and
 ruff (TID251) forbids those imports everywhere else. Background: docs/decisions/0003-one-door-to-timm.md
 """
 
@@ -45,7 +45,7 @@ def timm() -> Any:
 
 
 def open_clip() -> Any:
-    """The open_clip module, imported as safely; raises ValueError where the extra `zero_shot` is not installed."""
+    """The open_clip module, imported like timm; raises ValueError where the extra `zero_shot` is not installed."""
     if importlib.util.find_spec("open_clip") is None:
         raise ValueError("open_clip is not installed; run `pip install 'shadowline[zero_shot]'`")
     _prepare_torchvision()
@@ -55,7 +55,7 @@ def open_clip() -> Any:
 
 
 def hub_file(repository: str, filename: str, *, allow_network: bool) -> Path:
-    """One file of the model hub: from the local cache, or over the network where allowed. Raises OSError without it."""
+    """One file of the model hub: from the local cache, or over the network where allowed. Raises OSError if missing."""
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(repository, filename, local_files_only=not allow_network))

@@ -1,4 +1,4 @@
-"""The feature cache: every image is encoded once in its life.
+"""The feature cache: every image is encoded only once.
 
 `data/features/<class>.safetensors` holds `fused` (N, G, T, D) float16 for N keys, a key being (image_id, view). The
 encoder's fingerprint stands in the metadata; a file with another fingerprint or precision is rebuilt, never mixed.
@@ -110,29 +110,29 @@ class FeatureCache:
         """Write `path` with the features of `wanted`, sorted; `read` gives the RGB image of a key."""
         keys = sorted(set(wanted))
         shards = self._scratch / path.stem
-        known = self._known(path, shards)
-        missing = [key for key in keys if key not in known]
+        encoded = self._known(path, shards)
+        missing = [key for key in keys if key not in encoded]
         with progress.task(f"features {path.stem}", total=len(missing)) as task:
             for start in range(0, len(missing), _SHARD_KEYS):
                 chunk = missing[start : start + _SHARD_KEYS]
-                shard = shards / f"{len(known):06d}-{chunk[0].image_id[:12]}.safetensors"
+                shard = shards / f"{len(encoded):06d}-{chunk[0].image_id[:12]}.safetensors"
                 self._write(shard, chunk, self._encode(chunk, read))
-                known.update(dict.fromkeys(chunk, shard))
+                encoded.update(dict.fromkeys(chunk, shard))
                 task.advance(len(chunk))
         if missing or not self._is_current(path, keys):
-            self._assemble(path, keys, known)
+            self._assemble(path, keys, encoded)
         shutil.rmtree(shards, ignore_errors=True)
         return CacheUpdate(num_computed=len(missing), num_reused=len(keys) - len(missing))
 
     def _known(self, path: Path, shards: Path) -> dict[FeatureKey, Path]:
-        """Where each key that is already encoded by this encoder, in this precision, lies."""
-        known: dict[FeatureKey, Path] = {}
+        """Key → file, of the keys that this encoder has encoded already in this precision."""
+        encoded: dict[FeatureKey, Path] = {}
         for candidate in [*sorted(shards.glob("*.safetensors")), path]:
             if candidate.is_file():
                 file = FeatureFile(candidate)
                 if self._is_mine(file):
-                    known.update(dict.fromkeys(file.keys, candidate))
-        return known
+                    encoded.update(dict.fromkeys(file.keys, candidate))
+        return encoded
 
     def _is_current(self, path: Path, keys: list[FeatureKey]) -> bool:
         if not path.is_file():
@@ -162,11 +162,11 @@ class FeatureCache:
         with replace_file(path) as temporary:
             save_file({"fused": fused.contiguous()}, temporary, metadata={"features": json.dumps(facts)})
 
-    def _assemble(self, path: Path, keys: list[FeatureKey], known: dict[FeatureKey, Path]) -> None:
-        files = {source: FeatureFile(source) for source in set(known.values())}
+    def _assemble(self, path: Path, keys: list[FeatureKey], encoded: dict[FeatureKey, Path]) -> None:
+        files = {source: FeatureFile(source) for source in set(encoded.values())}
         fused = torch.empty(
             len(keys), self.encoder.config.groups, self.encoder.num_tokens, self.encoder.width, dtype=self.dtype
         )
         for row, key in enumerate(keys):
-            fused[row] = files[known[key]].fetch([key])[0].to(self.dtype)
+            fused[row] = files[encoded[key]].fetch([key])[0].to(self.dtype)
         self._write(path, keys, fused)

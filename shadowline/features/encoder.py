@@ -128,10 +128,10 @@ def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder
         raise FileNotFoundError(f"{directory}: no encoder here; run `dvc repro encoder`")
     raw = read_json(directory / _CONFIG)
     config = EncoderConfig(**{**raw, "layers": tuple(raw["layers"])})
-    found = file_sha256(directory / _WEIGHTS)
-    if found != config.weights_sha256:
+    actual = file_sha256(directory / _WEIGHTS)
+    if actual != config.weights_sha256:
         raise ValueError(
-            f"{directory / _WEIGHTS}: sha256 {found[:12]}…, expected {config.weights_sha256[:12]}…; restore the file"
+            f"{directory / _WEIGHTS}: sha256 {actual[:12]}…, expected {config.weights_sha256[:12]}…; restore the file"
         )
     network = build_network(config.name, config.crop, depth=max(config.layers) + 1)
     network.load_state_dict(load_file(directory / _WEIGHTS))

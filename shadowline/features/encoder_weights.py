@@ -50,8 +50,8 @@ def _fit(state: dict[str, Tensor], params: EncoderParams) -> dict[str, Tensor]:
     fitted = {name: state[name] for name in wanted}
     for name in sorted(set(wanted) - {"pos_embed"}):
         if fitted[name].shape != wanted[name].shape:
-            found, needed = tuple(fitted[name].shape), tuple(wanted[name].shape)
-            raise ValueError(f"encoder.location: {params.location}: {name} is {found}, {params.name} needs {needed}")
+            actual, needed = tuple(fitted[name].shape), tuple(wanted[name].shape)
+            raise ValueError(f"encoder.location: {params.location}: {name} is {actual}, {params.name} needs {needed}")
     fitted["pos_embed"] = _resample_positions(state["pos_embed"], wanted["pos_embed"], params.name)
     network.load_state_dict(fitted)
     return fitted

@@ -36,8 +36,12 @@ def train_keys(class_name: str, manifest: pd.DataFrame, params: Params) -> list[
 
 def defect_keys(manifest: pd.DataFrame, params: Params) -> dict[str, list[FeatureKey]]:
     """What selection judges recipes by: known defects where there are any, injected ones otherwise."""
-    known = ids_of(manifest, Split.TUNE)
-    return {KNOWN_DEFECTS: [FeatureKey(image_id) for image_id in known]} if known else injected_keys(manifest, params)
+    known_defects = ids_of(manifest, Split.TUNE)
+    return (
+        {KNOWN_DEFECTS: [FeatureKey(image_id) for image_id in known_defects]}
+        if known_defects
+        else injected_keys(manifest, params)
+    )
 
 
 def injected_keys(manifest: pd.DataFrame, params: Params) -> dict[str, list[FeatureKey]]:

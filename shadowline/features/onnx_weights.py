@@ -34,8 +34,8 @@ def read_linear_weights(onnx_path: Path) -> dict[str, Array]:
         if node.op_type != "Add":
             continue
         bias = next((i for i in node.input if i.startswith(_PREFIX) and i.endswith(".bias")), None)
-        other = next((i for i in node.input if i != bias), None)
-        producer = made_by.get(other) if bias and other else None
+        operand = next((i for i in node.input if i != bias), None)
+        producer = made_by.get(operand) if bias and operand else None
         if bias is None or producer is None or producer.op_type != "MatMul":
             continue
         matrix = constants[producer.input[1]]

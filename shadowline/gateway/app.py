@@ -3,7 +3,7 @@
 POST /v1/inspect    multipart: image, class_name?, captured_at?, heatmap?, known_label? → score, threshold, decision, …
                     without class_name also class_confidence; of an unknown product no score and no decision
                     known_label: normal | anomalous, of a reference part that somebody put on the line
-POST /v1/feedback   an inspector's word on an image
+POST /v1/feedback   an inspector's label of an image
 GET  /v1/review     parts that wait for a label, the oldest first: class_name?, limit?
 POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
@@ -77,7 +77,7 @@ def create_app() -> FastAPI:
 
 
 def build_app(gateway: Gateway) -> FastAPI:
-    """Starts the gateway with the application, and ends it with it."""
+    """The application, which starts the gateway when it starts, and closes it when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -110,8 +110,8 @@ def build_app(gateway: Gateway) -> FastAPI:
 
 
 def _gateway(request: Request) -> Gateway:
-    found: Gateway = request.app.state.gateway
-    return found
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
 GatewayHere = Annotated[Gateway, Depends(_gateway)]

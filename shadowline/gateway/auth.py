@@ -1,4 +1,4 @@
-"""Who may call, how much at once, how large and how slow: decided before a request reaches an endpoint."""
+"""Checks before a request reaches an endpoint: key, requests at once, size and duration of the upload."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class AuthMiddleware:
     def _check_caller(self, scope: Scope) -> None:
         given = Headers(scope=scope).get("x-api-key", "").encode()
         if self._keys:
-            # every key is compared, each in constant time: how long it takes says nothing
+            # every key is compared, each in constant time, so that the time reveals nothing
             if not max([hmac.compare_digest(given, key) for key in self._keys]):
                 raise RefusedRequestError(401, "X-API-Key is missing or wrong")
         elif not _is_loopback((scope.get("client") or ("",))[0]):
@@ -94,7 +94,7 @@ class _Bounded:
         self._num_bytes, self._complete = 0, False
 
     async def __call__(self) -> Message:
-        if self._complete:  # from here on the application waits for nothing but the caller to go away
+        if self._complete:  # from here on the application waits only for the caller to disconnect
             return await self._receive()
         message = await self._next()
         if self._num_bytes > self._limit:

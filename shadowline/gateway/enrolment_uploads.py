@@ -1,6 +1,6 @@
 """Images of a product that is being enrolled, one a request: into the inbox, from where the enrolment takes them.
 
-POST /v1/classes/{class_name}/images    multipart: image, kind? (good, or the name of a defect) → what is there now
+POST /v1/classes/{class_name}/images    multipart: image, kind? (good, or the name of a defect) → counts of the inbox
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class IntakeForm(BaseModel):
 
 
 def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> IntakeAnswer:
-    """Keep the image; the same one again changes nothing. Raises RefusedRequestError, with nothing kept."""
+    """Store the image; the same image again changes nothing. Raises RefusedRequestError, with nothing stored."""
     try:
         inbox = Inbox(Layout().inbox, class_name)
         if inbox.stock.num_images >= params.gateway.max_inbox_images:

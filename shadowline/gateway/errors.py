@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import HTTPException
 
-RETRY_LATER = {"Retry-After": "1"}  # seconds; of all that passes by itself
+RETRY_LATER = {"Retry-After": "1"}  # seconds; for temporary errors
 
 
 class RefusedRequestError(HTTPException):

@@ -1,7 +1,7 @@
 """Images on disk, byte for byte as they came, so that a decision can be shown again and an inspector can look.
 
     keeper.offer(sample, "bolt", flagged=True)    # never waits, never fails
-    <folder>/<class>/<image_id>.<suffix>          # mode 0600; what exceeds gateway.max_kept_mb goes, the oldest first
+    <folder>/<class>/<image_id>.<suffix>          # mode 0600; above gateway.max_kept_mb the oldest are deleted
 
 All workers share one folder: a lock lets one of them write at a time, and `.num_bytes` tells it how full the folder is.
 """
@@ -31,12 +31,12 @@ log = logging.getLogger(__name__)
 
 _LOCK, _NUM_BYTES = ".lock", ".num_bytes"
 _LOCK_TIMEOUT_S = 10.0
-_AFTER_REMOVAL = 0.9  # of the bound: looking through the whole folder is worth it only for many at once
+_AFTER_REMOVAL = 0.9  # of the bound: each scan of the whole folder makes room for many images
 
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """One image on its way to the disk."""
+    """One image that waits to be written."""
 
     class_name: str
     image_id: str
@@ -50,9 +50,9 @@ class RetainedImages:
         self.folder, self._max_bytes = folder, max_bytes
 
     def keep(self, class_name: str, image_id: str, data: bytes) -> int:
-        """Put an image on disk, or make it the newest where it is there; returns how many others had to go.
+        """Write an image, or make it the newest where it exists; returns how many others were deleted.
 
-        Raises OSError where the disk is full or the lock is not given back, ValueError for a class that is no name.
+        Raises OSError where the disk is full or the lock is not released, ValueError for an invalid class name.
         """
         if not re.fullmatch(CLASS_NAME_PATTERN, class_name):
             raise ValueError(f"class {class_name!r}: use a-z, 0-9, _ and -, at most 64 of them")
@@ -71,7 +71,7 @@ class RetainedImages:
         try:
             total = int(counter.read_text(encoding="ascii")) + num_new
         except (FileNotFoundError, ValueError):
-            total = self._max_bytes + 1  # unknown: look
+            total = self._max_bytes + 1  # unknown: scan the folder
         removed = 0
         if total > self._max_bytes:
             total, removed = self._make_room()
@@ -80,9 +80,9 @@ class RetainedImages:
         return removed
 
     def _make_room(self) -> tuple[int, int]:
-        """Bytes that are left, and images that went: none where the folder is within the bound."""
-        found = sorted((path.stat().st_mtime_ns, path) for path in self.folder.glob("*/*") if path.is_file())
-        sizes = {path: path.stat().st_size for _, path in found}
+        """Delete the oldest images where the folder exceeds its bound; returns bytes left, and images deleted."""
+        files = sorted((path.stat().st_mtime_ns, path) for path in self.folder.glob("*/*") if path.is_file())
+        sizes = {path: path.stat().st_size for _, path in files}
         total, removed = sum(sizes.values()), 0
         if total <= self._max_bytes:
             return total, removed
@@ -95,7 +95,7 @@ class RetainedImages:
 
 
 def _suffix(data: bytes) -> str:
-    """By content; the header alone is read."""
+    """The suffix by content; the header alone is read."""
     with Image.open(BytesIO(data), formats=FORMATS) as image:
         return SUFFIX_OF[image.format or ""]
 
@@ -115,7 +115,7 @@ class ImageRetention:
         self._thread.start()
 
     def offer(self, sample: UploadedImage, class_name: str, flagged: bool = True) -> None:
-        """Never waits; an image that does not fit is counted. `flagged`: it waits for review."""
+        """Never waits; an image that does not fit is counted as not kept. `flagged`: it waits for review."""
         which = self._params.keep_images
         if which is ImageRetentionPolicy.ALL or (which is ImageRetentionPolicy.ALARMS and flagged):
             if self._reserve(len(sample.data)):

@@ -1,4 +1,4 @@
-"""One image's way through the gateway: route, ask, fall back, hand over to the shadow and to those who keep it.
+"""One image's way through the gateway: route, ask, fall back, hand over to the shadow and to image retention.
 
 reply = await answerer.inspect(sample)
 """
@@ -27,7 +27,7 @@ from shadowline.records.pair import ModelDecision, Side
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What the caller is told."""
+    """The answer to the caller."""
 
     answer: InspectionResult
     place: ModelLocation  # of the model that answered
@@ -43,23 +43,23 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class UnknownProductReply:
-    """What the caller is told of an image that no class accepts: nobody judged it."""
+    """The answer to the caller for an image that no class accepts, and that no model judged."""
 
     identified: Identification
-    place: ModelLocation  # of the model that looked
+    place: ModelLocation  # of the model that identified the image
     latency_ms: float  # from the whole upload to the answer
 
 
 @dataclass(frozen=True, eq=False)
 class _Said:
-    """One model's word on one image."""
+    """One model's result for one image."""
 
     judgement: ModelDecision
     answer: InspectionResult | None = None  # None: it failed
 
 
 class InspectionService:
-    """Asks the models of the table in force."""
+    """Answers requests with the models of the routing table in force."""
 
     def __init__(
         self,
@@ -79,54 +79,56 @@ class InspectionService:
         if sample.class_name:
             return await self._reply(_route(table, sample.class_name), sample, None, started)
         model = _identifier(table)
-        found = await self._identify(model, sample)
-        if found.class_name is None:
-            self._metrics.unknown.labels(found.nearest_class).inc()
-            return UnknownProductReply(found, model.place, 1000 * (time.perf_counter() - started))
-        return await self._reply(_route(table, found.class_name), sample, found, started)
+        identification = await self._identify(model, sample)
+        if identification.class_name is None:
+            self._metrics.unknown.labels(identification.nearest_class).inc()
+            return UnknownProductReply(identification, model.place, 1000 * (time.perf_counter() - started))
+        return await self._reply(_route(table, identification.class_name), sample, identification, started)
 
     async def _reply(
         self, route: Route, sample: UploadedImage, identified: Identification | None, started: float
     ) -> Reply:
-        side, said = await self._answer(route, sample)
-        if said.answer is None:
+        side, result = await self._answer(route, sample)
+        if result.answer is None:
             raise RefusedRequestError(503, f"class {route.state.class_name!r}: no model answered; try again")
         seconds, name = time.perf_counter() - started, route.state.class_name
         drawn = sample.is_drawn_for(name)
-        reply = Reply(said.answer, route.models[side].place, side, 1000 * seconds, drawn, identified)
-        self._keeper.offer(sample, name, flagged=said.answer.alarm or drawn)
+        reply = Reply(result.answer, route.models[side].place, side, 1000 * seconds, drawn, identified)
+        self._keeper.offer(sample, name, flagged=result.answer.alarm or drawn)
         self._metrics.latency.labels(name, side).observe(seconds)
         self._metrics.answers.labels(name, side, reply.decision).inc()
         return reply
 
     async def _identify(self, model: PooledModel, sample: UploadedImage) -> Identification:
-        """Which class the image is of; the caller pays for one more pass of the encoder."""
+        """Identify the class of the image, which costs the caller one more pass of the encoder."""
         try:
             longest_ms = self._params.answer_timeout_ms  # no other model can tell
-            found = await ask(model.engine.callers, InspectionRequest(sample.image, None), longest_ms, longest_ms)
+            identification = await ask(
+                model.engine.callers, InspectionRequest(sample.image, None), longest_ms, longest_ms
+            )
         except ScoringError:
             raise RefusedRequestError(503, "class_name: missing, and the model that tells it failed; send it") from None
-        assert isinstance(found, Identification)  # the question had no class
-        return found
+        assert isinstance(identification, Identification)  # the question had no class
+        return identification
 
     async def _answer(self, route: Route, sample: UploadedImage) -> tuple[Side, _Said]:
-        """Who answered, and what. Every image leaves a pair, or a job that makes one."""
+        """The side that answered, and its result. Every image leaves a pair, or a job that makes one."""
         side = route.side_of(sample.image_id)
-        said = await self._ask(route, side, sample)
-        if side == CANDIDATE and said.answer is None and route.legacy_judges:
+        result = await self._ask(route, side, sample)
+        if side == CANDIDATE and result.answer is None and route.legacy_judges:
             rescue = await self._ask(route, LEGACY, sample)
-            judgements: dict[Side, ModelDecision] = {CANDIDATE: said.judgement, LEGACY: rescue.judgement}
+            judgements: dict[Side, ModelDecision] = {CANDIDATE: result.judgement, LEGACY: rescue.judgement}
             self._writer.offer(pair_of(route, sample, LEGACY, judgements))
             return LEGACY, rescue
-        self._hand_over(route, sample, side, said.judgement)
-        return side, said
+        self._hand_over(route, sample, side, result.judgement)
+        return side, result
 
-    def _hand_over(self, route: Route, sample: UploadedImage, side: Side, said: ModelDecision) -> None:
+    def _hand_over(self, route: Route, sample: UploadedImage, side: Side, decision: ModelDecision) -> None:
         shadow = route.shadow_of(side)
         if shadow is not None:
-            self._shadow.offer(ShadowJob(route, sample, side, said, shadow))
+            self._shadow.offer(ShadowJob(route, sample, side, decision, shadow))
         else:
-            self._writer.offer(pair_of(route, sample, side, {side: said}))
+            self._writer.offer(pair_of(route, sample, side, {side: decision}))
 
     async def _ask(self, route: Route, side: Side, sample: UploadedImage) -> _Said:
         name, model = route.state.class_name, route.models.get(side)
@@ -146,7 +148,7 @@ class InspectionService:
         return _Said(ModelDecision(answer.score, answer.threshold, latency_ms), answer)
 
     def _patience_ms(self, route: Route, side: Side) -> float:
-        """What one batch of a model may take: less where another one stands behind it."""
+        """How long one batch of a model may take: less where the legacy model can answer instead."""
         return self._params.candidate_timeout_ms if route.can_fall_back(side) else self._params.answer_timeout_ms
 
 
@@ -159,8 +161,8 @@ def _identifier(table: RoutingTable) -> PooledModel:
 def _route(table: RoutingTable, class_name: str) -> Route:
     route = table.routes.get(class_name)
     if route is None:
-        known = ", ".join(sorted(table.routes)) or "none yet"
-        raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {known}")
+        names = ", ".join(sorted(table.routes)) or "none yet"
+        raise RefusedRequestError(404, f"class {class_name!r}: no model of it is known here; known are {names}")
     if not required_models(route.state):
         raise RefusedRequestError(
             503, f"class {class_name!r}: its first model waits for `shadowline rollout approve alone {class_name}`"

@@ -74,7 +74,7 @@ class Gateway:
         self._shadow.start()
 
     def close(self) -> None:
-        """Takes `gateway.drain_ms` at most, and two seconds."""
+        """Close everything; takes `gateway.drain_ms` and two seconds at most."""
         end = time.monotonic() + self.params.gateway.drain_ms / 1000
         self.watcher.stop()
         self._shadow.close(max(0.0, end - time.monotonic()))
@@ -86,14 +86,14 @@ class Gateway:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why the gateway is not ready; nothing where it is."""
-        found = list(self.table.problems)
+        """Why the gateway is not ready; empty where it is."""
+        problems = list(self.table.problems)
         if not self.table.routes:
-            found.append("no model is on record; promote a version, register a legacy model or begin a rollout")
+            problems.append("no model is on record; promote a version, register a legacy model or begin a rollout")
         if not self.watcher.database_answers:
-            found.append("the database does not answer; the last rollout stays in force")
+            problems.append("the database does not answer; the last rollout stays in force")
         if waiting := self.writer.spool.num_bytes:
-            found.append(f"spool: {waiting} bytes of pairs wait for the database")
+            problems.append(f"spool: {waiting} bytes of pairs wait for the database")
         if self.writer.disk_error:
-            found.append(f"spool: {self.writer.disk_error}; {self.writer.num_lost} pairs lost so far")
-        return tuple(found)
+            problems.append(f"spool: {self.writer.disk_error}; {self.writer.num_lost} pairs lost so far")
+        return tuple(problems)

@@ -1,4 +1,4 @@
-"""How many requests are in work, and whether this is a quiet moment for work that nobody waits for."""
+"""How many requests are in work, and whether background work may run now."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LoadLimiter:
         self._count(-1)
 
     def wait_for_quiet(self, limit_s: float) -> None:
-        """Until no request is in work, but not longer than `limit_s`."""
+        """Wait until no request is in work, but not longer than `limit_s`."""
         self._quiet.wait(limit_s)
 
     def _count(self, change: int) -> None:

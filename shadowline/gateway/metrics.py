@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics. With several workers the numbers of all of them come together.
+"""The metrics that Prometheus reads at /metrics, of all workers together.
 
 The directory that workers share must be named by PROMETHEUS_MULTIPROC_DIR before `prometheus_client` is imported.
 """
@@ -18,7 +18,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 class Metrics:
-    """One process's numbers."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -61,14 +61,14 @@ class Metrics:
 
 
 def forget_dead_workers() -> None:
-    """Take the gauges of workers that were killed out of the shared directory; their counts stay."""
+    """Remove the gauges of killed workers from the shared directory; their counts stay."""
     folder = os.environ.get(SHARED_DIRECTORY)
     if folder is None:
         return
     for path in Path(folder).glob("gauge_live*.db"):
-        found = re.search(r"_(\d+)\.db$", path.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]
+        match = re.search(r"_(\d+)\.db$", path.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            mark_process_dead(int(match[1]))  # type: ignore[no-untyped-call]
 
 
 def forget_this_worker() -> None:

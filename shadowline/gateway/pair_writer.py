@@ -1,4 +1,4 @@
-"""Pairs on their way to the database, in batches and in the background; to the spool while the database is away."""
+"""Writes pairs to the database, in batches and in the background; to the spool while the database is away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class PairWriter:
-    """`offer` never waits. What neither the database nor the disk takes is lost, counted, and said by `disk_error`."""
+    """`offer` never waits. Pairs that neither database nor disk takes are lost and counted; `disk_error` says why."""
 
     def __init__(
         self, store: PairStore, spool: Spool, params: GatewayParams, frames: FrameRule, metrics: Metrics
@@ -67,16 +67,16 @@ class PairWriter:
         return [first, *self._drain(self._params.record_batch - 1)]
 
     def _drain(self, limit: int) -> list[Pair]:
-        found: list[Pair] = []
-        while len(found) < limit:
+        pairs: list[Pair] = []
+        while len(pairs) < limit:
             try:
-                found.append(self._queue.get_nowait())
+                pairs.append(self._queue.get_nowait())
             except queue.Empty:
                 break
-        return found
+        return pairs
 
     def _write(self, pairs: list[Pair]) -> bool:
-        """Into the database, or to the disk; whether the database took them."""
+        """Write to the database, or to the disk; returns whether the database took the pairs."""
         try:
             self._record(pairs)
         except SQLAlchemyError as error:
@@ -101,7 +101,7 @@ class PairWriter:
         try:
             num_damaged = self.spool.replay(self._record)
             if self.disk_error is not None:
-                self._record([])  # raises while the database is away, and so while the disk is needed
+                self._record([])  # raises while the database is away, that is, while the disk is needed
                 self.disk_error = None
         except (SQLAlchemyError, OSError) as error:
             log.warning("spool: %s; tried again later", describe(error))

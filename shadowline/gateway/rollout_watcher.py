@@ -1,6 +1,6 @@
-"""Keeps the routing table in step with the rollout: two threads, one that looks and one that loads.
+"""Keeps the routing table in step with the rollout: one thread polls the database, another loads models.
 
-The looking thread never waits for a model. A class whose models are in memory moves at once, a rollback above all;
+The polling thread never waits for a model. A class whose models are in memory moves at once, a rollback above all;
 a class that needs a model from disk keeps its old route until the model is there. While the database is away, the last
 table stays in force.
 """
@@ -75,12 +75,12 @@ class RolloutWatcher:
             self._metrics.database_up.set(self.database_answers)
 
     def _look(self) -> None:
-        revision, known = self._records.rollout.revision(), self._records.locations.known_models()
+        revision, known_models = self._records.rollout.revision(), self._records.locations.known_models()
         self._answered_at = time.monotonic()
-        if revision != self._state.revision or known != self._known:
-            # The number read before the rows: rows may be newer than it, never older, and then the next look sees it.
+        if revision != self._state.revision or known_models != self._known:
+            # The revision is read before the rows: rows may be newer than it, never older, and the next poll sees that.
             self._state = replace(self._records.rollout.state(), revision=revision)
-            self._known = known
+            self._known = known_models
             self._swap()
             self._wake.set()
 
@@ -89,8 +89,8 @@ class RolloutWatcher:
             models, before = self._pool.models, self.table.routes
             unplanned = [unplanned_state(name, options, self._problems) for name, options in self._unplanned().items()]
             routes = {
-                one.class_name: route_of(one, models, self._problems, before.get(one.class_name))
-                for one in (*self._state.classes, *unplanned)
+                cls.class_name: route_of(cls, models, self._problems, before.get(cls.class_name))
+                for cls in (*self._state.classes, *unplanned)
             }
             self.table = RoutingTable(self._state, routes)
         self._metrics.revision.set(self._state.revision)
@@ -99,7 +99,7 @@ class RolloutWatcher:
         return unplanned_classes(self._state, self._known, self._params.unplanned)
 
     def _wanted(self) -> dict[str, Side]:
-        """Fingerprint → side of the models to be loaded: a preferred one that is broken is tried again and again."""
+        """Fingerprint → side of the models to be loaded; a preferred model that is broken is tried again and again."""
         wanted: dict[str, Side] = {}
         for name, options in self._unplanned().items():
             wanted |= {options[0][1]: options[0][0], **required_models(unplanned_state(name, options, self._problems))}
@@ -116,7 +116,7 @@ class RolloutWatcher:
             self._load_missing()
 
     def _load_missing(self) -> None:
-        """Bring what the rollout needs, legacy models first, and put away what it no longer does."""
+        """Load the models that the rollout needs, legacy models first, and retire those that it no longer needs."""
         tried: set[str] = set()
         while missing := self._missing(tried):
             if self._stopped.is_set():

@@ -1,4 +1,4 @@
-"""Work in the shadow: the model that did not answer judges the same image, when the caller has long gone.
+"""Work in the shadow: the model that did not answer judges the same image after the caller has the answer.
 
 The queue is bounded in images and in bytes. What does not fit is dropped, counted and recorded.
 """
@@ -43,26 +43,26 @@ class UploadedImage:
     known_label: Label | None = None  # of a reference part
 
     def is_drawn_for(self, class_name: str) -> bool:
-        """Whether chance has drawn it for review, as an image of this class."""
+        """Whether the image is drawn at random for review, as an image of this class."""
         return is_drawn_for_review(class_name, self.image_id, self.review_share)
 
     @property
     def num_bytes(self) -> int:
-        """In memory."""
+        """Bytes in memory, of pixels and file."""
         return 3 * self.image.width * self.image.height + len(self.data)
 
 
-def pair_of(route: Route, sample: UploadedImage, answered_by: Side, said: dict[Side, ModelDecision]) -> Pair:
+def pair_of(route: Route, sample: UploadedImage, answered_by: Side, decisions: dict[Side, ModelDecision]) -> Pair:
     state = route.state
     return Pair(
         class_name=state.class_name,
         image_id=sample.image_id,
         captured_at=sample.captured_at,
-        candidate=state.candidate if "candidate" in said else "",
+        candidate=state.candidate if "candidate" in decisions else "",
         legacy=state.legacy,
         answered_by=answered_by,
-        candidate_said=said.get("candidate"),
-        legacy_said=said.get("legacy"),
+        candidate_said=decisions.get("candidate"),
+        legacy_said=decisions.get("legacy"),
         trace_id=sample.trace_id,
         received_at=sample.received_at,
         capture_suspect=sample.capture_suspect,
@@ -80,7 +80,7 @@ class ShadowJob:
     sample: UploadedImage
     answered_by: Side
     said: ModelDecision  # by the model that answered
-    shadow: Side  # who is still to judge
+    shadow: Side  # the model that is still to judge
 
     def pair(self, judgement: ModelDecision) -> Pair:
         return pair_of(self.route, self.sample, self.answered_by, {self.answered_by: self.said, self.shadow: judgement})
@@ -120,7 +120,7 @@ class ShadowQueue:
 
 
 class ShadowWorker:
-    """One thread that works the queue off and hands pairs to the writer; it prefers moments without callers.
+    """One thread that works through the queue and passes pairs to the writer; it prefers moments without callers.
 
     `keep` takes the image of a part on which the model in the shadow alone raised an alarm: an inspector will look.
     """

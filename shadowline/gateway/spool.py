@@ -1,7 +1,7 @@
 """Pairs on disk while the database is away: append-only JSON lines, replayed later. All workers share one folder.
 
     spool.append(pairs)             # on disk when it returns
-    spool.replay(store.record)      # what was taken is deleted; again after a crash: recording is idempotent
+    spool.replay(store.record)      # deletes what was recorded; a crash may repeat it, since recording is idempotent
 
 `pairs.jsonl` grows; a replay renames it to a segment first, so that nothing is appended to what is being read.
 Lines that cannot be read stay in `damaged-*.jsonl`, which nothing reads again: they are for people.
@@ -41,7 +41,7 @@ class Spool:
 
     @property
     def num_bytes(self) -> int:
-        """0 where everything is in the database."""
+        """Bytes that wait for the database."""
         total = 0
         for path in self._files():
             with suppress(FileNotFoundError):  # another worker has just replayed it
@@ -58,7 +58,7 @@ class Spool:
             _append_durably(self.folder / _GROWING, data)
 
     def replay(self, record: Record) -> int:
-        """Give everything to `record`, and delete what it took; returns how many lines were damaged and put aside.
+        """Give all pairs to `record`, and delete what it took; returns how many damaged lines were put aside.
 
         Raises what `record` raises; the rest is kept for the next time.
         """
@@ -71,15 +71,15 @@ class Spool:
         return sum(_replay_segment(path, record) for path in self._files() if path.name != _GROWING)
 
     def _files(self) -> list[Path]:
-        found = (*self.folder.glob(_GROWING), *self.folder.glob(_SEGMENTS))
-        return [path for path in found if path.is_file()]
+        paths = (*self.folder.glob(_GROWING), *self.folder.glob(_SEGMENTS))
+        return [path for path in paths if path.is_file()]
 
     def _locked(self) -> FileLock:
         return FileLock(self.folder / _LOCK, timeout=_LOCK_TIMEOUT_S)
 
 
 def _append_durably(path: Path, data: bytes) -> None:
-    """All of it, on the disk; or none of it, and OSError."""
+    """Append all of the data and sync it to the disk, or append nothing and raise OSError."""
     is_new = not path.exists()
     with path.open("ab", buffering=0) as file:
         before = file.tell()
@@ -100,7 +100,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _ends_a_line(path: Path) -> bool:
-    """A process that was killed may have left half a line."""
+    """Whether the file ends with a whole line; a process that was killed may have left half a line."""
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
@@ -149,7 +149,7 @@ def pair_to_line(pair: Pair) -> bytes:
 def pair_from_line(line: bytes) -> Pair:
     """Raises ValueError, KeyError or TypeError for a line that is not what `pair_to_line` wrote.
 
-    A line of an earlier version has no time of receipt: it is that of its recording.
+    A line of an earlier version has no time of receipt; the time of its recording is used.
     """
     raw: dict[str, Any] = json.loads(line)
     raw["captured_at"] = datetime.fromisoformat(raw["captured_at"])

@@ -72,7 +72,7 @@ class Upload(Generic[F]):
 
 
 async def read_sample(request: Request, params: Params, clock: Callable[[], datetime] = utc_now) -> UploadedImage:
-    """Raises RefusedRequestError for a request that is no upload and for an image that cannot be trusted.
+    """Raises RefusedRequestError for a request that is not an upload, and for an image that is refused.
 
     `clock` gives the time of receipt: the moment at which the upload is complete.
     """
@@ -110,7 +110,7 @@ def _check_fields(fields: Mapping[str, Any], kind: type[F]) -> F:
 
 
 def explain(errors: Any) -> str:
-    """Pydantic's findings in one line."""
+    """Pydantic's errors in one line."""
     return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors)
 
 

@@ -1,4 +1,4 @@
-"""Micro-batching: what arrives together for one model is scored together, by one thread."""
+"""Micro-batching: requests that arrive together for one model are scored together, by one thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from shadowline.inference.scoring import InspectionRequest, Result, Scorer, ScoringError, ScoringTimeoutError, score_all
 
 _LOWEST_PRIORITY = 19  # of a thread, as `nice` counts
-_LOOK_S = 0.05  # between two looks whether a model hangs
+_LOOK_S = 0.05  # between two checks whether a model hangs
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +27,8 @@ class Batcher:
     """One thread in front of one model.
 
     A thread cannot be ended from outside: while one batch takes longer than a caller's patience, `submit` refuses that
-    caller at once, and serves again when the model comes back. Callers differ: who has another model to turn to is less
-    patient. A `background` thread leaves the processor to all others (Linux).
+    caller at once, and serves again when the model comes back. A caller that has another model to turn to is less
+    patient. A `background` thread runs at the lowest priority (Linux).
     """
 
     def __init__(self, scorer: Scorer, *, batch_size: int, window_ms: float, background: bool = False) -> None:
@@ -41,7 +41,7 @@ class Batcher:
         threading.Thread(target=self._run, daemon=True, name="batcher").start()
 
     def hangs(self, patience_ms: float) -> bool:
-        """The batch in work has taken longer than `patience_ms`."""
+        """Whether the batch in work has taken longer than `patience_ms`."""
         since = self._busy_since
         return since is not None and 1000 * (time.monotonic() - since) > patience_ms
 
@@ -56,7 +56,7 @@ class Batcher:
         return waiting.future
 
     def close(self) -> None:
-        """Take nothing more; what waits is still scored."""
+        """Accept no more questions; those that wait are still scored."""
         self._closed = True
         self._queue.put(None)
 
@@ -65,14 +65,14 @@ class Batcher:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
         while (first := self._queue.get()) is not None:
             batch, is_last = self._gather(first)
-            live = [one for one in batch if one.future.set_running_or_notify_cancel()]
+            live = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
             if live:
                 self._score(live)
             if is_last:
                 return
 
     def _gather(self, first: _Waiting) -> tuple[list[_Waiting], bool]:
-        """The first, and what joins it until the batch is full or the window closes; whether it is the last batch."""
+        """A batch: `first`, and what joins it until the batch is full or the window closes; whether it is the last."""
         batch, end = [first], time.monotonic() + self._window_s
         while len(batch) < self._batch_size:
             try:
@@ -86,9 +86,9 @@ class Batcher:
 
     def _score(self, batch: list[_Waiting]) -> None:
         self._busy_since = time.monotonic()
-        found = score_all(self.scorer, [one.question for one in batch])
+        results = score_all(self.scorer, [waiting.question for waiting in batch])
         self._busy_since = None
-        for waiting, result in zip(batch, found, strict=True):
+        for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, ScoringError):
                 waiting.future.set_exception(result)
             else:
@@ -118,7 +118,7 @@ async def ask(batcher: Batcher, question: InspectionRequest, limit_ms: float, pa
 
 
 def ask_and_wait(batcher: Batcher, question: InspectionRequest, limit_ms: float) -> Result:
-    """`ask` for a thread, with patience to the end; raises ScoringError."""
+    """`ask` for a thread; waits for `limit_ms` whatever the model does. Raises ScoringError."""
     future = batcher.submit(question, patience_ms=limit_ms)
     try:
         return future.result(limit_ms / 1000)

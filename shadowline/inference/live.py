@@ -1,8 +1,8 @@
-"""The model that is live for an image, as the gateway's router picks it: for the command line and for Python.
+"""The model that is live for an image, by the gateway's routing: for the command line and for Python.
 
 live = live_models(open_records(), params)               # None: no rollout is on record
-found = live.inspect(data, "bolt")                       # by the legacy model, a starter or the candidate
-found.score, found.decision, found.answered_by
+inspection = live.inspect(data, "bolt")                  # by the legacy model, a starter or the candidate
+inspection.score, inspection.decision, inspection.answered_by
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class LiveInspection:
 
 
 class LiveModels:
-    """The models that the rollout names, each loaded when an image needs it. Unlike the gateway, nobody answers in the
-    place of a model that fails: it is an error."""
+    """The models that the rollout names, each loaded when an image needs it. Unlike in the gateway, no other model
+    answers in the place of a model that fails: the failure is raised."""
 
     def __init__(self, records: Records, params: Params, load: Callable[[str, str], Detector] = load_detector) -> None:
         self._locations, self.limits, self._load = records.locations, params.data, load
@@ -57,7 +57,7 @@ class LiveModels:
         state = records.rollout.state()
         outside = unplanned_classes(state, records.locations.known_models(), params.gateway.unplanned)
         others = [unplanned_state(name, options, ()) for name, options in outside.items()]
-        self.routes = {one.class_name: Route(one, {}) for one in (*state.classes, *others)}
+        self.routes = {cls.class_name: Route(cls, {}) for cls in (*state.classes, *others)}
 
     def inspect(
         self, data: bytes, class_name: str | None = None, *, wants_heat: bool = False, name: str = "image"
@@ -71,12 +71,14 @@ class LiveModels:
         confidence = None
         if class_name is None:
             inspector = self._identifier()
-            (found,) = inspector.identify_many([image])
-            if found.class_name is None:
+            (identification,) = inspector.identify_many([image])
+            if identification.class_name is None:
                 latency_ms = 1000 * (time.perf_counter() - started)
                 version, fingerprint = inspector.model_version, inspector.fingerprint
-                return UnknownProduct(found.nearest_class, found.confidence, version, fingerprint, latency_ms)
-            class_name, confidence = found.class_name, found.confidence
+                return UnknownProduct(
+                    identification.nearest_class, identification.confidence, version, fingerprint, latency_ms
+                )
+            class_name, confidence = identification.class_name, identification.confidence
         route = self._route(class_name)
         side = route.side_of(content_id(data))
         place = self._locations.model(route.fingerprint(side))
@@ -99,16 +101,16 @@ class LiveModels:
 
     def _route(self, class_name: str) -> Route:
         if class_name not in self.routes:
-            known = ", ".join(sorted(self.routes))
-            raise ValueError(f"class {class_name!r}: no model of it is known here; known are {known}")
+            names = ", ".join(sorted(self.routes))
+            raise ValueError(f"class {class_name!r}: no model of it is known here; known are {names}")
         return self.routes[class_name]
 
     def _identifier(self) -> Inspector:
-        """The inspector at work that tells the most classes apart."""
+        """The live inspector that tells the most classes apart. Raises ValueError where there is none."""
         judging = [route.state.candidate for _, route in sorted(self.routes.items()) if route.candidate_judges]
         for fingerprint in judging:
             self._detector(fingerprint)
-        best = max(self._inspectors.values(), key=lambda one: len(one.identified_classes), default=None)
+        best = max(self._inspectors.values(), key=lambda inspector: len(inspector.identified_classes), default=None)
         if best is None or not best.identified_classes:
             raise ValueError("no model at work can tell classes apart; name the class with --class, or a --model")
         return best
@@ -121,8 +123,8 @@ class LiveModels:
             else:
                 detector = self._load(place.location, place.class_name)
             if detector.fingerprint != fingerprint:
-                found, named = detector.fingerprint[:12], fingerprint[:12]
-                raise ValueError(f"{place.location} holds model {found}…, the rollout names {named}…; restore it")
+                actual, named = detector.fingerprint[:12], fingerprint[:12]
+                raise ValueError(f"{place.location} holds model {actual}…, the rollout names {named}…; restore it")
             if isinstance(detector, CandidateDetector):
                 self._inspectors[place.location] = detector.inspector
             self._detectors[fingerprint] = detector

@@ -40,14 +40,14 @@ class LoadedModel:
 
 @dataclass(frozen=True, eq=False)
 class PooledModel:
-    """A fingerprint that can be asked."""
+    """A model that can be asked, under its fingerprint."""
 
     place: ModelLocation
     engine: LoadedModel
 
 
 class ModelPool:
-    """Models by fingerprint. Safe for several threads; a model that is put away answers until its callers are gone."""
+    """Models by fingerprint. Safe for several threads; a retired model answers until its callers are gone."""
 
     def __init__(self, load: Load, params: GatewayParams) -> None:
         self._load, self._params = load, params
@@ -69,14 +69,14 @@ class ModelPool:
             return
         detector, engine = self._open(place)
         if detector.fingerprint != place.fingerprint:
-            found, named = detector.fingerprint[:12], place.fingerprint[:12]
-            raise ValueError(f"{place.location} holds model {found}…, the rollout names {named}…; restore it")
+            actual, named = detector.fingerprint[:12], place.fingerprint[:12]
+            raise ValueError(f"{place.location} holds model {actual}…, the rollout names {named}…; restore it")
         engine = engine or LoadedModel.of(scorer_of(detector), self._params)
         with self._lock:
             self._models[place.fingerprint] = PooledModel(place, engine)
 
     def _open(self, place: ModelLocation) -> tuple[Detector, LoadedModel | None]:
-        """A detector, and the engine that its location has already."""
+        """A detector, and the engine that is loaded from its location already, or None."""
         for model in self.models.values():
             scorer = model.engine.scorer
             if model.place.location == place.location and isinstance(scorer, InspectorScorer):
@@ -84,7 +84,7 @@ class ModelPool:
         return self._load(place.location, place.class_name), None
 
     def keep(self, fingerprints: Collection[str]) -> None:
-        """Put all others away, and close those whose last caller must have its answer by now."""
+        """Retire all other models, and close those whose last caller must have its answer by now."""
         now = time.monotonic()
         with self._lock:
             gone = {model.engine for name, model in self._models.items() if name not in fingerprints}

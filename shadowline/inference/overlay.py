@@ -1,4 +1,4 @@
-"""An anomaly map drawn over its image: what the model saw, and where it drew the line.
+"""An anomaly map drawn over its image, with a contour at the threshold.
 
     heatmap_overlay(image, result.anomaly_map, threshold=4.0).save("overlay.png")
 

@@ -1,9 +1,9 @@
-"""Recorded images under the eyes of both models again: small pictures, heat maps, and where their colours begin.
+"""Score recorded images with both models again for the gallery: thumbnails, heat maps, and the range of their colours.
 
     looks = look_at(pairs, find_models(state.of("bolt"), records), params.data, task)
 
-A model looks only where it is still the one that judged, and at a file only if that is still the image. What is missing
-is said in its place.
+A model is used only if it is still the model that judged, and a file only if it is still the image; otherwise the
+reason takes its place.
 """
 
 # h w cells of a map
@@ -40,7 +40,7 @@ Map = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RescoringModel:
-    """One of the two, and why it can draw no heat map where it cannot."""
+    """One of the two models; `problem` says why it cannot draw a heat map, else it is empty."""
 
     fingerprint: str
     version: str
@@ -51,7 +51,7 @@ class RescoringModel:
 
 @dataclass(frozen=True)
 class ModelView:
-    """What one model saw of one image."""
+    """One model's heat map of one image; None where `problem` says why there is none."""
 
     map_HW: Map | None
     problem: str
@@ -59,17 +59,17 @@ class ModelView:
 
 @dataclass(frozen=True)
 class RescoredImage:
-    """One image, small, under the eyes of both models."""
+    """A thumbnail of one image, and its heat maps by both models."""
 
     image: Image.Image | None
     problem: str
     sights: dict[Side, ModelView]
 
 
-def find_models(one: ClassState, records: Records) -> dict[Side, RescoringModel]:
+def find_models(cls: ClassState, records: Records) -> dict[Side, RescoringModel]:
     return {
-        "candidate": _find_model(one.candidate, one.class_name, records),
-        "legacy": _find_model(one.legacy, one.class_name, records),
+        "candidate": _find_model(cls.candidate, cls.class_name, records),
+        "legacy": _find_model(cls.legacy, cls.class_name, records),
     }
 
 
@@ -106,7 +106,7 @@ def look_at(
 def _look(path: str, image_id: str, models: dict[Side, RescoringModel], limits: DataParams) -> RescoredImage:
     try:
         image = _open(path, image_id, limits)
-    except ValueError as error:  # RefusedImage is one
+    except ValueError as error:  # RefusedImage is a ValueError
         return RescoredImage(None, str(error), {side: ModelView(None, "no image to look at") for side in SIDES})
     small = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return RescoredImage(small, "", {side: _sight(models[side], image) for side in SIDES})
@@ -139,7 +139,7 @@ def maps_of(looks: Sequence[RescoredImage], side: Side) -> list[Map]:
 def colour_range(reference: Sequence[Map], shown: Sequence[Map]) -> tuple[float, float]:
     """Where one model's overlays begin to colour, and where they are brightest, in the unit of its maps.
 
-    Colour begins above almost every patch of the reference, images that are good by all that is known.
+    Colour begins above almost every patch of the reference: images that are good as far as is known.
     """
     if not reference or not shown:
         return 0.0, 1.0

@@ -39,12 +39,12 @@ def required_models(state: ClassState) -> dict[str, Side]:
 
     The legacy model stays until it is deleted, also while it is off: a rollback must not wait for a disk.
     """
-    found = {}
+    required = {}
     if state.legacy and state.standing not in WITHOUT_LEGACY:
-        found[state.legacy] = LEGACY
+        required[state.legacy] = LEGACY
     if state.standing in CANDIDATE_JUDGES:
-        found[state.candidate] = CANDIDATE
-    return found
+        required[state.candidate] = CANDIDATE
+    return required
 
 
 Options = tuple[tuple[Side, str], ...]  # side and fingerprint of the models that can answer, the preferred one first
@@ -66,7 +66,7 @@ def unplanned_options(known: KnownModels, preferred: Unplanned) -> Options:
 
 
 def unplanned_state(class_name: str, options: Options, broken: Collection[str]) -> ClassState:
-    """A class outside the rollout, as if it stood where the first model that is not broken answers alone."""
+    """A class outside the rollout, in the phase in which the first model that is not broken answers alone."""
     side, fingerprint = next((option for option in options if option[1] not in broken), options[0])
     if side == LEGACY:
         return ClassState(class_name, 0, Phase.LEGACY, _NEVER_MOVED, fingerprint, "", share=0.0)
@@ -75,7 +75,7 @@ def unplanned_state(class_name: str, options: Options, broken: Collection[str]) 
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """One class: where it stands, and its models in memory; a model that is missing says why."""
+    """One class: its state in the rollout, its models in memory, and why a model is missing."""
 
     state: ClassState
     models: Mapping[Side, PooledModel]
@@ -90,17 +90,17 @@ class Route:
         return self.state.standing in LEGACY_JUDGES
 
     def side_of(self, image_id: str) -> Side:
-        """Whose answer the caller gets."""
+        """The model whose answer the caller gets."""
         if not self.legacy_judges:
             return CANDIDATE
         return CANDIDATE if self.candidate_judges and traffic_bucket(image_id) < self.state.share else LEGACY
 
     def can_fall_back(self, side: Side) -> bool:
-        """Whether the legacy model answers where this one does not."""
+        """Whether the legacy model answers where this model fails."""
         return side == CANDIDATE and self.legacy_judges and LEGACY in self.models
 
     def shadow_of(self, side: Side) -> Side | None:
-        """Who judges beside the one that answers."""
+        """The model that judges beside the one that answers."""
         return other_side(side) if self.state.standing in BOTH_JUDGE else None
 
     def fingerprint(self, side: Side) -> str:
@@ -116,15 +116,15 @@ class RoutingTable:
 
     @property
     def unplanned(self) -> dict[str, Side]:
-        """Class outside the rollout → whose answer the caller gets."""
+        """Class outside the rollout → the model whose answer the caller gets."""
         planned = {cls.class_name for cls in self.state.classes}
         return {name: route.side_of("0") for name, route in sorted(self.routes.items()) if name not in planned}
 
     @property
     def identifier(self) -> PooledModel | None:
-        """The inspector in memory that tells the most classes apart; the first class's of several. None: none can."""
-        found = [route.models[CANDIDATE] for _, route in sorted(self.routes.items()) if CANDIDATE in route.models]
-        best = max(found, key=_num_identified, default=None)
+        """The inspector in memory that identifies the most classes, of several the first class's; None without any."""
+        candidates = [route.models[CANDIDATE] for _, route in sorted(self.routes.items()) if CANDIDATE in route.models]
+        best = max(candidates, key=_num_identified, default=None)
         return best if best is not None and _num_identified(best) else None
 
     @property
@@ -148,7 +148,7 @@ EMPTY = RoutingTable(RolloutState(()), {})
 def route_of(
     state: ClassState, models: Mapping[str, PooledModel], problems: Mapping[str, str], before: Route | None
 ) -> Route:
-    """The route of one class; the one before stays in force while a model of the new one is on its way."""
+    """The route of one class; the old route stays in force while a model of the new route is being loaded."""
     sides = required_models(state)
     if before is not None and any(name not in models and name not in problems for name in sides):
         return before

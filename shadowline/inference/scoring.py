@@ -1,6 +1,6 @@
-"""What a model in the gateway is asked, and what it says: one face for single-class detectors and the inspector.
+"""Requests to a model and its results: one interface for single-class detectors and the inspector.
 
-scorer_of(detector).answer([InspectionRequest(image, "bolt")])    # [Answer]
+scorer_of(detector).answer([InspectionRequest(image, "bolt")])    # [InspectionResult]
 scorer_of(detector).answer([InspectionRequest(image, None)])      # [Identification], of an inspector
 score_all(scorer, questions)                             # never raises: such a result or a ScoringError each
 """
@@ -21,13 +21,13 @@ from shadowline.models.detector import Detector
 from shadowline.models.inspector import Inspection, Inspector
 from shadowline.models.inspector_detector import CandidateDetector
 
-_MAX_ERROR = 300  # characters of a model's own words that are kept
+_MAX_ERROR = 300  # characters of a model's error message that are kept
 
 
 @dataclass(frozen=True, eq=False)
 class InspectionRequest:
     image: Image.Image  # RGB
-    class_name: str | None  # None: which class is it? Only an inspector can say
+    class_name: str | None  # None: the class is to be identified, which only an inspector can do
     wants_heat: bool = False
 
 
@@ -83,20 +83,29 @@ class InspectorScorer:
         return self.inspector.identified_classes
 
     def answer(self, questions: Sequence[InspectionRequest]) -> list[Result]:
-        scored = iter(self.inspector.inspect_each([(q.image, q.class_name) for q in questions if q.class_name]))
+        scored = iter(
+            self.inspector.inspect_each(
+                [(question.image, question.class_name) for question in questions if question.class_name]
+            )
+        )
         nameless = [question.image for question in questions if not question.class_name]
         identified = iter(self.inspector.identify_many(nameless) if nameless else ())
-        return [self._answer(next(scored), one) if one.class_name else next(identified) for one in questions]
+        return [
+            self._answer(next(scored), question) if question.class_name else next(identified) for question in questions
+        ]
 
-    def _answer(self, one: Inspection, question: InspectionRequest) -> InspectionResult:
+    def _answer(self, inspection: Inspection, question: InspectionRequest) -> InspectionResult:
         return InspectionResult(
-            one.score, one.threshold, one.class_name, self._heat(one) if question.wants_heat else None
+            inspection.score,
+            inspection.threshold,
+            inspection.class_name,
+            self._heat(inspection) if question.wants_heat else None,
         )
 
-    def _heat(self, one: Inspection) -> Heatmap:
+    def _heat(self, inspection: Inspection) -> Heatmap:
         config = self.inspector.encoder.config
-        level = self.inspector.calibrations[one.class_name].map_level
-        return Heatmap(one.anomaly_map, level, config.crop / config.resize)
+        level = self.inspector.calibrations[inspection.class_name].map_level
+        return Heatmap(inspection.anomaly_map, level, config.crop / config.resize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +118,10 @@ class DetectorScorer:
         scores, threshold = self.detector.score([question.image for question in questions]), self.detector.threshold
         name = self.detector.class_name
         return [
-            InspectionResult(float(score), threshold, name, self._heat(one, threshold) if one.wants_heat else None)
-            for one, score in zip(questions, scores, strict=True)
+            InspectionResult(
+                float(score), threshold, name, self._heat(question, threshold) if question.wants_heat else None
+            )
+            for question, score in zip(questions, scores, strict=True)
         ]
 
     def _heat(self, question: InspectionRequest, threshold: float) -> Heatmap:
@@ -127,14 +138,14 @@ def score_all(scorer: Scorer, questions: Sequence[InspectionRequest]) -> list[Re
     """One result per question. Where a batch fails, each image is tried alone, so that one bad image harms no other."""
     try:
         return [_checked(answer) for answer in scorer.answer(questions)]
-    except Exception as error:  # noqa: BLE001 - whoever wrote the model, its failure must reach the caller as an answer
+    except Exception as error:  # noqa: BLE001 - any failure of a model must reach the caller as an answer
         if len(questions) == 1:
             return [ScoringError(describe(error))]
-        return [found for question in questions for found in score_all(scorer, [question])]
+        return [result for question in questions for result in score_all(scorer, [question])]
 
 
 def _checked(answer: Result) -> Result | ScoringError:
-    """A score that is no number would pass as normal."""
+    """A ScoringError in the place of a score that is not finite: NaN would pass as normal."""
     if isinstance(answer, Identification):
         return answer
     if math.isfinite(answer.score) and math.isfinite(answer.threshold):

@@ -2,8 +2,8 @@
 
     shadow_images("bolt", paths, candidate, legacy, pairs, params, progress)
 
-What is on record already is skipped, so that an interrupted run goes on where it stopped. A pair is received when it is
-judged, whatever the time of its file: a folder of old files in one run is evidence of one day.
+Images with a recorded pair are skipped, so that an interrupted run goes on where it stopped. A pair is received when it
+is judged, whatever the time of its file: a folder of old files in one run is evidence of one day.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 @dataclass(frozen=True)
 class ShadowRun:
-    """What became of the images of one batch run."""
+    """The result of one batch run."""
 
     num_new: int
     num_known: int  # on record already
@@ -43,10 +43,10 @@ class ShadowRun:
 
 def find_images(folder: Path) -> list[Path]:
     """Image files below `folder`, sorted. Raises ValueError where there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not images:
         raise ValueError(f"{folder}: no images; expected {', '.join(sorted(SUFFIXES))}")
-    return found
+    return images
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,13 @@ def shadow_images(
 ) -> ShadowRun:
     """Judge every image with both models and record the pairs; `clock` gives the time of receipt of each."""
     models = (candidate.fingerprint, legacy.fingerprint)
-    known = pairs.known_keys(class_name, *models)
+    known_keys = pairs.known_keys(class_name, *models)
     captures = [Capture.of_file(path) for path in paths]
-    new = [one for one in captures if pair_key(class_name, one.image_id, one.captured_at, *models) not in known]
+    new = [
+        capture
+        for capture in captures
+        if pair_key(class_name, capture.image_id, capture.captured_at, *models) not in known_keys
+    ]
     refused: list[str] = []
     num_new = 0
     with progress.task(f"shadow {class_name}", total=len(new)) as task:

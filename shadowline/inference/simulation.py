@@ -1,4 +1,4 @@
-"""A plant in fast motion: real stream images, both models' real answers, a clock that jumps.
+"""A simulated plant: real stream images, both models' real answers, a simulated clock.
 
     calendar = Calendar(first_day, params.demo.holiday)
     parts = parts_of_day("bolt", stock, day_number, params.demo)
@@ -41,7 +41,7 @@ _AFTERNOON = timedelta(hours=8)  # from the first lot to the second
 
 @dataclass(frozen=True)
 class SampledImage:
-    """One stream image as it lies under the camera, and what an inspector would say of it."""
+    """One stream image as it lies under the camera, with the label that an inspector would give."""
 
     image_id: str  # of the image as it lies
     path: str
@@ -52,7 +52,7 @@ class SampledImage:
 
 @dataclass(frozen=True)
 class StreamScores:
-    """What one detector says of the parts under one light: `said[image_id]`."""
+    """One detector's decisions on the parts under one light: `said[image_id]`."""
 
     fingerprint: str
     light: Light
@@ -80,10 +80,10 @@ def stock_of(class_name: str, params: Params, layout: Layout) -> tuple[SampledIm
     """All parts of a class, in the order in which they come. Raises ValueError where there are none."""
     manifest = read_manifest([layout.manifest(class_name)])
     stream = manifest[manifest["split"] == Split.STREAM]
-    known = stream[stream["label"].isin([Label.NORMAL, Label.ANOMALOUS])]
+    labelled = stream[stream["label"].isin([Label.NORMAL, Label.ANOMALOUS])]
     parts = [
         SampledImage(_digest(str(row.image_id), lies).hex(), str(row.path), lies, Label(str(row.label)))
-        for row in known.itertuples()
+        for row in labelled.itertuples()
         for lies in params.demo.lies
     ]
     if not parts:
@@ -96,15 +96,15 @@ def judge_stream(
 ) -> StreamScores:
     """One detector on every part under one light; answers that are on file already are taken from there."""
     path = layout.scratch / f"stream/{detector.fingerprint[:16]}-{light}.parquet"
-    known = _read_answers(path)
-    missing = [part for part in parts if part.image_id not in known]
+    answers = _read_answers(path)
+    missing = [part for part in parts if part.image_id not in answers]
     with progress.task(f"stream {detector.class_name} {light}", total=len(missing)) as task:
         for part in missing:
-            known[part.image_id] = judge_one(detector, _seen_under(part, light, params, layout))
+            answers[part.image_id] = judge_one(detector, _seen_under(part, light, params, layout))
             task.advance()
     if missing:
-        _write_answers(path, known)
-    return StreamScores(detector.fingerprint, light, known)
+        _write_answers(path, answers)
+    return StreamScores(detector.fingerprint, light, answers)
 
 
 def _seen_under(part: SampledImage, light: Light, params: Params, layout: Layout) -> Image.Image:
@@ -123,38 +123,43 @@ def parts_of_day(class_name: str, stock: Sequence[SampledImage], day: int, demo:
     wanted = ((bad, num_bad), (good, demo.images_per_day - num_bad))
     chosen = [group[(day * number + i) % len(group)] for group, number in wanted for i in range(number)]
     random = np.random.default_rng(int.from_bytes(_digest(class_name, str(day))[:8], "big"))
-    known = [bad[-1 - (day * demo.references_per_day + i) % len(bad)] for i in range(demo.references_per_day) if bad]
-    return [*(chosen[i] for i in random.permutation(len(chosen))), *(replace(part, reference=True) for part in known)]
+    references = [
+        bad[-1 - (day * demo.references_per_day + i) % len(bad)] for i in range(demo.references_per_day) if bad
+    ]
+    return [
+        *(chosen[i] for i in random.permutation(len(chosen))),
+        *(replace(part, reference=True) for part in references),
+    ]
 
 
 def day_of_pairs(
-    one: ClassState,
+    cls: ClassState,
     parts: Sequence[SampledImage],
     candidate: StreamScores,
     legacy: StreamScores,
     morning: datetime,
     params: Params,
 ) -> list[Pair]:
-    """What a day leaves to compare, in two lots, a part a minute; nothing where only the legacy model judges."""
-    if one.standing not in CANDIDATE_JUDGES:
+    """The pairs of a day, in two lots, a part a minute; empty where only the legacy model judges."""
+    if cls.standing not in CANDIDATE_JUDGES:
         return []
     share = params.shadow.review_share
     return [
         Pair(
-            class_name=one.class_name,
+            class_name=cls.class_name,
             image_id=part.image_id,
             captured_at=at,
             received_at=at,
-            candidate=one.candidate,
-            legacy=one.legacy,
-            answered_by=_answers(one, part, morning),
+            candidate=cls.candidate,
+            legacy=cls.legacy,
+            answered_by=_answers(cls, part, morning),
             candidate_said=candidate.said[part.image_id],
-            legacy_said=legacy.said[part.image_id] if one.legacy_judges else None,
+            legacy_said=legacy.said[part.image_id] if cls.legacy_judges else None,
             image_path=part.path,
             source=PairSource.REFERENCE if part.reference else PairSource.LINE,
             known_label=part.label if part.reference else None,
             review_share=share,
-            review_drawn=not part.reference and is_drawn_for_review(one.class_name, part.image_id, share),
+            review_drawn=not part.reference and is_drawn_for_review(cls.class_name, part.image_id, share),
         )
         for part, at in zip(parts, _times(morning, len(parts)), strict=True)
     ]
@@ -168,14 +173,14 @@ def _times(morning: datetime, number: int) -> list[datetime]:
     ]
 
 
-def _answers(one: ClassState, part: SampledImage, morning: datetime) -> Side:
+def _answers(cls: ClassState, part: SampledImage, morning: datetime) -> Side:
     """The candidate answers its share of the images, always the same ones of a day."""
     draw = int.from_bytes(_digest(part.image_id, morning.isoformat())[:4], "big") / 2**32
-    return "candidate" if draw < one.share else "legacy"
+    return "candidate" if draw < cls.share else "legacy"
 
 
 def reviewed(pairs: Iterable[Pair], labelled_share: float) -> list[Pair]:
-    """What inspectors label: all that was drawn; of disagreements and alarms some they never get round to."""
+    """The pairs that inspectors label: all drawn parts, and `labelled_share` of the disagreements and alarms."""
 
     def is_labelled(pair: Pair) -> bool:
         if pair.known_label is not None:
@@ -187,8 +192,8 @@ def reviewed(pairs: Iterable[Pair], labelled_share: float) -> list[Pair]:
 
 
 def _is_flagged(pair: Pair) -> bool:
-    """By one of the models at least."""
-    return any(said.alarm for said in (pair.candidate_said, pair.legacy_said) if said is not None)
+    """Whether one of the models at least raised an alarm."""
+    return any(decision.alarm for decision in (pair.candidate_said, pair.legacy_said) if decision is not None)
 
 
 def _digest(*parts: str) -> bytes:
@@ -204,7 +209,7 @@ def _read_answers(path: Path) -> dict[str, ModelDecision]:
 
 
 def _write_answers(path: Path, answers: dict[str, ModelDecision]) -> None:
-    rows = [(name, one.score, one.threshold, one.latency_ms) for name, one in answers.items()]
+    rows = [(name, answer.score, answer.threshold, answer.latency_ms) for name, answer in answers.items()]
     table = pd.DataFrame(rows, columns=["image_id", "score", "threshold", "latency_ms"])
     with replace_file(path) as temporary:
         table.to_parquet(temporary, index=False)

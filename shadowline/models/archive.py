@@ -1,7 +1,7 @@
-"""A model's directory as one file: the same files give the same bytes on every machine, and nothing else comes out.
+"""Pack a model's directory into one file: the same files give the same bytes on every machine.
 
     pack(directory, path, "bolt", fingerprint)      # → sha256 of the archive
-    unpack(path, folder)                            # → Contents, every file verified
+    unpack(path, folder)                            # → ArchiveContents, every file verified
 
 A zip, stored and not compressed (compression differs between machines), with contents.json first: class,
 fingerprint, and the sha256 of each file.
@@ -26,7 +26,7 @@ _CHUNK = 1 << 20  # bytes
 
 @dataclass(frozen=True)
 class ArchiveContents:
-    """What an archive says of itself."""
+    """The contents.json of an archive."""
 
     class_name: str
     fingerprint: str
@@ -48,7 +48,7 @@ def pack(directory: Path, target: Path, class_name: str, fingerprint: str) -> st
 
 
 def unpack(path: Path, folder: Path) -> ArchiveContents:
-    """Write the model's files into `folder`, which must be empty or missing; returns what the archive says of them.
+    """Write the model's files into `folder`, which must be empty or missing; returns the archive's contents.json.
 
     Raises ValueError for a file that is damaged, missing, not declared, or would lie outside `folder`.
     """
@@ -71,7 +71,7 @@ def unpack(path: Path, folder: Path) -> ArchiveContents:
 
 
 def zip_entry(name: str) -> zipfile.ZipInfo:
-    """Says nothing of when and where it was packed; stored, unless the caller changes that."""
+    """An entry without the time and platform of packing; stored uncompressed, unless the caller changes that."""
     entry = zipfile.ZipInfo(name, _EPOCH)
     entry.create_system, entry.external_attr = 3, 0o644 << 16  # as on Unix, wherever it is packed
     return entry
@@ -87,7 +87,7 @@ def _check_names(path: Path, archive: zipfile.ZipFile, contents: ArchiveContents
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative path stays where it is put: no root, no drive, no `..`, no empty part."""
+    """Whether a relative path stays inside its folder: no root, no drive, no `..`, no empty part."""
     plain = bool(name) and "\\" not in name and "\0" not in name and ":" not in name
     return (
         plain and all(part not in {"", ".", ".."} for part in name.split("/")) and not PurePosixPath(name).is_absolute()

@@ -1,7 +1,7 @@
 """From raw maps to a decision: per class, chosen and calibrated on val only.
 
-    raw_BMP = raw_maps(fused, decoder, bank)                 # reconstruction map, then one bank map per group
-    calibration = calibrate(selecting, injected, calibrating, params, ...)
+    raw_BMP = raw_maps(fused_BGTD, decoder, bank, num_prefix)    # reconstruction map, then one bank map per group
+    calibration = calibrate(class_name, selecting_BMP, defects, calibrating_BMP, params).calibration
     score_B = calibration.score(calibration.fuse(raw_BMP))
 
 B images · M maps · P patches · H, W patches per side. Each map becomes a robust z-score of the class's own normals,
@@ -9,8 +9,8 @@ maps are fused by weights, the fused map is smoothed and pooled, and each pooled
 A score is therefore in robust sigmas above a typical normal image: unbounded, and comparable between classes.
 
 Val is halved by hash: one half selects weights and pooling by how well they find defects (known ones, or injected
-ones where none are known), the other
-calibrates the threshold, so that the conformal promise survives the selection.
+ones where none are known), the other half calibrates the threshold, so that the conformal guarantee holds in spite of
+the selection.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def raw_maps(fused_BGTD: Tensor, decoder: Decoder | None, bank: Bank, num_prefix
     for fused in fused_BGTD.split(_SCORES_BATCH):
         distance = bank.distance(fused[:, :, num_prefix:])
         rebuilt = torch.zeros_like(distance[:, 0])
-        if decoder is not None:  # None where its map has no weight: its time is saved
+        if decoder is not None:  # None where the reconstruction map has no weight, which saves its time
             rebuilt = reconstruction_map(fused, decoder(fused), num_prefix)
         maps.append(torch.cat([rebuilt[:, None], distance], dim=1))
     return torch.cat(maps).double().numpy()
@@ -147,7 +147,7 @@ def _recipe(raw: Mapping[str, Any]) -> Recipe:
 
 
 def pooled(fused_BHW: Array, share: float) -> Array:
-    """Mean of the top `share` of each map, of one patch at least: (B,)."""
+    """Mean of the top `share` of each map, of at least one patch: (B,)."""
     flat = np.sort(fused_BHW.reshape(len(fused_BHW), -1), axis=1)
     top = max(1, round(flat.shape[1] * share))
     return np.asarray(flat[:, -top:].mean(axis=1))
@@ -198,8 +198,8 @@ def calibrate(
         tried += _try_weights(class_name, weights, selecting_BMP, defects, scales, params)
     tried = rank_recipes(tried, params.auroc_tie)
     alone = {
-        "reconstruction": rank_recipes([one for one in tried if one[0].weights[0] == 1.0], params.auroc_tie)[0][1],
-        "bank": rank_recipes([one for one in tried if one[0].weights[0] == 0.0], params.auroc_tie)[0][1],
+        "reconstruction": rank_recipes([pair for pair in tried if pair[0].weights[0] == 1.0], params.auroc_tie)[0][1],
+        "bank": rank_recipes([pair for pair in tried if pair[0].weights[0] == 0.0], params.auroc_tie)[0][1],
     }
     draft = Calibration(
         class_name=class_name,
@@ -217,7 +217,7 @@ def calibrate(
     fused = draft.fuse(calibrating_BMP)
     scores = draft.score(fused)
     threshold = conformal_threshold(scores, draft.target_fpr, subject=f"class {class_name!r}")
-    candidates = [replace(one, chosen=index == 0) for index, (one, _) in enumerate(tried)]
+    candidates = [replace(candidate, chosen=index == 0) for index, (candidate, _) in enumerate(tried)]
     level = float(np.quantile(fused, _MAP_QUANTILE))
     return CalibrationResult(
         replace(draft, threshold=threshold, map_level=level), tuple(candidates), tuple(np.sort(scores).tolist())
@@ -230,12 +230,12 @@ def rank_recipes(tried: list[tuple[RecipeCandidate, Recipe]], tie: float) -> lis
     This is the one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984, §3.4.3): a few
     dozen images cannot tell AUROCs a hundredth apart, and the simpler recipe depends on less.
     """
-    best = max(one.auroc for one, _ in tried)
+    best = max(candidate.auroc for candidate, _ in tried)
 
-    def place(one: RecipeCandidate) -> tuple[bool, float, float]:
-        if one.auroc < best - tie:
-            return True, -one.auroc, 0.0
-        return False, float(sum(weight > 0.0 for weight in one.weights)), -one.separation
+    def place(candidate: RecipeCandidate) -> tuple[bool, float, float]:
+        if candidate.auroc < best - tie:
+            return True, -candidate.auroc, 0.0
+        return False, float(sum(weight > 0.0 for weight in candidate.weights)), -candidate.separation
 
     return sorted(tried, key=lambda pair: place(pair[0]))
 
@@ -243,7 +243,7 @@ def rank_recipes(tried: list[tuple[RecipeCandidate, Recipe]], tie: float) -> lis
 def candidate_weights(num_maps: int, bank_weights: Sequence[float]) -> list[tuple[float, ...]]:
     """Weights per map, summing to 1: every bank weight, with the bank's share on one group or evenly on all."""
     groups = num_maps - 1
-    mixes = [tuple(float(group == one) for group in range(groups)) for one in range(groups)]
+    mixes = [tuple(float(group == active) for group in range(groups)) for active in range(groups)]
     mixes += [tuple(1.0 / groups for _ in range(groups))] if groups > 1 else []
     weights = [(1.0 - bank, *(bank * share for share in mix)) for bank, mix in itertools.product(bank_weights, mixes)]
     corners = [(1.0, *(0.0 for _ in range(groups))), *((0.0, *mix) for mix in mixes)]  # each part alone is always tried
@@ -276,9 +276,9 @@ def _judge(recipe: Recipe, normal_BHW: Array, defects: Sequence[Array]) -> Recip
     normal = _largest_pool(normal_BHW, recipe.pools)
     scale = Scale.of(normal, "calibration")
     aurocs, separations = [], []
-    for one in (_largest_pool(fused, recipe.pools) for fused in defects):
-        labels = np.r_[np.zeros(len(normal)), np.ones(len(one))]
-        aurocs.append(float(roc_auc_score(labels, np.r_[normal, one])))
-        separations.append(float(np.median(scale.apply(one))))
+    for anomalous in (_largest_pool(fused, recipe.pools) for fused in defects):
+        labels = np.r_[np.zeros(len(normal)), np.ones(len(anomalous))]
+        aurocs.append(float(roc_auc_score(labels, np.r_[normal, anomalous])))
+        separations.append(float(np.median(scale.apply(anomalous))))
     shares = tuple(pool.share for pool in recipe.pools)
     return RecipeCandidate(recipe.weights, shares, float(np.mean(aurocs)), float(np.mean(separations)))

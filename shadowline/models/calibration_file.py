@@ -14,7 +14,7 @@ from shadowline.models.calibration import Calibration, CalibrationResult
 
 @dataclass(frozen=True)
 class TriedRecipe:
-    """A candidate in words: weights by the name of their map."""
+    """A recipe candidate, its weights keyed by the names of the maps and its pooling as text."""
 
     weights: dict[str, float]
     pooling: str
@@ -24,7 +24,7 @@ class TriedRecipe:
 
 
 class CalibrationFile(Artifact):
-    """The calibration, and for people what was tried and chosen; the inspector needs `calibration` alone."""
+    """The calibration, and for readers the recipes that were tried; the inspector needs only `calibration`."""
 
     class_name: str
     calibration: Calibration
@@ -36,7 +36,7 @@ class CalibrationFile(Artifact):
     num_calibration: int
     injected_kinds: tuple[str, ...]  # kinds of injected defects, or KNOWN_DEFECTS alone; see `selected_on`
     candidates: tuple[TriedRecipe, ...]  # best first
-    calibration_scores: tuple[float, ...]  # rising
+    calibration_scores: tuple[float, ...]  # ascending
 
     @property
     def selected_on(self) -> Literal["known", "injected"]:
@@ -83,5 +83,5 @@ def _by_name(calibration: Calibration, weights: Sequence[float]) -> dict[str, fl
 
 
 def _pooling(shares: Sequence[float]) -> str:
-    """Words for a pooling: `top 1 %`, `mean`, or `top 1 % or mean` where the larger wins."""
+    """A pooling as text: `top 1 %`, `mean`, or `top 1 % or mean` where the larger wins."""
     return " or ".join("mean" if share == 1.0 else f"top {share:.0%}".replace("%", " %") for share in shares)

@@ -2,17 +2,17 @@
 
     identity = ClassIdentity.fit(known_ND, val_ND, params, class_name=..., fingerprint=...)   # of one class's images
     identities = Identities.of({"bolt": identity, "nut": other})                # stacked once
-    found = identities.identify(embed(fused_BGTD, num_prefix)[0].numpy())
-    found.class_name, found.confidence                                          # None: an unknown product
+    answer = identities.identify(embed(fused_BGTD, num_prefix)[0].numpy())
+    answer.class_name, answer.confidence                                        # None: an unknown product
 
 A class is a Gaussian of image embeddings: its strongest directions are kept, in all others it spreads evenly. The
-distance of an image to it becomes a conformal p-value: the share of the class's normal images, this one among them,
-that lie as far out. A class accepts an image whose p-value exceeds `unknown_share`; of the classes that accept it the
-one that is nearest, in units of its own typical distance, is the answer, and if none accepts it the product is unknown.
+distance of an image to it becomes a conformal p-value: the share of the class's normal images, this image among them,
+that lie as far out. A class accepts an image whose p-value exceeds `unknown_share`. Of the classes that accept it the
+answer is the nearest, in units of the class's own typical distance; if no class accepts it the product is unknown.
 
-So at most `unknown_share` of a class's normal images are rejected by it, and a further class can only accept more.
-Everything about a class comes from its own images, and the distance to one class is computed apart from all others:
-bit for bit the same, whichever classes stand beside it and in whatever order.
+So a class rejects at most `unknown_share` of its normal images, and adding a class can only turn rejections into
+acceptances. Everything about a class comes from its own images, and the distance to a class is computed separately from
+the others: bit for bit the same, whichever other classes there are and in whatever order.
 
 B images · N images · G groups · T tokens · D width · C classes · R directions. Sources: Tipping & Bishop,
 "Probabilistic principal component analysis" (1999), equations 7 and 8; conformal p-values:
@@ -58,8 +58,8 @@ class ClassIdentity:
     directions_RD: Floats  # with R rows a: distance² = precision · ‖x − μ‖² − Σ (a · (x − μ))²
     precision: float  # 1 / variance in all directions that are not kept
     distances_N: Floats  # of the class's val images, ascending
-    unknown_share: float  # promised share of the class's normal images that it rejects, at most
-    num_images: int  # that the Gaussian comes from
+    unknown_share: float  # the class rejects at most this share of its normal images
+    num_images: int  # that the Gaussian is fitted to
     fingerprint: str  # of the encoder
 
     @classmethod
@@ -72,9 +72,9 @@ class ClassIdentity:
         class_name: str,
         fingerprint: str,
     ) -> ClassIdentity:
-        """The Gaussian comes from `known_ND`, images of the class with or without defects; `val_ND` are others, normal.
+        """Fit the Gaussian to `known_ND`, images of the class with or without defects; `val_ND` are other, normal ones.
 
-        Raises ValueError for fewer val images than the promise needs.
+        Raises ValueError for fewer val images than `params.unknown_share` needs.
         """
         val, known = np.asarray(val_ND, dtype=np.float32), np.asarray(known_ND, dtype=np.float64)
         needed = required_normals(params.unknown_share)
@@ -85,7 +85,7 @@ class ClassIdentity:
             )
         mean, directions, precision = _gaussian(known, params.directions)
         alone = mean[None], directions[None], np.full(1, precision, dtype=np.float32)
-        distances = [_distance(*alone, one)[0] for one in val]
+        distances = [_distance(*alone, embedding)[0] for embedding in val]
         return cls(
             mean_D=mean,
             directions_RD=directions,
@@ -113,7 +113,7 @@ class ClassIdentity:
 
     @classmethod
     def load(cls, path: Path) -> ClassIdentity:
-        """Raises FileNotFoundError where the class has none."""
+        """Raises FileNotFoundError where the class has no identity file."""
         with safe_open(path, framework="numpy") as file:
             facts = json.loads(file.metadata()["identity"])
             mean, directions, distances = (file.get_tensor(name) for name in ("mean", "directions", "distances"))
@@ -121,7 +121,7 @@ class ClassIdentity:
 
 
 def _gaussian(known_ND: npt.NDArray[np.float64], num_directions: int) -> tuple[Floats, Floats, float]:
-    """Mean, scaled directions and precision; the covariance is shrunk first (Ledoit-Wolf), so that few images do."""
+    """Mean, scaled directions and precision; the covariance is shrunk (Ledoit-Wolf), so that few images suffice."""
     mean, covariance, _ = shrunk_covariance(Moments.of(known_ND[None]), 0, "ledoit_wolf")
     variances, vectors = np.linalg.eigh(covariance)  # ascending
     kept = min(num_directions, len(mean) - 1)
@@ -131,7 +131,7 @@ def _gaussian(known_ND: npt.NDArray[np.float64], num_directions: int) -> tuple[F
 
 
 def _distance(mean_CD: Floats, directions_CRD: Floats, precision_C: Floats, embedding_D: Floats) -> Floats:
-    """Mahalanobis distance of one image to each class: (C,). One product per class, whatever stands beside it."""
+    """Mahalanobis distance of one image to each class: (C,). One matrix product per class, apart from the others."""
     centred_CD = embedding_D - mean_CD
     along_CR = np.matmul(directions_CRD, centred_CD[:, :, None])[:, :, 0]
     squared_C = precision_C * np.square(centred_CD).sum(axis=1) - np.square(along_CR).sum(axis=1)
@@ -140,16 +140,16 @@ def _distance(mean_CD: Floats, directions_CRD: Floats, precision_C: Floats, embe
 
 @dataclass(frozen=True)
 class Identification:
-    """What an image is of.
+    """The class of an image, with a confidence.
 
     The confidence is the answer's share of all support. A class's support is its p-value in units of the p-value up to
-    which it rejects, and "unknown" has a support of 1: on the edge of what a class alone accepts, both answers have
-    0.5. The farther an image lies inside a class, and from all others, the surer is its name; the farther it lies
-    beyond every class, the surer is "unknown". All answers together have 1.
+    which it rejects, and "unknown" has a support of 1: for an image that a single class just accepts, both answers have
+    0.5. The farther an image lies inside a class, and from all others, the higher is the confidence in that class; the
+    farther it lies beyond every class, the higher is the confidence in "unknown". All answers together have 1.
 
-    What it promises, where all classes reject the same share: of any class's normal images at most a share of
-    (1 − q) / q is answered wrongly with a confidence of q or more, as far as n val images can tell (down to
-    1 / (n + 1)). About products that no class knows nothing can be promised.
+    Guarantee where all classes reject the same share: of any class's normal images at most a share of (1 − q) / q is
+    answered wrongly with a confidence of q or more, as far as n val images can tell (down to 1 / (n + 1)). There is no
+    guarantee for products that belong to no class.
     """
 
     class_name: str | None  # None: an unknown product
@@ -176,19 +176,19 @@ class Identities:
     def of(cls, classes: Mapping[str, ClassIdentity]) -> Identities:
         """Raises ValueError for no classes, and for classes of different encoders."""
         names = tuple(sorted(classes))
-        each = [classes[name] for name in names]
-        if len({one.fingerprint for one in each}) != 1:
+        identities = [classes[name] for name in names]
+        if len({identity.fingerprint for identity in identities}) != 1:
             raise ValueError(f"identities of {', '.join(names) or 'no class'}: need one encoder's; run `dvc repro`")
         return cls(
             names=names,
-            mean_CD=np.stack([one.mean_D for one in each]),
-            directions_CRD=_stack([one.directions_RD for one in each], 0.0),
-            precision_C=np.array([one.precision for one in each], dtype=np.float32),
-            distances_CN=_stack([one.distances_N for one in each], -np.inf),
-            num_val_C=np.array([len(one.distances_N) for one in each]),
-            typical_C=np.array([np.median(one.distances_N) for one in each], dtype=np.float32),
-            farthest_C=np.array([one.distances_N.max() for one in each], dtype=np.float32),
-            unknown_share_C=np.array([one.unknown_share for one in each]),
+            mean_CD=np.stack([identity.mean_D for identity in identities]),
+            directions_CRD=_stack([identity.directions_RD for identity in identities], 0.0),
+            precision_C=np.array([identity.precision for identity in identities], dtype=np.float32),
+            distances_CN=_stack([identity.distances_N for identity in identities], -np.inf),
+            num_val_C=np.array([len(identity.distances_N) for identity in identities]),
+            typical_C=np.array([np.median(identity.distances_N) for identity in identities], dtype=np.float32),
+            farthest_C=np.array([identity.distances_N.max() for identity in identities], dtype=np.float32),
+            unknown_share_C=np.array([identity.unknown_share for identity in identities]),
         )
 
     @property
@@ -219,15 +219,15 @@ class Identities:
         return np.asarray((1 + as_far_C) / (1 + self.num_val_C), dtype=np.float64)
 
     def _extended(self, p_C: npt.NDArray[np.float64], distance_C: Floats) -> npt.NDArray[np.float64]:
-        """P-values that go on falling beyond a class's farthest val image, where a count of val images cannot."""
+        """P-values that go on falling beyond a class's farthest val image, where the count of val images stays at 0."""
         beyond_C = np.maximum(distance_C / self.farthest_C, 1.0)
         return np.asarray(p_C * beyond_C**-_TAIL, dtype=np.float64)
 
 
 def _stack(arrays: list[Floats], padding: float) -> Floats:
-    """Arrays whose first axes differ in length, as one; the shorter are filled up."""
+    """Stack arrays whose first axes differ in length; shorter arrays are filled up with `padding`."""
     longest = max(len(array) for array in arrays)
     filled = np.full((len(arrays), longest, *arrays[0].shape[1:]), padding, dtype=np.float32)
-    for row, one in zip(filled, arrays, strict=True):
-        row[: len(one)] = one
+    for row, array in zip(filled, arrays, strict=True):
+        row[: len(array)] = array
     return filled

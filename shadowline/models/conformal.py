@@ -1,4 +1,4 @@
-"""Split-conformal thresholds: a false-alarm rate that is promised, not hoped for.
+"""Split-conformal thresholds, which bound the false-alarm rate on normal images.
 
 Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005); Bates et al., "Testing for
 outliers with conformal p-values" (2023).
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 
 def required_normals(target_fpr: float) -> int:
-    """The fewest calibration scores for which a finite threshold can promise `target_fpr`."""
+    """The fewest calibration scores for which a finite threshold can guarantee `target_fpr`."""
     return math.ceil(1.0 / target_fpr - 1e-9) - 1
 
 

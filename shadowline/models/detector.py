@@ -1,4 +1,4 @@
-"""What every single-class detector can do, whoever trained it."""
+"""The interface of every single-class detector, whoever trained it."""
 
 from __future__ import annotations
 

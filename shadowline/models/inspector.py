@@ -1,9 +1,9 @@
-"""The thing that inspects: encoder, decoder, banks and calibration in one directory, and the public Python API.
+"""The packaged multi-class model: encoder, decoder, banks and calibration in one directory; the public Python API.
 
     inspector = Inspector.load("models/inspector")              # `models:/…` URIs: see `models/registry_uri.py`
     result = inspector.inspect("cell0042.png", class_name="solar_mono")
     result.score, result.threshold, result.decision, result.anomaly_map
-    inspector.inspect("found.png")                              # finds the class itself, or says UnknownProduct
+    inspector.inspect("part.png")                               # identifies the class, or returns UnknownProduct
 
 The directory holds encoder.safetensors, encoder.json, decoder.safetensors, banks/<class>.safetensors,
 identity/<class>.safetensors, calibration.json and config.json; no pickle is read. H, W patches per side of a map.
@@ -48,7 +48,7 @@ class Inspection:
     threshold: float  # the same unit
     decision: Label  # normal or anomalous
     class_name: str
-    class_confidence: float | None  # support for the class found (`Identification`); None when the class was given
+    class_confidence: float | None  # support for the class (`Identification`); None when the class was given
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change the decision
     latency_ms: float
@@ -61,21 +61,21 @@ class Inspection:
 
 @dataclass(frozen=True)
 class UnknownProduct:
-    """One image, sent without a class, that no class accepts: an answer, and no decision."""
+    """The result for an image, sent without a class, that no class accepts: there is no decision."""
 
     nearest_class: str
-    class_confidence: float  # support for the answer that no class knows it (`Identification`)
+    class_confidence: float  # support for the answer "unknown" (`Identification`)
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change this answer
     latency_ms: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values; what an inspection would say is None."""
+        """As JSON values; what only an `Inspection` has is None."""
         return {"score": None, "threshold": None, "decision": None, "class_name": None, **self.__dict__}
 
 
 class Inspector:
-    """Load once, inspect many; the images beside an image change its score by rounding at most."""
+    """Load once, inspect many images; other images in a batch change a score by rounding at most."""
 
     def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
         self.config: dict[str, Any] = read_json(directory / "config.json")
@@ -83,7 +83,7 @@ class Inspector:
         self.encoder, self.model_version = encoder, model_version
         self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
         raw = read_json(directory / "calibration.json")
-        self.calibrations = {name: Calibration.from_dict(one) for name, one in raw.items()}
+        self.calibrations = {name: Calibration.from_dict(calibration) for name, calibration in raw.items()}
         self.banks = {name: Bank.load(directory / f"banks/{name}.safetensors") for name in self.calibrations}
         self._identities = _load_identities(directory, self.classes)
         self.fingerprint: str = self.config["fingerprint"]
@@ -100,11 +100,11 @@ class Inspector:
             raise FileNotFoundError(
                 f"{directory}: no packaged inspector; run `shadowline retrain` or name another --model"
             )
-        found = model_fingerprint(directory)
+        fingerprint = model_fingerprint(directory)
         inspector = cls(directory, load_encoder(directory, pick_device()), model_version)
-        if found != inspector.fingerprint:
+        if fingerprint != inspector.fingerprint:
             raise ValueError(
-                f"{directory}: files changed since packaging ({found[:12]}…); restore them from the registry"
+                f"{directory}: files changed since packaging ({fingerprint[:12]}…); restore them from the registry"
             )
         return inspector
 
@@ -114,7 +114,7 @@ class Inspector:
 
     @property
     def identified_classes(self) -> tuple[str, ...]:
-        """The classes that it finds by itself; none in a model that was packaged without identities."""
+        """The classes that it can identify; empty for a model that was packaged without identities."""
         return () if self._identities is None else self._identities.names
 
     @overload
@@ -122,9 +122,9 @@ class Inspector:
     @overload
     def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct: ...
     def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct:
-        """Judge one image (path, bytes or PIL image); without a class, its class is found first.
+        """Judge one image (path, bytes or PIL image); without a class, the class is identified first.
 
-        Raises ValueError for an unknown class, or for none where the model cannot tell classes apart, and
+        Raises ValueError for an unknown class, or without a class where the model has no identities, and
         RefusedImage for an image that cannot be trusted.
         """
         return next(iter(self.inspect_many([image], class_name)))
@@ -148,7 +148,7 @@ class Inspector:
         self, images: Sequence[tuple[ImageInput, str | None]]
     ) -> Iterable[Inspection | UnknownProduct]: ...
     def inspect_each(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterable[Inspection | UnknownProduct]:
-        """`inspect_many` for images of several classes, each beside its own."""
+        """`inspect_many` for images of several classes, each image paired with its class."""
         for class_name in {name for _, name in images}:
             if class_name is None:
                 self._need_identities()
@@ -157,7 +157,7 @@ class Inspector:
         return self._inspect_batches(images)
 
     def identify_many(self, images: Sequence[ImageInput]) -> list[Identification]:
-        """Only which class each image is of; raises as `inspect` does without a class."""
+        """The class of each image, without inspecting it; raises as `inspect` does without a class."""
         self._need_identities()
         size = self.encoder.config.batch_size
         batches = [images[start : start + size] for start in range(0, len(images), size)]
@@ -185,16 +185,16 @@ class Inspector:
         return open_within(image, self.limits)
 
     def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
-        """What is said of one image, but for its latency."""
+        """The result for one image, except for its latency."""
         if class_name is not None:
             return self._judge(fused_BGTD, class_name, None)
-        found = self._identify(fused_BGTD)
-        if found.class_name is not None:
-            return self._judge(fused_BGTD, found.class_name, found.confidence)
+        identification = self._identify(fused_BGTD)
+        if identification.class_name is not None:
+            return self._judge(fused_BGTD, identification.class_name, identification.confidence)
         return partial(
             UnknownProduct,
-            nearest_class=found.nearest_class,
-            class_confidence=found.confidence,
+            nearest_class=identification.nearest_class,
+            class_confidence=identification.confidence,
             model_version=self.model_version,
             fingerprint=self.fingerprint,
         )
@@ -233,7 +233,7 @@ class Inspector:
 
     @property
     def memory_mb(self) -> dict[str, float]:
-        """Bytes of weights in memory, 10⁶, by part."""
+        """Weights in memory by part, in 10⁶ bytes."""
         encoder = sum(p.nbytes for p in self.encoder.parameters())
         decoder = sum(p.nbytes for p in self.decoder.parameters())
         banks = sum(bank.num_bytes for bank in self.banks.values())
@@ -243,10 +243,10 @@ class Inspector:
 
 
 def _load_identities(directory: Path, classes: Sequence[str]) -> Identities | None:
-    """Of the classes that have one; None in a model without, whose callers must name the class."""
+    """The identities of the classes that have one; None for a model without any: its callers must name the class."""
     paths = {name: directory / f"identity/{name}.safetensors" for name in classes}
-    found = {name: ClassIdentity.load(path) for name, path in paths.items() if path.is_file()}
-    return Identities.of(found) if found else None
+    identities = {name: ClassIdentity.load(path) for name, path in paths.items() if path.is_file()}
+    return Identities.of(identities) if identities else None
 
 
 def model_fingerprint(directory: Path) -> str:
@@ -268,9 +268,9 @@ def class_fingerprints(directory: Path) -> dict[str, str]:
     calibrations = read_json(directory / "calibration.json")
     shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
     common = [file_sha256(path) for path in shared]
-    found = {}
+    fingerprints = {}
     for name, calibration in calibrations.items():
         bank = file_sha256(directory / f"banks/{name}.safetensors")
         parts = (*common, bank, json.dumps(calibration, sort_keys=True))
-        found[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return found
+        fingerprints[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return fingerprints

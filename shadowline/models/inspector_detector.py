@@ -1,4 +1,4 @@
-"""The multi-class model as the detector of one class, so that it can stand beside a single-class model."""
+"""The multi-class model as the detector of one class, so that it can be compared with a single-class model."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class CandidateDetector:
 
     def score(self, images: Sequence[Image.Image]) -> Floats:
         """Robust sigmas above a typical normal image of the class: (N,)."""
-        return np.array([one.score for one in self._inspect(images)], dtype=np.float64)
+        return np.array([inspection.score for inspection in self._inspect(images)], dtype=np.float64)
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """Robust sigmas per patch: (N, H, W)."""
-        return np.stack([one.anomaly_map for one in self._inspect(images)])
+        return np.stack([inspection.anomaly_map for inspection in self._inspect(images)])
 
     def _inspect(self, images: Sequence[Image.Image]) -> list[Inspection]:
         return list(self.inspector.inspect_many(images, self.class_name))

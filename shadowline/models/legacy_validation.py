@@ -1,4 +1,4 @@
-"""A legacy model, looked at before it is taken on record: that it loads, that it scores, and how good it is.
+"""Validates a legacy model before it is registered: whether it loads, whether it scores, and how good it is.
 
 validate_legacy_model("bolt", "models/legacy/bolt", params, Layout(), DeclaredMetrics()).baseline.auroc
 """
@@ -31,7 +31,7 @@ RECORDED_TOLERANCE = 1e-4  # relative; another machine rounds differently, anoth
 
 @dataclass(frozen=True)
 class DeclaredMetrics:
-    """What the factory says of a model; None: nothing."""
+    """What the factory declares of a model; None: not declared."""
 
     auroc: float | None = None  # used where nothing can be measured
     storage_mb: float | None = None  # in place of the size of the files, 10^6 bytes
@@ -46,7 +46,7 @@ class LegacyBaseline:
     auroc: float | None
     false_alarms: float | None  # share of normal test images
     misses: float | None  # share of anomalous test images
-    num_images: int  # that these were measured on; 0: auroc is what the factory says
+    num_images: int  # that these were measured on; 0: auroc is the declared one
     storage_mb: float  # 10^6 bytes
     hours_per_month: float | None
     yearly_cost: float | None  # $
@@ -54,14 +54,14 @@ class LegacyBaseline:
 
 @dataclass(frozen=True)
 class LegacyModel:
-    """All that is put on record of one legacy model."""
+    """Everything that is recorded of one legacy model."""
 
     class_name: str
     fingerprint: str
     kind: DetectorKind
     source: str  # where it was imported from
     directory: Path  # its own files
-    data: DataParams  # bounds of the images that it may be asked with
+    data: DataParams  # limits of the images that it accepts
     baseline: LegacyBaseline
 
 
@@ -126,21 +126,21 @@ def _test_rows(class_name: str, layout: Layout) -> pd.DataFrame:
     if not layout.manifest(class_name).is_file():
         return pd.DataFrame({"image_id": [], "path": [], "label": []})
     manifest = read_manifest([layout.manifest(class_name)])
-    known = manifest["label"].isin([Label.NORMAL, Label.ANOMALOUS])
-    return manifest[(manifest["split"] == Split.TEST) & known].sort_values("image_id").reset_index(drop=True)
+    labelled = manifest["label"].isin([Label.NORMAL, Label.ANOMALOUS])
+    return manifest[(manifest["split"] == Split.TEST) & labelled].sort_values("image_id").reset_index(drop=True)
 
 
 def _recorded(
     class_name: str, layout: Layout, directory: Path, image_ids: Sequence[str], first: Floats
 ) -> Floats | None:
-    """What the evaluation has on record of the project's own legacy model, if it is of these images and this model."""
+    """Scores of the project's own legacy model in the last evaluation; None if of other images or of another model."""
     path = layout.evaluation(class_name) / "scores.parquet"
     if directory.resolve() != layout.legacy(class_name).resolve() or not path.is_file():
         return None
     on_record = pd.read_parquet(path).set_index("image_id")["legacy_score"]
-    found = np.asarray(on_record.reindex(list(image_ids)), dtype=np.float64)
-    same = np.isfinite(found).all() and np.allclose(found[: len(first)], first, rtol=RECORDED_TOLERANCE)
-    return found if same else None
+    scores = np.asarray(on_record.reindex(list(image_ids)), dtype=np.float64)
+    same = np.isfinite(scores).all() and np.allclose(scores[: len(first)], first, rtol=RECORDED_TOLERANCE)
+    return scores if same else None
 
 
 def _size_mb(directory: Path) -> float:

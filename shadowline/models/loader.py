@@ -1,4 +1,4 @@
-"""From a place on record to a detector that scores."""
+"""Loads a detector from its recorded location."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_detector(location: str, class_name: str) -> Detector:
 
 
 def find_model(location: str) -> tuple[Path, DetectorKind]:
-    """The directory of the model's own files and its kind; raises FileNotFoundError where there is none."""
+    """The directory of the model's own files and its kind; raises FileNotFoundError where there is no model."""
     directory, _, kind = _find(location)
     return directory, kind
 

@@ -3,7 +3,7 @@
     directory, version = resolve("models:/inspector@champion")
     RegistryInspector.load("models:/inspector/3")       # the same class as `shadowline.Inspector`
 
-No other module of the library asks the registry; MLflow is imported at the first URI.
+No other module of the library queries the registry; MLflow is imported at the first URI.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RegistryInspector(Inspector):
 
 
 def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
-    """The local directory and the version of a model; of a `models:/…` URI the folder `inside` the registered model.
+    """The local directory and the version of a model; for a `models:/…` URI the folder `inside` the registered model.
 
     A directory has the version "directory". Raises ValueError where the registry has no such version.
     """
@@ -58,10 +58,10 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
 
 
 def download_with_retries(download: Callable[[], str]) -> Path:
-    """What MLflow's `download` brings, started again where the store fails for a moment, three attempts in all.
+    """Run MLflow's `download`, again after a passing failure of the store, three attempts in all.
 
-    A folder is hundreds of requests, and one that stays unanswered ends the download.
-    Raises what the last attempt raised.
+    A folder takes hundreds of requests, and a single unanswered request ends the download. Raises the error of the last
+    attempt.
     """
     retrying = Retrying(retry=retry_if_exception(_is_passing), stop=stop_after_attempt(_ATTEMPTS), reraise=True)
     return Path(retrying(download))

@@ -1,4 +1,4 @@
-"""What every detector that we save as tensors and a config does alike."""
+"""What all detectors share that are saved as tensors and a config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class SavedConfig(BaseModel):
-    """What decides beside the tensors; each kind adds its own."""
+    """What decides besides the tensors; each kind adds its own fields."""
 
     class_name: str
     threshold: float | None  # None before calibration
@@ -26,7 +26,7 @@ class SavedDetector(ABC):
 
     @abstractmethod
     def _tensors(self) -> dict[str, Tensor]:
-        """All that is saved beside the config, contiguous and on the CPU."""
+        """Everything that is saved besides the config, contiguous and on the CPU."""
 
     @property
     def class_name(self) -> str:

@@ -1,4 +1,4 @@
-"""Whether two packaged models decide on a class alike but for the threshold.
+"""Checks that two packaged models differ on a class in nothing but the threshold.
 
 before, after = (read_deciding(folder, "bolt") for folder in folders)
 check_only_threshold_differs(before, after)        # raises ValueError that names what else differs
@@ -18,12 +18,12 @@ from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
 from shadowline.models.inspector import class_fingerprints
 
-_TUNED = frozenset({"calibration.threshold", "calibration.target_fpr"})  # the threshold, and the promise behind it
+_TUNED = frozenset({"calibration.threshold", "calibration.target_fpr"})  # the threshold, and the target rate behind it
 
 
 @dataclass(frozen=True)
 class Deciding:
-    """All of a packaged model that can change a decision on one class."""
+    """Everything in a packaged model that can change a decision on one class."""
 
     class_name: str
     fingerprint: str  # of all of it
@@ -43,7 +43,7 @@ def read_deciding(directory: Path, class_name: str) -> Deciding:
 
 
 def check_only_threshold_differs(before: Deciding, after: Deciding) -> None:
-    """Raises ValueError where anything else differs, which no stored score can answer for."""
+    """Raises ValueError where anything else differs: then stored scores do not hold for `after`."""
     others = sorted(differences(before.parts, after.parts).keys() - _TUNED)
     if others:
         raise ValueError(

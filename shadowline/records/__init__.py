@@ -1,1 +1,1 @@
-"""What is live, in SQL: pairs, feedback, rollout. SQLite by default, PostgreSQL by SHADOWLINE_DATABASE_URL."""
+"""The records in SQL: pairs, feedback, rollout, audit log. SQLite by default, PostgreSQL by SHADOWLINE_DATABASE_URL."""

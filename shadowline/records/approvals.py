@@ -1,4 +1,4 @@
-"""What people say to the rollout: orders, approvals and refusals, and evidence for the decommissioning checklist.
+"""What people decide in a rollout: orders, approvals, refusals, and evidence for the decommissioning checklist.
 
 records.approvals.approve(Approval("bolt", Phase.CANARY, legacy, candidate, "Ada"), now)
 records.approvals.order(Order(OrderKind.HOLD, ("bolt",), "Ada", "cleaning"), now)    # for the next tick
@@ -31,10 +31,10 @@ class StoredOrder:
 
 
 class ApprovalStore:
-    """The words of people; each leaves an entry in the audit chain."""
+    """Orders, approvals, refusals and checklist evidence; each leaves an entry in the audit log."""
 
     def __init__(self, session: StoreSession, state: Callable[[], RolloutState]) -> None:
-        """`state` reads the phase table: a word about a class that is not in the rollout is refused."""
+        """`state` reads the phase table; an order or approval for a class that is not in the rollout is refused."""
         self._session, self._state = session, state
 
     def order(self, order: Order, at: datetime) -> int:
@@ -45,14 +45,14 @@ class ApprovalStore:
         row = {"kind": str(order.kind), "classes": list(order.classes), "by": order.by, "why": order.why, "at": at}
         with self._session.on_record() as connection:
             number = int(connection.execute(insert(OrderRow).values(**row).returning(OrderRow.id)).scalar_one())
-            said = {"id": number, "order": str(order.kind), "why": order.why, "classes": list(order.classes)}
+            body = {"id": number, "order": str(order.kind), "why": order.why, "classes": list(order.classes)}
             self._session.note(
-                connection, [Record(EntryKind.ORDER, name, said, order.by, at) for name in order.classes]
+                connection, [Record(EntryKind.ORDER, name, body, order.by, at) for name in order.classes]
             )
         return number
 
     def next_order(self) -> StoredOrder | None:
-        """The oldest order that no tick has obeyed."""
+        """The oldest order that no tick has carried out; None where there is none."""
         query = select(OrderRow).where(OrderRow.done_revision.is_(None)).order_by(OrderRow.id).limit(1)
         with self._session.reading() as connection:
             row = connection.execute(query).first()
@@ -61,7 +61,7 @@ class ApprovalStore:
         return StoredOrder(row.id, Order(OrderKind(row.kind), tuple(row.classes), row.by, row.why))
 
     def approve(self, approval: Approval, at: datetime) -> None:
-        """Put an approval on record; the same one again has no effect.
+        """Put an approval on record; recording the same approval again has no effect.
 
         Raises ValueError where the class has moved on to other models: an approval names exactly what it approves.
         """
@@ -74,7 +74,7 @@ class ApprovalStore:
         self._put_answer(ApprovalRow, EntryKind.APPROVAL, approval, at)
 
     def refuse(self, refused: Approval, at: datetime) -> None:
-        """Put on record that a person did not approve; an approval that is given later counts all the same."""
+        """Put a refusal on record; an approval that is given later counts all the same."""
         self._put_answer(RefusalRow, EntryKind.REFUSAL, refused, at)
 
     def _put_answer(
@@ -82,14 +82,14 @@ class ApprovalStore:
     ) -> None:
         row = {**asdict(answer), "target": str(answer.target)}
         statement = self._session.insert(table).values(**row, at=at).on_conflict_do_nothing().returning(table.id)
-        said = {"target": str(answer.target), "candidate": answer.candidate, "legacy": answer.legacy}
+        body = {"target": str(answer.target), "candidate": answer.candidate, "legacy": answer.legacy}
         with self._session.on_record() as connection:
             number = connection.execute(statement).scalar()
             if number is not None:
-                self._session.note(connection, [Record(kind, answer.class_name, {"id": number, **said}, answer.by, at)])
+                self._session.note(connection, [Record(kind, answer.class_name, {"id": number, **body}, answer.by, at)])
 
     def is_refused(self, request: ApprovalRequest) -> bool:
-        """Whether a person has said no to exactly this."""
+        """Whether a person has refused exactly this request."""
         wanted = {**asdict(request), "target": str(request.target)}
         query = select(RefusalRow.id).filter_by(**wanted)
         with self._session.reading() as connection:
@@ -107,10 +107,10 @@ class ApprovalStore:
         if not by.strip() or not link.strip():
             raise ValueError(f"evidence of {item}: by {by!r}, link {link!r}; both must say something")
         row = {"class_name": class_name, "legacy": legacy, "item": str(item), "by": by, "at": at, "link": link}
-        said = {"item": str(item), "link": link, "legacy": legacy}
+        body = {"item": str(item), "link": link, "legacy": legacy}
         with self._session.on_record() as connection:
             number = connection.execute(insert(EvidenceRow).values(**row).returning(EvidenceRow.id)).scalar_one()
-            self._session.note(connection, [Record(EntryKind.EVIDENCE, class_name, {"id": number, **said}, by, at)])
+            self._session.note(connection, [Record(EntryKind.EVIDENCE, class_name, {"id": number, **body}, by, at)])
 
     def evidence(self, class_name: str, legacy: str) -> dict[ChecklistItem, Mapping[str, Any]]:
         """Item → its latest record, for exactly this legacy model."""
@@ -121,12 +121,12 @@ class ApprovalStore:
 
 
 def cross_off(connection: Connection, order: StoredOrder, revision: int) -> bool:
-    """Note in the caller's transaction at which revision a tick obeyed an order; False where another tick was first."""
+    """Note in the caller's transaction at which revision a tick carried out an order; False where another was first."""
     done = update(OrderRow).where(OrderRow.id == order.id, OrderRow.done_revision.is_(None))
     return bool(connection.execute(done.values(done_revision=revision)).rowcount)
 
 
 def obeyed_records(order: StoredOrder, revision: int) -> list[Record]:
-    """Entries for the audit chain, one per class of the order."""
-    said, now = {"id": order.id, "order": str(order.order.kind), "obeyed_at_revision": revision}, datetime.now(UTC)
-    return [Record(EntryKind.ORDER, name, said, ENGINE, now) for name in order.order.classes]
+    """Entries for the audit log, one per class of the order."""
+    body, now = {"id": order.id, "order": str(order.order.kind), "obeyed_at_revision": revision}, datetime.now(UTC)
+    return [Record(EntryKind.ORDER, name, body, ENGINE, now) for name in order.order.classes]

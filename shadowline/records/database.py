@@ -23,13 +23,13 @@ _DRIVERS = ("sqlite", "postgresql+psycopg")
 _READING = "shadowline_reading"  # execution option of a connection that writes nothing and waits for no writer
 _MIGRATION_LOCK = 728_913  # any fixed number; PostgreSQL's advisory lock
 _PATIENCE_S = 30  # for SQLite's other writers
-_OPENING = threading.Lock()  # Alembic keeps the migration that runs in variables of its modules
+_OPENING = threading.Lock()  # Alembic keeps the running migration in variables of its modules
 
 
 def open_database(url: str) -> Engine:
     """An engine on an up-to-date schema; a SQLite file is created.
 
-    Raises ValueError, without the password, for a URL that is none and a database that cannot be used.
+    Raises ValueError, without the password, for an invalid URL and a database that cannot be used.
     """
     parsed = _parse(url)
     shown = parsed.set(query={}).render_as_string(hide_password=True)
@@ -45,22 +45,22 @@ def open_database(url: str) -> Engine:
 
 
 def reading(engine: Engine) -> Connection:
-    """A connection that writes nothing, waits for no writer, and sees one moment in all its queries."""
+    """A connection that writes nothing, waits for no writer, and sees one snapshot in all its queries."""
     connection = engine.connect().execution_options(**{_READING: True})
     if engine.dialect.name == "postgresql":
         return connection.execution_options(isolation_level="REPEATABLE READ")
-    return connection  # SQLite's readers see one moment anyhow
+    return connection  # SQLite's readers see one snapshot anyhow
 
 
 @contextmanager
 def reading_any_text(engine: Engine) -> Iterator[Connection]:
-    """The same where text may be none, as SQLite lets it be: what is not UTF-8 comes back as lone surrogates."""
+    """`reading` where text may be invalid, which SQLite allows: bytes other than UTF-8 come back as lone surrogates."""
     with reading(engine) as connection:
         raw: Any = connection.connection.driver_connection
         if engine.dialect.name != "sqlite":
             yield connection
             return
-        raw.text_factory = lambda found: found.decode(errors="surrogateescape")
+        raw.text_factory = lambda content: content.decode(errors="surrogateescape")
         try:
             yield connection
         finally:
@@ -68,7 +68,7 @@ def reading_any_text(engine: Engine) -> Iterator[Connection]:
 
 
 def _parse(url: str) -> URL:
-    """Says nothing of the URL's text, which may hold a password."""
+    """The error does not quote the URL, which may hold a password."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -93,7 +93,7 @@ def _create(parsed: URL) -> Engine:
 
 
 def _bring_up_to_date(engine: Engine) -> None:
-    """Migrate where needed; processes that start together wait for the first, and who finds all done for nobody."""
+    """Migrate where needed; processes that start together wait for the first. With a current schema none waits."""
     with reading(engine) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     if current == ScriptDirectory(str(_MIGRATIONS)).get_current_head():
@@ -105,7 +105,7 @@ def _bring_up_to_date(engine: Engine) -> None:
 
 
 def migrations(connection: Connection) -> Config:
-    """What Alembic's commands take, working inside the connection's transaction."""
+    """The configuration for Alembic's commands, which work inside the connection's transaction."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -128,7 +128,7 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     reraise=True,
 )
 def _keep_a_write_ahead_log(connection: Any) -> None:
-    """The busy timeout does not hold here: of processes that open a new file at once, SQLite refuses all but one."""
+    """Retried: of processes that open a new file at once SQLite refuses all but one, whatever the busy timeout."""
     connection.execute("PRAGMA journal_mode=WAL")
 
 

@@ -1,9 +1,9 @@
-"""The evidence on one candidate, counted where it lies.
+"""The evidence on one candidate, counted in the database.
 
-    evidence = read_evidence(engine, state_of_class, now, params.rollout)
+    evidence = read_evidence(engine, cls, now, params.rollout)
 
-Images are grouped in the database by their slot of receipt and by what was decided; only labelled ones are read one by
-one. Near-identical frames and repeated images count once.
+Images are grouped in the database by their slot of receipt and by what was decided; only labelled images are read one
+by one. Near-identical frames and repeated images count once.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ _LABELS = {Label.NORMAL: 1, Label.ANOMALOUS: 2}
 _KEYS = ("received", "candidate", "legacy", "slow", "review_share", "drawn", "reference")
 
 
-def read_evidence(engine: Engine, one: ClassState, now: datetime, policy: RolloutParams) -> Evidence:
-    """Of the present candidate and legacy model of a class, since they began to be compared, up to the last slot."""
+def read_evidence(engine: Engine, cls: ClassState, now: datetime, policy: RolloutParams) -> Evidence:
+    """Evidence on the present candidate and legacy model of a class, from their first comparison to the last slot."""
     closed_until = slot_of(now)
-    since = one.evidence_since
+    since = cls.evidence_since
     if since is None:
         return Evidence(EvidenceTable.empty(), closed_until)
-    models = (one.class_name, one.candidate, one.legacy)
+    models = (cls.class_name, cls.candidate, cls.legacy)
     table = read_table(engine, models, since, start_of(closed_until), policy.guards.latency.bound)
-    return evidence_of(one, table, closed_until, policy.window_days)
+    return evidence_of(cls, table, closed_until, policy.window_days)
 
 
 def read_table(
     engine: Engine, models: tuple[str, str, str], since: datetime | None, until: datetime, slow_ms: float
 ) -> EvidenceTable:
-    """What is known before `until` of the images received since then; `models`: class, candidate, legacy model.
+    """What is known before `until` of the images received from `since` on; `models`: class, candidate, legacy model.
 
-    A label counts from its slot on: of the slot in which `until` lies, if it does not begin there, all labels count.
+    A label counts from the beginning of its slot: where `until` lies inside a slot, all labels of that slot count.
     """
     same = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
     chosen: list[ColumnElement[bool]] = [column == value for column, value in zip(same, models, strict=True)]
@@ -87,7 +87,7 @@ def read_chosen(
     slow_ms: float,
     decided: ColumnElement[bool] | None = None,
 ) -> EvidenceTable:
-    """What is known before `until` of the chosen pairs; `decided`: alarms in the place of the candidate's own."""
+    """What is known before `until` of the chosen pairs; `decided`: alarms to use instead of the candidate's."""
     dialect = connection.dialect.name
     keys = _key_columns(dialect, slow_ms, PairRow.__table__.c.candidate_alarm if decided is None else decided)
     received = connection.execute(select(*keys, func.count()).where(chosen).group_by(*keys)).all()
@@ -106,14 +106,14 @@ def read_chosen(
 
 
 def _label_changes(rows: Iterable[Sequence[Any]]) -> Iterable[tuple[Any, ...]]:
-    """Two rows for each word on an image: the former label is taken back, the new one counts from then on.
+    """Two rows for each label of an image: the former label is taken back, the new one counts from then on.
 
-    A word counts no earlier than its image, and no earlier than the word that it supersedes, whatever time it names.
+    A label counts no earlier than its image, and no earlier than the label that it supersedes, whatever its own time.
     """
     former: dict[int, tuple[int, int]] = {}
-    for pair, word, slot, *keys in rows:
+    for pair, label, slot, *keys in rows:
         since, before = former.get(pair, (keys[0], 0))
-        known_at, after = max(slot, since), _LABELS[Label(word)]
+        known_at, after = max(slot, since), _LABELS[Label(label)]
         if before != after:
             yield (known_at, before, *keys, -1)
             yield (known_at, after, *keys, 1)

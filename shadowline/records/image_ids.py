@@ -21,7 +21,7 @@ _HEXADECIMAL = re.compile(rf"[0-9a-f]{{{_MIN_DIGITS},{_WHOLE_ID}}}")
 
 
 def image_id_of(image: str, class_name: str, engine: Engine) -> str:
-    """The whole id; that an image of it is on record is certain only where a beginning was given.
+    """The whole id. An image with this id is certain to be on record only where a beginning of the id was given.
 
     Raises ValueError for what is neither a file nor an id, and for a beginning of no id or of several of the class.
     """
@@ -39,12 +39,12 @@ def image_id_of(image: str, class_name: str, engine: Engine) -> str:
 def _only_id(beginning: str, class_name: str, engine: Engine) -> str:
     query = select(PairRow.image_id).where(PairRow.class_name == class_name, PairRow.image_id.startswith(beginning))
     with reading(engine) as connection:
-        found = connection.execute(query.distinct().order_by(PairRow.image_id).limit(2)).scalars().all()
-    if not found:
+        ids = connection.execute(query.distinct().order_by(PairRow.image_id).limit(2)).scalars().all()
+    if not ids:
         raise ValueError(f"class {class_name!r}: no image id on record begins with {beginning}; check the id")
-    if len(found) > 1:
+    if len(ids) > 1:
         raise ValueError(
-            f"class {class_name!r}: {beginning} begins more than one image id, {found[0]} and {found[1]} among them; "
+            f"class {class_name!r}: {beginning} begins more than one image id, {ids[0]} and {ids[1]} among them; "
             "give more digits"
         )
-    return found[0]
+    return ids[0]

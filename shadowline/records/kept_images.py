@@ -14,7 +14,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def find_kept(class_name: str, image_id: str, layout: Layout) -> Path | None:
-    """The image that the gateway kept; None where there is none (any more)."""
+    """The image that the gateway kept; None where it was not kept, or is no longer."""
     if not (re.fullmatch(CLASS_NAME_PATTERN, class_name) and _SHA256.fullmatch(image_id)):
         return None
     return next(iter(sorted((layout.inspected / class_name).glob(f"{image_id}.*"))), None)

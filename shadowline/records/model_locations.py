@@ -41,7 +41,7 @@ class KnownModels:
 
 
 class ModelLocations:
-    """The models on record, by fingerprint; each change leaves an entry in the audit chain."""
+    """The models on record, by fingerprint; each change leaves an entry in the audit log."""
 
     def __init__(self, session: StoreSession) -> None:
         self._session = session
@@ -51,8 +51,8 @@ class ModelLocations:
         with self._session.on_record() as connection:
             for place in places:
                 values = {**vars(place), "at": at}
-                known = select(ModelRow.__table__).where(ModelRow.fingerprint == place.fingerprint)
-                row = connection.execute(known).mappings().first()
+                query = select(ModelRow.__table__).where(ModelRow.fingerprint == place.fingerprint)
+                row = connection.execute(query).mappings().first()
                 if row is None or dict(row) != values:
                     statement = self._session.insert(ModelRow).values(**values)
                     connection.execute(statement.on_conflict_do_update(index_elements=["fingerprint"], set_=values))
@@ -61,7 +61,7 @@ class ModelLocations:
                     )
 
     def model(self, fingerprint: str) -> ModelLocation:
-        """Raises ValueError for a fingerprint that nobody has noted."""
+        """Raises ValueError for a fingerprint that is not on record."""
         with self._session.reading() as connection:
             row = connection.execute(select(ModelRow).where(ModelRow.fingerprint == fingerprint)).first()
         if row is None:
@@ -69,32 +69,36 @@ class ModelLocations:
         return _place(row)
 
     def set_champion(self, fingerprints: Mapping[str, str], at: datetime) -> None:
-        """Note which model of each class the registry's champion holds; classes that it does not hold have none."""
+        """Note which model of each class the registry's champion holds; a class that it does not hold has no row."""
         with self._session.on_record() as connection:
             former = set(connection.execute(select(ChampionRow.class_name)).scalars())
             connection.execute(delete(ChampionRow))
-            rows = [{"class_name": name, "fingerprint": held, "at": at} for name, held in sorted(fingerprints.items())]
+            rows = [
+                {"class_name": name, "fingerprint": fingerprint, "at": at}
+                for name, fingerprint in sorted(fingerprints.items())
+            ]
             if rows:
                 connection.execute(insert(ChampionRow), rows)
             named = {name: fingerprints.get(name) for name in sorted(former | set(fingerprints))}
             notes = [
-                Record(EntryKind.CHAMPION, name, {"fingerprint": held}, ENGINE, at) for name, held in named.items()
+                Record(EntryKind.CHAMPION, name, {"fingerprint": fingerprint}, ENGINE, at)
+                for name, fingerprint in named.items()
             ]
             self._session.note(connection, notes)
 
     def known_models(self) -> dict[str, KnownModels]:
-        """Class → the models that can answer for it outside the rollout."""
+        """Class → its models on record, which can answer outside of the rollout."""
         with self._session.reading() as connection:
             champion = dict(connection.execute(select(ChampionRow.class_name, ChampionRow.fingerprint)).tuples().all())
         legacy = self.current_legacy()
         return {name: KnownModels(legacy.get(name), champion.get(name)) for name in sorted({*legacy, *champion})}
 
     def current_legacy(self) -> dict[str, str]:
-        """Class → fingerprint of the legacy model that was taken on record last."""
+        """Class → fingerprint of the legacy model that was recorded last."""
         return {place.class_name: place.fingerprint for place in reversed(self.models(LEGACY))}
 
     def models(self, role: str) -> tuple[ModelLocation, ...]:
-        """All of one role, the newest first."""
+        """All models of one role, the newest first."""
         query = select(ModelRow).where(ModelRow.role == role).order_by(ModelRow.at.desc())
         with self._session.reading() as connection:
             rows = connection.execute(query).all()

@@ -1,4 +1,4 @@
-"""What the engine is told at a tick, read out of the records."""
+"""Reads the engine's observation for a tick from the records."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def observe(
     params: Params,
     order: StoredOrder | None = None,
 ) -> Observation:
-    """Evidence of every class whose candidate is at work, as of the last quarter of an hour, and people's words.
+    """Evidence of every class whose candidate is active, as of the last quarter of an hour, approvals and the order.
 
-    A challenger that was taken back from a class before is none for it: only a person plans it again.
+    A challenger that was rolled back from a class before is left out for it: only a person can plan it again.
     """
-    at_work = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
+    active = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
     return Observation(
         now=now,
         challenger=_without_failed(challenger, state, records),
-        classes=tuple(observe_class(one, records, now, params) for one in at_work),
+        classes=tuple(observe_class(cls, records, now, params) for cls in active),
         orders=(order.order,) if order else (),
         approvals=records.approvals.approvals(),
     )
@@ -46,8 +46,8 @@ def _without_failed(challenger: Mapping[str, str], state: RolloutState, records:
     }
 
 
-def observe_class(one: ClassState, records: Records, now: datetime, params: Params) -> ClassObservation:
+def observe_class(cls: ClassState, records: Records, now: datetime, params: Params) -> ClassObservation:
     """Evidence of one class since its candidate began to be compared."""
-    evidence = read_evidence(records.pairs.engine, one, now, params.rollout)
-    on_record = records.approvals.evidence(one.class_name, one.legacy)
-    return weigh(one, evidence, on_record, params.shadow, params.rollout)
+    evidence = read_evidence(records.pairs.engine, cls, now, params.rollout)
+    on_record = records.approvals.evidence(cls.class_name, cls.legacy)
+    return weigh(cls, evidence, on_record, params.shadow, params.rollout)

@@ -1,4 +1,4 @@
-"""What both models said of one image: the record that everything about a rollout is counted from."""
+"""The decisions of both models on one image: the record from which the evidence of a rollout is counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shadowline.core.params import GatewayParams
 from shadowline.data.labels import Label
 
 DROPPED = "dropped"  # the candidate was never asked: the queue was full
-REFERENCE_PART = "reference part"  # who says the label that a part came with
+REFERENCE_PART = "reference part"  # `by` of the label that a reference part came with
 Side = Literal["candidate", "legacy"]
 
 
@@ -49,7 +49,7 @@ _SAID = ("score", "threshold", "alarm", "latency_ms", "error")
 
 @dataclass(frozen=True)
 class ModelDecision:
-    """What one model said of one image: a decision, or why there is none."""
+    """The decision of one model on one image, or the error that prevented it."""
 
     score: float | None = None
     threshold: float | None = None
@@ -71,8 +71,11 @@ class ModelDecision:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both models on one image. What a model said is None where it does not judge: the legacy model once it is off, the
-    candidate before shadow mode and after a rollback; such a pair names no candidate, and counts for none."""
+    """Both models' decisions on one image.
+
+    A decision is None where the model does not judge: the legacy model once it is off, the candidate before shadow mode
+    and after a rollback; a pair without a candidate's decision names no candidate, and is evidence for none.
+    """
 
     class_name: str
     image_id: str  # sha256 of the file's bytes
@@ -84,13 +87,13 @@ class Pair:
     legacy_said: ModelDecision | None
     trace_id: str = ""
     image_path: str = ""
-    received_at: datetime | None = None  # UTC, by the server's clock; None: when it is recorded
+    received_at: datetime | None = None  # UTC, by the server's clock; None: the time of recording
     capture_suspect: bool = False  # see `is_capture_suspect`
     source: PairSource = PairSource.LINE
     frame_signature: bytes | None = None  # see `shadowline/data/near_duplicates.py`
     review_share: float = 0.0  # probability of a draw that was in force at receipt
     review_drawn: bool = False  # for review, by chance alone
-    known_label: Label | None = None  # of a reference part; on record with the pair, unless there is a label already
+    known_label: Label | None = None  # of a reference part; recorded with the pair, unless the image has a label
 
     def __post_init__(self) -> None:
         for what, at in (("captured", self.captured_at), ("received", self.received_at)):
@@ -115,16 +118,16 @@ class Pair:
         return self.class_name, self.candidate, self.legacy
 
     def to_row(self, now: datetime) -> dict[str, Any]:
-        """All columns but those of its frame group; `now` is when it was received, unless the pair knows."""
+        """All columns but those of its frame group; `now` is the time of receipt where the pair has none."""
         row = {name: getattr(self, name) for name in _PLAIN} | {"key": self.key, "source": str(self.source)}
         row |= {"trace_id": self.trace_id or self.key, "received_at": self.received_at or now}
-        for side, said in (("candidate", self.candidate_said), ("legacy", self.legacy_said)):
-            row |= {f"{side}_{name}": getattr(said, name, None) for name in _SAID}
+        for side, decision in (("candidate", self.candidate_said), ("legacy", self.legacy_said)):
+            row |= {f"{side}_{name}": getattr(decision, name, None) for name in _SAID}
         return row
 
 
 def pair_key(class_name: str, image_id: str, captured_at: datetime, candidate: str, legacy: str) -> str:
-    """What makes a pair the same pair: image, capture time, both fingerprints."""
+    """The idempotency key of a pair: sha256 over class, image, capture time and both fingerprints."""
     parts = (class_name, image_id, captured_at.astimezone(UTC).isoformat(), candidate, legacy)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -137,7 +140,7 @@ def is_capture_suspect(captured_at: datetime, received_at: datetime, params: Gat
 
 
 def is_drawn_for_review(class_name: str, image_id: str, share: float) -> bool:
-    """Whether chance picks an image, with probability `share`: the same image always alike, whatever models decide."""
+    """Whether an image is drawn, with probability `share`, by its hash: always alike, whatever the models decide."""
     digest = hashlib.sha256("\n".join(("review", class_name, image_id)).encode()).digest()
     position = int.from_bytes(digest[:6], "big") / (1 << 48)  # 0 ≤ position < 1; a double holds all 48 bits
     return position < share

@@ -1,8 +1,8 @@
-"""Pairs and feedback: written once, counted where they lie.
+"""Pairs and feedback: written once, counted in the database.
 
 pairs = open_records(url).pairs
 pairs.record([pair, …], frame_rule)          # again with the same pairs: no effect
-pairs.counts("bolt", candidate, legacy)      # what agreement is made of
+pairs.counts("bolt", candidate, legacy)      # what agreement is computed from
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class PairStore:
         return num_new
 
     def label(self, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str = "") -> int:
-        """Put an inspector's word on record; it supersedes earlier ones on the same image. Returns its id.
+        """Put an inspector's label on record; it supersedes earlier labels of the same image. Returns its id.
 
-        It is noted for the audit chain, and sealed by the next tick.
-        Raises ValueError for an image that no pair knows.
+        It is noted for the audit log, and sealed by the next tick.
+        Raises ValueError for an image that is in no pair.
         """
         if label is Label.UNKNOWN:
             raise ValueError("feedback: label unknown says nothing; give normal or anomalous")
@@ -86,9 +86,9 @@ class PairStore:
         self, connection: Connection, class_name: str, image_id: str, label: Label, by: str, at: datetime, note: str
     ) -> int:
         same = and_(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
-        known = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id)
-        one_at_a_time = known.order_by(PairRow.id).limit(1).with_for_update()
-        if connection.execute(one_at_a_time).first() is None:
+        inspected = select(PairRow.id).where(PairRow.class_name == class_name, PairRow.image_id == image_id)
+        locked = inspected.order_by(PairRow.id).limit(1).with_for_update()
+        if connection.execute(locked).first() is None:
             raise ValueError(f"class {class_name!r}: image {image_id[:12]}… was never inspected; check the id")
         former = connection.execute(select(FeedbackRow.label).where(same, ~FeedbackRow.superseded)).scalar()
         connection.execute(update(FeedbackRow).where(same, ~FeedbackRow.superseded).values(superseded=True))
@@ -105,13 +105,13 @@ class PairStore:
             return waiting_parts(connection, class_name, limit)
 
     def image_of(self, class_name: str, trace_id: str) -> str:
-        """The image that a caller's trace id stands for. Raises ValueError for one that no pair knows."""
+        """The image that a caller's trace id stands for. Raises ValueError for a trace id of no pair."""
         query = select(PairRow.image_id).where(PairRow.class_name == class_name, PairRow.trace_id == trace_id)
         with self._reading() as connection:
-            found: str | None = connection.execute(query.order_by(PairRow.id.desc()).limit(1)).scalar()
-        if found is None:
+            image_id: str | None = connection.execute(query.order_by(PairRow.id.desc()).limit(1)).scalar()
+        if image_id is None:
             raise ValueError(f"class {class_name!r}: trace {trace_id!r} is on no pair; check the id")
-        return found
+        return image_id
 
     def counts(
         self, class_name: str, candidate: str, legacy: str, since: datetime | None = None, until: datetime | None = None
@@ -130,7 +130,7 @@ class PairStore:
         return PairCounts(cells)
 
     def labelled_images(self, class_name: str) -> frozenset[str]:
-        """Ids of the images that an inspector has spoken of."""
+        """Ids of the images that have a label."""
         query = select(FeedbackRow.image_id).where(FeedbackRow.class_name == class_name)
         with self._reading() as connection:
             return frozenset(connection.execute(query).scalars())
@@ -144,7 +144,7 @@ class PairStore:
     def table(
         self, class_name: str, candidate: str, legacy: str, limit: int | None = None, *, disagreeing: bool = False
     ) -> pd.DataFrame:
-        """Pairs, or only the evidence in which the decisions differ, with their label, one a row, the newest first."""
+        """Pairs with their labels, one per row, newest first; `disagreeing`: only evidence with differing decisions."""
         columns = [column for column in PairRow.__table__.columns if column.name not in ("id", "frame_signature")]
         chosen = by_models(class_name, candidate, legacy)
         if disagreeing:

@@ -1,4 +1,4 @@
-"""How pairs are recorded: which of them are new, and which frame group each belongs to."""
+"""Recording of pairs: which of them are new, and which frame group each belongs to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def by_models(class_name: str, candidate: str, legacy: str) -> tuple[ColumnEleme
 
 
 def new_among(pairs: Sequence[Pair], connection: Connection) -> list[Pair]:
-    """Those that are not on record; of several that are the same pair the first."""
+    """The pairs that are not on record; of several with the same key the first."""
     by_key = {pair.key: pair for pair in reversed(pairs)}
     on_record = {key for (key,) in _look_up(connection, select(PairRow.key), PairRow.key, list(by_key))}
     return [pair for pair in pairs if by_key[pair.key] is pair and pair.key not in on_record]
@@ -55,11 +55,11 @@ def _look_up(
 
 
 def frame_groups(connection: Connection, new: Sequence[Pair], frames: FrameRule | None) -> FrameGroups:
-    """What is on record that the new pairs of one class and two models may belong to."""
+    """The recorded frame groups that new pairs of one class and two models may belong to."""
     same = by_models(*new[0].models)
     images = list({pair.image_id for pair in new})
     query = select(PairRow.image_id, PairRow.frame_group).where(*same).distinct()
-    known = dict(_look_up(connection, query, PairRow.image_id, images))
+    group_by_image = dict(_look_up(connection, query, PairRow.image_id, images))
     recent: list[tuple[str, bytes]] = []
     if frames is not None and any(pair.frame_signature for pair in new):
         newest = select(PairRow.image_id, PairRow.frame_signature).where(
@@ -67,4 +67,4 @@ def frame_groups(connection: Connection, new: Sequence[Pair], frames: FrameRule 
         )
         rows = connection.execute(newest.order_by(PairRow.id.desc()).limit(frames.window)).all()
         recent = [(image_id, signature) for image_id, signature in reversed(rows)]
-    return FrameGroups(frames, known, recent)
+    return FrameGroups(frames, group_by_image, recent)

@@ -1,10 +1,10 @@
 """A tuned threshold: every stored pair of a class is decided again from its score, and that replay is the evidence.
 
-done = retune(records, Retuning("bolt", before, after, by="Ada", why="…"), now, params)
+replay = retune(records, Retuning("bolt", before, after, by="Ada", why="…"), now, params)
 
-All is read, weighed and written in one transaction. Nothing is written where the threshold turns more decisions than
-`rollout.retune` allows, or where the verdict on the pairs decided again does not carry the phase of the class.
-What the replay proves, and what it does not: docs/decisions/0022.
+Everything is read, weighed and written in one transaction. Nothing is written where the threshold changes more
+decisions than `rollout.retune` allows, or where the verdict on the pairs decided again is too weak for the phase of the
+class. What the replay proves, and what it does not: docs/decisions/0022.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Retuning:
 
 @dataclass(frozen=True)
 class Replay:
-    """What deciding again came to."""
+    """The result of deciding the pairs again."""
 
     num_pairs: int  # rows that were written
     num_decided: int  # images that the candidate judged, near-identical frames once
@@ -80,74 +80,74 @@ class Replay:
         return self.num_flipped / self.num_decided if self.num_decided else 0.0
 
 
-def retune(records: Records, asked: Retuning, now: datetime, params: Params) -> Replay | None:
-    """Put the tuned candidate in the place of the present one; None where it is there already.
+def retune(records: Records, request: Retuning, now: datetime, params: Params) -> Replay | None:
+    """Replace the present candidate by the tuned one; None where that is done already.
 
-    Raises ValueError, with nothing written, for a class in which it may not be done, and where the replay speaks
-    against it.
+    Raises ValueError, with nothing written, where the state of the class does not allow it, or the replay is outside of
+    the bounds.
     """
-    if records.rollout.state().of(asked.class_name).candidate == asked.after.fingerprint:
+    if records.rollout.state().of(request.class_name).candidate == request.after.fingerprint:
         return None
     results: list[Replay] = []
 
     def decide(connection: Connection, events: tuple[Event, ...]) -> tuple[RolloutStep, Sequence[Record]]:
-        step = _move(events, asked, now)
-        one = step.state.of(asked.class_name)
-        scope = _Scope.of(connection, one, asked)
-        result = _weigh(connection, scope, one, records, now, params)
-        _check(result, one, asked, params)
+        step = _move(events, request, now)
+        cls = step.state.of(request.class_name)
+        scope = _Scope.of(connection, cls, request)
+        result = _weigh(connection, scope, cls, records, now, params)
+        _check(result, cls, request, params)
         results.append(replace(result, num_pairs=_write(connection, scope)))
-        return step, [_note(results[0], one, asked, step.state.revision, now)]
+        return step, [_note(results[0], cls, request, step.state.revision, now)]
 
     records.rollout.change(decide)
     return results[0]
 
 
-def _move(events: Sequence[Event], asked: Retuning, now: datetime) -> RolloutStep:
-    state, name, new = replay(events), asked.class_name, asked.after
+def _move(events: Sequence[Event], request: Retuning, now: datetime) -> RolloutStep:
+    state, name, new = replay(events), request.class_name, request.after
     present = state.of(name).candidate
-    if present != asked.before.fingerprint:
+    if present != request.before.fingerprint:
         raise ValueError(f"class {name!r}: is now about {present[:12]}; look at `shadowline rollout status`, try again")
     if was_taken_back(events, name, new.fingerprint):
         raise ValueError(f"class {name!r}: {new.fingerprint[:12]} was rolled back, and stays failed; tune another one")
-    reason = f"threshold {asked.before.threshold:.4g} → {new.threshold:.4g}, past pairs decided again: {asked.why}"
-    return engine.retune(state, name, new.fingerprint, now, asked.by, reason)
+    reason = f"threshold {request.before.threshold:.4g} → {new.threshold:.4g}, past pairs decided again: {request.why}"
+    return engine.retune(state, name, new.fingerprint, now, request.by, reason)
 
 
-def _check(result: Replay, one: ClassState, asked: Retuning, params: Params) -> None:
+def _check(result: Replay, cls: ClassState, request: Retuning, params: Params) -> None:
     bound, verdict = params.rollout.retune.max_flipped_share, result.verdict
-    name, threshold = asked.class_name, f"threshold {asked.after.threshold:.4g}"
+    name, threshold = request.class_name, f"threshold {request.after.threshold:.4g}"
     if result.flipped_share > bound:
         raise ValueError(
             f"class {name!r}: {threshold} turns {result.num_flipped} of {result.num_decided} decisions "
             f"({result.flipped_share:.2%}), at most {bound:.2%} (rollout.retune.max_flipped_share); "
             "a new candidate goes through shadow mode"
         )
-    enough = {VerdictOutcome.PASS} if one.phase in TAKEN_OVER else {VerdictOutcome.PASS, VerdictOutcome.INCONCLUSIVE}
+    enough = {VerdictOutcome.PASS} if cls.phase in TAKEN_OVER else {VerdictOutcome.PASS, VerdictOutcome.INCONCLUSIVE}
     if verdict.outcome not in enough:
         raise ValueError(
-            f"class {name!r}: in {one.phase}, the pairs decided again by {threshold} come to the verdict "
+            f"class {name!r}: in {cls.phase}, the pairs decided again by {threshold} come to the verdict "
             f"{verdict.outcome}: {'; '.join(verdict.reasons)}; tune it otherwise, or let a new candidate go through "
             "shadow mode"
         )
 
 
-def _note(result: Replay, one: ClassState, asked: Retuning, revision: int, now: datetime) -> Record:
+def _note(result: Replay, cls: ClassState, request: Retuning, revision: int, now: datetime) -> Record:
     body = {
         "revision": revision,
-        "phase": str(one.phase),
-        "legacy": one.legacy,
-        "from": {"candidate": asked.before.fingerprint, "threshold": asked.before.threshold},
-        "to": {"candidate": asked.after.fingerprint, "threshold": asked.after.threshold},
+        "phase": str(cls.phase),
+        "legacy": cls.legacy,
+        "from": {"candidate": request.before.fingerprint, "threshold": request.before.threshold},
+        "to": {"candidate": request.after.fingerprint, "threshold": request.after.threshold},
         "pairs": result.num_pairs,
         "decided": result.num_decided,
         "flipped": result.num_flipped,
         "flipped_share": result.flipped_share,
         "verdict": str(result.verdict.outcome),
         "reasons": list(result.verdict.reasons),
-        "why": asked.why,
+        "why": request.why,
     }
-    return Record(EntryKind.RETUNE, asked.class_name, body, asked.by, now)
+    return Record(EntryKind.RETUNE, request.class_name, body, request.by, now)
 
 
 # --- in SQL ---------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def _note(result: Replay, one: ClassState, asked: Retuning, revision: int, now: 
 
 @dataclass(frozen=True)
 class _Scope:
-    """The pairs that are decided again; those that the tuned candidate has judged itself stay as they are."""
+    """The pairs that are decided again; pairs that the tuned candidate has judged itself stay as they are."""
 
     candidate: str  # the tuned one
     threshold: float
@@ -167,29 +167,29 @@ class _Scope:
     last_id: int
 
     @classmethod
-    def of(cls, connection: Connection, one: ClassState, asked: Retuning) -> _Scope:
-        """`one`: the class with the tuned candidate. From here on nobody else records pairs of either candidate."""
-        candidates = sorted((asked.before.fingerprint, asked.after.fingerprint))
+    def of(cls, connection: Connection, class_state: ClassState, request: Retuning) -> _Scope:
+        """`class_state` has the tuned candidate. From here on no other process records pairs of either candidate."""
+        candidates = sorted((request.before.fingerprint, request.after.fingerprint))
         for candidate in candidates:  # in the order in which recorders wait
-            wait_for_other_recorders(connection, (one.class_name, candidate, one.legacy))
+            wait_for_other_recorders(connection, (class_state.class_name, candidate, class_state.legacy))
         bounds = select(func.min(PairRow.id), func.max(PairRow.id))
-        first_id, last_id = connection.execute(bounds.where(PairRow.class_name == one.class_name)).one()
+        first_id, last_id = connection.execute(bounds.where(PairRow.class_name == class_state.class_name)).one()
         same = and_(
-            PairRow.class_name == one.class_name,
-            PairRow.legacy == one.legacy,
-            PairRow.received_at >= one.evidence_since,
+            PairRow.class_name == class_state.class_name,
+            PairRow.legacy == class_state.legacy,
+            PairRow.received_at >= class_state.evidence_since,
             PairRow.id <= (last_id or 0),
         )
-        own = and_(same, PairRow.candidate == asked.after.fingerprint)
-        threshold = asked.after.threshold
+        own = and_(same, PairRow.candidate == request.after.fingerprint)
+        threshold = request.after.threshold
         return cls(
-            asked.after.fingerprint,
+            request.after.fingerprint,
             threshold,
             alarm=_PAIRS.candidate_score > threshold,
             own=own,
             former=and_(
                 same,
-                PairRow.candidate == asked.before.fingerprint,
+                PairRow.candidate == request.before.fingerprint,
                 PairRow.image_id.not_in(select(PairRow.image_id).where(own)),
             ),
             is_first=and_(
@@ -201,7 +201,7 @@ class _Scope:
 
 
 def _weigh(
-    connection: Connection, scope: _Scope, one: ClassState, records: Records, now: datetime, params: Params
+    connection: Connection, scope: _Scope, cls: ClassState, records: Records, now: datetime, params: Params
 ) -> Replay:
     """Nothing is written: the new decisions are made in the query."""
     closed_until, policy = slot_of(now), params.rollout
@@ -210,9 +210,9 @@ def _weigh(
     table = read_chosen(
         connection, and_(evidence, PairRow.received_at < until), until, policy.guards.latency.bound, scope.alarm
     )
-    on_record = records.approvals.evidence(one.class_name, one.legacy)
+    on_record = records.approvals.evidence(cls.class_name, cls.legacy)
     verdict = weigh(
-        one, evidence_of(one, table, closed_until, policy.window_days), on_record, params.shadow, policy
+        cls, evidence_of(cls, table, closed_until, policy.window_days), on_record, params.shadow, policy
     ).verdict
     counts = select(func.count(), func.count(case((scope.alarm != _alarm_at_receipt(), 1))))
     judged = and_(evidence, PairRow.candidate_alarm.is_not(None))
@@ -225,8 +225,8 @@ def _alarm_at_receipt() -> ColumnElement[bool]:
     received = aliased(PairRow)
     same = (getattr(received, name) == _PAIRS[name] for name in ("image_id", "class_name", "legacy", "received_at"))
     original = select(received.candidate_alarm).where(*same, received.source.not_in(REDECIDED))
-    found = original.order_by(received.id).limit(1).correlate(PairRow).scalar_subquery()
-    return case((PairRow.source.in_(REDECIDED), found), else_=_PAIRS.candidate_alarm)
+    at_receipt = original.order_by(received.id).limit(1).correlate(PairRow).scalar_subquery()
+    return case((PairRow.source.in_(REDECIDED), at_receipt), else_=_PAIRS.candidate_alarm)
 
 
 def _write(connection: Connection, scope: _Scope) -> int:
@@ -252,5 +252,5 @@ def _write(connection: Connection, scope: _Scope) -> int:
 
 
 def _key_prefix(candidate: str) -> str:
-    """16 digits of the tuned candidate before 48 of the pair that was decided again: each pair once per candidate."""
+    """First 16 digits of a new key, from the tuned candidate; the other 48 are the old key's: once per candidate."""
     return hashlib.sha256(f"redecided\n{candidate}".encode()).hexdigest()[:16]

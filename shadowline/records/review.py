@@ -39,13 +39,13 @@ class WaitingPart:
 
 
 def waiting_parts(connection: Connection, class_name: str | None, limit: int) -> list[WaitingPart]:
-    """The first `limit` of them, of one class or of all."""
-    found: dict[tuple[str, str], WaitingPart] = {}
+    """The first `limit` parts that wait, of one class or of all."""
+    parts: dict[tuple[str, str], WaitingPart] = {}
     for row in connection.execute(_waiting(class_name)):
-        if len(found) == limit:
+        if len(parts) == limit:
             break
-        found.setdefault((row.class_name, row.image_id), _part(row))
-    return list(found.values())
+        parts.setdefault((row.class_name, row.image_id), _part(row))
+    return list(parts.values())
 
 
 def _waiting(class_name: str | None) -> Select[Any]:

@@ -51,7 +51,7 @@ class RolloutStore:
             self._append(connection, events)
 
     def join(self, class_name: str, starter: str, at: datetime, by: str) -> bool:
-        """Let a new product in with its starter model; False where nothing changes. See `rollout.engine.join`."""
+        """Add a new product with its starter model; False where nothing changes. See `rollout.engine.join`."""
         with self._writing() as connection:
             events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
             new = join(replay(events), class_name, starter, at, by)
@@ -59,7 +59,7 @@ class RolloutStore:
         return bool(new)
 
     def revision(self) -> int:
-        """Number of the last event: a cheap look whether anything has changed."""
+        """Number of the last event: a cheap way to see whether anything has changed."""
         with self._session.reading() as connection:
             return _last_revision(connection)
 
@@ -82,7 +82,7 @@ class RolloutStore:
         return was_taken_back(self.events(class_name), class_name, candidate)
 
     def commit(self, step: RolloutStep, order: StoredOrder | None = None) -> None:
-        """Write what a tick came to, in one transaction: events, phase table, outbox, and the order that it obeyed.
+        """Write the result of a tick, in one transaction: events, phase table, outbox, and the order that it obeyed.
 
         Raises ConcurrentUpdateError, with nothing written, where another engine was first.
         """
@@ -98,9 +98,9 @@ class RolloutStore:
                 self._session.note(connection, obeyed_records(order, step.state.revision))
 
     def change(self, decide: Callable[[Connection, tuple[Event, ...]], tuple[RolloutStep, Sequence[Record]]]) -> None:
-        """Write what `decide` makes of all events so far, and what it writes itself, in one transaction.
+        """Write the step and the audit records that `decide` returns for all events so far, in one transaction.
 
-        Beside the step come notes for the audit chain. Nothing is written where it raises.
+        `decide` may write in the same transaction. Nothing is written where it raises.
         """
         with self._writing() as connection:
             events = tuple(_event(row) for row in connection.execute(select(EventRow).order_by(EventRow.revision)))
@@ -114,19 +114,19 @@ class RolloutStore:
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction on record beside which no other writer of the rollout runs; readers go on."""
+        """An audited transaction that excludes other writers of the rollout; readers go on."""
         with self._session.on_record() as connection:
             if connection.dialect.name == "postgresql":  # SQLite has one writer anyhow
                 connection.execute(text(f"LOCK TABLE {EventRow.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
             yield connection
 
     def _append(self, connection: Connection, events: Sequence[Event], actions: Sequence[Action] = ()) -> None:
-        """Events, and what they ask for: the last one's entry signs the actions."""
+        """Write events and their audit notes; the entry of the last event signs the actions."""
         for event in events:
             connection.execute(insert(EventRow).values(**_event_row(event)))
             self._upsert_class(connection, event.after.class_name, event.revision, event.after.to_dict())
-            asked = actions if event is events[-1] else ()
-            self._session.note(connection, [_phase_record(event, asked)])
+            requested = actions if event is events[-1] else ()
+            self._session.note(connection, [_phase_record(event, requested)])
 
     def _upsert_class(self, connection: Connection, class_name: str, revision: int, state: Mapping[str, Any]) -> None:
         values = {"class_name": class_name, "revision": revision, "state": state}

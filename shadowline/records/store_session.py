@@ -1,4 +1,4 @@
-"""What the stores of one database share: the engine, the audit chain, and how they read and write."""
+"""What the stores of one database share: the engine, the audit log, and how they read and write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StoreSession:
     chain: Chain
 
     def reading(self) -> Connection:
-        """A connection that writes nothing, waits for no writer, and sees one moment in all its queries."""
+        """A connection that writes nothing, waits for no writer, and sees one snapshot in all its queries."""
         return reading(self.engine)
 
     @contextmanager
@@ -39,5 +39,5 @@ class StoreSession:
         self.chain.note(connection, records)
 
     def insert(self, table: Any) -> Any:
-        """An INSERT of the database's own kind, which knows ON CONFLICT."""
+        """An INSERT of the database's dialect, which supports ON CONFLICT."""
         return (postgres_insert if self.engine.dialect.name == "postgresql" else sqlite_insert)(table)

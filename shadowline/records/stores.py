@@ -25,8 +25,8 @@ class Records:
 
     pairs: PairStore
     rollout: RolloutStore  # events and the phase table
-    outbox: Outbox  # what has to happen outside
-    approvals: ApprovalStore  # orders, approvals and evidence, the words of people
+    outbox: Outbox  # actions that wait to be done outside
+    approvals: ApprovalStore  # orders, approvals, refusals and checklist evidence
     locations: ModelLocations  # where models can be loaded from
     chain: Chain
 
@@ -39,7 +39,7 @@ def open_records(url: str | None = None, settings: Settings | None = None) -> Re
 
 
 def records_on(engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> Records:
-    """The stores of an open database, whose audit chain is signed with `keys`, and witnessed in a second place."""
+    """The stores of an open database, whose audit log is signed with `keys`; its heads are copied to `heads`."""
     chain = Chain(engine, keys, heads)
     session = StoreSession(engine, chain)
     rollout = RolloutStore(session)

@@ -1,5 +1,8 @@
-"""The tables. Times are UTC; a model is named by its fingerprint; nothing here is ever updated but the phase table,
-the outbox, and which feedback is the latest; the audit chain defends itself against it."""
+"""The tables. Times are UTC; a model is named by its fingerprint.
+
+Pairs, events, approvals, refusals and checklist evidence are never updated; of feedback only `superseded` changes.
+Triggers protect the entries of the audit log.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ from sqlalchemy.types import TypeDecorator
 
 
 class NaiveTimeError(ValueError, DontWrapMixin):
-    """A time without its zone; SQLAlchemy hands it on as it is."""
+    """A time without a zone; SQLAlchemy raises it unwrapped."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -64,7 +67,7 @@ class PairRow(Base):
     __tablename__ = "pairs"
     __table_args__ = (
         Index(
-            "pairs_for_counting",  # which every tick does, over all pairs: the index alone answers
+            "pairs_for_counting",  # every tick counts all pairs, from this index alone
             "class_name", "candidate", "legacy", "received_at", "is_first", "source", "candidate_alarm", "legacy_alarm",
             "image_id",
         ),
@@ -104,7 +107,7 @@ class PairRow(Base):
 
 
 class FeedbackRow(Base):
-    """What an inspector said of an image; a later word supersedes an earlier one and erases nothing."""
+    """An inspector's label of an image; a later label supersedes an earlier one, which stays on record."""
 
     __tablename__ = "feedback"
     __table_args__ = (
@@ -188,7 +191,7 @@ class ActionRow(Base):
 
 
 class OrderRow(Base):
-    """What a person told the engine; done at the revision that the tick reached."""
+    """A person's order to the engine; done at the revision that the tick reached."""
 
     __tablename__ = "rollout_orders"
 
@@ -202,7 +205,7 @@ class OrderRow(Base):
 
 
 class ApprovalRow(Base):
-    """A person's word for one phase of one class with exactly two models."""
+    """A person's approval of one phase of one class with exactly two models."""
 
     __tablename__ = "rollout_approvals"
     __table_args__ = (UniqueConstraint("class_name", "target", "legacy", "candidate"),)
@@ -217,7 +220,7 @@ class ApprovalRow(Base):
 
 
 class RefusalRow(Base):
-    """A person's no to one phase of one class with exactly two models; nobody is asked again."""
+    """A person's refusal of one phase of one class with exactly two models; the question is not asked again."""
 
     __tablename__ = "rollout_refusals"
     __table_args__ = (UniqueConstraint("class_name", "target", "legacy", "candidate"),)
@@ -246,7 +249,7 @@ class EvidenceRow(Base):
 
 
 class AuditNoteRow(Base):
-    """What happened, noted with it in one transaction; gone from here when it has its place in the chain."""
+    """A note for the audit log, written in the transaction of the change; deleted when it is sealed."""
 
     __tablename__ = "audit_notes"
 
@@ -259,7 +262,7 @@ class AuditNoteRow(Base):
 
 
 class AuditEntryRow(Base):
-    """One entry of the audit chain (`records/audit_log/entry.py`), every field the very text that was signed.
+    """One entry of the audit log (`records/audit_log/entry.py`), every field exactly as it was signed.
 
     Triggers refuse to update or delete.
     """

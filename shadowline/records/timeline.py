@@ -1,4 +1,4 @@
-"""The story of a migration, read out of the records: what `timeline.json` keeps and the report draws.
+"""The timeline of a migration, read from the records: what `timeline.json` holds and the report draws.
 
     timeline = collect_timeline(open_records(), params)
     write_timeline(timeline, layout.timeline)
@@ -31,7 +31,7 @@ from shadowline.rollout.state import Event
 
 @dataclass(frozen=True)
 class Band:
-    """A stretch of time in which a class stood in one phase, with one share and the same two models."""
+    """A span of time in which a class stood in one phase, with one share and the same two models."""
 
     phase: Phase
     held_from: Phase | None  # the phase that HELD interrupts
@@ -103,7 +103,7 @@ class Timeline:
     min_agreement: float  # params.shadow, as are `confidence` and the intervals
     confidence: float
     num_ticks: int  # ticks that changed something; the others leave no trace
-    num_undrawn: int  # pairs in no window: received earlier, or by models that were not at work then
+    num_undrawn: int  # pairs in no window: received earlier, or by models that were not active then
     classes: tuple[ClassTimeline, ...]  # by wave, then by name
     trips: tuple[GuardTrip, ...]  # by time
     moves: tuple[Move, ...]  # by time
@@ -129,9 +129,9 @@ def collect_timeline(records: Records, params: Params) -> Timeline:
     events = records.rollout.events()
     if not events:
         raise ValueError("timeline: 0 rollout events on record, need at least 1; begin with `shadowline rollout plan`")
-    stories = _by_class(events)
-    end = max(events[-1].at, _last_receipt(records, stories) or events[-1].at)
-    classes = tuple(_class_timeline(story, end, records, params) for story in stories.values())
+    histories = _by_class(events)
+    end = max(events[-1].at, _last_receipt(records, histories) or events[-1].at)
+    classes = tuple(_class_timeline(history, end, records, params) for history in histories.values())
     drawn = sum(window.settled.num_total for cls in classes for window in cls.windows)
     return Timeline(
         start=events[0].at,
@@ -140,10 +140,10 @@ def collect_timeline(records: Records, params: Params) -> Timeline:
         min_agreement=params.shadow.min_agreement,
         confidence=params.shadow.confidence,
         num_ticks=len({event.at for event in events if event.source}),
-        num_undrawn=_num_pairs(records, stories) - drawn,
-        classes=tuple(sorted(classes, key=lambda one: (one.wave, one.name))),
-        trips=_by_time(trip for story in stories.values() for trip in _trips(story)),
-        moves=_by_time(move for story in stories.values() for move in _moves(story)),
+        num_undrawn=_num_pairs(records, histories) - drawn,
+        classes=tuple(sorted(classes, key=lambda cls: (cls.wave, cls.name))),
+        trips=_by_time(trip for history in histories.values() for trip in _trips(history)),
+        moves=_by_time(move for history in histories.values() for move in _moves(history)),
     )
 
 
@@ -152,7 +152,7 @@ def write_timeline(timeline: Timeline, path: Path) -> None:
 
 
 def read_timeline(path: Path) -> Timeline | None:
-    """None for a missing file; ValueError for one that `write_timeline` did not write."""
+    """None for a missing file; ValueError for a file that `write_timeline` did not write."""
     if not path.is_file():
         return None
     try:
@@ -167,44 +167,44 @@ _AS_JSON = TypeAdapter(Timeline)
 
 
 def _by_class(events: Iterable[Event]) -> dict[str, list[Event]]:
-    stories: dict[str, list[Event]] = {}
+    histories: dict[str, list[Event]] = {}
     for event in events:
-        stories.setdefault(event.after.class_name, []).append(event)
-    return stories
+        histories.setdefault(event.after.class_name, []).append(event)
+    return histories
 
 
 Timed = TypeVar("Timed", GuardTrip, Move)
 
 
-def _by_time(found: Iterable[Timed]) -> tuple[Timed, ...]:
-    return tuple(sorted(found, key=lambda one: (one.at, one.class_name)))
+def _by_time(entries: Iterable[Timed]) -> tuple[Timed, ...]:
+    return tuple(sorted(entries, key=lambda entry: (entry.at, entry.class_name)))
 
 
-def _class_timeline(story: Sequence[Event], end: datetime, records: Records, params: Params) -> ClassTimeline:
-    one, bands = story[-1].after, tuple(_bands(story, end))
-    windows = tuple(_windows(one.class_name, bands, records, params))
-    return ClassTimeline(one.class_name, one.wave, bands, windows)
+def _class_timeline(history: Sequence[Event], end: datetime, records: Records, params: Params) -> ClassTimeline:
+    last, bands = history[-1].after, tuple(_bands(history, end))
+    windows = tuple(_windows(last.class_name, bands, records, params))
+    return ClassTimeline(last.class_name, last.wave, bands, windows)
 
 
-def _bands(story: Sequence[Event], end: datetime) -> Iterator[Band]:
+def _bands(history: Sequence[Event], end: datetime) -> Iterator[Band]:
     """One band per phase, share and pair of models; what else an event changes does not end a band."""
 
     def kind(event: Event) -> tuple[object, ...]:
-        one = event.after
-        return one.phase, one.held_from, one.share, one.candidate, one.legacy
+        state = event.after
+        return state.phase, state.held_from, state.share, state.candidate, state.legacy
 
-    firsts = [next(group) for _, group in groupby(story, key=kind)]
+    firsts = [next(group) for _, group in groupby(history, key=kind)]
     for event, until in zip(firsts, [*(first.at for first in firsts[1:]), end], strict=True):
-        one = event.after
-        yield Band(one.phase, one.held_from, event.at, until, one.share, one.candidate, one.legacy)
+        state = event.after
+        yield Band(state.phase, state.held_from, event.at, until, state.share, state.candidate, state.legacy)
 
 
 def _windows(class_name: str, bands: Iterable[Band], records: Records, params: Params) -> Iterator[Window]:
     """Per pair of models, from where both began to judge; the last window of each may be shorter."""
     judging = [band for band in bands if band.standing in BOTH_JUDGE]
     for models, group in groupby(judging, key=lambda band: (band.candidate, band.legacy)):
-        reign = list(group)
-        for start, end in _spans(reign[0].start, reign[-1].end, timedelta(days=params.rollout.window_days)):
+        run = list(group)
+        for start, end in _spans(run[0].start, run[-1].end, timedelta(days=params.rollout.window_days)):
             counts = records.pairs.counts(class_name, *models, since=start, until=end)
             if counts.num_pairs:
                 yield Window(start, end, Rate.of(counts.num_settled, counts.num_pairs, params.shadow.confidence))
@@ -216,22 +216,22 @@ def _spans(start: datetime, end: datetime, length: timedelta) -> Iterator[tuple[
         start += length
 
 
-def _trips(story: Sequence[Event]) -> Iterator[GuardTrip]:
-    for before, event in pairwise(story):
-        was, one = before.after, event.after
-        place = (event.at, one.class_name, was.standing, was.share)
-        if one.phase is Phase.ROLLED_BACK and event.is_move:
-            yield GuardTrip(*place, True, event.by, one.reason)
-        elif one.alarm and one.alarm != was.alarm:
-            yield GuardTrip(*place, False, event.by, one.alarm)
+def _trips(history: Sequence[Event]) -> Iterator[GuardTrip]:
+    for before, event in pairwise(history):
+        former, state = before.after, event.after
+        place = (event.at, state.class_name, former.standing, former.share)
+        if state.phase is Phase.ROLLED_BACK and event.is_move:
+            yield GuardTrip(*place, True, event.by, state.reason)
+        elif state.alarm and state.alarm != former.alarm:
+            yield GuardTrip(*place, False, event.by, state.alarm)
 
 
-def _moves(story: Sequence[Event]) -> Iterator[Move]:
-    for before, event in pairwise(story):
-        was, one = before.after, event.after
-        if event.is_move or one.share != was.share:
-            place = (was.phase, was.share, one.phase, one.share)
-            yield Move(event.at, one.class_name, *place, event.by, one.reason)
+def _moves(history: Sequence[Event]) -> Iterator[Move]:
+    for before, event in pairwise(history):
+        former, state = before.after, event.after
+        if event.is_move or state.share != former.share:
+            place = (former.phase, former.share, state.phase, state.share)
+            yield Move(event.at, state.class_name, *place, event.by, state.reason)
 
 
 def _last_receipt(records: Records, names: Iterable[str]) -> datetime | None:

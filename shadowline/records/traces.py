@@ -1,7 +1,7 @@
-"""What the database holds of one inspected part: its pairs by trace id, and the words on its image. Reads only.
+"""What the database holds of one inspected part: its pairs by trace id, and the labels of its image. Reads only.
 
-found = pairs_of_trace(engine, "line-7.0042")
-labels_of(engine, "bolt", found[0].pair.image_id)
+stored = pairs_of_trace(engine, "line-7.0042")
+labels_of(engine, "bolt", stored[0].pair.image_id)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SAID = ("score", "threshold", "latency_ms", "error")
 
 @dataclass(frozen=True)
 class StoredPair:
-    """A pair, and what was stored beside it although it follows from it."""
+    """A pair, and the columns that were stored although they follow from it."""
 
     pair: Pair
     key: str
@@ -36,7 +36,7 @@ class StoredPair:
 
 @dataclass(frozen=True)
 class LabelEvent:
-    """What an inspector said of an image."""
+    """One label that an inspector gave to an image."""
 
     label: str
     by: str
@@ -46,7 +46,7 @@ class LabelEvent:
 
 
 def pairs_of_trace(engine: Engine, trace_id: str) -> tuple[StoredPair, ...]:
-    """In the order in which they were recorded, without what was decided again later, which answered nobody.
+    """Pairs in the order in which they were recorded, without those decided again later, which answered no request.
 
     Raises ValueError for a row that no inspection writes.
     """
@@ -57,7 +57,7 @@ def pairs_of_trace(engine: Engine, trace_id: str) -> tuple[StoredPair, ...]:
 
 
 def labels_of(engine: Engine, class_name: str, image_id: str) -> tuple[LabelEvent, ...]:
-    """The latest last."""
+    """The labels of one image, the latest last."""
     query = select(FeedbackRow.__table__).where(FeedbackRow.class_name == class_name, FeedbackRow.image_id == image_id)
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(FeedbackRow.id)).all()
@@ -65,14 +65,14 @@ def labels_of(engine: Engine, class_name: str, image_id: str) -> tuple[LabelEven
 
 
 def words_by_image(engine: Engine, class_name: str) -> dict[str, tuple[LabelEvent, ...]]:
-    """The words on every image of a class that has any; on each, the latest last."""
+    """The labels of every labelled image of a class; of each image, the latest last."""
     query = select(FeedbackRow.__table__).where(FeedbackRow.class_name == class_name).order_by(FeedbackRow.id)
-    words: dict[str, tuple[LabelEvent, ...]] = {}
+    labels: dict[str, tuple[LabelEvent, ...]] = {}
     with reading(engine) as connection:
         for row in connection.execute(query):
-            word = LabelEvent(row.label, row.by, row.at, row.note, row.superseded)
-            words[row.image_id] = (*words.get(row.image_id, ()), word)
-    return words
+            label = LabelEvent(row.label, row.by, row.at, row.note, row.superseded)
+            labels[row.image_id] = (*labels.get(row.image_id, ()), label)
+    return labels
 
 
 def first_captured(engine: Engine, class_name: str, image_ids: Collection[str]) -> dict[str, datetime]:
@@ -107,7 +107,7 @@ def _stored(row: Any) -> StoredPair:
 
 
 def _said(row: Any, side: Side) -> ModelDecision | None:
-    """None where it was not asked."""
+    """The decision of one model; None where it was not asked."""
     score, threshold, latency_ms, error = (getattr(row, f"{side}_{name}") for name in _SAID)
     if (score, threshold, error) == (None, None, None):
         return None

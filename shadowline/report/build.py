@@ -85,12 +85,12 @@ def render(contents: Contents, layout: Layout, params: Params) -> str:
 
 
 def stylesheet() -> Markup:
-    """What every page of the house puts into its head."""
+    """The CSS in the head of every page."""
     return Markup((HERE / "report.css").read_text(encoding="utf-8"))
 
 
 def environment() -> Environment:
-    """Templates of this folder, escaping, with the words of formatting.py as filters."""
+    """Templates of this folder, autoescaped, with the functions of formatting.py as filters."""
     loaded = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -59,7 +59,7 @@ def build_page(record: InspectionRecord, entry: Entry, public_key: str, picture:
 
 
 def _reasons(record: InspectionRecord) -> tuple[str, ...]:
-    """What speaks against the record, each thing once."""
+    """The problems of the record, each once."""
     against = record.rerun.outcome in {DecisionOutcome.DIFFERENT, DecisionOutcome.IMPOSSIBLE}
     return tuple(dict.fromkeys((*record.calibration.problems, *([record.rerun.reason] if against else []))))
 
@@ -77,5 +77,5 @@ def _shown(image: Image.Image | None) -> Image.Image | None:
 
 
 def _time(text: str) -> str:
-    """ISO 8601 as people read it."""
+    """An ISO 8601 time in readable form."""
     return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC" if text else ""

@@ -2,8 +2,8 @@
 
     build_gallery(state.of("bolt"), open_records(), params, Path("data/report"), limit=40, progress=default_progress())
 
-Heat maps are made anew by the models on record (`inference/rescoring.py`). What is missing is said where it would
-stand.
+Heat maps are computed again by the models on record (`inference/rescoring.py`). Where an image or a map is missing, the
+reason stands in its place.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from shadowline.report.gallery import BYTE_BUDGET, data_uri
 from shadowline.rollout.state import ClassState
 
 MAX_BYTES = 24_000  # of one JPEG; fewer where many are shown
-NUM_QUIET = 8  # images passed by both models, from which a heat map learns where to begin to colour
-NUM_SEARCHED = 200  # newest pairs among which these are looked for
+NUM_QUIET = 8  # images passed by both models, which decide where heat maps begin to colour
+NUM_SEARCHED = 200  # newest pairs that are searched for these
 
 
 class Adjudication(StrEnum):
@@ -56,7 +56,7 @@ class Adjudication(StrEnum):
 
 @dataclass(frozen=True)
 class RecordedLabel:
-    """One model's word on one image, as the page shows it."""
+    """One model's decision on one image, as the page shows it."""
 
     stopped: bool
     score: float
@@ -79,27 +79,27 @@ class Disagreement:
     path: str
 
 
-def build_gallery(one: ClassState, records: Records, params: Params, out: Path, limit: int, progress: Progress) -> Path:
+def build_gallery(cls: ClassState, records: Records, params: Params, out: Path, limit: int, progress: Progress) -> Path:
     """Write `out/disagreements-<class>.html` and return its path.
 
     Raises ValueError for a limit below 1.
     """
     if limit < 1:
-        raise ValueError(f"gallery of {one.class_name!r}: limit {limit}, need at least 1; raise --limit")
-    pairs = (one.class_name, one.candidate, one.legacy)
-    found = rank_disagreements(records.pairs.table(*pairs, disagreeing=True), records.pairs.scores(*pairs))
+        raise ValueError(f"gallery of {cls.class_name!r}: limit {limit}, need at least 1; raise --limit")
+    pairs = (cls.class_name, cls.candidate, cls.legacy)
+    disagreements = rank_disagreements(records.pairs.table(*pairs, disagreeing=True), records.pairs.scores(*pairs))
     quiet = _quiet(records.pairs.table(*pairs, limit=NUM_SEARCHED))
-    models = find_models(one, records)
-    disputes = _disputes(found.head(limit), quiet, models, params.data, progress)
-    page = _render(one, records.pairs.counts(*pairs), params.shadow.confidence, models, disputes, len(found))
-    target = out / f"disagreements-{one.class_name}.html"
+    models = find_models(cls, records)
+    disputes = _disputes(disagreements.head(limit), quiet, models, params.data, progress)
+    page = _render(cls, records.pairs.counts(*pairs), params.shadow.confidence, models, disputes, len(disagreements))
+    target = out / f"disagreements-{cls.class_name}.html"
     with replace_file(target) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return target
 
 
 def _render(
-    one: ClassState,
+    cls: ClassState,
     counts: PairCounts,
     confidence: float,
     models: dict[Side, RescoringModel],
@@ -112,9 +112,9 @@ def _render(
         .get_template("disagreements.html.j2")
         .render(
             stylesheet=stylesheet(),
-            one=one,
+            one=cls,
             models=models,
-            sentences=describe_dispute(one.class_name, counts, agreement, confidence),
+            sentences=describe_dispute(cls.class_name, counts, agreement, confidence),
             agreement=agreement,
             against=[dispute for dispute in disputes if dispute.right is not Adjudication.CANDIDATE],
             proven=[each for each in disputes if each.right is Adjudication.CANDIDATE],
@@ -127,9 +127,9 @@ def _render(
 
 
 def rank_disagreements(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """The worst first: those in which the candidate is not proven right, then by how far apart the two verdicts lie.
+    """The worst first: those in which the candidate is not proven right, then by how far apart the two decisions are.
 
-    A model's score is as far from its threshold as that is in robust sigmas of its scores of all pairs (`scores`).
+    The distance of a score from its threshold is in robust sigmas of the model's scores of all pairs (`scores`).
     """
     distance = sum(
         (disagreeing[f"{side}_score"] - disagreeing[f"{side}_threshold"]).abs() / _spread(scores[f"{side}_score"])
@@ -142,14 +142,14 @@ def rank_disagreements(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.Da
 
 def _spread(scores: pd.Series[float]) -> float:
     """Robust sigma; where most scores are the same, the largest deviation, or 1."""
-    known = scores.dropna().to_numpy(dtype=np.float64)
-    if not known.size:
+    present = scores.dropna().to_numpy(dtype=np.float64)
+    if not present.size:
         return 1.0
-    return robust_sigma(known) or float(np.abs(known - np.median(known)).max()) or 1.0
+    return robust_sigma(present) or float(np.abs(present - np.median(present)).max()) or 1.0
 
 
 def adjudicate(row: dict[Any, Any]) -> Adjudication:
-    """Of a pair in which the decisions differ."""
+    """Which model was right in a pair with different decisions, by its label."""
     if row["label"] not in {Label.NORMAL.value, Label.ANOMALOUS.value}:
         return Adjudication.OPEN
     candidate_is_right = bool(row["candidate_alarm"]) == (row["label"] == Label.ANOMALOUS.value)
@@ -164,18 +164,22 @@ def _quiet(newest: pd.DataFrame) -> pd.DataFrame:
 
 
 def _disputes(
-    found: pd.DataFrame, quiet: pd.DataFrame, models: dict[Side, RescoringModel], limits: DataParams, progress: Progress
+    disagreements: pd.DataFrame,
+    quiet: pd.DataFrame,
+    models: dict[Side, RescoringModel],
+    limits: DataParams,
+    progress: Progress,
 ) -> list[Disagreement]:
-    with progress.task("disagreements", total=len(found) + len(quiet)) as task:
-        shown = look_at(found, models, limits, task)
-        reference = look_at(quiet, models, limits, task) if len(found) else []
+    with progress.task("disagreements", total=len(disagreements) + len(quiet)) as task:
+        shown = look_at(disagreements, models, limits, task)
+        reference = look_at(quiet, models, limits, task) if len(disagreements) else []
     ranges: dict[Side, tuple[float, float]] = {
         side: colour_range(maps_of(reference, side) or maps_of(shown, side), maps_of(shown, side)) for side in SIDES
     }
     max_bytes = min(MAX_BYTES, BYTE_BUDGET // (4 * max(len(shown), 1)))  # three images, a third more in base64
     return [
         _dispute(row, look, models, ranges, max_bytes)
-        for row, look in zip(found.to_dict("records"), shown, strict=True)
+        for row, look in zip(disagreements.to_dict("records"), shown, strict=True)
     ]
 
 
@@ -213,17 +217,17 @@ def _said(
     return RecordedLabel(bool(row[f"{side}_alarm"]), score, threshold, data_uri(overlay, max_bytes), sight.problem)
 
 
-def describe_dispute(class_name: str, counts: PairCounts, found: Agreement, confidence: float) -> list[str]:
-    """What the pairs say, for someone who does not know what a κ is."""
+def describe_dispute(class_name: str, counts: PairCounts, agreement: Agreement, confidence: float) -> list[str]:
+    """The statistics of the pairs as sentences, for someone who does not know what a κ is."""
     if not counts.num_pairs:
         return [f"Both models have judged no part of {class_name} together yet."]
-    rate = found.agreement
+    rate = agreement.agreement
     interval = f"{percent(confidence, 0)} interval {percent(rate.low)} to {percent(rate.high)}"
     alike = f"{percent(rate.value)} of them ({interval})"
     sentences = [f"Both models judged {plural(counts.num_pairs, 'part')} and decided alike on {alike}."]
     if differing := counts.num_pairs - counts.num_agreeing:
         sentences.append(_disagreements_in_words(counts, differing))
-    difference, low, high = (_more_or_fewer(value) for value in found.drift)
+    difference, low, high = (_more_or_fewer(value) for value in agreement.drift)
     sentences.append(f"Of 100 parts, the new model stops {difference} than today’s (interval: {low} to {high}).")
     return sentences
 

@@ -1,4 +1,4 @@
-"""What the report is made of: the files that other stages wrote, each read by the schema of its writer.
+"""The data of the report: the files that other stages wrote, each read by the schema of its writer.
 
 `data/summary.json` and each class's `metrics.json` and `scores.parquet` are required. Everything else may be
 missing: the record is then None, and the page says so in its place.

@@ -1,4 +1,4 @@
-"""The first page of an evidence pack: what was done in a period, and where in the pack each thing lies.
+"""The first page of an evidence pack: what was done in a period, with links to the files of the pack.
 
 render_index(evidence)      # HTML: self-contained, without scripts; links to files of the pack alone
 """
@@ -19,7 +19,7 @@ from shadowline.rollout.verdict import VerdictOutcome
 
 
 def version_id(named: str) -> str:
-    """`inspector/3`, for a version that an entry calls so, or by its URI."""
+    """`inspector/3`, for a version that an entry names so, or by its URI."""
     return named.removeprefix("models:/")
 
 
@@ -46,7 +46,7 @@ class VersionFacts:
         return f"cards/{file_name(self.name)}-{file_name(self.version)}.html"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; what the gates said has a file of its own."""
+        """JSON values; the gates have a file of their own."""
         return {name: value for name, value in asdict(self).items() if name not in ("summary", "params")}
 
     @property
@@ -56,7 +56,7 @@ class VersionFacts:
 
 @dataclass(frozen=True)
 class AgreementFacts:
-    """What the pairs of a period say of two models of one class."""
+    """The agreement of two models of one class, over the pairs of a period."""
 
     class_name: str
     candidate: str  # fingerprint
@@ -67,26 +67,26 @@ class AgreementFacts:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; null for what is not defined."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
-        return {**found, **found.pop("agreement")}
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
+        return {**values, **values.pop("agreement")}
 
 
 @dataclass(frozen=True)
 class ReproductionFacts:
-    """A version that was made again, as an entry of the chain states it."""
+    """The reproduction of a version, as an entry of the audit log states it."""
 
     number: int  # of the entry
     at: str
     by: str
     version: str
     finding: str  # e.g. identical
-    file: str  # where its result lies in the pack; empty where it is not at hand
+    file: str  # where its result lies in the pack; empty where it is missing
     is_as_stated: bool  # the file has the hash that the entry states
 
 
 @dataclass(frozen=True)
 class RecordedStatement:
-    """What a person said of the rollout: an order, an approval, an item of the checklist."""
+    """A person's statement on the rollout: an order, an approval, an item of the checklist."""
 
     at: str
     by: str
@@ -99,7 +99,7 @@ class RecordedStatement:
 class ChainFacts:
     first: int  # number of the period's first entry
     last: int
-    head: dict[str, Any]  # number and hash of the last entry of the whole chain
+    head: dict[str, Any]  # number and hash of the last entry of the whole audit log
     root: str  # public half of the first key, hex
     keys: tuple[str, ...]  # names, the newest last
     num_by_kind: dict[str, int]
@@ -144,7 +144,7 @@ def render_index(evidence: EvidenceReport) -> str:
 
 
 def said(entry: Entry) -> str:
-    """The body of an entry on one line, the shortest facts first; as it stands where it is no object."""
+    """The body of an entry on one line, the shortest facts first; unchanged where it is not a JSON object."""
     facts: Any = entry.facts
     if not isinstance(facts, dict):
         return entry.body

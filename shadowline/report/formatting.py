@@ -1,4 +1,4 @@
-"""How the report says things: numbers with their units, and the sentences at its top."""
+"""The texts of the report: numbers with their units, and the sentences at its top."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """What happened, in one sentence."""
+    """The verdict in one sentence."""
     checks = summary.verdict.checks
     failed = [check for check in checks if not check.passed]
     if summary.verdict.passed:
@@ -149,7 +149,7 @@ class Totals:
 
 
 def promise(metrics: ClassMetrics, confidence: float) -> str:
-    """The promised false-alarm rate beside the one seen, and whether chance alone explains the gap."""
+    """The target false-positive rate beside the observed rate, and whether chance alone explains the gap."""
     promised, seen = metrics.decisions.target_fpr, metrics.decisions.false_alarms
     if not metrics.num_test_normal:
         return "The promised and the seen false-alarm rate cannot be compared: the test split has no good part."

@@ -1,7 +1,7 @@
-"""Which images the report shows of a class, and how: each beside itself under its heat map, as small data URIs.
+"""The images that the report shows of a class, each beside a copy under its heat map, as small data URIs.
 
 Mistakes are shown from the gravest on. Correct decisions are spread evenly from the surest to the closest call, so that
-the choice flatters nobody.
+the choice does not favour the model.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def gallery(contents: ClassContents, root: Path, *, limit: int, coverage: float)
 def display_range(contents: ClassContents) -> tuple[float, float]:
     """Where colour starts and where it is brightest in this class's overlays, in the maps' robust sigmas.
 
-    It starts at what 99.5 % of the patches of good test parts stay under. The class's threshold would be another unit:
-    it bounds an image score, which pools the map and scales the result anew.
+    It starts at the 99.5 % quantile of the patches of good test parts. The class's threshold would be another unit: it
+    bounds an image score, which pools the map and scales the result anew.
     """
     if contents.maps is None or not contents.maps.size:
         return 0.0, 1.0

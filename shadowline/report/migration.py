@@ -2,8 +2,8 @@
 
     section = migration_section(timeline)
 
-The picture is a row per class. A band is as long as its phase, its colour says which, and it is filled as high as the
-share of images that the candidate answers: pale is today's model at work, full is the new one.
+The picture has a row per class. A band is as long as its phase, has the colour of its phase, and is filled as high as
+the share of images that the candidate answers: pale where today's model answers, full where the new model does.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def migration_section(timeline: Timeline) -> MigrationSection:
             (LegendEntry(f"p-{phase}", MEANING[phase][0]), MEANING[phase][1]) for phase in Phase if phase in occurring
         ),
         notes=tuple(_note(number, trip) for number, trip in enumerate(timeline.rollbacks, start=1)),
-        agreement=tuple(agreement_figure(one, timeline, axis) for one in timeline.classes if one.windows),
-        without_pairs=tuple(one.name for one in timeline.classes if not one.windows),
+        agreement=tuple(agreement_figure(cls, timeline, axis) for cls in timeline.classes if cls.windows),
+        without_pairs=tuple(cls.name for cls in timeline.classes if not cls.windows),
         undrawn=_undrawn(timeline),
         moves=tuple(_move_row(move) for move in timeline.moves),
     )
@@ -121,7 +121,7 @@ def migration_section(timeline: Timeline) -> MigrationSection:
 
 def lead(timeline: Timeline) -> str:
     """How far the migration is, in one or two sentences."""
-    total, over = len(timeline.classes), sum(one.taken_over for one in timeline.classes)
+    total, over = len(timeline.classes), sum(cls.taken_over for cls in timeline.classes)
     noun = "class" if total == 1 else "classes"
     when = f"after {plural(round(timeline.days), 'day')}"
     done = f"The new model has taken over {over} of {total} {noun} {when}."
@@ -165,9 +165,9 @@ def _undrawn(timeline: Timeline) -> str:
 
 
 def _note(place: int, trip: GuardTrip) -> ChartNote:
-    words = IN_WORDS.get(trip.reason.partition(":")[0], "") if trip.by == ENGINE else "A person took it back."
+    text = IN_WORDS.get(trip.reason.partition(":")[0], "") if trip.by == ENGINE else "A person took it back."
     where = f"{trip.class_name} went back from {phase_name(trip.phase, trip.share)}"
-    return ChartNote(place, moment(trip.at), where, words, trip.reason)
+    return ChartNote(place, moment(trip.at), where, text, trip.reason)
 
 
 def _move_row(move: Move) -> MoveRow:
@@ -197,8 +197,8 @@ def gantt(timeline: Timeline) -> Markup:
     axis = Axis(0.0, max(timeline.days, 1.0))
     height = TOP + ROW * len(timeline.classes) + FOOT
     parts = [*_time_axis(timeline, axis, height)]
-    for position, one in enumerate(timeline.classes):
-        parts += _row(one, timeline, axis, TOP + position * ROW)
+    for position, cls in enumerate(timeline.classes):
+        parts += _row(cls, timeline, axis, TOP + position * ROW)
     parts += _markers(timeline, axis)
     return figure_element(f"Phases of every class over time. {lead(timeline)}", WIDTH, height, parts, "chart timeline")
 
@@ -220,14 +220,14 @@ def _time_axis(timeline: Timeline, axis: Axis, height: int) -> Iterator[Markup]:
     yield Markup('<path class="axis" d="M{} {}H{}"/>').format(LEFT, floor, WIDTH - RIGHT)
 
 
-def _row(one: ClassTimeline, timeline: Timeline, axis: Axis, top: int) -> Iterator[Markup]:
-    name = one.name if len(one.name) <= MAX_NAME else one.name[: MAX_NAME - 1] + "…"
-    yield Markup("<g><title>{}, wave {}</title>").format(one.name, one.wave)
+def _row(cls: ClassTimeline, timeline: Timeline, axis: Axis, top: int) -> Iterator[Markup]:
+    name = cls.name if len(cls.name) <= MAX_NAME else cls.name[: MAX_NAME - 1] + "…"
+    yield Markup("<g><title>{}, wave {}</title>").format(cls.name, cls.wave)
     yield text_element(LEFT - 12, top + 17, name, "row end")
-    yield text_element(LEFT - 12, top + 30, f"wave {one.wave}", "tick end") + Markup("</g>")
-    for band in one.bands:
+    yield text_element(LEFT - 12, top + 30, f"wave {cls.wave}", "tick end") + Markup("</g>")
+    for band in cls.bands:
         yield _band(band, timeline, axis, top + (ROW - BAR) // 2)
-    last = one.bands[-1]
+    last = cls.bands[-1]
     if last.phase is Phase.LEGACY_DELETED:
         x, y = _px(axis, timeline.day(last.start)), top + ROW / 2
         hint = f"{date(last.start)}: {MEANING[last.phase][1]}"
@@ -257,7 +257,7 @@ def _hint(band: Band) -> str:
 
 def _markers(timeline: Timeline, axis: Axis) -> Iterator[Markup]:
     """Numbered discs for rollbacks, small triangles for soft failures."""
-    tops = {one.name: TOP + position * ROW for position, one in enumerate(timeline.classes)}
+    tops = {cls.name: TOP + position * ROW for position, cls in enumerate(timeline.classes)}
     numbers = {trip: place for place, trip in enumerate(timeline.rollbacks, start=1)}
     for trip in timeline.trips:
         x, top = _px(axis, timeline.day(trip.at)), tops[trip.class_name] + (ROW - BAR) // 2
@@ -274,26 +274,26 @@ def _markers(timeline: Timeline, axis: Axis) -> Iterator[Markup]:
 # --- agreement --------------------------------------------------------------------------------------------------
 
 
-def agreement_figure(one: ClassTimeline, timeline: Timeline, axis: Axis) -> Figure:
+def agreement_figure(cls: ClassTimeline, timeline: Timeline, axis: Axis) -> Figure:
     """Settled agreement per window with its interval, over the days since the start, against the bound."""
     plot = Plot(
-        f"Agreement of both models on {one.name} over time",
+        f"Agreement of both models on {cls.name} over time",
         x=Axis(0.0, max(timeline.days, 1.0), f"days since {date(timeline.start)}"),
         y=axis,
     )
-    for window in one.windows:
+    for window in cls.windows:
         rate = window.settled
         edges = [(timeline.day(at), rate.low, rate.high) for at in (window.start, window.end)]
         plot.band(edges, "c-fused")
     plot.line([(0.0, timeline.min_agreement), (timeline.days, timeline.min_agreement)], "c-threshold")
-    for run in _runs(one.windows):
+    for run in _runs(cls.windows):
         plot.line([(_middle(window, timeline), window.settled.value) for window in run], "c-fused")
-    for window in one.windows:
+    for window in cls.windows:
         plot.dot((_middle(window, timeline), window.settled.value), "c-fused", _window_hint(window))
     keys = [LegendEntry("c-fused", "agreement"), LegendEntry("c-fused block", "interval")]
     keys += [LegendEntry("c-threshold dash1", f"needed: {percent(timeline.min_agreement)}")]
-    keys += _mark_trips(plot, one.name, timeline, axis)
-    return Figure(one.name, plot.render(), tuple(keys))
+    keys += _mark_trips(plot, cls.name, timeline, axis)
+    return Figure(cls.name, plot.render(), tuple(keys))
 
 
 def _agreement_axis(timeline: Timeline) -> Axis:
@@ -325,7 +325,7 @@ def _window_hint(window: Window) -> str:
 
 
 def _mark_trips(plot: Plot, class_name: str, timeline: Timeline, axis: Axis) -> list[LegendEntry]:
-    """A line per rollback, a dot on the axis per soft failure; what the legend says of the dots."""
+    """Draw a line per rollback, and a dot on the axis per soft failure; returns the legend's entry for the dots."""
     for place, trip in enumerate(timeline.rollbacks, start=1):
         if trip.class_name == class_name:
             plot.vertical(timeline.day(trip.at), "c-bound", f"rollback {place}")

@@ -24,7 +24,7 @@ _UNKNOWN = "unknown"  # a hyper-parameter that the run does not keep
 
 @dataclass(frozen=True)
 class CardClass:
-    """One class of a version; None for what is not at hand."""
+    """One class of a version; None for a file that is missing."""
 
     name: str
     num_images: dict[str, int]  # split → images
@@ -44,14 +44,14 @@ class Card:
 
     @property
     def worst_first(self) -> list[CardClass]:
-        """By AUROC; a class of which nothing is known comes first."""
-        return sorted(self.classes, key=lambda one: (_auroc(one), one.name))
+        """By AUROC; a class without metrics comes first."""
+        return sorted(self.classes, key=lambda cls: (_auroc(cls), cls.name))
 
     @property
     def confidence(self) -> float | None:
-        """Of the intervals; None where the run does not say."""
-        found = self.version.params.get("evaluation.confidence")
-        return float(found) if found else None
+        """The confidence of the intervals; None where the run does not record it."""
+        value = self.version.params.get("evaluation.confidence")
+        return float(value) if value else None
 
     @property
     def recipe(self) -> dict[str, str]:
@@ -67,25 +67,25 @@ class Card:
         return self.version.summary.verdict.checks if self.version.summary else ()
 
     def limits(self) -> Iterator[str]:
-        """In words: where this version must not be trusted further than it was tried."""
+        """Sentences on the limits within which this version was tested."""
         names = formatting.join_words(sorted(cls.name for cls in self.classes)) or "no class"
         yield f"It was made for {names}, photographed as for the training: the same light, angle and background."
-        for one in self.worst_first:
-            if one.metrics is None:
-                yield f"{one.name}: what was measured is not at hand."
-            elif one.metrics.num_test_anomalous and one.metrics.decisions.misses:
-                missed, defective = one.metrics.decisions.misses, one.metrics.num_test_anomalous
-                yield f"{one.name}: of {defective} defective parts in the test it let {missed} pass."
-            if one.calibration and one.calibration.selected_on == "injected":
-                yield f"{one.name}: its scoring was chosen on injected defects, which may look unlike real ones."
+        for cls in self.worst_first:
+            if cls.metrics is None:
+                yield f"{cls.name}: what was measured is not at hand."
+            elif cls.metrics.num_test_anomalous and cls.metrics.decisions.misses:
+                missed, defective = cls.metrics.decisions.misses, cls.metrics.num_test_anomalous
+                yield f"{cls.name}: of {defective} defective parts in the test it let {missed} pass."
+            if cls.calibration and cls.calibration.selected_on == "injected":
+                yield f"{cls.name}: its scoring was chosen on injected defects, which may look unlike real ones."
         yield from (f"A bound that it does not keep: {check.reason}." for check in self.checks if not check.passed)
 
 
 def card_classes(version: VersionFacts) -> dict[str, dict[str, int]]:
     """Class → split → images, as the version's tags have them."""
-    known: dict[str, dict[str, int]] = json.loads(version.tags.get("num_images", "{}"))
+    counts: dict[str, dict[str, int]] = json.loads(version.tags.get("num_images", "{}"))
     decided = json.loads(version.tags.get("class_fingerprints", "{}"))
-    return {name: known.get(name, {}) for name in sorted({*known, *decided})}
+    return {name: counts.get(name, {}) for name in sorted({*counts, *decided})}
 
 
 def render_card(card: Card) -> str:
@@ -93,5 +93,5 @@ def render_card(card: Card) -> str:
     return page.render(stylesheet=stylesheet(), card=card, version=card.version, unknown=_UNKNOWN)
 
 
-def _auroc(one: CardClass) -> float:
-    return one.metrics.image.auroc.value if one.metrics else -1.0
+def _auroc(cls: CardClass) -> float:
+    return cls.metrics.image.auroc.value if cls.metrics else -1.0

@@ -24,7 +24,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 14, 34, 40
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of data with the words beside it."""
+    """A range of data with its label and the format of its ticks."""
 
     low: float
     high: float
@@ -96,7 +96,7 @@ class Plot:
         self._parts.append(mark.format(css, self.px(point[0]), self.py(point[1]), hint))
 
     def vertical(self, value: float, css: str, label: str) -> None:
-        """A line across the chart at an x value, its words above it."""
+        """A line across the chart at an x value, with its label above it."""
         x = self.px(value)
         side, shift = ("start", 4) if self._x.share(value) < 0.6 else ("end", -4)
         self._parts.append(Markup('<path class="line {}" d="M{} {}V{}"/>').format(css, x, 20, self._height - BOTTOM))
@@ -112,12 +112,12 @@ class Plot:
 @dataclass(frozen=True)
 class Bar:
     name: str
-    parts: tuple[tuple[float, str, str], ...]  # value, colour class, words of its tooltip; stacked left to right
+    parts: tuple[tuple[float, str, str], ...]  # value, colour class, text of its tooltip; stacked left to right
     text: str  # what stands behind the bar
 
 
 def bar_chart(label: str, bars: Sequence[Bar], *, bound: tuple[float, str] | None = None) -> Markup:
-    """Horizontal bars from zero, one a row; `bound` is a limit with its words, drawn across all rows."""
+    """Horizontal bars from zero, one a row; `bound` is a limit with its label, drawn across all rows."""
     name_width, text_width, row, top = 112, 78, 30, 22 if bound else 6
     longest = max([sum(value for value, *_ in bar.parts) for bar in bars] + [bound[0] if bound else 0.0, 1e-9])
     scale = (WIDTH - name_width - text_width) / longest
@@ -165,5 +165,5 @@ def figure_element(label: str, width: int, height: int, parts: Iterable[Markup],
     return opening + Markup("").join(parts) + Markup("</svg>")
 
 
-def text_element(x: float, y: float, words: str, css: str) -> Markup:
-    return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(css, round(x, 1), round(y, 1), words)
+def text_element(x: float, y: float, text: str, css: str) -> Markup:
+    return Markup('<text class="{}" x="{:g}" y="{:g}">{}</text>').format(css, round(x, 1), round(y, 1), text)

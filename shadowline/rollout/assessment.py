@@ -1,8 +1,8 @@
-"""Whether a migration suits a factory, what it must bring there, what it costs, and which classes go first.
+"""Assesses a migration for a factory: whether it suits, its goals, its costs, and which classes go first.
 
     inventory = load_inventory(Path("docs/examples/inventory.yaml"))
-    found = assess(inventory, params, datetime.now(UTC))
-    found.suitability, found.goals, found.economy.break_even_class, found.plan()["waves"]
+    result = assess(inventory, params, datetime.now(UTC))
+    result.suitability, result.goals, result.economy.break_even_class, result.plan()["waves"]
 
 Where checklist, goals and formulas come from: docs/decisions/0008; their numbers stand in params.yaml.
 Money is in $, AUROC and shares in 0…1.
@@ -61,7 +61,7 @@ class Goal:
 
     @property
     def met(self) -> bool | None:
-        """Whether the formulas promise it; None where only a measurement can tell."""
+        """Whether the formulas predict it; None where only a measurement can tell."""
         return None if self.expected is None or self.bound is None else self.expected <= self.bound
 
 
@@ -84,7 +84,7 @@ class Economy:
     multi: Cost
     new_class_single: float  # $
     new_class_multi: float  # $
-    break_even_class: int | None  # the first number of classes that the multi-class model builds more cheaply; or never
+    break_even_class: int | None  # from this number of classes on, `multi` is cheaper to build; None: never
     paid_today: float  # $ a year, by the inventory
     payback_months: float | None  # until what is saved against today has paid the build; None: never
 
@@ -161,8 +161,8 @@ def _suitability(num_met: int, policy: AssessmentParams) -> Suitability:
 
 def _goals(inventory: Inventory, params: Params) -> tuple[Goal, ...]:
     policy, site = params.assessment, inventory.site
-    known = [model.auroc for model in inventory.models if model.auroc is not None]
-    auroc = sum(known) / len(known) if known else None
+    aurocs = [model.auroc for model in inventory.models if model.auroc is not None]
+    auroc = sum(aurocs) / len(aurocs) if aurocs else None
     aim = None if auroc is None else auroc - params.gates.max_mean_drop
     paid, hours = _paid(inventory), _hours(inventory)
     affordable, bearable = paid * (1 - policy.min_cost_cut), hours * (1 - policy.min_maintenance_cut)
@@ -182,7 +182,7 @@ def _paid(inventory: Inventory) -> float:
 
 
 def _monthly_hours(policy: AssessmentParams) -> float:
-    """Of the multi-class model: retraining and monitoring."""
+    """Hours a month of the multi-class model: retraining and monitoring."""
     yearly = policy.retrainings_per_year * policy.multi.retrain_hours
     return (yearly + WEEKS_PER_YEAR * policy.multi.monitor_hours_per_week) / MONTHS_PER_YEAR
 
@@ -235,14 +235,21 @@ def _break_even(build: float, per_model: float, added: float) -> int | None:
 
 
 def propose_waves(models: Sequence[LegacyEntry], wave_size: int) -> tuple[tuple[str, ...], ...]:
-    """Low risk first: not critical before critical, then stable, then with a baseline, then large groups of similar.
+    """Low risk first: not critical before critical, then stable, then with a baseline, then large similar groups.
 
     The order within equal risk is by group and name, so that the same inventory gives the same waves.
     """
-    sizes = Counter(one.group for one in models)
+    sizes = Counter(model.group for model in models)
 
-    def risk(one: LegacyEntry) -> tuple[bool, bool, bool, int, tuple[str, str], str]:
-        return one.critical, not one.stable, not one.baseline_known, -sizes[one.group], one.group, one.class_name
+    def risk(model: LegacyEntry) -> tuple[bool, bool, bool, int, tuple[str, str], str]:
+        return (
+            model.critical,
+            not model.stable,
+            not model.baseline_known,
+            -sizes[model.group],
+            model.group,
+            model.class_name,
+        )
 
     ordered = [model.class_name for model in sorted(models, key=risk)]
     return tuple(tuple(ordered[start : start + wave_size]) for start in range(0, len(ordered), wave_size))
@@ -253,12 +260,12 @@ def _reasons(models: Sequence[LegacyEntry], waves: Sequence[Sequence[str]]) -> d
     return {model.class_name: f"wave {number[model.class_name]}: {_why(model, models)}" for model in models}
 
 
-def _why(one: LegacyEntry, models: Sequence[LegacyEntry]) -> str:
-    mates = sorted(other.class_name for other in models if other.group == one.group and other is not one)
+def _why(model: LegacyEntry, models: Sequence[LegacyEntry]) -> str:
+    mates = sorted(other.class_name for other in models if other.group == model.group and other is not model)
     facts = (
-        "critical" if one.critical else "not critical",
-        "stable" if one.stable else "changes often",
-        "baseline known" if one.baseline_known else "no baseline",
+        "critical" if model.critical else "not critical",
+        "stable" if model.stable else "changes often",
+        "baseline known" if model.baseline_known else "no baseline",
         f"similar to {', '.join(mates)}" if mates else "similar to no other",
     )
     return ", ".join(facts)

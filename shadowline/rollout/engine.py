@@ -1,9 +1,9 @@
 """One tick of a rollout: `step(state, observation, policy) → (state, events, actions, reason)`. Pure.
 
-At a tick everything happens that is due, to each class at most one of these, the first that applies:
+A tick does everything that is due. To each class at most one of these happens, the first that applies:
 
     1. a person's order: roll back, hold, resume; one order a tick
-    2. it is taken back: a hard guard tripped
+    2. a rollback: a hard guard tripped
     3. a new challenger is tried: by a class that rolled back, and by one without a legacy model, where what was the
        candidate becomes the legacy model of its successor
     4. its group, the classes of one wave that stand in one phase, moves on; the worst of them decides
@@ -49,7 +49,7 @@ from shadowline.rollout.verdict import VerdictOutcome
 
 NOTHING = RolloutState(())
 ENGINE = "engine"  # who moved a class when no person did
-USUAL_PAUSE = 1.5  # times the longest pause so far: a weekend that has been there before alarms nobody
+USUAL_PAUSE = 1.5  # times the longest pause so far: so a weekend, once there was one, raises no alarm
 
 
 class ActionKind(StrEnum):
@@ -72,7 +72,7 @@ class Action:
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """What one tick came to."""
+    """The result of one tick."""
 
     state: RolloutState
     events: tuple[Event, ...]
@@ -92,7 +92,7 @@ def begin(
     before: RolloutState = NOTHING,
     without_legacy: Collection[str] = (),
 ) -> tuple[RolloutState, tuple[Event, ...]]:
-    """Waves of classes, after those that are planned already; from the fingerprints of both models of each class.
+    """Plan waves of classes, after those planned already, given the fingerprints of both models of each class.
 
     A class that has not begun to move, or was taken back, may be named again: it changes its wave. Classes of
     `without_legacy` start with no model at all, and their first one answers alone. Raises ValueError for a class that
@@ -121,11 +121,11 @@ def _planned(
     without_legacy: Collection[str],
 ) -> ClassState:
     legacy, candidate = models
-    known = next((cls for cls in before.classes if cls.class_name == name), None)
-    if known is not None and known.phase is Phase.ROLLED_BACK:
-        return replace(known, wave=wave, reason="planned again")
-    if known is not None and known.phase is not Phase.LEGACY:
-        raise ValueError(f"class {name!r}: is in {known.phase} already; `shadowline rollout status` shows it")
+    present = next((cls for cls in before.classes if cls.class_name == name), None)
+    if present is not None and present.phase is Phase.ROLLED_BACK:
+        return replace(present, wave=wave, reason="planned again")
+    if present is not None and present.phase is not Phase.LEGACY:
+        raise ValueError(f"class {name!r}: is in {present.phase} already; `shadowline rollout status` shows it")
     if name not in legacy and name not in without_legacy:
         raise ValueError(
             f"class {name!r}: no legacy model is registered; run `shadowline legacy import`, or say --without-legacy"
@@ -143,43 +143,43 @@ def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> Rollo
     Where it was the last that had not been taken over, the others are promoted. Raises ValueError for a class that has
     begun to move: a person's rollback comes first.
     """
-    one = state.of(class_name)
-    if one.phase not in {Phase.LEGACY, Phase.ROLLED_BACK}:
-        raise ValueError(f"class {class_name!r}: is in {one.phase}; `shadowline rollout rollback` comes first")
+    cls = state.of(class_name)
+    if cls.phase not in {Phase.LEGACY, Phase.ROLLED_BACK}:
+        raise ValueError(f"class {class_name!r}: is in {cls.phase}; `shadowline rollout rollback` comes first")
     reason = "left the plan"
-    after, events = _changed(state, [replace(one, wave=STAYS, reason=reason)], now, by)
+    after, events = _changed(state, [replace(cls, wave=STAYS, reason=reason)], now, by)
     return RolloutStep(after, events, _promotion(state, after), reason, (), {})
 
 
 def _changed(
     before: RolloutState, states: Sequence[ClassState], now: datetime, by: str
 ) -> tuple[RolloutState, tuple[Event, ...]]:
-    known = {cls.class_name: cls.phase for cls in before.classes}
+    phases = {cls.class_name: cls.phase for cls in before.classes}
     events = tuple(
-        Event(number, now, by, known.get(one.class_name), one)
-        for number, one in enumerate(states, start=before.revision + 1)
+        Event(number, now, by, phases.get(cls.class_name), cls)
+        for number, cls in enumerate(states, start=before.revision + 1)
     )
     changed = {state.class_name: state for state in states}
-    kept = [one for one in before.classes if one.class_name not in changed]
-    ordered = sorted((*kept, *states), key=lambda one: (one.wave, one.class_name))
+    kept = [cls for cls in before.classes if cls.class_name not in changed]
+    ordered = sorted((*kept, *states), key=lambda cls: (cls.wave, cls.class_name))
     return RolloutState(tuple(ordered), before.revision + len(events)), events
 
 
 def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: str) -> tuple[Event, ...]:
-    """The event by which a new product comes in, or by which it gets a better starter model; or none.
+    """The event that adds a new product, or gives it a better starter model; empty where nothing changes.
 
-    It stands in LEGACY, with its starter in the place of a legacy model, in no wave. Once a candidate of the
-    class is at work, the starter that it is compared with stays as it is.
+    The class stands in LEGACY, with its starter in the place of a legacy model, in no wave. Once a candidate of the
+    class is active, the starter that it is compared with stays as it is.
     """
-    known = next((cls for cls in state.classes if cls.class_name == class_name), None)
+    present = next((cls for cls in state.classes if cls.class_name == class_name), None)
     reason = f"enrolled, {starter[:12]} answers"
-    if known is None:
-        one = ClassState(class_name, NEW_PRODUCT, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
-        return (Event(state.revision + 1, now, by, None, one),)
-    if known.phase is not Phase.LEGACY or known.legacy == starter:
+    if present is None:
+        cls = ClassState(class_name, NEW_PRODUCT, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
+        return (Event(state.revision + 1, now, by, None, cls),)
+    if present.phase is not Phase.LEGACY or present.legacy == starter:
         return ()
-    one = replace(known, legacy=starter, since=now, reason=reason)
-    return (Event(state.revision + 1, now, by, known.phase, one),)
+    cls = replace(present, legacy=starter, since=now, reason=reason)
+    return (Event(state.revision + 1, now, by, present.phase, cls),)
 
 
 def retune(state: RolloutState, class_name: str, candidate: str, now: datetime, by: str, reason: str) -> RolloutStep:
@@ -188,24 +188,26 @@ def retune(state: RolloutState, class_name: str, candidate: str, now: datetime, 
     Phase, share and evidence stay; the days of the phase begin again, and approvals of the former candidate are void.
     Raises ValueError where not both models judge, or a person holds the class.
     """
-    one = state.of(class_name)
-    if one.phase not in BOTH_JUDGE:
+    cls = state.of(class_name)
+    if cls.phase not in BOTH_JUDGE:
         phases = ", ".join(phase for phase in FORWARD if phase in BOTH_JUDGE)
         raise ValueError(
-            f"class {class_name!r}: is in {one.phase}; a threshold is tuned in {phases}, where both models judge"
+            f"class {class_name!r}: is in {cls.phase}; a threshold is tuned in {phases}, where both models judge"
         )
-    if candidate in {one.candidate, one.legacy}:
+    if candidate in {cls.candidate, cls.legacy}:
         raise ValueError(f"class {class_name!r}: {candidate[:12]} is at work there already; name another version")
-    tuned = replace(one, candidate=candidate, since=now, days_before=0, reason=reason)
+    tuned = replace(cls, candidate=candidate, since=now, days_before=0, reason=reason)
     after = replace(state.with_classes([tuned]), revision=state.revision + 1)
     promote = (Action(ActionKind.PROMOTE, "", "", "every class is live"),) if after.all_taken_over else ()
-    return RolloutStep(after, (Event(after.revision, now, by, one.phase, tuned),), promote, reason, (), {})
+    return RolloutStep(after, (Event(after.revision, now, by, cls.phase, tuned),), promote, reason, (), {})
 
 
 def step(state: RolloutState, seen: Observation, policy: RolloutParams) -> RolloutStep:
     """One tick; raises ValueError for an order that names an unknown class."""
     seen = replace(seen, now=seen.now.astimezone(UTC))
-    guards = {cls.class_name: known.guards for cls in state.classes if (known := _evidence_of(cls, seen)) is not None}
+    guards = {
+        cls.class_name: observed.guards for cls in state.classes if (observed := _evidence_of(cls, seen)) is not None
+    }
     tick = _Tick(state, seen, policy, guards)
     changes: dict[str, _Change] = {}
     for decide in (_obey, _take_back, _try_again):
@@ -242,12 +244,12 @@ class _Change:
 _Changes = Mapping[str, _Change]  # class → what happens to it at this tick
 
 
-def _evidence_of(one: ClassState, seen: Observation) -> ClassObservation | None:
-    """What was observed of exactly these two models; None where nothing was."""
-    known = seen.of(one.class_name)
-    if known is None or (known.legacy, known.candidate) != (one.legacy, one.candidate):
+def _evidence_of(cls: ClassState, seen: Observation) -> ClassObservation | None:
+    """The observation of exactly these two models; None where there is none."""
+    observed = seen.of(cls.class_name)
+    if observed is None or (observed.legacy, observed.candidate) != (cls.legacy, cls.candidate):
         return None
-    return known if one.standing in CANDIDATE_JUDGES else None
+    return observed if cls.standing in CANDIDATE_JUDGES else None
 
 
 # --- 1. orders of people ----------------------------------------------------------------------------------------
@@ -255,49 +257,49 @@ def _evidence_of(one: ClassState, seen: Observation) -> ClassObservation | None:
 
 def _obey(tick: _Tick, _: _Changes) -> dict[str, _Change]:
     for order in tick.seen.orders:
-        asked = [tick.state.of(name) for name in order.classes]
-        changed = [one for one in (_apply(order, before, tick.seen) for before in asked) if one is not None]
+        targets = [tick.state.of(name) for name in order.classes]
+        changed = [cls for cls in (_apply(order, before, tick.seen) for before in targets) if cls is not None]
         if changed:
-            return {one.class_name: _Change(one, order.by) for one in changed}
+            return {cls.class_name: _Change(cls, order.by) for cls in changed}
     return {}
 
 
-def _apply(order: Order, one: ClassState, seen: Observation) -> ClassState | None:
-    """The class after the order, or None where the order means nothing: it is there already, or it is the end."""
-    if objection(order.kind, one):
+def _apply(order: Order, cls: ClassState, seen: Observation) -> ClassState | None:
+    """The class after the order; None where the order would change nothing (`objection`)."""
+    if objection(order.kind, cls):
         return None
     reason = f"{order.by}: {order.why}"
     if order.kind is OrderKind.ROLL_BACK:
-        return _rolled_back(one, seen.now, reason)
+        return _rolled_back(cls, seen.now, reason)
     if order.kind is OrderKind.HOLD:
-        days = _phase_days(one, seen)
+        days = _phase_days(cls, seen)
         return replace(
-            one, phase=Phase.HELD, held_from=one.phase, held_at=seen.now, days_before=days, reason=reason
+            cls, phase=Phase.HELD, held_from=cls.phase, held_at=seen.now, days_before=days, reason=reason
         )  # fmt: skip
-    return replace(one, phase=one.held_from or one.phase, since=seen.now, held_from=None, held_at=None, reason=reason)
+    return replace(cls, phase=cls.held_from or cls.phase, since=seen.now, held_from=None, held_at=None, reason=reason)
 
 
-def objection(kind: OrderKind, one: ClassState) -> str:
+def objection(kind: OrderKind, cls: ClassState) -> str:
     """Why an order would change nothing about a class as it stands; empty where it does."""
-    if kind is OrderKind.ROLL_BACK and one.phase in WITHOUT_LEGACY:
-        return f"is in {one.phase}: no legacy model is left to go back to; see `shadowline legacy restore`"
-    if kind is OrderKind.ROLL_BACK and (one.standing is Phase.LEGACY or not _can_go_back(one)):
-        return f"is in {one.phase}: no candidate is at work"
-    if kind is OrderKind.HOLD and Phase.HELD not in LEGAL_MOVES[one.phase]:
-        return f"is in {one.phase}, from where nothing moves it on"
-    return "is not held" if kind is OrderKind.RESUME and one.held_from is None else ""
+    if kind is OrderKind.ROLL_BACK and cls.phase in WITHOUT_LEGACY:
+        return f"is in {cls.phase}: no legacy model is left to go back to; see `shadowline legacy restore`"
+    if kind is OrderKind.ROLL_BACK and (cls.standing is Phase.LEGACY or not _can_go_back(cls)):
+        return f"is in {cls.phase}: no candidate is at work"
+    if kind is OrderKind.HOLD and Phase.HELD not in LEGAL_MOVES[cls.phase]:
+        return f"is in {cls.phase}, from where nothing moves it on"
+    return "is not held" if kind is OrderKind.RESUME and cls.held_from is None else ""
 
 
-def awaited_approval(one: ClassState, policy: RolloutParams) -> Phase | None:
-    """The phase that comes next, where only a person's word opens it."""
-    target = _next(one, policy)[0] if one.phase in FORWARD[:-1] else None
-    return target if target in policy.approvals and target is not one.phase else None
+def awaited_approval(cls: ClassState, policy: RolloutParams) -> Phase | None:
+    """The phase that comes next, where it needs a person's approval; None otherwise."""
+    target = _next(cls, policy)[0] if cls.phase in FORWARD[:-1] else None
+    return target if target in policy.approvals and target is not cls.phase else None
 
 
-def _phase_days(one: ClassState, seen: Observation) -> int:
+def _phase_days(cls: ClassState, seen: Observation) -> int:
     """Production days of the phase, or of its present share, without those while it was held."""
-    known = _evidence_of(one, seen)
-    return one.days_before + (known.phase_days if known is not None and one.phase is not Phase.HELD else 0)
+    observed = _evidence_of(cls, seen)
+    return cls.days_before + (observed.phase_days if observed is not None and cls.phase is not Phase.HELD else 0)
 
 
 # --- 2. guards --------------------------------------------------------------------------------------------------
@@ -319,12 +321,12 @@ def _take_back(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
     }
 
 
-def _can_go_back(one: ClassState) -> bool:
-    return Phase.ROLLED_BACK in LEGAL_MOVES[one.phase]
+def _can_go_back(cls: ClassState) -> bool:
+    return Phase.ROLLED_BACK in LEGAL_MOVES[cls.phase]
 
 
 def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
-    """The same causes, and for every wave mate whose candidate is at work the one of the class that tripped."""
+    """The same causes, and one for every class with an active candidate in the wave of a class whose guard tripped."""
     by_wave = {state.of(name).wave: name for name in causes if state.of(name).planned}
     mates = {
         cls.class_name: f"wave {cls.wave} goes back with {by_wave[cls.wave]}"
@@ -334,9 +336,9 @@ def _spread(state: RolloutState, causes: dict[str, str]) -> dict[str, str]:
     return {**mates, **causes}
 
 
-def _rolled_back(one: ClassState, now: datetime, reason: str) -> ClassState:
+def _rolled_back(cls: ClassState, now: datetime, reason: str) -> ClassState:
     return replace(
-        one, phase=Phase.ROLLED_BACK, since=now, share=0.0, held_from=None, held_at=None, days_before=0,
+        cls, phase=Phase.ROLLED_BACK, since=now, share=0.0, held_from=None, held_at=None, days_before=0,
         evidence_since=None, answering_since=None, alarmed_at=None, silent_since=None, alarm="", reason=reason,
     )  # fmt: skip
 
@@ -358,7 +360,7 @@ def _try_again(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
             successions = cls.num_successions + 1
             heir = replace(cls, legacy=cls.candidate, candidate=new, num_successions=successions)
             tried.append(_enter(heir, Phase.SHADOW, now, 0.0, reason))
-    return {one.class_name: _Change(one) for one in tried}
+    return {cls.class_name: _Change(cls) for cls in tried}
 
 
 # --- 4. forward -------------------------------------------------------------------------------------------------
@@ -367,168 +369,168 @@ def _try_again(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
 def _move_on(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
     """Every group whose classes are all ready, new products before waves, early waves and late phases first."""
     return {
-        one.class_name: _Change(_advance(one, tick.seen, tick.policy))
+        cls.class_name: _Change(_advance(cls, tick.seen, tick.policy))
         for group in _groups(tick.state)
-        if not any(one.class_name in changes or _obstacles(one, tick) for one in group)
-        for one in group
+        if not any(cls.class_name in changes or _obstacles(cls, tick) for cls in group)
+        for cls in group
     }
 
 
 def _waiting(tick: _Tick, changes: _Changes) -> Iterator[str]:
-    """What the groups wait for that do not move at this tick."""
+    """What the groups that do not move at this tick wait for."""
     for group in _groups(tick.state):
-        yield from (line for one in group if one.class_name not in changes for line in _obstacles(one, tick))
+        yield from (line for cls in group if cls.class_name not in changes for line in _obstacles(cls, tick))
 
 
 def _groups(state: RolloutState) -> Iterator[tuple[ClassState, ...]]:
     """Classes that move together: a new product alone, those of a wave that stand in one phase."""
     for phase in reversed(FORWARD[:-1]):
-        yield from ((one,) for one in state.wave(NEW_PRODUCT) if one.phase is phase)
+        yield from ((cls,) for cls in state.wave(NEW_PRODUCT) if cls.phase is phase)
     for wave in state.waves:
         for phase in reversed(FORWARD[:-1]):
-            if group := tuple(one for one in state.wave(wave) if one.phase is phase):
+            if group := tuple(cls for cls in state.wave(wave) if cls.phase is phase):
                 yield group
 
 
-def _obstacles(one: ClassState, tick: _Tick) -> list[str]:
+def _obstacles(cls: ClassState, tick: _Tick) -> list[str]:
     """Everything that keeps a class where it stands."""
-    found = _unfulfilled(one, tick)
-    if (request := _missing_approval(one, tick)) is not None:
-        found.append(f"{one.class_name}: a person's approval of {request.target} with exactly these models")
-    return found
+    lines = _unfulfilled(cls, tick)
+    if (request := _missing_approval(cls, tick)) is not None:
+        lines.append(f"{cls.class_name}: a person's approval of {request.target} with exactly these models")
+    return lines
 
 
-def _missing_approval(one: ClassState, tick: _Tick) -> ApprovalRequest | None:
-    target, _ = _next(one, tick.policy)
-    one = _with_newest(one, tick.seen) if one.phase is Phase.LEGACY else one
-    needed = target is not one.phase and target in tick.policy.approvals
-    if not needed or tick.seen.approval(one.class_name, target, one.legacy, one.candidate):
+def _missing_approval(cls: ClassState, tick: _Tick) -> ApprovalRequest | None:
+    target, _ = _next(cls, tick.policy)
+    cls = _with_newest(cls, tick.seen) if cls.phase is Phase.LEGACY else cls
+    needed = target is not cls.phase and target in tick.policy.approvals
+    if not needed or tick.seen.approval(cls.class_name, target, cls.legacy, cls.candidate):
         return None
-    return ApprovalRequest(one.class_name, target, one.legacy, one.candidate)
+    return ApprovalRequest(cls.class_name, target, cls.legacy, cls.candidate)
 
 
 def _asks(tick: _Tick, changes: _Changes) -> Iterator[ApprovalRequest]:
     """The missing approvals of every group of classes that lacks nothing else."""
     for group in _groups(tick.state):
-        if not any(one.class_name in changes or _unfulfilled(one, tick) for one in group):
-            requests = (_missing_approval(one, tick) for one in group)
+        if not any(cls.class_name in changes or _unfulfilled(cls, tick) for cls in group):
+            requests = (_missing_approval(cls, tick) for cls in group)
             yield from (request for request in requests if request is not None)
 
 
-def _unfulfilled(one: ClassState, tick: _Tick) -> list[str]:
-    """What keeps a class where it stands, but for a person's approval."""
+def _unfulfilled(cls: ClassState, tick: _Tick) -> list[str]:
+    """What keeps a class where it stands, except for a missing approval."""
     state, seen, policy = tick.state, tick.seen, tick.policy
-    target, _ = _next(one, policy)
-    found = [guard.reason for guard in tick.guards.get(one.class_name, ()) if guard.active]
-    if one.phase is Phase.LEGACY:
-        one = _with_newest(one, seen)
-        found += _earlier_waves(one, state, seen, policy)
-        if target is Phase.SHADOW and one.class_name not in seen.challenger:
-            found.append("a challenger that knows the class")
+    target, _ = _next(cls, policy)
+    lines = [guard.reason for guard in tick.guards.get(cls.class_name, ()) if guard.active]
+    if cls.phase is Phase.LEGACY:
+        cls = _with_newest(cls, seen)
+        lines += _earlier_waves(cls, state, seen, policy)
+        if target is Phase.SHADOW and cls.class_name not in seen.challenger:
+            lines.append("a challenger that knows the class")
     else:
-        found += _calendar(one, seen, policy)
-        found += _missing_evidence(one, _evidence_of(one, seen), state, seen, target, policy)
-    return [f"{one.class_name}: {line}" for line in found]
+        lines += _calendar(cls, seen, policy)
+        lines += _missing_evidence(cls, _evidence_of(cls, seen), state, seen, target, policy)
+    return [f"{cls.class_name}: {line}" for line in lines]
 
 
-def _next(one: ClassState, policy: RolloutParams) -> tuple[Phase, float]:
+def _next(cls: ClassState, policy: RolloutParams) -> tuple[Phase, float]:
     """Where a class goes from here, and with which share: the next share of the canary, or the next phase."""
-    if one.phase is Phase.LEGACY and not one.legacy:
+    if cls.phase is Phase.LEGACY and not cls.legacy:
         return Phase.ALONE, 1.0
-    higher = [share for share in policy.canary_shares if share > one.share]
-    if one.phase is Phase.CANARY and higher:
+    higher = [share for share in policy.canary_shares if share > cls.share]
+    if cls.phase is Phase.CANARY and higher:
         return Phase.CANARY, higher[0]
-    target = FORWARD[FORWARD.index(one.phase) + 1]
+    target = FORWARD[FORWARD.index(cls.phase) + 1]
     if target is Phase.CANARY:
         return target, policy.canary_shares[0]
     return target, 1.0 if target in TAKEN_OVER else 0.0
 
 
-def _calendar(one: ClassState, seen: Observation, policy: RolloutParams) -> list[str]:
+def _calendar(cls: ClassState, seen: Observation, policy: RolloutParams) -> list[str]:
     needed = {
         Phase.CANARY: policy.canary_days,
         Phase.LIVE: policy.stabilisation_days,
         Phase.LEGACY_READ_ONLY: policy.read_only_days,
         Phase.LEGACY_OFF: policy.off_days,
-    }.get(one.phase, 0)
-    missing = needed - _phase_days(one, seen)
-    return [f"{missing} more production days of {one.phase}"] if missing > 0 else []
+    }.get(cls.phase, 0)
+    missing = needed - _phase_days(cls, seen)
+    return [f"{missing} more production days of {cls.phase}"] if missing > 0 else []
 
 
-def _earlier_waves(one: ClassState, state: RolloutState, seen: Observation, policy: RolloutParams) -> list[str]:
+def _earlier_waves(cls: ClassState, state: RolloutState, seen: Observation, policy: RolloutParams) -> list[str]:
     """Classes of earlier waves that are not live and stable; successors keep nobody waiting."""
     return [
         f"{other.class_name} of wave {other.wave}, which is {other.phase}, to be live and stable"
         for other in state.classes
-        if one.planned and other.planned and other.wave < one.wave and not _has_migrated(other, seen, policy)
+        if cls.planned and other.planned and other.wave < cls.wave and not _has_migrated(other, seen, policy)
     ]
 
 
-def _has_migrated(one: ClassState, seen: Observation, policy: RolloutParams) -> bool:
-    """A candidate has taken over, and its weeks of stabilisation are behind it; be it one before the present one."""
-    is_stable = one.phase in TAKEN_OVER and not (one.phase is Phase.LIVE and _calendar(one, seen, policy))
-    return is_stable or one.num_successions > 0
+def _has_migrated(cls: ClassState, seen: Observation, policy: RolloutParams) -> bool:
+    """Whether a candidate, the present or a former one, has taken over and completed its weeks of stabilisation."""
+    is_stable = cls.phase in TAKEN_OVER and not (cls.phase is Phase.LIVE and _calendar(cls, seen, policy))
+    return is_stable or cls.num_successions > 0
 
 
 def _missing_evidence(
-    one: ClassState,
-    known: ClassObservation | None,
+    cls: ClassState,
+    observed: ClassObservation | None,
     state: RolloutState,
     seen: Observation,
     target: Phase,
     policy: RolloutParams,
 ) -> list[str]:
-    if known is None:
+    if observed is None:
         return ["evidence of exactly these models"]
-    found = []
-    opens_with_verdict = target is Phase.LEGACY_OFF or one.phase is Phase.SHADOW
-    if opens_with_verdict and known.verdict.outcome is not VerdictOutcome.PASS:
-        found += [f"verdict {known.verdict.outcome}: {'; '.join(known.verdict.reasons)}"]
-    if target is Phase.LEGACY_OFF and known.parallel_days < policy.parallel_days:
-        found += [f"{policy.parallel_days - known.parallel_days} more production days of parallel operation"]
+    lines = []
+    opens_with_verdict = target is Phase.LEGACY_OFF or cls.phase is Phase.SHADOW
+    if opens_with_verdict and observed.verdict.outcome is not VerdictOutcome.PASS:
+        lines += [f"verdict {observed.verdict.outcome}: {'; '.join(observed.verdict.reasons)}"]
+    if target is Phase.LEGACY_OFF and observed.parallel_days < policy.parallel_days:
+        lines += [f"{policy.parallel_days - observed.parallel_days} more production days of parallel operation"]
     if target is Phase.LEGACY_DELETED:
-        found += [known.unproven_misses] if known.unproven_misses else []
-        on_record = known.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
+        lines += [observed.unproven_misses] if observed.unproven_misses else []
+        on_record = observed.evidence - {ChecklistItem.ALL_MIGRATED} | {ChecklistItem.PARALLEL_OPERATION}
         if all(_has_migrated(other, seen, policy) for other in state.classes if other.planned):
             on_record |= {ChecklistItem.ALL_MIGRATED}  # no record of a person can stand for this
         lacking = sorted(set(ChecklistItem) - on_record)
-        found += [f"checklist: {', '.join(lacking)}"] if lacking else []
-    return found
+        lines += [f"checklist: {', '.join(lacking)}"] if lacking else []
+    return lines
 
 
-def _advance(one: ClassState, seen: Observation, policy: RolloutParams) -> ClassState:
-    target, share = _next(one, policy)
-    if target is one.phase:
-        return replace(one, share=share, since=seen.now, days_before=0, reason=f"canary rises to {share:.0%}")
-    if one.phase is Phase.LEGACY:
+def _advance(cls: ClassState, seen: Observation, policy: RolloutParams) -> ClassState:
+    target, share = _next(cls, policy)
+    if target is cls.phase:
+        return replace(cls, share=share, since=seen.now, days_before=0, reason=f"canary rises to {share:.0%}")
+    if cls.phase is Phase.LEGACY:
         alone = "the first model of the class answers, and no other"
-        reason = alone if target is Phase.ALONE else f"wave {one.wave} begins" if one.planned else "its turn has come"
-        return _enter(_with_newest(one, seen), target, seen.now, share, reason)
-    known = seen.of(one.class_name)
-    proof = "; ".join(known.verdict.reasons) if known and one.phase is Phase.SHADOW else "time and checks"
-    return _enter(one, target, seen.now, share, f"{one.phase} is fulfilled: {proof}")
+        reason = alone if target is Phase.ALONE else f"wave {cls.wave} begins" if cls.planned else "its turn has come"
+        return _enter(_with_newest(cls, seen), target, seen.now, share, reason)
+    observed = seen.of(cls.class_name)
+    proof = "; ".join(observed.verdict.reasons) if observed and cls.phase is Phase.SHADOW else "time and checks"
+    return _enter(cls, target, seen.now, share, f"{cls.phase} is fulfilled: {proof}")
 
 
-def _enter(one: ClassState, target: Phase, now: datetime, share: float, reason: str) -> ClassState:
+def _enter(cls: ClassState, target: Phase, now: datetime, share: float, reason: str) -> ClassState:
     begins = target in {Phase.SHADOW, Phase.ALONE}
     return replace(
-        one,
+        cls,
         phase=target,
         since=now,
         share=share,
         days_before=0,
-        evidence_since=now if begins else one.evidence_since,
-        answering_since=None if begins else (one.answering_since or now),
-        alarmed_at=None if begins else one.alarmed_at,
-        silent_since=None if begins else one.silent_since,
-        alarm="" if begins else one.alarm,
+        evidence_since=now if begins else cls.evidence_since,
+        answering_since=None if begins else (cls.answering_since or now),
+        alarmed_at=None if begins else cls.alarmed_at,
+        silent_since=None if begins else cls.silent_since,
+        alarm="" if begins else cls.alarm,
         reason=reason,
     )
 
 
-def _with_newest(one: ClassState, seen: Observation) -> ClassState:
+def _with_newest(cls: ClassState, seen: Observation) -> ClassState:
     """The class with the candidate that would enter now."""
-    return replace(one, candidate=seen.challenger.get(one.class_name, one.candidate))
+    return replace(cls, candidate=seen.challenger.get(cls.class_name, cls.candidate))
 
 
 # --- 5. what waits, and 6. what people are told ------------------------------------------------------------------
@@ -536,55 +538,55 @@ def _with_newest(one: ClassState, seen: Observation) -> ClassState:
 
 def _follow(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
     waiting = [cls for cls in tick.state.classes if cls.phase is Phase.LEGACY and cls.wave != STAYS]
-    newest = [_with_newest(one, tick.seen) for one in waiting if one.class_name not in changes]
+    newest = [_with_newest(cls, tick.seen) for cls in waiting if cls.class_name not in changes]
     return {
-        one.class_name: _Change(replace(one, reason=f"waits with {one.candidate[:12]}"))
-        for one in newest
-        if one.candidate != tick.state.of(one.class_name).candidate
+        cls.class_name: _Change(replace(cls, reason=f"waits with {cls.candidate[:12]}"))
+        for cls in newest
+        if cls.candidate != tick.state.of(cls.class_name).candidate
     }
 
 
 def _notice(tick: _Tick, changes: _Changes) -> dict[str, _Change]:
-    told = [_told(cls, tick) for cls in tick.state.classes if cls.class_name not in changes]
-    return {one.class_name: _Change(one) for one in told if one != tick.state.of(one.class_name)}
+    noticed = [_told(cls, tick) for cls in tick.state.classes if cls.class_name not in changes]
+    return {cls.class_name: _Change(cls) for cls in noticed if cls != tick.state.of(cls.class_name)}
 
 
-def _told(one: ClassState, tick: _Tick) -> ClassState:
-    """The class with what people are to be told noted in it."""
-    known = _evidence_of(one, tick.seen)
-    if known is None:
-        return one
-    silent_since = _silent_since(one, known, tick.seen.now, tick.policy)
+def _told(cls: ClassState, tick: _Tick) -> ClassState:
+    """The class, with what people have to be told recorded in its state."""
+    observed = _evidence_of(cls, tick.seen)
+    if observed is None:
+        return cls
+    silent_since = _silent_since(cls, observed, tick.seen.now, tick.policy)
     lines = []
-    if silent_since is not None and silent_since != one.silent_since:
+    if silent_since is not None and silent_since != cls.silent_since:
         lines.append(f"no image since {silent_since:%Y-%m-%d %H:%M} UTC; does the line run?")
-    lines += [line for line in _unmeasured(one, known) if line not in one.alarm]
-    telling = [guard for guard in known.guards if guard.crossed_at and _only_tells(guard, one)]
+    lines += [line for line in _unmeasured(cls, observed) if line not in cls.alarm]
+    telling = [guard for guard in observed.guards if guard.crossed_at and _only_tells(guard, cls)]
     newest = max((guard.crossed_at[-1] for guard in telling), default=None)
-    if newest is not None and (one.alarmed_at is None or newest > one.alarmed_at):
-        lines += [guard.reason for guard in telling if one.alarmed_at is None or guard.crossed_at[-1] > one.alarmed_at]
-        one = replace(one, alarmed_at=newest)
-    return replace(one, silent_since=silent_since, alarm="; ".join(lines) or one.alarm)
+    if newest is not None and (cls.alarmed_at is None or newest > cls.alarmed_at):
+        lines += [guard.reason for guard in telling if cls.alarmed_at is None or guard.crossed_at[-1] > cls.alarmed_at]
+        cls = replace(cls, alarmed_at=newest)
+    return replace(cls, silent_since=silent_since, alarm="; ".join(lines) or cls.alarm)
 
 
-def _unmeasured(one: ClassState, known: ClassObservation) -> Iterator[str]:
-    """Without the legacy model, only labels of parts that no model chose tell of misses."""
-    if known.unmeasured_since is not None and one.standing not in LEGACY_JUDGES:
+def _unmeasured(cls: ClassState, observed: ClassObservation) -> Iterator[str]:
+    """Without the legacy model, only labels of parts that no model chose measure misses."""
+    if observed.unmeasured_since is not None and cls.standing not in LEGACY_JUDGES:
         yield (
-            f"misses are not measured since {known.unmeasured_since:%Y-%m-%d}: label the parts drawn for review, "
+            f"misses are not measured since {observed.unmeasured_since:%Y-%m-%d}: label the parts drawn for review, "
             "or send parts of known label"
         )
 
 
-def _only_tells(guard: GuardResult, one: ClassState) -> bool:
-    """It takes nothing back: it is soft, or there is no legacy model to go back to."""
-    return not guard.hard or one.standing in WITHOUT_LEGACY
+def _only_tells(guard: GuardResult, cls: ClassState) -> bool:
+    """Whether the guard rolls nothing back: it is soft, or there is no legacy model to go back to."""
+    return not guard.hard or cls.standing in WITHOUT_LEGACY
 
 
-def _silent_since(one: ClassState, known: ClassObservation, now: datetime, policy: RolloutParams) -> datetime | None:
+def _silent_since(cls: ClassState, observed: ClassObservation, now: datetime, policy: RolloutParams) -> datetime | None:
     """Since when no image has come, where that is longer than the policy's hours and than pauses usually are."""
-    last = known.last_received or one.evidence_since or now
-    patience = max(timedelta(hours=policy.silence_hours), USUAL_PAUSE * known.longest_pause)
+    last = observed.last_received or cls.evidence_since or now
+    patience = max(timedelta(hours=policy.silence_hours), USUAL_PAUSE * observed.longest_pause)
     return last if now - last > patience else None
 
 
@@ -614,12 +616,12 @@ def _actions(before: RolloutState, changed: Iterable[ClassState]) -> tuple[Actio
         Phase.LEGACY_OFF: ActionKind.PROVE_ARCHIVE,
         Phase.LEGACY_DELETED: ActionKind.DELETE_LEGACY,
     }
-    for one in changed:
-        moved = before.of(one.class_name).phase is not one.phase
-        if moved and one.phase in on_entry and before.of(one.class_name).phase is not Phase.HELD:
-            actions.append(Action(on_entry[one.phase], one.class_name, one.legacy, one.reason))
+    for cls in changed:
+        moved = before.of(cls.class_name).phase is not cls.phase
+        if moved and cls.phase in on_entry and before.of(cls.class_name).phase is not Phase.HELD:
+            actions.append(Action(on_entry[cls.phase], cls.class_name, cls.legacy, cls.reason))
         if moved:
-            actions.append(Action(ActionKind.NOTIFY, one.class_name, one.candidate, f"{one.phase}: {one.reason}"))
+            actions.append(Action(ActionKind.NOTIFY, cls.class_name, cls.candidate, f"{cls.phase}: {cls.reason}"))
     return tuple(actions)
 
 

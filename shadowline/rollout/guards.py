@@ -1,4 +1,4 @@
-"""Guards: what may take a candidate back, or bar its way, once it is at work.
+"""Guards: measurements that may roll an active candidate back, or block its next phase.
 
 Each guard is one question to every image, and a bound on the mean of the answers:
 
@@ -17,7 +17,7 @@ Each guard is one question to every image, and a bound on the mean of the answer
                   In `lost_defects` and `misses` an alarm of the candidate that has no label yet counts as a defect
                   that it found.
 
-A guard trips when the evidence proves that its bound is crossed, by a test that may be looked at for ever (see
+A guard trips when the evidence proves that its bound is crossed, by a test that is valid at every look (see
 `shadowline/evaluation/sequential_tests.py`). The error probability `rollout.stop_error` is shared equally among the
 hard guards. A label that is missing or late can never trip a guard but `drift` and `alarm_rate`, which need none: what
 is not known counts in favour of the candidate. No images are no evidence: silence trips nothing.
@@ -50,7 +50,7 @@ from shadowline.evaluation.sequential_tests import ChangeTable, Ints, confidence
 
 SLOW_SHARE = 0.05  # of the answers that may be slower than the latency guard allows: its bound is a 95th percentile
 _BASELINE_CONFIDENCE = 0.99  # of the interval for the alarm rate that was usual
-_ENOUGH_SAMPLED = 20  # defects, for a usual rate of their own
+_ENOUGH_SAMPLED = 20  # sampled defects that are needed for a usual rate of their own
 NO_YES = (0.0, 1.0)  # values of a question
 TWO_SIDED = frozenset({"drift", "alarm_rate"})
 LESS_SAME_MORE = (-1.0, 0.0, 1.0)  # alarms of the candidate against the legacy model's
@@ -220,8 +220,8 @@ def misses_bound(evidence: Evidence, since: int, policy: RolloutParams) -> float
     """
     before = evidence.known_at(since, received_before=since)
     sampled = sampled_misses(before, since=0)
-    known = counts_of(_miss(before), before.count, 2)
-    defects = sampled if sampled.sum() >= _ENOUGH_SAMPLED else known
+    all_defects = counts_of(_miss(before), before.count, 2)
+    defects = sampled if sampled.sum() >= _ENOUGH_SAMPLED else all_defects
     usual = confidence_bounds(defects, NO_YES, _BASELINE_CONFIDENCE)[1] if defects.sum() else 0.0
     return usual + policy.guards.misses.bound
 

@@ -1,4 +1,4 @@
-"""What a factory says of its single-class models and of itself: a YAML file, checked; docs/examples shows two."""
+"""A factory's inventory, of its single-class models and of itself: a validated YAML file; docs/examples shows two."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def load_inventory(path: Path) -> Inventory:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from None
     except ValidationError as error:
-        lines = [f"{path.name}: {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        lines = [f"{path.name}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()]
         raise ValueError("\n".join(lines)) from None

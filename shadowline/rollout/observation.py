@@ -1,4 +1,4 @@
-"""What the engine is told at a tick, built by `records/observe.py`: evidence of each class, and the words of people."""
+"""The input of the engine at a tick, built by `records/observe.py`: evidence of each class, orders and approvals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ChecklistItem(StrEnum):
 
 @dataclass(frozen=True)
 class ClassObservation:
-    """Evidence of one class, and of which two models it is evidence."""
+    """Evidence of one class, and the two models that it is about."""
 
     class_name: str
     legacy: str  # fingerprint
@@ -42,7 +42,7 @@ class ClassObservation:
     last_received: datetime | None  # the newest image of the production; None where none came
     longest_pause: timedelta  # between two of them, so far
     unmeasured_since: datetime | None = None  # no label of a part that no model chose, for `window_days` and more
-    unproven_misses: str = ""  # what a proof lacks that the candidate misses no more without the legacy model
+    unproven_misses: str = ""  # why it is not proven that the candidate misses no more without the legacy model
     evidence: frozenset[ChecklistItem] = frozenset()  # on record for this class
 
 
@@ -64,7 +64,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Approval:
-    """A person's word that a class may enter a phase with exactly these models."""
+    """A person's permission for a class to enter a phase with exactly these models."""
 
     class_name: str
     target: Phase
@@ -103,4 +103,11 @@ class Observation:
     def approval(self, class_name: str, target: Phase, legacy: str, candidate: str) -> Approval | None:
         """The approval of exactly this move with exactly these models."""
         wanted = (class_name, target, legacy, candidate)
-        return next((a for a in self.approvals if (a.class_name, a.target, a.legacy, a.candidate) == wanted), None)
+        return next(
+            (
+                approval
+                for approval in self.approvals
+                if (approval.class_name, approval.target, approval.legacy, approval.candidate) == wanted
+            ),
+            None,
+        )

@@ -41,7 +41,7 @@ FORWARD: tuple[Phase, ...] = (
     P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.LEGACY_DELETED,
 )  # fmt: skip
 
-WITHOUT_LEGACY = frozenset({P.LEGACY_DELETED, P.ALONE})  # nobody is left to go back to
+WITHOUT_LEGACY = frozenset({P.LEGACY_DELETED, P.ALONE})  # no legacy model is left to go back to
 TAKEN_OVER = frozenset({P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF}) | WITHOUT_LEGACY  # the candidate answers all
 CANDIDATE_JUDGES = frozenset({P.SHADOW, P.CANARY}) | TAKEN_OVER
 LEGACY_JUDGES = frozenset({P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.ROLLED_BACK})

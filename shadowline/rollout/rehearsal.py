@@ -1,4 +1,4 @@
-"""Invented lines and candidates, from which evidence is made as the gateway would record it. Pure, seeded.
+"""Simulates lines and candidates, and the evidence that the gateway would record of them. Pure, seeded.
 
     line = Line(parts_per_day=100, defect_rate=0.03)
     evidence = rehearse(line, SimulatedCandidate(missed=0.3), Reviews(), num_days=60, seed=1)
@@ -46,7 +46,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Line:
-    """What comes along, and what the legacy model says of it."""
+    """The parts of a production line, and how the legacy model judges them."""
 
     parts_per_day: int = 100
     defect_rate: float = 0.03
@@ -64,19 +64,19 @@ class SimulatedCandidate:
 
     missed: float = 0.02  # of the defects
     false_alarms: float = 0.01  # of the good parts
-    shared: float = 0.0  # share of the parts on which it says what the legacy model says
+    shared: float = 0.0  # share of the parts on which it decides as the legacy model does
     failed: float = 0.0  # share of the parts on which it fails
     kind_missed: float = 0.0  # share of the defects that are of a kind to which it is blind
     from_day: int = 0  # before this day it errs as a good one does
     worse_each_week: float = 0.0  # added to `missed`, every seven days
     slow: float = 0.0  # share of the answers that take longer than the latency guard allows
     slower_each_week: float = 0.0  # added to `slow`, every seven days
-    delayed: bool = False  # says of each part what the legacy model said of the one before
+    delayed: bool = False  # decides on each part as the legacy model did on the part before
 
 
 @dataclass(frozen=True)
 class Reviews:
-    """What inspectors look at, and when."""
+    """Which parts inspectors label, and when."""
 
     disagreements: float = 1.0  # share that is labelled
     alarms: float = 1.0  # share of the parts with an alarm of either model
@@ -96,12 +96,12 @@ def rehearse(line: Line, candidate: SimulatedCandidate, reviews: Reviews, num_da
     received = _FIRST_SLOT + day * SLOTS_A_DAY + position * line.shift_slots // line.parts_per_day
     defect = (rng.random(len(day)) < line.defect_rate) | reference
     legacy = _decide(defect, np.full(len(day), line.legacy_missed), line.legacy_false_alarms, rng)
-    said = _said(line, candidate, day, defect, legacy, rng)
+    decisions = _said(line, candidate, day, defect, legacy, rng)
     drawn = (rng.random(len(day)) < reviews.review_share) & ~reference
     is_off = day >= (num_days if line.legacy_off_from is None else line.legacy_off_from)
     looked_at = (
-        ((said != legacy) & ~is_off & (rng.random(len(day)) < reviews.disagreements))
-        | (((said == ALARM) | (legacy & ~is_off)) & (rng.random(len(day)) < reviews.alarms))
+        ((decisions != legacy) & ~is_off & (rng.random(len(day)) < reviews.disagreements))
+        | (((decisions == ALARM) | (legacy & ~is_off)) & (rng.random(len(day)) < reviews.alarms))
         | (drawn & (rng.random(len(day)) < reviews.answered))
         | reference
     )
@@ -109,7 +109,7 @@ def rehearse(line: Line, candidate: SimulatedCandidate, reviews: Reviews, num_da
     share = np.full(len(day), reviews.review_share)
     slow = rng.random(len(day)) < candidate.slow + candidate.slower_each_week * (day // 7)
     judged = np.where(is_off, ABSENT, legacy)
-    return _table(received, label, said, judged, slow, drawn, reference, share, looked_at, reviews.delay_slots)
+    return _table(received, label, decisions, judged, slow, drawn, reference, share, looked_at, reviews.delay_slots)
 
 
 def _decide(defect: Flags, missed: npt.NDArray[np.float64], false_alarms: float, rng: np.random.Generator) -> Flags:
@@ -130,18 +130,18 @@ def _said(
     missed = np.where(bad, candidate.missed + candidate.worse_each_week * (day // 7), line.legacy_missed)
     alarms = _decide(defect, np.minimum(missed, 1.0), candidate.false_alarms, rng)
     good = _decide(defect, np.full(len(day), line.legacy_missed), line.legacy_false_alarms, rng)
-    said = np.where(bad, alarms, good)
-    said = np.where(rng.random(len(day)) < candidate.shared, legacy, said)
-    said = np.where(bad & defect & (rng.random(len(day)) < candidate.kind_missed), False, said)
-    said = np.concatenate([[False], legacy[:-1]]) if candidate.delayed else said
-    decisions = np.where(said, ALARM, NO_ALARM)
+    flags = np.where(bad, alarms, good)
+    flags = np.where(rng.random(len(day)) < candidate.shared, legacy, flags)
+    flags = np.where(bad & defect & (rng.random(len(day)) < candidate.kind_missed), False, flags)
+    flags = np.concatenate([[False], legacy[:-1]]) if candidate.delayed else flags
+    decisions = np.where(flags, ALARM, NO_ALARM)
     return np.where(bad & (rng.random(len(day)) < candidate.failed), FAILED, decisions).astype(np.int64)
 
 
 def _table(
     received: npt.NDArray[np.int64],
     label: npt.NDArray[np.int64],
-    said: npt.NDArray[np.int64],
+    candidate: npt.NDArray[np.int64],
     legacy: npt.NDArray[np.int64],
     slow: Flags,
     drawn: Flags,
@@ -152,7 +152,7 @@ def _table(
 ) -> EvidenceTable:
     parts: dict[str, npt.NDArray[Any]] = {
         "received": received,
-        "candidate": said,
+        "candidate": candidate,
         "legacy": legacy,
         "slow": slow,
         "drawn": drawn,
@@ -160,11 +160,11 @@ def _table(
     }
     parts["review_share"] = share
     looked = {name: column[looked_at] for name, column in parts.items()}
-    known = looked["received"] + delay
+    labelled_at = looked["received"] + delay
     none, ones = np.full(len(received), UNLABELLED), np.ones(len(received), dtype=np.int64)
     first = {**parts, "slot": received, "label": none, "count": ones}
-    taken = {**looked, "slot": known, "label": none[looked_at], "count": -ones[looked_at]}
-    given = {**looked, "slot": known, "label": label[looked_at], "count": ones[looked_at]}
+    taken = {**looked, "slot": labelled_at, "label": none[looked_at], "count": -ones[looked_at]}
+    given = {**looked, "slot": labelled_at, "label": label[looked_at], "count": ones[looked_at]}
     return EvidenceTable.of({name: np.concatenate([rows[name] for rows in (first, taken, given)]) for name in first})
 
 
@@ -174,11 +174,11 @@ Source = Callable[[ClassState], EvidenceTable]  # all that will ever be known of
 
 
 def since_entry(tables: Mapping[str, EvidenceTable]) -> Source:
-    """One calendar for all: of the table of a candidate (by fingerprint) counts what is received from its entry on."""
+    """One calendar for all: of a candidate's table (by fingerprint), the images received from its entry on count."""
 
-    def source(one: ClassState) -> EvidenceTable:
-        table = tables[one.candidate]
-        return table.where(table.received >= _entry(one))
+    def source(cls: ClassState) -> EvidenceTable:
+        table = tables[cls.candidate]
+        return table.where(table.received >= _entry(cls))
 
     return source
 
@@ -186,16 +186,16 @@ def since_entry(tables: Mapping[str, EvidenceTable]) -> Source:
 def from_entry(tables: Mapping[str, EvidenceTable]) -> Source:
     """The table of a candidate begins when it begins to be compared, whenever that is."""
 
-    def source(one: ClassState) -> EvidenceTable:
-        table = tables[one.candidate]
-        shift = _entry(one) - int(table.received.min(initial=_entry(one)))
+    def source(cls: ClassState) -> EvidenceTable:
+        table = tables[cls.candidate]
+        shift = _entry(cls) - int(table.received.min(initial=_entry(cls)))
         return replace(table, slot=table.slot + shift, received=table.received + shift)
 
     return source
 
 
-def _entry(one: ClassState) -> int:
-    return slot_of(one.evidence_since or one.since)
+def _entry(cls: ClassState) -> int:
+    return slot_of(cls.evidence_since or cls.since)
 
 
 def simulate_rollout(
@@ -213,12 +213,12 @@ def simulate_rollout(
     """
     lines: dict[str, _Line] = {}
     for now in ticks:
-        at_work = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
-        for one in at_work:
-            former = lines.get(one.class_name)
-            if former is None or former.key != _key(one):
-                lines[one.class_name] = _Line(one, source(one), former)
-        observed = tuple(lines[one.class_name].observe(now, shadow, policy) for one in at_work)
+        active = [cls for cls in state.classes if cls.standing in CANDIDATE_JUDGES]
+        for cls in active:
+            former = lines.get(cls.class_name)
+            if former is None or former.key != _key(cls):
+                lines[cls.class_name] = _Line(cls, source(cls), former)
+        observed = tuple(lines[cls.class_name].observe(now, shadow, policy) for cls in active)
         result = step(state, Observation(now, challenger, observed, (), _every_approval(state, challenger)), policy)
         yield now, result
         state = result.state
@@ -233,18 +233,18 @@ def _every_approval(state: RolloutState, challenger: Mapping[str, str]) -> tuple
     )
 
 
-def _key(one: ClassState) -> tuple[object, ...]:
+def _key(cls: ClassState) -> tuple[object, ...]:
     """All of the state of a class on which its weighing depends."""
-    return one.standing, one.since, one.candidate, one.legacy, one.evidence_since, one.answering_since
+    return cls.standing, cls.since, cls.candidate, cls.legacy, cls.evidence_since, cls.answering_since
 
 
 class _Line:
     """The evidence of a class in one phase, weighed when it has changed."""
 
-    def __init__(self, one: ClassState, table: EvidenceTable, former: _Line | None) -> None:
-        self.one, self.key = one, _key(one)
+    def __init__(self, cls: ClassState, table: EvidenceTable, former: _Line | None) -> None:
+        self.cls, self.key = cls, _key(cls)
         self.seen: ClassObservation | None = None
-        self.alone_since = _alone_since(one, former)
+        self.alone_since = _alone_since(cls, former)
         if self.alone_since is not None:
             table = replace(table, legacy=np.where(table.received >= self.alone_since, ABSENT, table.legacy))
         order = np.argsort(table.slot, kind="stable")
@@ -257,18 +257,18 @@ class _Line:
         num_known = int(np.searchsorted(self.table.slot, until))
         num_closed = int(np.searchsorted(self.day_ends, until, side="right"))
         if self.seen is None or self.weighed != (num_known, num_closed):
-            known = self.table.where(np.arange(len(self.table)) < num_known)
-            evidence = evidence_of(self.one, known, until, policy.window_days)
-            self.seen = weigh(self.one, evidence, ChecklistItem, shadow, policy)
+            table = self.table.where(np.arange(len(self.table)) < num_known)
+            evidence = evidence_of(self.cls, table, until, policy.window_days)
+            self.seen = weigh(self.cls, evidence, ChecklistItem, shadow, policy)
             self.weighed = num_known, num_closed
         return self.seen
 
 
-def _alone_since(one: ClassState, former: _Line | None) -> int | None:
+def _alone_since(cls: ClassState, former: _Line | None) -> int | None:
     """Slot from which on the legacy model has not judged; None where it does."""
-    if one.standing in LEGACY_JUDGES:
+    if cls.standing in LEGACY_JUDGES:
         return None
-    is_later = former is not None and (former.one.candidate, former.one.legacy) == (one.candidate, one.legacy)
+    is_later = former is not None and (former.cls.candidate, former.cls.legacy) == (cls.candidate, cls.legacy)
     if is_later and former is not None and former.alone_since is not None:
         return former.alone_since
-    return slot_of(one.since)
+    return slot_of(cls.since)

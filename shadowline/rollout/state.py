@@ -12,7 +12,7 @@ from typing import Any
 
 from shadowline.rollout.phases import LEGACY_JUDGES, TAKEN_OVER, Phase, check_move
 
-NEW_PRODUCT = 0  # in the place of a wave: it waits for nobody, and nobody for it
+NEW_PRODUCT = 0  # in the place of a wave: the class waits for no other, and no other for it
 STAYS = -1  # likewise: the class stays with its legacy model
 _TIMES = ("since", "held_at", "evidence_since", "answering_since", "alarmed_at", "silent_since")
 _FORMER = {"parallel_since": "evidence_since"}  # names in events of earlier versions
@@ -31,10 +31,10 @@ class ClassState:
     share: float  # of the images that the candidate answers, 0…1
     held_from: Phase | None = None  # the phase that HELD interrupts
     held_at: datetime | None = None  # when it did
-    num_successions: int = 0  # how often what was the candidate became the legacy model of its successor
+    num_successions: int = 0  # how often a candidate became the legacy model of its successor
     days_before: int = 0  # production days of this phase, or of its present share, before it was held
     evidence_since: datetime | None = None  # since when this candidate is compared; what came before counts for nothing
-    answering_since: datetime | None = None  # since when it has answered, be it a share
+    answering_since: datetime | None = None  # since when it has answered at least a share of the images
     alarmed_at: datetime | None = None  # of the newest tripped guard that a person was told of
     silent_since: datetime | None = None  # of the silence that a person was told of; None where images come
     reason: str = ""  # why the class came here
@@ -115,21 +115,21 @@ class RolloutState:
     def all_taken_over(self) -> bool:
         """Every class that moves at all is answered by its candidate, and there is one."""
         moving = [cls for cls in self.classes if cls.wave != STAYS]
-        return bool(moving) and all(one.standing in TAKEN_OVER for one in moving)
+        return bool(moving) and all(cls.standing in TAKEN_OVER for cls in moving)
 
     def with_classes(self, changed: Iterable[ClassState]) -> RolloutState:
-        """The same rollout with these classes in place of their former selves."""
-        new = {one.class_name: one for one in changed}
+        """The same rollout with these states in place of the former ones."""
+        new = {cls.class_name: cls for cls in changed}
         return replace(self, classes=tuple(new.get(cls.class_name, cls) for cls in self.classes))
 
 
 @dataclass(frozen=True)
 class Event:
-    """One change of one class: all that is needed to make it again."""
+    """One change of one class: everything that is needed to replay it."""
 
     revision: int  # 1, 2, 3 … over the whole rollout
     at: datetime
-    by: str  # "engine", or the person whose word it was
+    by: str  # "engine", or the person who decided
     source: Phase | None  # None for the first event of a class
     after: ClassState
 
@@ -140,14 +140,14 @@ class Event:
 
 
 def changes_of_place(events: Iterable[Event]) -> Iterator[Event]:
-    """Those that change the phase, the share or the wave of a class; `events` are all of the classes they are about."""
+    """The events that change the phase, the share or the wave of a class; `events`: all events of their classes."""
     places: dict[str, tuple[Phase, float, int]] = {}
     for event in events:
-        one = event.after
-        place = (one.phase, one.share, one.wave)
-        if places.get(one.class_name) != place:
+        cls = event.after
+        place = (cls.phase, cls.share, cls.wave)
+        if places.get(cls.class_name) != place:
             yield event
-        places[one.class_name] = place
+        places[cls.class_name] = place
 
 
 def was_taken_back(events: Iterable[Event], class_name: str, candidate: str) -> bool:
@@ -175,5 +175,5 @@ def replay(events: Iterable[Event]) -> RolloutState:
             check_move(name, event.source, event.after.phase)
         classes[name] = event.after
         revision = event.revision
-    ordered = sorted(classes.values(), key=lambda one: (one.wave, one.class_name))
+    ordered = sorted(classes.values(), key=lambda cls: (cls.wave, cls.class_name))
     return RolloutState(tuple(ordered), revision)

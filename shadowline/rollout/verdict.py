@@ -5,7 +5,7 @@
 
 Agreement is made of good parts for the most and says little of the bad ones: to pass, a class also needs alarms, labels
 on nearly all disagreements, and the proof that it loses no more known defects than the policy allows. Whatever is
-missing is named, and waited for, for ever if need be.
+missing is named, and the class waits for it without a time limit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class VerdictOutcome(StrEnum):
 
 @dataclass(frozen=True)
 class ShadowVerdict:
-    """May the candidate take over? With the reasons, whatever the answer."""
+    """Whether the candidate may take over, with the reasons."""
 
     outcome: VerdictOutcome
     reasons: tuple[str, ...]
@@ -58,20 +58,20 @@ def judge_agreement(
     3. inconclusive  otherwise, with what is missing at the end of the newest day
 
     A candidate that is worse than these bounds passes at a given look with a probability of at most 1 − `confidence`
-    over all looks together: both proofs are tests that may be looked at for ever.
+    over all looks together: both proofs are tests that are valid at every look.
     """
-    found = agree(PairCounts(count_cells(evidence.table)), shadow.confidence)
+    agreement = agree(PairCounts(count_cells(evidence.table)), shadow.confidence)
     if failures:
-        return ShadowVerdict(VerdictOutcome.FAIL, tuple(failures), found)
+        return ShadowVerdict(VerdictOutcome.FAIL, tuple(failures), agreement)
     closed = [number for number, day in enumerate(evidence.days) if day.end <= evidence.closed_until]
     lacking: list[str] = ["no production day has ended yet"]
     for number in closed[-rollout.window_days :]:
         lacking = _lacking(evidence, number, shadow, rollout.min_day_images)
         if not lacking:
             at = evidence.days[number].closed_at
-            reason = f"settled agreement {found.settled}, nothing was missing on {at:%Y-%m-%d %H:%M}"
-            return ShadowVerdict(VerdictOutcome.PASS, (reason,), found)
-    return ShadowVerdict(VerdictOutcome.INCONCLUSIVE, tuple(lacking), found)
+            reason = f"settled agreement {agreement.settled}, nothing was missing on {at:%Y-%m-%d %H:%M}"
+            return ShadowVerdict(VerdictOutcome.PASS, (reason,), agreement)
+    return ShadowVerdict(VerdictOutcome.INCONCLUSIVE, tuple(lacking), agreement)
 
 
 def _lacking(evidence: Evidence, day: int, shadow: ShadowParams, min_day_images: int) -> list[str]:
@@ -128,11 +128,11 @@ def _unproven_agreement(cells: Cells, shadow: ShadowParams) -> str:
 def _unproven_hits(cells: Cells, shadow: ShadowParams) -> str:
     """Of the known defects the candidate finds at most `max_lost_share` fewer than the legacy model."""
     lost, gained = PairCounts(cells).lost_and_gained
-    known = int(cells[ANOMALOUS].sum())
-    if _is_proven([lost, known - lost - gained, gained], (-1.0, 0.0, 1.0), -shadow.max_lost_share, shadow):
+    total = int(cells[ANOMALOUS].sum())
+    if _is_proven([lost, total - lost - gained, gained], (-1.0, 0.0, 1.0), -shadow.max_lost_share, shadow):
         return ""
     return (
-        f"of {known} known defects {lost} are found by the legacy model alone and {gained} by the candidate alone: "
+        f"of {total} known defects {lost} are found by the legacy model alone and {gained} by the candidate alone: "
         f"not proven that it loses at most {shadow.max_lost_share:.0%}"
     )
 
@@ -144,13 +144,13 @@ def unproven_misses(evidence: Evidence, since: int, bound: float, shadow: Shadow
     proven at one of them.
     """
     closed = [day for day in evidence.days if day.end <= evidence.closed_until]
-    found = missed = 0
+    hits = missed = 0
     for day in closed[-window_days:]:
-        found, missed = (int(number) for number in sampled_misses(evidence.known_at(day.end), since))
-        if _is_proven([missed, found], (0.0, 1.0), 1.0 - bound, shadow):
+        hits, missed = (int(number) for number in sampled_misses(evidence.known_at(day.end), since))
+        if _is_proven([missed, hits], (0.0, 1.0), 1.0 - bound, shadow):
             return ""
     return (
-        f"of {found + missed} known defects that no model chose {missed} were missed without the legacy model: "
+        f"of {hits + missed} known defects that no model chose {missed} were missed without the legacy model: "
         f"not proven that at most {bound:.0%} are; send parts of known label"
     )
 

@@ -1,4 +1,4 @@
-"""From evidence to what the engine is told of a class. Pure."""
+"""Turns the evidence of a class into the observation for the engine. Pure."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ from shadowline.rollout.state import ClassState
 from shadowline.rollout.verdict import ShadowVerdict, judge_agreement, unproven_misses
 
 
-def evidence_of(one: ClassState, table: EvidenceTable, closed_until: int, window_days: int) -> Evidence:
-    """What is known of a class whose candidate is at work; `table` holds nothing from `closed_until` on.
+def evidence_of(cls: ClassState, table: EvidenceTable, closed_until: int, window_days: int) -> Evidence:
+    """The evidence of a class whose candidate is active; `table` holds nothing from `closed_until` on.
 
-    A candidate without a legacy model is compared with what its own first production days show.
+    A candidate without a legacy model is compared with its own first production days.
     """
-    if one.legacy:
-        return Evidence(table, closed_until, slot_of(one.answering_since) if one.answering_since else None)
+    if cls.legacy:
+        return Evidence(table, closed_until, slot_of(cls.answering_since) if cls.answering_since else None)
     days = Evidence(table, closed_until).days
     return Evidence(table, closed_until, days[window_days].first if len(days) > window_days else None)
 
 
 def weigh(
-    one: ClassState, evidence: Evidence, on_record: Iterable[ChecklistItem], shadow: ShadowParams, policy: RolloutParams
+    cls: ClassState, evidence: Evidence, on_record: Iterable[ChecklistItem], shadow: ShadowParams, policy: RolloutParams
 ) -> ClassObservation:
     """Guards, verdict and clocks of a class, as of the last quarter of an hour that has ended.
 
     In shadow mode the bound of agreement is the one that the candidate must reach there.
     """
-    least_agreement = shadow.min_agreement if one.standing is Phase.SHADOW else policy.guards.agreement.bound
+    least_agreement = shadow.min_agreement if cls.standing is Phase.SHADOW else policy.guards.agreement.bound
     guards, verdict = appraise(evidence, shadow, policy, least_agreement)
-    since = one.evidence_since or one.since
+    since = cls.evidence_since or cls.since
     return ClassObservation(
-        class_name=one.class_name,
-        legacy=one.legacy,
-        candidate=one.candidate,
+        class_name=cls.class_name,
+        legacy=cls.legacy,
+        candidate=cls.candidate,
         verdict=verdict,
         guards=guards,
-        phase_days=evidence.num_days(one.since, policy.min_day_images),
+        phase_days=evidence.num_days(cls.since, policy.min_day_images),
         parallel_days=evidence.num_days(since, policy.min_day_images, both=True),
         last_received=evidence.last_received,
         longest_pause=evidence.longest_pause,
-        unmeasured_since=_unmeasured_since(one, evidence, policy),
-        unproven_misses=_unproven_misses(one, evidence, shadow, policy),
+        unmeasured_since=_unmeasured_since(cls, evidence, policy),
+        unproven_misses=_unproven_misses(cls, evidence, shadow, policy),
         evidence=frozenset(on_record),
     )
 
 
-def _unmeasured_since(one: ClassState, evidence: Evidence, policy: RolloutParams) -> datetime | None:
+def _unmeasured_since(cls: ClassState, evidence: Evidence, policy: RolloutParams) -> datetime | None:
     """Since when no part that no model chose has a label, where that is `window_days` production days or more."""
     table = evidence.table
     sampled = table.received[table.sampled & (table.label != UNLABELLED) & table.judged]
-    last = max(one.since, start_of(int(sampled.max()) + 1)) if sampled.size else one.since
+    last = max(cls.since, start_of(int(sampled.max()) + 1)) if sampled.size else cls.since
     return last if evidence.num_days(last, policy.min_day_images) >= policy.window_days else None
 
 
-def _unproven_misses(one: ClassState, evidence: Evidence, shadow: ShadowParams, policy: RolloutParams) -> str:
-    """What a legacy model that is off, and could still come back, waits for before it is deleted."""
-    if one.standing is not Phase.LEGACY_OFF or evidence.answering_since is None:
+def _unproven_misses(cls: ClassState, evidence: Evidence, shadow: ShadowParams, policy: RolloutParams) -> str:
+    """What has to be proven before a legacy model that is off is deleted; empty where nothing is missing."""
+    if cls.standing is not Phase.LEGACY_OFF or evidence.answering_since is None:
         return ""
     bound = misses_bound(evidence, evidence.answering_since, policy)
-    return unproven_misses(evidence, slot_of(one.since), bound, shadow, policy.window_days)
+    return unproven_misses(evidence, slot_of(cls.since), bound, shadow, policy.window_days)
 
 
 def appraise(

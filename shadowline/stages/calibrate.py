@@ -1,4 +1,4 @@
-"""`shadowline stage calibrate --class C`: choose how a class is scored, and promise its false-alarm rate; val only."""
+"""`shadowline stage calibrate --class C`: choose a class's recipe, and its threshold for `target_fpr`; val only."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""`shadowline stage classes`: what params.yaml says of each class, in a file for each thing that stages read of it.
+"""`shadowline stage classes`: the parameters of each class, in one file for each group that stages read.
 
     data/classes/names.json            the names of all classes
-    data/classes/bolt/source.json      where its images come from and how they are split, and what came later: `import`
+    data/classes/bolt/source.json      where its images come from, how they are split, and its additions: `import`
     data/classes/bolt/augment.json     its declared views: `features`, `bank`, `identity`
-    data/classes/bolt/promise.json     its promised false-alarm rate, own or common: `calibrate`
+    data/classes/bolt/promise.json     its target false-positive rate, own or common: `calibrate`
 
-The stages read params.yaml itself. The files are what DVC compares: it watches no parameter that may be absent, and a
-class watched as a whole would run all its stages again for its promise.
+The stages read params.yaml itself. The files are what DVC compares: it cannot watch a parameter that may be absent, and
+watching a class as a whole would run all its stages again for another target rate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`shadowline stage encoder`: the frozen encoder's weights, from wherever params.encoder says, into models/encoder/."""
+"""`shadowline stage encoder`: write the frozen encoder's weights, which params.encoder names, to models/encoder/."""
 
 from __future__ import annotations
 

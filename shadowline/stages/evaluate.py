@@ -111,20 +111,20 @@ def _pixel_section(test: pd.DataFrame, fused_BHW: Array, params: Params, layout:
     """Pixel metrics at the map's own resolution, or None for a class without masks that can be seen there."""
     if not (test["mask_path"] != "").any():
         return None
-    known = ((test["label"] == Label.NORMAL) | (test["mask_path"] != "")).to_numpy()
+    is_known = ((test["label"] == Label.NORMAL) | (test["mask_path"] != "")).to_numpy()
     size = (fused_BHW.shape[2], fused_BHW.shape[1])
-    masks = np.stack([_small_mask(path, size, params, layout) for path in test.loc[known, "mask_path"]])
+    masks = np.stack([_small_mask(path, size, params, layout) for path in test.loc[is_known, "mask_path"]])
     if not masks.any():
         return None
-    return pixel_metrics(fused_BHW[known], masks, **_sampling(params))
+    return pixel_metrics(fused_BHW[is_known], masks, **_sampling(params))
 
 
 def _small_mask(path: str, size: tuple[int, int], params: Params, layout: Layout) -> npt.NDArray[np.bool_]:
     if not path:
         return np.zeros(size[::-1], dtype=bool)
     bounds = params.data
-    found = read_mask(layout.root / path, bounds)
-    mask = Image.fromarray(found.astype(np.uint8) * 255)
+    mask_HW = read_mask(layout.root / path, bounds)
+    mask = Image.fromarray(mask_HW.astype(np.uint8) * 255)
     return np.asarray(mask.resize(size, Image.Resampling.BOX)) >= 128
 
 
@@ -138,8 +138,8 @@ def _practicality(
         under_view = calibration.score_raw(maps.of(keys, calibration.recipe)) > calibration.threshold
         flips[view] = flip_share([decided[key.image_id] for key in keys], under_view)
     shares = list(flips.values())
-    found = practicality(scores["score"].to_numpy(), anomalous)
-    return ViewPracticality(**asdict(found), flips=flips, flip_share=float(np.mean(shares)) if shares else None)
+    measured = practicality(scores["score"].to_numpy(), anomalous)
+    return ViewPracticality(**asdict(measured), flips=flips, flip_share=float(np.mean(shares)) if shares else None)
 
 
 class _Sampling(TypedDict):
@@ -149,6 +149,6 @@ class _Sampling(TypedDict):
 
 
 def _sampling(params: Params) -> _Sampling:
-    """Of every interval: the same resamples."""
+    """The resampling of every interval: all use the same resamples."""
     sample = params.evaluation
     return _Sampling(resamples=sample.bootstrap, confidence=sample.confidence, seed=params.seed)

@@ -1,4 +1,4 @@
-"""`shadowline stage identity --class C`: what one class's images look like, for images that come without a class."""
+"""`shadowline stage identity --class C`: the identity of one class, by which images without a class find theirs."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@
 Images that came after the source (`shadowline/data/additions.py`) are listed before it: of equal content the addition
 stays, so that an image keeps its split where it is put into the source as well.
 
-A run that is killed leaves whole files only; the next one reuses them, removes what is stale, and ends in the same
-bytes as a run that nobody disturbed.
+A run that is killed leaves whole files only; the next run reuses them, removes stale files, and ends in the same bytes
+as an undisturbed run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RefusedFile:
 
 
 class ImportReport(Artifact):
-    """What became of every file that the source listed: num_found = num_imported − injected + refused + duplicates."""
+    """The result for every file that the source listed: num_found = num_imported − injected + refused + duplicates."""
 
     class_name: str
     num_found: int
@@ -90,8 +90,8 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     kept, duplicates, contradictory = _settle_equal_content(read)
     rows = _rows(class_name, kept, params, layout)
     if injected := injected_defects(rows[~rows["bank_only"]], params, layout):
-        made, _ = _read_all(injected, params.data, layout.images(class_name), progress, f"inject {class_name}")
-        kept += made
+        added, _ = _read_all(injected, params.data, layout.images(class_name), progress, f"inject {class_name}")
+        kept += added
         rows = _rows(class_name, kept, params, layout)
     training_images = _training_images(rows, params.of_class(class_name), params.seed)
     rows = rows.drop(columns=["split_hint", "received_at"])
@@ -142,7 +142,7 @@ def _import_one(source: SourceImage, params: DataParams, folder: Path, written: 
 
 
 def _merged_mask(source: SourceImage, params: DataParams) -> npt.NDArray[np.bool_] | None:
-    """(H, W) union of the image's masks, or None; whether it fits the image is for validation to judge."""
+    """(H, W) union of the image's masks, or None; the stage `validate` checks whether it fits the image."""
     parts = [_mask_part(source, number, params) for number in range(len(source.read_masks))]
     if not parts:
         return None
@@ -171,7 +171,7 @@ def _mask_png(mask_HW: npt.NDArray[np.bool_]) -> bytes:
 def _settle_equal_content(
     read: list[_Imported],
 ) -> tuple[list[_Imported], tuple[tuple[str, str], ...], tuple[RefusedFile, ...]]:
-    """Of files with equal bytes the first stays, unless their labels differ: then none can be believed."""
+    """Of files with equal bytes keep the first, unless their labels differ: then refuse them all."""
     groups: dict[str, list[_Imported]] = {}
     for image in read:
         groups.setdefault(image.image_id, []).append(image)
@@ -225,7 +225,7 @@ def _times(values: list[datetime | None]) -> pd.Series:
 
 
 def _training_images(rows: pd.DataFrame, params: DataParams, seed: int) -> str:
-    """What a person should know of the choice: `200 of 588 training images used: …`."""
+    """How the training images were chosen, for people: `200 of 588 training images used: …`."""
     candidates = rows[assign_pools(rows, params, seed) == Split.TRAIN]
     settled, later = (candidates[candidates["bank_only"] == bank_only] for bank_only in (False, True))
     used = int((settled["split"] == Split.TRAIN).sum())
@@ -276,7 +276,7 @@ def _explain(report: ImportReport, params: DataParams, layout: Layout) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """All of `data` or nothing; a file that already holds it is left alone."""
+    """Write the file in one step; a file that already holds `data` is left alone."""
     if path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
     with replace_file(path) as temporary:

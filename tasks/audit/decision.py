@@ -1,9 +1,10 @@
-"""One decision shown again: gathered from the records, the registry and wherever its image lies, and scored anew.
+"""Draw a decision record: find the pair, its model and its image, and score the image again.
 
     drawn = draw_decision(DecisionQuery("line-7.0042"), Layout(), limits, now, Path("out"))
     drawn.record.confirmed, drawn.folder        # record.json, page.html, heatmap.png
 
-The model only counts with the fingerprint that the pair names (tasks/audit/decision_model.py), the image with its hash.
+Only the model with the fingerprint that the pair names is used (tasks/audit/decision_model.py), and only the image
+with the pair's hash.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from shadowline.records.traces import StoredPair, labels_of, pairs_of_trace
 from shadowline.report.decision import Picture, build_page
 from tasks.audit.decision_model import DecisionModel, load_deciding
 
-DRAWER = "audit decision"  # who put the record on the chain
+DRAWER = "audit decision"  # the author of the entry in the audit log
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_COOL = 0.97  # of a legacy model's map stays without colour
+_COOL = 0.97  # share of a legacy model's map that stays without colour
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,7 +63,7 @@ class DecisionQuery:
 
 @dataclass(frozen=True)
 class DecisionReport:
-    """The record, its entry in the chain, and where it lies."""
+    """The record, its entry in the audit log, and the folder of its files."""
 
     record: InspectionRecord
     entry: Entry
@@ -87,10 +88,10 @@ class _Again:
 def draw_decision(
     question: DecisionQuery, layout: Layout, limits: DataParams, now: datetime, out: Path
 ) -> DecisionReport:
-    """Draw the record up, put its hash on the chain, and write it into a folder below `out`.
+    """Make the record, append its hash to the audit log, and write the files into a folder below `out`.
 
-    Raises ValueError for a trace id that no pair or that several carry, and FileNotFoundError for an image that is
-    nowhere, unless no re-run is asked for.
+    Raises ValueError where no pair or more than one fits the trace id, and FileNotFoundError for a missing image,
+    unless no re-run is asked for.
     """
     records = open_records()
     stored, several = _choose(question, pairs_of_trace(records.pairs.engine, question.trace_id))
@@ -108,22 +109,24 @@ def draw_decision(
 # --- which pair, which image ----------------------------------------------------------------------------------------
 
 
-def _choose(question: DecisionQuery, found: Sequence[StoredPair]) -> tuple[StoredPair, bool]:
-    """The pair that is meant, and whether there are others; of one image judged twice, what was recorded last."""
-    if not found:
+def _choose(question: DecisionQuery, pairs: Sequence[StoredPair]) -> tuple[StoredPair, bool]:
+    """The pair that is meant (of an image judged twice, the last), and whether other classes have one as well."""
+    if not pairs:
         raise ValueError(f"trace '{question.trace_id}': nothing was inspected under it; check the id")
-    fitting = [one for one in found if question.class_name in ("", one.pair.class_name)]
-    if question.image is not None and len({one.pair.image_id for one in fitting}) > 1:
+    fitting = [stored for stored in pairs if question.class_name in ("", stored.pair.class_name)]
+    if question.image is not None and len({stored.pair.image_id for stored in fitting}) > 1:
         image_id = content_id(question.image.read_bytes())
-        fitting = [one for one in fitting if one.pair.image_id == image_id]
-    if len({(one.pair.class_name, one.pair.image_id) for one in fitting}) != 1:
-        there_are = ", ".join(sorted({f"{one.pair.class_name} (image {one.pair.image_id[:12]}…)" for one in found}))
+        fitting = [stored for stored in fitting if stored.pair.image_id == image_id]
+    if len({(stored.pair.class_name, stored.pair.image_id) for stored in fitting}) != 1:
+        there_are = ", ".join(
+            sorted({f"{stored.pair.class_name} (image {stored.pair.image_id[:12]}…)" for stored in pairs})
+        )
         raise ValueError(f"trace '{question.trace_id}': {there_are} carry it; choose with --class and --image")
-    return fitting[-1], len({one.pair.class_name for one in found}) > 1
+    return fitting[-1], len({stored.pair.class_name for stored in pairs}) > 1
 
 
 def _find_image(pair: Pair, question: DecisionQuery, layout: Layout, limits: DataParams) -> bytes | None:
-    """The bytes that were inspected; None where nobody will look at them and they are nowhere."""
+    """The bytes that were inspected; None where they are missing and no re-run is asked for."""
     others = []
     for path in _places(pair, question.image, layout):
         if path.is_file():
@@ -133,9 +136,9 @@ def _find_image(pair: Pair, question: DecisionQuery, layout: Layout, limits: Dat
             others.append(str(path))
     if not question.rerun:
         return None
-    found = f"; {', '.join(others)}: another image by now" if others else ""
+    mismatch = f"; {', '.join(others)}: another image by now" if others else ""
     raise FileNotFoundError(
-        f"trace '{question.trace_id}': image {pair.image_id[:12]}… is nowhere{found}; name it with --image, "
+        f"trace '{question.trace_id}': image {pair.image_id[:12]}… is nowhere{mismatch}; name it with --image, "
         "or draw the record without it (--no-rerun)"
     )
 
@@ -158,7 +161,7 @@ def _places(pair: Pair, given: Path | None, layout: Layout) -> Iterator[Path]:
 def _score_again(
     stored: StoredPair, loaded: DecisionModel, data: bytes | None, limits: DataParams, *, asked: bool
 ) -> _Again:
-    """The image alone under the model, as the gateway asks it."""
+    """Score the image alone, with the same call as the gateway."""
     pair, image = stored.pair, None
     if data is not None:
         name = f"image {pair.image_id[:12]}…"
@@ -178,7 +181,7 @@ def _score_again(
 
 
 def _ask(detector: Detector, image: Image.Image) -> InspectionResult | ScoringError:
-    """With the map where the model has one; a model without maps is asked for the score alone."""
+    """The answer with a heat map; without one where the model has no maps."""
     scorer = scorer_of(detector)
     for wants_heat in (True, False):
         (answer,) = score_all(scorer, [Asked(image, detector.class_name, wants_heat)])
@@ -200,7 +203,7 @@ def _heatmap(heat: Heatmap | None) -> HeatMap | None:
 
 
 def _draw(image: Image.Image, heat: Heatmap, detector: Detector) -> tuple[Image.Image, str]:
-    """The map over the image, and what its colours say: a legacy model's map has no level of normal parts."""
+    """The map over the image, and its caption: a legacy model's map has no known level of normal parts."""
     level, caption = heat.level, "What the model saw: coloured where it is beyond the level of normal parts"
     if not isinstance(detector, CandidateDetector):
         level, caption = float(np.quantile(heat.map_HW, _COOL)), "What the model saw: coloured where its map is hottest"
@@ -208,12 +211,12 @@ def _draw(image: Image.Image, heat: Heatmap, detector: Detector) -> tuple[Image.
 
 
 def _environment() -> str:
-    """What a score may depend on by rounding."""
+    """Device and versions, on which a score depends by rounding."""
     where = f"{pick_device()}, {torch.get_num_threads()} threads, {platform.machine()}"
     return f"Python {platform.python_version()}, torch {torch.__version__}, {where}"
 
 
-# --- put on record --------------------------------------------------------------------------------------------------
+# --- the audit log --------------------------------------------------------------------------------------------------
 
 
 def _case(question: DecisionQuery, stored: StoredPair, loaded: DecisionModel, records: Records) -> DecisionEvidence:
@@ -232,7 +235,7 @@ def _case(question: DecisionQuery, stored: StoredPair, loaded: DecisionModel, re
 
 
 def _put_on_chain(record: InspectionRecord, records: Records, now: datetime) -> Entry:
-    """The entry of this record, whoever sealed it. Raises ValueError where the key is not at hand."""
+    """Append the record's hash, and return its entry, whichever process sealed it. Raises ValueError without a key."""
     sha256 = digest(record.to_dict())
     body = {
         "record_sha256": sha256,

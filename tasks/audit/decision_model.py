@@ -1,9 +1,10 @@
-"""The model that decided on a part, whatever has become of it since, and what is known of it.
+"""The model that decided on a part, even if it was archived or deleted since, and its provenance.
 
     loaded = load_deciding(stored, open_records(), Path("/tmp/new"))
     loaded.detector, loaded.facts.source, loaded.facts.problem
 
-From the registry, or from its archive where its version was deleted. Only the fingerprint that the pair names counts.
+It comes from the registry, or from its archive where its version was deleted. Only a model with the fingerprint that
+the pair names is accepted.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _CANNOT_BE_LOADED = (ValueError, OSError, SafetensorError, MlflowException)
 
 @dataclass(frozen=True, eq=False)
 class DecisionModel:
-    """The model that decided, where it could be loaded."""
+    """The model that decided; `detector` is None where it could not be loaded."""
 
     facts: ModelFacts
     calibration: CalibrationFacts
@@ -43,7 +44,7 @@ class DecisionModel:
 
 
 def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> DecisionModel:
-    """The model of the side that answered; what hinders is said in `facts.problem`. `scratch` is not there yet."""
+    """The model of the side that answered; `facts.problem` says why there is none. `scratch` must not exist yet."""
     pair = stored.pair
     fingerprint = pair.candidate if pair.answered_by == "candidate" else pair.legacy
     facts, since = ModelFacts("", "", (), "", "", "", "", "", "", ""), _UNKNOWN
@@ -61,7 +62,7 @@ def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> Decisi
 
 
 def _open(facts: ModelFacts, place: ModelLocation, class_name: str, scratch: Path) -> tuple[ModelFacts, Detector, Path]:
-    """From where the records say; a legacy model that is no longer there, from its archive."""
+    """Load the model from the location in the records; a legacy model that is gone, from its archive."""
     location = f"models:/{facts.name}/{facts.version}" if facts.same_in else place.location
     try:
         detector = load_detector(location, class_name)
@@ -78,24 +79,24 @@ def _open(facts: ModelFacts, place: ModelLocation, class_name: str, scratch: Pat
 
 
 def _of_registry(facts: ModelFacts, place: ModelLocation, at: datetime) -> tuple[ModelFacts, CalibrationFacts]:
-    """The version that was the newest at that time of all that decide by the same bits, and since when they do."""
+    """The newest version at time `at` among those with the same fingerprint, and since when there is one."""
     name = place.location.removeprefix("models:/").rpartition("/")[0] if "models:/" in place.location else ""
     if not name:
         return replace(facts, name=place.location, version=place.version), _UNKNOWN
     versions = [version for version in reversed(list_versions(name)) if _decides(version, place)]
     if not versions:
         return replace(facts, name=name, version=place.version), _UNKNOWN
-    times = [_registered_at(one) for one in versions]
+    times = [_registered_at(version) for version in versions]
     chosen = versions[max(0, sum(time <= at for time in times) - 1)]
-    known = replace(
+    described = replace(
         facts,
         name=name,
         version=chosen.version,
-        same_in=tuple(one.version for one in versions),
+        same_in=tuple(version.version for version in versions),
         git_commit=chosen.tags.get("git_commit", ""),
         params_hash=chosen.tags.get("params_hash", ""),
     )
-    return known, replace(_UNKNOWN, since_version=versions[0].version, since=timestamp(times[0]))
+    return described, replace(_UNKNOWN, since_version=versions[0].version, since=timestamp(times[0]))
 
 
 def _registered_at(version: ModelVersion) -> datetime:
@@ -121,9 +122,15 @@ def _of_files(facts: ModelFacts, detector: Detector, directory: Path) -> ModelFa
 
 def _calibration(detector: Detector, since: CalibrationFacts) -> CalibrationFacts:
     if isinstance(detector, CandidateDetector):
-        one = detector.inspector.calibrations[detector.class_name]
-        method, promise, num_images = "split-conformal threshold", one.target_fpr, one.num_calibrating
-        return replace(since, threshold=one.threshold, method=method, target_fpr=promise, num_images=num_images)
+        calibration = detector.inspector.calibrations[detector.class_name]
+        method, target_fpr, num_images = (
+            "split-conformal threshold",
+            calibration.target_fpr,
+            calibration.num_calibrating,
+        )
+        return replace(
+            since, threshold=calibration.threshold, method=method, target_fpr=target_fpr, num_images=num_images
+        )
     if isinstance(detector, FewShot):
         few = detector.config
         method = f"few-shot, from {few.basis}"

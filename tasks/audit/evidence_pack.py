@@ -1,8 +1,8 @@
-"""The evidence of a period: gathered from the audit chain, the records, MLflow and DVC, and packed.
+"""Pack the evidence of a period, from the audit log, the records, MLflow and DVC.
 
     export_pack(open_records(), Layout(), params, Period(since, until), Path("evidence.zip"), "Ada", now)
 
-Nothing is judged here that was not judged before, and nothing is packed that is not what the chain signs.
+The pack adds no judgement of its own, and holds nothing that differs from what the audit log signs.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _SHOWN = (EntryKind.PROMOTION, EntryKind.BACKUP, EntryKind.DELETION)  # on the f
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What a pack holds."""
+    """Counts and hashes of a pack."""
 
     path: Path
     sha256: str
-    root: str  # public half of the chain's first key, hex
+    root: str  # public half of the audit log's first key, hex
     num_entries: int
     first: int
     last: int
@@ -73,10 +73,10 @@ def export_pack(
     records: Records, layout: Layout, params: Params, period: Period, target: Path, by: str, now: datetime,
     progress: Progress,
 ) -> ExportResult:  # fmt: skip
-    """Write the pack of a period; what is noted and not yet in the chain gets its place first.
+    """Write the pack of a period, after sealing the notes that are not yet in the audit log.
 
-    Raises ValueError for a chain without entries, and BrokenChainError, with no pack written, for one that does not
-    hold, for records or numbers that are not those that it signs, and for a pack that its own verifier would refuse.
+    Raises ValueError for an empty audit log. Raises BrokenChainError, with no pack written, where the log does not
+    verify, where records or metrics differ from those that it signs, and where the pack's own verifier refuses it.
     """
     records.chain.seal()
     _require_whole(records.chain)
@@ -108,7 +108,7 @@ def export_pack(
 
 
 def _require_whole(chain: Chain) -> None:
-    """Witnesses, as far as they answer, know entries that a chain whose end was cut no longer has."""
+    """Raises BrokenChainError where a witness knows an entry that the log lacks; logs witnesses that do not answer."""
     witnesses, absent, problem = find_witnesses(chain)
     for line in filter(None, (problem, *absent)):
         log.warning("a witness was not heard: %s", line)
@@ -118,7 +118,7 @@ def _require_whole(chain: Chain) -> None:
 
 
 def _require_as_signed(records: Records, period: Period, progress: Progress) -> None:
-    """What the pack would show of the records in the period, and of any version that is there."""
+    """Raises BrokenChainError where a version, or a record of the period, differs from what the audit log signs."""
     engine = records.chain.engine
     registry = compare_registry(records.chain)
     if registry.problem:
@@ -132,7 +132,7 @@ def _require_as_signed(records: Records, period: Period, progress: Progress) -> 
 
 
 def _may_be_of(difference: Difference, period: Period) -> bool:
-    """By the time that is signed or written; what has none may be of any."""
+    """Whether the difference's time lies in the period; True where it has no valid time."""
     try:
         at = datetime.fromisoformat(difference.at)
     except ValueError:
@@ -141,7 +141,7 @@ def _may_be_of(difference: Difference, period: Period) -> bool:
 
 
 def _require_verified(path: Path, root: str) -> None:
-    """Nothing is signed that the pack's own verifier refuses."""
+    """Raises BrokenChainError for a pack that its own verifier refuses."""
     faults = [f"{name}: {reason}" for name, reason, holds in outcomes(path, root) if not holds]
     if faults:
         raise BrokenChainError(f"the pack's verifier refuses it: {'; '.join(faults)}; see `shadowline audit verify`")
@@ -151,7 +151,7 @@ def _gather(
     records: Records, layout: Layout, params: Params, period: Period, stretch: ChainRange, keys: Sequence[Entry],
     pack: PackWriter, by: str, now: datetime,
 ) -> EvidenceReport:  # fmt: skip
-    """What the first page shows; the files that it links to are added on the way."""
+    """What the first page shows; adds the files that it links to."""
     within = tuple(event for event in records.rollout.events() if event.at in period)
     versions = find_versions(records, params, period, stretch)
     words = tuple(_words(records, period, pack, within))
@@ -162,10 +162,10 @@ def _gather(
     ]
     for card in cards:
         pack.add(card.version.card, render_card(card))
-    pack.add("versions.json", to_json({one.id: one.to_dict() for one in versions}))
-    pack.add("gates.json", to_json({one.id: one.gates for one in versions if one.gates}))
+    pack.add("versions.json", to_json({version.id: version.to_dict() for version in versions}))
+    pack.add("gates.json", to_json({version.id: version.gates for version in versions if version.gates}))
     agreement = tuple(find_agreement(records, params, period, now))
-    pack.add("agreement.json", to_json([one.to_dict() for one in agreement]))
+    pack.add("agreement.json", to_json([facts.to_dict() for facts in agreement]))
     reproductions = tuple(add_reproductions(stretch, layout, pack))
     pack.add("reproductions.json", to_json([vars(reproduction) for reproduction in reproductions]))
     return EvidenceReport(
@@ -193,7 +193,7 @@ def _chain_facts(stretch: ChainRange, keys: Sequence[Entry]) -> ChainFacts:
 
 
 def find_agreement(records: Records, params: Params, period: Period, now: datetime) -> Iterator[AgreementFacts]:
-    """Of every class and pair of models of which both judged a part in the period."""
+    """Agreement of every class and pair of models that both judged a part in the period."""
     until = min(period.until, now)
     columns = (PairRow.class_name, PairRow.candidate, PairRow.legacy)
     query = select(*columns).where(*_within(PairRow.received_at, period)).distinct().order_by(*columns)
@@ -208,17 +208,23 @@ def find_agreement(records: Records, params: Params, period: Period, now: dateti
 
 
 def _words(records: Records, period: Period, pack: PackWriter, events: Sequence[Event]) -> Iterator[RecordedStatement]:
-    """What people said in the period, by time; all of it is in rollouts.json as well."""
+    """Orders, approvals and checklist items of the period, by time; adds rollouts.json, which holds them all."""
     tables = {"orders": OrderRow, "approvals": ApprovalRow, "checklist": EvidenceRow}
     rows = {name: _rows(records, table, period) for name, table in tables.items()}
     pack.add("rollouts.json", to_json({"events": [_event(event) for event in events], **rows}))
-    said = [RecordedStatement(r["at"], r["by"], r["kind"], ", ".join(r["classes"]), r["why"]) for r in rows["orders"]]
-    said += [
-        RecordedStatement(r["at"], r["by"], "approve", r["class_name"], f"may enter {r['target']}")
-        for r in rows["approvals"]
+    statements = [
+        RecordedStatement(row["at"], row["by"], row["kind"], ", ".join(row["classes"]), row["why"])
+        for row in rows["orders"]
     ]
-    said += [RecordedStatement(r["at"], r["by"], r["item"], r["class_name"], r["link"]) for r in rows["checklist"]]
-    yield from sorted(said, key=lambda word: word.at)
+    statements += [
+        RecordedStatement(row["at"], row["by"], "approve", row["class_name"], f"may enter {row['target']}")
+        for row in rows["approvals"]
+    ]
+    statements += [
+        RecordedStatement(row["at"], row["by"], row["item"], row["class_name"], row["link"])
+        for row in rows["checklist"]
+    ]
+    yield from sorted(statements, key=lambda statement: statement.at)
 
 
 def _rows(records: Records, table: Any, period: Period) -> list[dict[str, Any]]:
@@ -250,7 +256,7 @@ def _within(column: Any, period: Period) -> list[Any]:
 
 
 def add_reproductions(stretch: ChainRange, layout: Layout, pack: PackWriter) -> Iterator[ReproductionFacts]:
-    """Put the results that the entries speak of into the pack; the chain names them, the folder is always the same."""
+    """Add the result of each reproduction to the pack where it exists; only the file name of an entry's path counts."""
     folder = layout.reproductions
     for entry in stretch.entries([EntryKind.REPRODUCTION]):
         facts = entry.facts

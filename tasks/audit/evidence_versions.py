@@ -1,6 +1,6 @@
-"""The versions of a period, for the evidence pack: from MLflow and the rollout, and what DVC keeps of their classes.
+"""The model versions of a period, for the evidence pack: from MLflow, the rollout and DVC.
 
-find_versions(records, params, period, stretch)      # made in the period, at work in it, or named by its entries
+find_versions(records, params, period, stretch)      # made in the period, active in it, or named by its entries
 read_classes(version, Layout())                      # metrics and calibration, at the version's commit
 """
 
@@ -33,49 +33,49 @@ from shadowline.rollout.phases import CANDIDATE_JUDGES
 from shadowline.rollout.state import Event
 from tasks.integrations.mlflow_registry import client, describe_version
 
-_ABSENT = (OSError, ValueError, DvcException, MlflowException)  # of what an old version no longer has
+_ABSENT = (OSError, ValueError, DvcException, MlflowException)  # where an old version no longer has a file
 Kept = TypeVar("Kept", ClassMetrics, CalibrationFile)
 
 
 def judging(events: Iterable[Event], period: Period) -> set[str]:
-    """Fingerprints of the models that judged parts in the period, as the rollout's events have it."""
-    found: set[str] = set()
+    """Fingerprints of the models that judged parts in the period, according to the rollout's events."""
+    fingerprints: set[str] = set()
     ordered = sorted(events, key=lambda event: (event.after.class_name, event.revision))
     for _, of_class in groupby(ordered, key=lambda event: event.after.class_name):
         states = list(of_class)
         ends = [event.at for event in states[1:]] + [None]
         for event, end in zip(states, ends, strict=True):
-            one = event.after
+            state = event.after
             if event.at < period.until and (end is None or period.since is None or end > period.since):
-                found |= {one.candidate} if one.standing in CANDIDATE_JUDGES else set()
-                found |= {one.legacy} if one.legacy_judges else set()
-    return found - {""}
+                fingerprints |= {state.candidate} if state.standing in CANDIDATE_JUDGES else set()
+                fingerprints |= {state.legacy} if state.legacy_judges else set()
+    return fingerprints - {""}
 
 
 def find_versions(records: Records, params: Params, period: Period, stretch: ChainRange) -> tuple[VersionFacts, ...]:
-    """By the time they were made; one that was deleted since is on record nowhere, and missing here."""
-    tracking, found, at_work = client(), {}, judging(records.rollout.events(), period)
+    """Sorted by creation time. A version deleted since then is unknown to MLflow, and missing here."""
+    tracking, versions, active = client(), {}, judging(records.rollout.events(), period)
     places = [model.location.removeprefix("models:/") for model in records.locations.models(LEGACY)]
     names = {params.registry.model_name, *(place.partition("/")[0] for place in places if "/" in place)}
     for name in sorted(names):
         for raw in tracking.search_model_versions(f"name='{name}'"):
             version = _version(tracking, raw)
-            made = datetime.fromisoformat(version.made_at)
+            made_at = datetime.fromisoformat(version.made_at)
             decides = {version.tags.get("fingerprint"), *_class_fingerprints(version)}
-            is_at_work = made < period.until and (bool(version.aliases) or bool(decides & at_work))
-            if made in period or is_at_work:
-                found[version.id] = version
-    for named in _named(stretch) - set(found):
+            is_active = made_at < period.until and (bool(version.aliases) or bool(decides & active))
+            if made_at in period or is_active:
+                versions[version.id] = version
+    for named in _named(stretch) - set(versions):
         name, _, number = named.rpartition("/")
         try:
-            found[named] = _version(tracking, tracking.get_model_version(name, number))
+            versions[named] = _version(tracking, tracking.get_model_version(name, number))
         except MlflowException:
-            continue  # it is deleted, which the verifier says
-    return tuple(sorted(found.values(), key=lambda one: (one.made_at, one.id)))
+            continue  # deleted; the verifier reports it
+    return tuple(sorted(versions.values(), key=lambda version: (version.made_at, version.id)))
 
 
 def _named(stretch: ChainRange) -> set[str]:
-    """The versions that the entries speak of, `inspector/3`."""
+    """Versions that registrations and reproductions in the range name, such as `inspector/3`."""
     entries = stretch.entries([EntryKind.REGISTRATION, EntryKind.REPRODUCTION])
     return {version_id(entry.subject) for entry in entries}
 
@@ -85,14 +85,14 @@ def _class_fingerprints(version: VersionFacts) -> set[str]:
 
 
 def _version(tracking: mlflow.MlflowClient, raw: Any) -> VersionFacts:
-    known = describe_version(tracking, raw.name, str(raw.version))
-    params, metrics, summary = _run(tracking, known.tags.get("results_run", raw.run_id))
+    described = describe_version(tracking, raw.name, str(raw.version))
+    params, metrics, summary = _run(tracking, described.tags.get("results_run", raw.run_id))
     return VersionFacts(
         name=raw.name,
         version=str(raw.version),
         made_at=datetime.fromtimestamp(raw.creation_timestamp / 1000, UTC).isoformat(),
-        aliases=known.aliases,
-        tags=known.tags,
+        aliases=described.aliases,
+        tags=described.tags,
         params=params,
         metrics=metrics,
         summary=summary,
@@ -100,7 +100,7 @@ def _version(tracking: mlflow.MlflowClient, raw: Any) -> VersionFacts:
 
 
 def _run(tracking: mlflow.MlflowClient, run_id: str | None) -> tuple[dict[str, str], dict[str, float], Summary | None]:
-    """Hyper-parameters, metrics and summary of a run; empty for one that is gone."""
+    """Hyper-parameters, metrics and summary of a run; empty where the run was deleted."""
     if not run_id:
         return {}, {}, None
     try:
@@ -118,7 +118,7 @@ def _summary(uri: str) -> Summary | None:
 
 
 def read_classes(version: VersionFacts, layout: Layout) -> tuple[CardClass, ...]:
-    """What DVC keeps of each class at the version's commit; None where the files are not at hand any more."""
+    """Metrics and calibration of each class at the version's commit; None where DVC no longer has the file."""
     commit, here = version.tags.get("git_commit"), Layout()
     files = DVCFileSystem(str(layout.root), rev=commit) if commit else None
     return tuple(

@@ -1,11 +1,11 @@
-"""A registered version made again in a clean place, from its commit and the remote, and compared with its record.
+"""Reproduce a registered version in a clean clone, from its commit and the remote, and compare it with its record.
 
     place = check_out(registered, root, folder)           # the commit, with the lock and the parameters of the tags
-    found = recompute(place)                              # stage by stage, with the commit's own code
+    outcomes = recompute(place)                           # stage by stage, with the commit's own code
     compare_package(place, model)                         # with what the registry holds
     compare_results(place)                                # with what the run has
 
-Nothing of the project is changed: git lends its objects, sources are linked, everything else comes from the remote.
+The project is not changed: git shares its objects, sources are linked, everything else comes from the remote.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -37,7 +38,7 @@ from shadowline.core.atomic_files import link_or_copy, read_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.data.additions import Additions
-from tasks.integrations.dvc_pipeline import StageFailedError, run_stage
+from tasks.integrations.dvc_pipeline import StageFailedError, run_stage, stage_server
 from tasks.integrations.dvc_remote import configure_remote, open_remote, read_steps
 from tasks.integrations.git import has_commit, run_git
 from tasks.integrations.provenance import PACKAGE, list_files
@@ -56,13 +57,13 @@ print(load_params(Path("params.yaml")).hash())
 
 @dataclass(frozen=True)
 class Checkout:
-    """A clean place with the commit of a version."""
+    """A clean clone at the commit of a version."""
 
     root: Path  # the clone
     project: Path
     registered: Registered
     scratch: Path  # for what is downloaded
-    steps: tuple[StageRecord, ...]  # as the commit's lock has them; what others read comes before them
+    steps: tuple[StageRecord, ...]  # of the commit's lock; a step comes after those whose outputs it reads
 
     @property
     def layout(self) -> Layout:
@@ -70,17 +71,17 @@ class Checkout:
 
     @property
     def stages(self) -> dict[str, list[StageRecord]]:
-        """Stage → its steps, one or one per class, in the order in which they can run."""
-        found: dict[str, list[StageRecord]] = {}
+        """Stage → its steps (one, or one per class), in the order in which they can run."""
+        by_stage: dict[str, list[StageRecord]] = {}
         for step in self.steps:
-            found.setdefault(step.stage, []).append(step)
+            by_stage.setdefault(step.stage, []).append(step)
         made_by = {out.path: step.stage for step in self.steps for out in step.outs}
         reads = {
             name: {made_by[out] for step in steps for dep in step.deps for out in made_by if _overlap(dep, out)}
             - {name}
-            for name, steps in found.items()
+            for name, steps in by_stage.items()
         }
-        return {name: found[name] for name in TopologicalSorter(reads).static_order()}
+        return {name: by_stage[name] for name in TopologicalSorter(reads).static_order()}
 
 
 # --- the commit -----------------------------------------------------------------------------------------------------
@@ -100,24 +101,24 @@ def check_out(registered: Registered, project: Path, folder: Path) -> Checkout:
     run_git(project, "clone", "--quiet", "--no-checkout", "--shared", source, str(clone), way_out=_RESTORE)
     run_git(clone, "checkout", "--quiet", "--detach", commit, way_out=_RESTORE)
     lock = clone / "dvc.lock"
-    found = file_sha256(lock) if lock.is_file() else "none"
-    _require(registered, "dvc_lock_sha256", found, f"dvc.lock of commit {commit[:12]}")
+    lock_sha256 = file_sha256(lock) if lock.is_file() else "none"
+    _require(registered, "dvc_lock_sha256", lock_sha256, f"dvc.lock of commit {commit[:12]}")
     _require(registered, "params_hash", _params_hash(registered, clone), f"params.yaml of commit {commit[:12]}")
     _keep_to_itself(clone)
     configure_remote(clone, project)
     return Checkout(clone, project, registered, folder, read_steps(clone))
 
 
-def _require(registered: Registered, tag: str, found: str, subject: str) -> None:
-    if registered.tag(tag) != found:
+def _require(registered: Registered, tag: str, actual: str, subject: str) -> None:
+    if registered.tag(tag) != actual:
         raise ValueError(
-            f"{registered.uri}: {subject} has hash {found[:12]}…, and {registered.tag(tag)[:12]}… was registered; "
+            f"{registered.uri}: {subject} has hash {actual[:12]}…, and {registered.tag(tag)[:12]}… was registered; "
             f"{_RESTORE}"
         )
 
 
 def _params_hash(registered: Registered, clone: Path) -> str:
-    """By the commit's own reading of its parameters."""
+    """Hash of the parameters, as the commit's own library reads them."""
     environment = {**os.environ, **_own_code(clone)}
     command = [sys.executable, "-c", _HASH_PARAMS]
     answer = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
@@ -127,65 +128,72 @@ def _params_hash(registered: Registered, clone: Path) -> str:
 
 
 def _own_code(clone: Path) -> dict[str, str]:
-    """The commit's own library, where it holds one, before the installed one."""
+    """Environment that puts the commit's own library, if it has one, before the installed library."""
     return {"PYTHONPATH": str(clone.resolve())} if (clone / "shadowline").is_dir() else {}
 
 
 def _keep_to_itself(clone: Path) -> None:
-    """DVC keeps nothing of this clone where others look."""
+    """Keep DVC's site cache inside the clone, so that no other project sees it."""
     from dvc.config import Config
 
     with Config(str(clone / ".dvc")).edit("local") as content:
         content.setdefault("core", {})["site_cache_dir"] = str(clone.resolve() / ".dvc/tmp/site")
 
 
-# --- made again -----------------------------------------------------------------------------------------------------
+# --- recomputed -----------------------------------------------------------------------------------------------------
 
 
 def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
-    """Every stage that can be made again, with what cannot be taken from the remote; stops at a stage that fails.
+    """Run every step that can be reproduced, and take the outputs of the others from the remote.
 
-    Raises RemoteError or DamagedError where an input cannot be had.
+    Stops after the first stage that fails. Raises RemoteError or DamagedError for an input that is not available.
     """
     recorded, archived = place.stages, bring_inputs(place)
+    own_code = _own_code(place.root)
+    variables = {**same_settings(place.registered.environment), **own_code}
     seconds: dict[str, float] = {}
     failure: dict[str, str] = {}
-    for name, steps in recorded.items():
-        try:
-            seconds[name] = _run(place, name, [step.name for step in steps if step.name not in archived], len(steps))
-        except StageFailedError as error:
-            failure[name] = _own_words(error)
-            break
-    made = {step.name: step for step in read_steps(place.root)}
+    with nullcontext() if own_code else stage_server(variables) as server:  # code from before the server has none
+        for name, steps in recorded.items():
+            wanted = [step.name for step in steps if step.name not in archived]
+            targets = [name] if len(wanted) == len(steps) else wanted
+            try:
+                seconds[name] = _run(place, targets, variables, server.variables if server else {})
+            except StageFailedError as error:
+                failure[name] = _own_words(error)
+                break
+    recomputed = {step.name: step for step in read_steps(place.root)}
     reached = [name for name in recorded if name in seconds]
-    outcomes = [StageOutcome(name, _compare(recorded[name], made, archived), seconds=seconds[name]) for name in reached]
+    outcomes = [
+        StageOutcome(name, _compare(recorded[name], recomputed, archived), seconds=seconds[name]) for name in reached
+    ]
     return (*outcomes, *(StageOutcome(name, (), failure=reason) for name, reason in failure.items()))
 
 
 def _own_words(error: StageFailedError) -> str:
-    """The last line of a failed stage that is not DVC's."""
+    """The last line of a failed stage's message that is not DVC's own."""
     lines = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
     return lines[-1]
 
 
-def _run(place: Checkout, stage: str, wanted: list[str], num_steps: int) -> float:
-    """Seconds that it took to make the wanted steps of a stage: all in one go, or one after the other."""
-    targets = [stage] if len(wanted) == num_steps else wanted
-    variables = {**same_settings(place.registered.environment), **_own_code(place.root)}
-    return sum(run_stage(place.root, target, True, None, variables).seconds for target in targets)
+def _run(place: Checkout, targets: list[str], variables: Mapping[str, str], server: Mapping[str, str]) -> float:
+    """Run the targets of one stage; returns the seconds."""
+    return sum(run_stage(place.root, target, True, None, variables, server).seconds for target in targets)
 
 
 def _compare(
-    steps: Iterable[StageRecord], made: Mapping[str, StageRecord], archived: Mapping[str, str]
+    steps: Iterable[StageRecord], recomputed: Mapping[str, StageRecord], archived: Mapping[str, str]
 ) -> tuple[Item, ...]:
-    return tuple(item for step in steps for item in compare_step(step, made[step.name], archived.get(step.name, "")))
+    return tuple(
+        item for step in steps for item in compare_step(step, recomputed[step.name], archived.get(step.name, ""))
+    )
 
 
 @task(cache_policy=NO_CACHE)
 def bring_inputs(place: Checkout) -> dict[str, str]:
-    """Sources that are at hand in the project, and the outputs of steps whose source is not: step → why.
+    """Link the sources that the project has, and fetch the outputs of steps that lack theirs: step → reason.
 
-    Raises DamagedError for an output that the remote does not hold as it was.
+    Raises DamagedError for an output whose content in the remote has changed.
     """
     archived = _without_source(place)
     with open_remote(place.root, place.project) as remote:
@@ -197,7 +205,7 @@ def bring_inputs(place: Checkout) -> dict[str, str]:
 
 
 def _without_source(place: Checkout) -> dict[str, str]:
-    """Links what the project still has into the place; a step is without source where its hash is another one."""
+    """Link the project's sources into the clone; step → reason where a source is missing or has another hash."""
     from dvc.repo import Repo
 
     outs = [out.path for step in place.steps for out in step.outs]
@@ -216,22 +224,25 @@ def _without_source(place: Checkout) -> dict[str, str]:
 
 
 def additions_gone(place: Checkout) -> dict[str, str]:
-    """Links images that came after the classes' sources; the imports for which some are gone, and why.
+    """Link the images that were added after the classes' sources; import step → reason where some are missing.
 
-    They are no dependency in dvc.yaml: params.yaml names them by hash.
+    These images are no dependency in dvc.yaml: params.yaml names them by hash.
     """
     _bring(place, place.layout.additions.relative_to(place.root).as_posix())
     gone = {}
     for name, entry in yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["classes"].items():
         try:
-            Additions(place.layout.additions, name).check(one["index"] for one in entry.get("additions", ()))
+            Additions(place.layout.additions, name).check(addition["index"] for addition in entry.get("additions", ()))
         except (FileNotFoundError, ValueError) as error:
             gone[f"import@{name}"] = f"source not at hand: {error}"
     return gone
 
 
 def _encoder_without_source(place: Checkout) -> dict[str, str]:
-    """The encoder's weights are no dependency in dvc.yaml, since a hub has no file: their hash is a tag."""
+    """Link the encoder's weights; step → reason where they are missing or differ.
+
+    They are no dependency in dvc.yaml, since a hub has no file: their hash is a tag.
+    """
     names = [step.name for step in place.steps if step.stage == "encoder"]
     location = yaml.safe_load(place.layout.params.read_text(encoding="utf-8"))["encoder"].get("location", "")
     wanted = place.registered.tags.get("encoder_source_sha256")
@@ -245,7 +256,7 @@ def _encoder_without_source(place: Checkout) -> dict[str, str]:
 
 
 def _bring(place: Checkout, path: str) -> None:
-    """Link a file or the files of a folder from the project; what the commit holds itself stays as it is."""
+    """Link a file, or the files of a folder, from the project; a path that the commit has itself is left alone."""
     source, target = place.project / path, place.root / path
     if Path(path).is_absolute() or target.exists() or not source.exists():
         return
@@ -256,24 +267,24 @@ def _bring(place: Checkout, path: str) -> None:
 
 
 def _overlap(path: str, other: str) -> bool:
-    """Whether one of two paths is the other, or lies in it."""
+    """Whether two paths are equal, or one contains the other."""
     return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
 
 
 def compare_package(place: Checkout, registered: Path) -> tuple[Item, ...]:
-    """Every file of the package that was made, against the registered one, by sha256."""
-    made = place.layout.package
-    if not made.is_dir():
+    """Compare every file of the reproduced package with the registered package, by sha256."""
+    package = place.layout.package
+    if not package.is_dir():
         return (Item(f"{PACKAGE}", Finding.DIFFERENT, "no package was made", inherited=True),)
-    return compare_files(list_files(registered / PACKAGE), list_files(made), "the package that was made")
+    return compare_files(list_files(registered / PACKAGE), list_files(package), "the package that was made")
 
 
 def compare_results(place: Checkout) -> tuple[Item, ...]:
-    """Every number of the summary that the run has, against the one that was made."""
+    """Compare every number of the run's summary with the reproduced summary."""
     if not place.layout.summary.is_file():
         return (Item("summary", Finding.DIFFERENT, "no summary was made", inherited=True),)
-    made = read_json(place.layout.summary)
+    summary = read_json(place.layout.summary)
     try:
-        return compare_metrics(read_json(place.registered.summary(place.scratch)), made)
+        return compare_metrics(read_json(place.registered.summary(place.scratch)), summary)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         return (Item("summary.json", Finding.DIFFERENT, f"the run's is gone, or is no summary: {error}"),)

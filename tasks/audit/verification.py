@@ -1,8 +1,8 @@
-"""What is on record of a registered version, read and hashed without computing anything.
+"""Verify a registered version against its records, by reading and hashing alone; nothing is recomputed.
 
 verify_remote(place)                                  # every output of its lock
 verify_registered(place, model)                       # every file of its logged model, its summary, its metrics
-keep_result(found, root, now)                         # the result: a file, and an entry of the audit chain
+keep_result(result, root, now)                        # the result: a file, and an entry of the audit log
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from tasks.integrations.registry_comparison import PROVENANCE, SIGNED_METRICS, s
 
 
 @task(cache_policy=NO_CACHE)
-def keep_result(found: ReproductionResult, root: Path, now: datetime) -> Path:
-    """Write data/audit/reproductions/<version>-<time>.json and bind it in the audit chain; returns its path."""
-    name = f"{found.version.rpartition('/')[2]}-{now:%Y%m%dT%H%M%S%fZ}.json"
+def keep_result(result: ReproductionResult, root: Path, now: datetime) -> Path:
+    """Write data/audit/reproductions/<version>-<time>.json and append its hash to the audit log; returns its path."""
+    name = f"{result.version.rpartition('/')[2]}-{now:%Y%m%dT%H%M%S%fZ}.json"
     path = Layout(root).reproductions / name
-    write_json(path, found.to_dict())
+    write_json(path, result.to_dict())
     body = {
-        "finding": found.finding,
-        "verify_only": found.verify_only,
-        "git_commit": found.git_commit,
-        "first_divergence": found.first_divergence,
+        "finding": result.finding,
+        "verify_only": result.verify_only,
+        "git_commit": result.git_commit,
+        "first_divergence": result.first_divergence,
         "result": path.relative_to(root).as_posix(),
         "result_sha256": file_sha256(path),
     }
-    open_records().chain.append(Record(EntryKind.REPRODUCTION, found.version, body, "audit", now))
+    open_records().chain.append(Record(EntryKind.REPRODUCTION, result.version, body, "audit", now))
     return path
 
 
 @task(cache_policy=NO_CACHE)
 def verify_remote(place: Checkout) -> tuple[StageOutcome, ...]:
-    """Every output of the lock, read from the remote and hashed, file by file."""
+    """Read every output of the lock from the remote and hash it, file by file."""
     outcomes = []
     with open_remote(place.root, place.project) as remote:
         for name, steps in place.stages.items():
@@ -64,28 +64,28 @@ def verify_remote(place: Checkout) -> tuple[StageOutcome, ...]:
 
 @task(cache_policy=NO_CACHE)
 def verify_registered(place: Checkout, model: Path) -> tuple[Item, ...]:
-    """The version's tags against the audit chain, its files against their list and the lock, and its run's results."""
+    """Compare the tags with the audit log, the files with their list and the lock, and the results with the run."""
     files = (*_verify_files(place, model), *_verify_package(place, model))
     return (*_verify_tags(place.registered), *files, *_verify_results(place))
 
 
 def _verify_tags(registered: Registered) -> tuple[Item, ...]:
-    """By the signed entry of the registration: whoever can write to the registry can change a tag, or a number."""
+    """Compare tags and metrics with the signed registration entry: anyone with write access can change the registry."""
     entry = open_records().chain.latest(EntryKind.REGISTRATION, registered.uri)
-    said: dict[str, Any] = json.loads(entry.body) if entry else {}
-    if not said:
+    signed: dict[str, Any] = json.loads(entry.body) if entry else {}
+    if not signed:
         return (Item("tags", Finding.UNKEPT, "no entry of the audit chain tells of this registration"),)
-    known = {name: said[name] for name in PROVENANCE if said.get(name) is not None}
-    known["class_fingerprints"] = json.dumps(said["class_fingerprints"], sort_keys=True)
-    tags = tuple(_compare_tag(name, value, registered.tags.get(name)) for name, value in known.items())
-    return (*tags, *_verify_signed_metrics(registered, said))
+    provenance = {name: signed[name] for name in PROVENANCE if signed.get(name) is not None}
+    provenance["class_fingerprints"] = json.dumps(signed["class_fingerprints"], sort_keys=True)
+    tags = tuple(_compare_tag(name, value, registered.tags.get(name)) for name, value in provenance.items())
+    return (*tags, *_verify_signed_metrics(registered, signed))
 
 
-def _compare_tag(name: str, said: str, found: str | None) -> Item:
-    if found == said:
+def _compare_tag(name: str, signed: str, actual: str | None) -> Item:
+    if actual == signed:
         return Item(f"tag {name}", Finding.IDENTICAL)
-    note = f"{found or 'none'} in the registry, {said} in the audit chain"
-    return Item(f"tag {name}", Finding.DIFFERENT if found else Finding.MISSING, note)
+    note = f"{actual or 'none'} in the registry, {signed} in the audit chain"
+    return Item(f"tag {name}", Finding.DIFFERENT if actual else Finding.MISSING, note)
 
 
 def _verify_files(place: Checkout, model: Path) -> tuple[Item, ...]:
@@ -99,28 +99,30 @@ def _verify_files(place: Checkout, model: Path) -> tuple[Item, ...]:
 
 
 def _verify_package(place: Checkout, model: Path) -> tuple[Item, ...]:
-    """By the hashes of the lock, and then its fingerprints by the tags."""
+    """Compare the package's files with the hashes of the lock, and then its fingerprints with the tags."""
     package = next(out for step in place.steps for out in step.outs if out.path == "models/inspector")
     with open_remote(place.root, place.project) as remote:
         try:
             recorded = remote.files(package)
         except DamagedError as error:
             return (Item(package.path, Finding.DIFFERENT, str(error)),)
-    found = {f"{package.path}/{path}": md5 for path, md5 in _md5s(model / PACKAGE).items()}
-    items = compare_files(recorded, found, "the registered model")
+    actual = {f"{package.path}/{path}": md5 for path, md5 in _md5s(model / PACKAGE).items()}
+    items = compare_files(recorded, actual, "the registered model")
     return items if worst(items) in BAD else (*items, *_verify_fingerprints(place, model))
 
 
 def _verify_fingerprints(place: Checkout, model: Path) -> tuple[Item, ...]:
-    """The tags by which people and the gateway know the version."""
+    """Compare the fingerprint tags, by which people and the gateway identify the version, with the package's config."""
     config = read_json(model / PACKAGE / "config.json")
     names = ("fingerprint", "encoder_fingerprint")
-    tags, packaged = ({f"tag {name}": of.get(name, "none") for name in names} for of in (place.registered.tags, config))
+    tags, packaged = (
+        {f"tag {name}": source.get(name, "none") for name in names} for source in (place.registered.tags, config)
+    )
     return compare_files(packaged, tags, "the registry")
 
 
 def _verify_results(place: Checkout) -> tuple[Item, ...]:
-    """The run's summary.json by the hash of the lock; the run's metrics by the summary."""
+    """Compare the run's summary.json with the hash of the lock, and the run's metrics with the summary."""
     try:
         path = place.registered.summary(place.scratch)
     except ValueError as error:
@@ -137,7 +139,7 @@ def _verify_results(place: Checkout) -> tuple[Item, ...]:
 
 
 def _verify_metrics(registered: Registered, expected: Mapping[str, float]) -> tuple[Item, ...]:
-    """Every number of the summary, and no other, is in the run."""
+    """Check that the run has every number of the summary, and no other."""
     logged = {name: value for name, value in registered.metrics().items() if name.startswith(SIGNED_METRICS)}
     return tuple(
         _compare_number(name, expected.get(name), logged.get(name), "its summary")
@@ -145,14 +147,14 @@ def _verify_metrics(registered: Registered, expected: Mapping[str, float]) -> tu
     )
 
 
-def _verify_signed_metrics(registered: Registered, said: Mapping[str, Any]) -> tuple[Item, ...]:
-    """The run's numbers by the signed entry of the registration."""
-    if "metrics" not in said:
+def _verify_signed_metrics(registered: Registered, signed: Mapping[str, Any]) -> tuple[Item, ...]:
+    """Compare the run's numbers with the signed registration entry."""
+    if "metrics" not in signed:
         return (Item("signed metrics", Finding.UNKEPT, "the entry of the registration is older than their signature"),)
     logged = signed_metrics(client(), registered.results_run)
     return tuple(
-        _compare_number(f"signed {name}", said["metrics"].get(name), logged.get(name), "the audit chain")
-        for name in sorted({*said["metrics"], *logged})
+        _compare_number(f"signed {name}", signed["metrics"].get(name), logged.get(name), "the audit chain")
+        for name in sorted({*signed["metrics"], *logged})
     )
 
 

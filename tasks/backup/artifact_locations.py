@@ -1,4 +1,4 @@
-"""Where MLflow's store says that files are, after the files have moved.
+"""Change the file locations in MLflow's store after the files have moved.
 
     move_artifacts(engine, {"/srv/old/mlruns/1": "/srv/new/mlruns/1"})
 
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def move_artifacts(engine: Engine, moved: Mapping[str, str]) -> None:
-    """All columns or none. `moved`: folder → its new place; what lies in it moves along, all else stays.
+    """Update all columns or none. `moved`: folder → new folder; every location at or below a key is changed.
 
     Raises ValueError, with nothing changed, where the store lacks one of the columns.
     """
@@ -37,14 +37,14 @@ def move_artifacts(engine: Engine, moved: Mapping[str, str]) -> None:
 
 
 def _moved(location: str, moved: Mapping[str, str]) -> str:
-    """A folder counts only as a whole: /srv/a does not move /srv/ab."""
+    """The new location; only whole folder names match: /srv/a does not move /srv/ab."""
     return next(
         (new + location[len(old) :] for old, new in moved.items() if f"{location}/".startswith(f"{old}/")), location
     )
 
 
 def _find_columns(engine: Engine) -> list[Column[str]]:
-    """By their names in the database itself, which nothing but these names can be asked for."""
+    """The columns as the database itself has them; reflects no other table."""
     metadata, tables = MetaData(), {table for table, _ in COLUMNS}
     metadata.reflect(engine, only=lambda name, _: name in tables, resolve_fks=False)
     missing = [f"{table}.{name}" for table, name in COLUMNS if name not in _columns_of(metadata.tables.get(table))]

@@ -1,4 +1,4 @@
-"""What the copies of the two databases name: models, versions, commits, places of files; and whether they agree.
+"""What the copies of the two databases refer to (models, versions, commits, files), and whether they agree.
 
 standing = read_standing(connection)            # of the records
 registry = read_registry(tracking, "inspector")  # of MLflow's store, through its client
@@ -29,15 +29,15 @@ from tasks.integrations.registry_comparison import WITNESS_TAG
 
 @dataclass(frozen=True)
 class DatabaseSnapshot:
-    """What the records say."""
+    """What the records refer to."""
 
-    head: ChainHead | None  # the last entry of the audit chain
+    head: ChainHead | None  # the last entry of the audit log
     locations: Mapping[str, str]  # fingerprint → models:/… or a folder
     required_models: frozenset[str]  # fingerprints that the rollout may ask at any moment
 
     @property
     def folders(self) -> dict[str, Path]:
-        """Of models that no registry keeps."""
+        """Fingerprint → folder, of models outside a registry."""
         plain = {name: Path(place) for name, place in self.locations.items() if not place.startswith("models:/")}
         return {name: path for name, path in plain.items() if path.is_dir()}
 
@@ -51,12 +51,12 @@ class Version:
 
 @dataclass(frozen=True)
 class Registry:
-    """What MLflow's store says."""
+    """What MLflow's store refers to."""
 
     versions: tuple[Version, ...]
     locations: Mapping[str, str]  # id of an experiment → where its files are
     inspector: str  # models:/… of the champion, else of the challenger, else of the newest; "" where there is none
-    num_entries: int = 0  # of the audit chain, as far as versions were told
+    num_entries: int = 0  # of the audit log, as far as the versions' witness tags say
 
     @property
     def commits(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class Registry:
 
     @property
     def experiments(self) -> dict[str, str]:
-        """Only those whose files are on this machine."""
+        """Those whose files are on this machine."""
         return {name: place for name, place in self.locations.items() if local_folder(place)}
 
 
@@ -89,27 +89,27 @@ def read_standing(connection: Connection) -> DatabaseSnapshot:
 
 def read_registry(tracking: mlflow.MlflowClient, model_name: str) -> Registry:
     """`model_name`: of the multi-class model."""
-    found = sorted(_all(tracking.search_model_versions), key=lambda version: (version.name, int(version.version)))
+    registered = sorted(_all(tracking.search_model_versions), key=lambda version: (version.name, int(version.version)))
     versions = [
         Version(
             uri=f"models:/{version.name}/{version.version}",
             storage=tracking.get_model_version_download_uri(version.name, version.version),
             commit=version.tags.get("git_commit", ""),
         )
-        for version in found
+        for version in registered
     ]
     experiments = _all(partial(tracking.search_experiments, view_type=ViewType.ALL))
-    told = (version.tags[WITNESS_TAG] for version in found if WITNESS_TAG in version.tags)
+    witnessed = (version.tags[WITNESS_TAG] for version in registered if WITNESS_TAG in version.tags)
     return Registry(
         versions=tuple(versions),
         locations={experiment.experiment_id: experiment.artifact_location for experiment in experiments},
-        inspector=_leading(tracking, model_name, [int(each.version) for each in found if each.name == model_name]),
-        num_entries=max((int(entry.partition(":")[0]) for entry in told), default=0),
+        inspector=_leading(tracking, model_name, [int(each.version) for each in registered if each.name == model_name]),
+        num_entries=max((int(entry.partition(":")[0]) for entry in witnessed), default=0),
     )
 
 
 def disagreements(standing: DatabaseSnapshot, registry: Registry, files: Collection[str]) -> tuple[str, ...]:
-    """One line for each model, and for an entry of the audit chain, that one copy names and another lacks."""
+    """One line for each model, and for an entry of the audit log, that one copy refers to and the other lacks."""
     whole = {version.uri for version in registry.versions if _is_whole(version, registry, files)}
     broken = (version for version in registry.versions if version.uri not in whole)
     lost = [f"{version.uri}: its files are not in {version.storage}" for version in broken]
@@ -124,23 +124,23 @@ def disagreements(standing: DatabaseSnapshot, registry: Registry, files: Collect
 
 
 def agree_on_time(standing: DatabaseSnapshot, registry: Registry) -> bool:
-    """Whether the records hold every entry of the audit chain that a registered version was told."""
+    """Whether the records hold every entry of the audit log that a registered version names in its tag."""
     return registry.num_entries <= (standing.head.number if standing.head else 0)
 
 
 def _all(search: Callable[..., PagedList[Any]]) -> list[Any]:
-    """Every page of an answer."""
+    """The items of all pages of a search."""
     page = search()
-    found = list(page)
+    items = list(page)
     while page.token:
         page = search(page_token=page.token)
-        found += page
-    return found
+        items += page
+    return items
 
 
 def _is_whole(version: Version, registry: Registry, files: Collection[str]) -> bool:
     if local_folder(version.storage) is None:
-        return True  # elsewhere, and left there
+        return True  # not on this machine, so not part of a backup
     return any(
         f"artifacts/{name}/{version.storage[len(place) + 1 :]}/MLmodel" in files
         for name, place in registry.experiments.items()

@@ -1,12 +1,12 @@
-"""SQL databases as files: copied at one moment while others write, and put in the place of an empty one.
+"""SQL databases as files: a consistent copy while others write, and loading it into an empty database.
 
     with dump_database("sqlite:///data/records.db", scratch / "records") as copy:
         copy.path                                   # records.db, or records.dump of a PostgreSQL
         copy.connection                             # sees exactly the moment that the file holds
     load_dump(path, "postgresql+psycopg://…")       # into a database without tables
 
-SQLite is copied by its online backup; PostgreSQL by pg_dump from the snapshot of the connection, so that what is read
-there and what is dumped are one. A password travels in the environment of these programs, never on their command line.
+SQLite is copied by its online backup; PostgreSQL by pg_dump from the snapshot of the connection, so that the connection
+reads exactly what is dumped. Passwords are passed in the environment of these programs, never on their command line.
 Both programs are the oldest installed ones that are no older than the server: pg_dump refuses a newer server, and
 pg_restore 17 sets a transaction_timeout that no server before 17 knows.
 """
@@ -43,9 +43,9 @@ class DatabaseCopy:
 
     @property
     def read_only_url(self) -> str:
-        """Of an SQLite copy, for one who opens it himself: nothing is written into it.
+        """A URL that opens an SQLite copy without writing into it.
 
-        No two copies have the same one, since MLflow keeps a connection for each address that it ever opened.
+        It is never the same twice, since MLflow keeps a connection for each URL that it ever opened.
         """
         return f"sqlite:///file:{quote(str(self.path.resolve()))}?mode=ro&uri=true&copy={uuid4().hex}"
 
@@ -83,7 +83,7 @@ def dump_database(url: str, stem: Path) -> Iterator[DatabaseCopy]:
 
 @contextmanager
 def open_dump(url: str) -> Iterator[Engine]:
-    """An engine as it is, for any schema; nothing of it is left open."""
+    """A plain engine, for any schema; its connections are closed at the end."""
     engine = create_engine(url)
     try:
         yield engine
@@ -104,7 +104,7 @@ def require_empty(url: str, name: str) -> None:
 
 
 def load_dump(path: Path, url: str) -> None:
-    """All of it or nothing."""
+    """Load a dump into a PostgreSQL database in a single transaction."""
     with open_dump(url) as engine, engine.connect() as connection:
         program = _program("pg_restore", connection)
     options = ["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]
@@ -112,7 +112,7 @@ def load_dump(path: Path, url: str) -> None:
 
 
 def choose_program(name: str, versions: Mapping[str, int], server: int) -> str:
-    """The path of the oldest that is no older than the server; `versions`: path → major version.
+    """The path of the oldest program that is no older than the server; `versions`: path → major version.
 
     Raises ValueError where there is none.
     """
@@ -125,7 +125,7 @@ def choose_program(name: str, versions: Mapping[str, int], server: int) -> str:
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
-    """In one step: writers of a write-ahead log go on, and what they commit meanwhile is not in the copy."""
+    """Copy in one step: with a write-ahead log writers go on, and their commits meanwhile are not in the copy."""
     if not source.is_file():
         raise FileNotFoundError(f"{source}: no such database; run the backup in the project's root")
     uri = f"{source.resolve().as_uri()}?mode=rw"
@@ -134,7 +134,7 @@ def _copy_sqlite(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as copy,
     ):
         live.backup(copy)
-        copy.execute("PRAGMA journal_mode=DELETE")  # the copy is one file, whole without a log
+        copy.execute("PRAGMA journal_mode=DELETE")  # so that the copy is one file, without a log beside it
 
 
 def _dump(url: URL, target: Path, connection: Connection) -> None:
@@ -144,7 +144,7 @@ def _dump(url: URL, target: Path, connection: Connection) -> None:
 
 
 def _address(url: URL) -> list[str]:
-    """Where the database is, and who asks; not the password."""
+    """Options with host, port, user and database, without the password."""
     from psycopg.conninfo import make_conninfo
 
     more = {name: str(value) for name, value in url.query.items() if name != "password"}
@@ -157,15 +157,18 @@ def _run(command: list[str], url: URL) -> None:
     environment = {**os.environ, "PGPASSWORD": str(password)} if password else dict(os.environ)
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if answer.returncode:
-        said = " ".join(answer.stderr.split())[:300]
-        raise ValueError(f"{Path(command[0]).name}: {said}; check the database and that it can be reached")
+        message = " ".join(answer.stderr.split())[:300]
+        raise ValueError(f"{Path(command[0]).name}: {message}; check the database and that it can be reached")
 
 
 def _program(name: str, connection: Connection) -> str:
-    """For the server of the connection. Of two equal ones not that of the path, which in Debian may run another one."""
+    """The program for the connection's server.
+
+    Of equal versions the one below `_INSTALLED` is taken: Debian's wrapper on PATH may start another version.
+    """
     on_path = shutil.which(name)
-    found = [*_INSTALLED.glob(f"*/bin/{name}"), *([Path(on_path)] if on_path else [])]
-    return choose_program(name, {str(path): _major(path) for path in found}, _server_major(connection))
+    paths = [*_INSTALLED.glob(f"*/bin/{name}"), *([Path(on_path)] if on_path else [])]
+    return choose_program(name, {str(path): _major(path) for path in paths}, _server_major(connection))
 
 
 def _server_major(connection: Connection) -> int:

@@ -1,4 +1,4 @@
-"""The files of a backup: where each lies now, and what it is called there.
+"""The files that go into a backup: where each lies now, and its name in the backup.
 
 bundle = write_bundle(root, scratch / "repository.bundle")
 objects = find_objects(root, [bundle.commit, *commits])     # what DVC keeps of these commits
@@ -23,12 +23,12 @@ from tasks.backup.consistency import local_folder
 from tasks.integrations.git import has_commit, run_git
 
 _OBJECTS = "files/md5"  # below DVC's cache, and below a remote that is a folder
-_UNFINISHED = re.compile(r"\.num_bytes|\.lock|\..*\.tmp")  # rewritten at any moment, and not missed
+_UNFINISHED = re.compile(r"\.num_bytes|\.lock|\..*\.tmp")  # may change at any moment, and are not needed
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on its way into a backup; one that has an md5 is the first of `paths` that is what it says."""
+    """A file for a backup: the first of `paths`, or the first whose content has the md5 where one is given."""
 
     paths: tuple[Path, ...]
     name: str
@@ -46,7 +46,7 @@ class GitBundle:
 
 @dataclass(frozen=True)
 class DvcObjects:
-    """What DVC keeps of some commits."""
+    """The objects that DVC keeps for some commits."""
 
     sources: tuple[Source, ...]
     num_missing: int  # neither in the cache nor in a remote that is a folder
@@ -58,7 +58,7 @@ class DvcObjects:
 
 
 def write_bundle(root: Path, path: Path) -> GitBundle:
-    """Every branch and tag. Raises ValueError where there is no commit to keep, or only a part of the history."""
+    """Bundle every branch and tag. Raises ValueError for a repository without commits, and for a shallow clone."""
     if not run_git(root, "rev-parse", "--verify", "HEAD", check=False):
         raise ValueError(f"{root.resolve()}: no git repository with a commit; run the backup in the project's root")
     if run_git(root, "rev-parse", "--is-shallow-repository", check=False) == "true":
@@ -75,7 +75,7 @@ def write_bundle(root: Path, path: Path) -> GitBundle:
 def find_objects(root: Path, commits: Iterable[str]) -> DvcObjects:
     """The objects that the locks of these commits name; the first commit is the one that is checked out."""
     places = _object_places(root)
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     uncached: list[str] = []
     unknown: list[str] = []
     missing: set[str] = set()
@@ -91,14 +91,14 @@ def find_objects(root: Path, commits: Iterable[str]) -> DvcObjects:
             for md5_of_part in _with_members(md5, places):
                 source = _object(md5_of_part, places)
                 if source.paths:
-                    found[md5_of_part] = source
+                    sources[md5_of_part] = source
                 else:
                     missing.add(md5_of_part)
-    return DvcObjects(tuple(found.values()), len(missing), tuple(uncached), tuple(unknown))
+    return DvcObjects(tuple(sources.values()), len(missing), tuple(uncached), tuple(unknown))
 
 
 def _object_places(root: Path) -> tuple[Path, ...]:
-    """The cache, and a remote that is a folder."""
+    """The object folders of DVC's cache, and of its remote where that is a folder."""
     command = [sys.executable, "-m", "dvc", "cache", "dir"]
     answer = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -108,14 +108,14 @@ def _object_places(root: Path) -> tuple[Path, ...]:
 
 
 def _outputs(lock: str) -> Iterator[tuple[str, str]]:
-    """Path and md5 of each."""
+    """Path and md5 of each output in a dvc.lock."""
     stages: Mapping[str, Any] = (yaml.safe_load(lock) or {}).get("stages", {})
     for stage in stages.values():
         yield from ((out["path"], out["md5"]) for out in stage.get("outs", ()) if "md5" in out)
 
 
 def not_kept(dvc_yaml: str) -> re.Pattern[str]:
-    """The outputs that say `cache: false`; ${…} stands for any name."""
+    """A pattern of the outputs with `cache: false`; ${…} stands for any name."""
     stages: Mapping[str, Any] = (yaml.safe_load(dvc_yaml) or {}).get("stages", {})
     kinds = (stage.get("do", stage).get(kind, ()) for stage in stages.values() for kind in ("outs", "metrics"))
     named = [out for outs in kinds for out in outs]
@@ -125,7 +125,7 @@ def not_kept(dvc_yaml: str) -> re.Pattern[str]:
 
 
 def _with_members(md5: str, places: tuple[Path, ...]) -> Iterator[str]:
-    """An object, and for a directory the objects of its files, as far as its list is anywhere what its md5 says."""
+    """The md5 of an object, and for a directory those of its files, if an undamaged list of them is found."""
     yield md5
     if not md5.endswith(".dir"):
         return
@@ -145,7 +145,7 @@ def _object(md5: str, places: tuple[Path, ...]) -> Source:
 
 
 def below(folder: Path, name: str) -> list[Source]:
-    """Every finished file below a folder, `name` standing for the folder; none where it is not there."""
+    """Every finished file below a folder, with `name` in place of the folder's path; empty for a missing folder."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     finished = (path for path in paths if not _UNFINISHED.fullmatch(path.name))
     return [Source((path,), f"{name}/{path.relative_to(folder).as_posix()}") for path in finished]

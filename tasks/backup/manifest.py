@@ -1,12 +1,12 @@
-"""What a backup says of itself: manifest.json, written last, without which a backup is none.
+"""The manifest of a backup: manifest.json, written last. A folder without it is not a backup.
 
-manifest = read_backup_manifest(folder)                # ValueError for one that never came to its end
-check_files(folder, manifest, progress)         # ValueError for a byte that is not what was kept
+manifest = read_backup_manifest(folder)         # ValueError for an incomplete backup
+check_files(folder, manifest, progress)         # ValueError for a missing or changed file
 
 <time>/manifest.json
 <time>/records.db  tracking.db                  or .dump: PostgreSQL's own format
 <time>/repository.bundle                        all of git
-<time>/keys/…                                   the audit chain's, and the entry that it ended with
+<time>/keys/…                                   the audit log's, and the entry that it ended with
 <time>/artifacts/<experiment>/…                 what MLflow keeps beside its database
 <time>/models/<fingerprint>/…                   models that the records name by their folder
 <time>/objects/<xx>/<…>                         what DVC keeps, by md5
@@ -62,7 +62,7 @@ class BackupManifest:
     commit: str
     records: DatabaseDump
     tracking: DatabaseDump
-    head: ChainHead | None  # the last entry of the audit chain in the records; None: it has none yet
+    head: ChainHead | None  # the last entry of the audit log in the records; None: it has none yet
     inspector: str  # models:/… of the champion, else of the challenger, else of the newest; "" where there is none
     registered: tuple[str, ...]  # models:/… of every version
     experiments: Mapping[str, str]  # id → where its files were; only those whose files are in the backup
@@ -71,7 +71,7 @@ class BackupManifest:
     keys: str  # place
     remote: str  # place of DVC's remote, "" where it is no folder of the project
     left_out: tuple[str, ...]  # what is not here, and where it is
-    problems: tuple[str, ...]  # what the parts say of each other and does not hold
+    problems: tuple[str, ...]  # references between the parts that do not resolve
     files: Mapping[str, BackedUpFile]  # path in the backup
 
     @property
@@ -83,7 +83,7 @@ class BackupManifest:
 
     @classmethod
     def from_text(cls, text: str) -> BackupManifest:
-        """Raises ValueError, TypeError, KeyError or AttributeError for anything else."""
+        """Raises ValueError, TypeError, KeyError or AttributeError for text that is not a manifest."""
         raw: dict[str, Any] = json.loads(text)
         if raw.pop("format") != _FORMAT:
             raise ValueError(f"another format than {_FORMAT}")
@@ -97,7 +97,7 @@ class BackupManifest:
 
 
 def read_backup_manifest(folder: Path) -> BackupManifest:
-    """Raises ValueError where the backup was never completed, or its manifest is none."""
+    """Raises ValueError where the backup was never completed, or its manifest is invalid."""
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder}: no {MANIFEST}, so no complete backup; name another one")
@@ -111,7 +111,7 @@ def read_backup_manifest(folder: Path) -> BackupManifest:
 
 
 def check_files(folder: Path, manifest: BackupManifest, progress: Progress) -> None:
-    """Raises ValueError with the first file that is not there, or not what was kept."""
+    """Raises ValueError with the first file that is missing or has changed."""
     with progress.task("verify", total=len(manifest.files)) as task:
         for name, kept in manifest.files.items():
             path = folder / name
@@ -135,5 +135,5 @@ def names_outside(manifest: BackupManifest) -> list[str]:
 
 
 def _is_below(name: str) -> bool:
-    """Any name that POSIX allows, `:` and `\\` too, which trace ids and images bring along."""
+    """Allows any POSIX name, also with `:` and `\\`, which trace ids and image names may hold."""
     return "\0" not in name and not any(part in {"", ".", ".."} for part in name.split("/"))

@@ -1,9 +1,9 @@
-"""A project again from its backup: verified first, put in place, then tried.
+"""Restore a project: verify its backup, put the files in place, and try the result.
 
     done = restore("/mnt/backup/20260105T060000Z", Path("/srv/inspection"), progress)
 
-Nothing is written before every file of the backup is found to be what was kept, and the folder and the databases to
-be empty. MLflow keeps absolute places of its files: they become those of the new folder.
+Nothing is written before every file of the backup is verified, and the folder and the databases are found to be empty.
+MLflow keeps absolute locations of its files: they are changed to the new folder.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from tasks.integrations.registry_comparison import split_uri
 _BUNDLE = "repository.bundle"
 _CACHE = ".dvc/cache"
 _OBJECTS = f"{_CACHE}/files/md5"
-_MODELS = "data/models"  # of models that the records name by their folder: a place of their own, by fingerprint
+_MODELS = "data/models"  # for models that the records name by their folder; one folder per fingerprint
 _KEYS = "keys"
 _PRIVATE_FOLDER = 0o700
-_READ_ONLY = 0o444  # as DVC keeps what it has verified
+_READ_ONLY = 0o444  # as DVC marks objects that it has verified
 
 
 @dataclass(frozen=True)
@@ -69,29 +69,29 @@ class RestoreCheck:
 
 @dataclass(frozen=True)
 class RestoreDone:
-    """What is there again, and what was tried."""
+    """What was restored, and the results of the checks on it."""
 
     folder: str
     num_files: int
     num_bytes: int
-    num_entries: int  # of the audit chain, all sound
+    num_entries: int  # of the audit log, all verified
     registered: tuple[str, ...]
     inspector: str  # the version that was tried, "" where none is registered
     inspected: tuple[RestoreCheck, ...]
     stale: tuple[str, ...]  # stages that the next retraining has to run again
     left_out: tuple[str, ...]
     problems: tuple[str, ...]  # that the backup knew of, and classes that could not be tried
-    environment: Mapping[str, str]  # to be set before work goes on there
+    environment: Mapping[str, str]  # variables to be set before anything runs in the folder
     seconds: float
 
 
 @one_line_errors("make room if it is full, empty the folder, try again")
 def restore(backup: str, folder: Path, progress: Progress) -> RestoreDone:
-    """Bring a backup into an empty or missing folder, and its dumps into empty databases.
+    """Restore a backup into an empty or missing folder, and its dumps into empty databases.
 
-    Raises ValueError, with nothing written, for a backup that is incomplete or damaged, and for a folder or a database
-    that is not empty; and where what was restored turns out not to be sound. The working directory and the environment
-    of this process stay as they are: other threads may be at work.
+    Raises ValueError, with nothing written, for an incomplete or damaged backup, and for a folder or a database that is
+    not empty; later also where the restored project does not verify. The working directory and the environment of this
+    process stay as they are: other threads may be running.
     """
     started, folder = time.monotonic(), folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -154,14 +154,14 @@ def _url(database: DatabaseDump, named: str, setting: str, folder: Path) -> str:
 
 
 def _to_set(settings: Settings, folder: Path) -> dict[str, str]:
-    """The variables that a process in the folder would not have if it were started like this process."""
+    """The variables that a process in the folder needs in addition to the environment of this process."""
     here = Settings()
-    found = {}
+    variables = {}
     for name in ("database_url", "tracking_uri", "audit_keys"):
         value = str(getattr(settings, name))
         if str(getattr(here, name)) not in {value, value.replace(f"{folder}/", "")}:
-            found[f"SHADOWLINE_{name.upper()}"] = value
-    return found
+            variables[f"SHADOWLINE_{name.upper()}"] = value
+    return variables
 
 
 # --- put in place ---------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _to_set(settings: Settings, folder: Path) -> dict[str, str]:
 
 def _put_in_place(source: Path, manifest: BackupManifest, folder: Path, settings: Settings, progress: Progress) -> None:
     _clone(source / _BUNDLE, manifest.branch, folder)
-    _dvc(folder, "cache", "dir", "--local", _CACHE)  # wherever the committed settings have it
+    _dvc(folder, "cache", "dir", "--local", _CACHE)  # whatever the committed settings say
     _make_private(folder / manifest.keys)
     targets = {name: target for name in manifest.files if (target := _target(name, manifest, folder)) is not None}
     with progress.task("restore", total=len(targets)) as bar:
@@ -188,7 +188,7 @@ def _put_in_place(source: Path, manifest: BackupManifest, folder: Path, settings
 
 
 def _target(name: str, manifest: BackupManifest, folder: Path) -> Path | None:
-    """Where a file of the backup belongs; None for what is no file there."""
+    """Where a file of the backup belongs; None for the git bundle and for dumps, which are loaded instead."""
     databases = (manifest.records, manifest.tracking)
     files = {database.file: database.place for database in databases if database.kind is DatabaseKind.SQLITE}
     if name in files:
@@ -208,7 +208,7 @@ def _target(name: str, manifest: BackupManifest, folder: Path) -> Path | None:
 
 
 def _clone(bundle: Path, branch: str, folder: Path) -> None:
-    """Every branch and tag, and nothing that points back to the backup."""
+    """Clone every branch and tag, without a reference back to the backup."""
     folder.mkdir(parents=True, exist_ok=True)
     for command in (
         ("init", "--quiet", "--initial-branch=restoring"),
@@ -220,7 +220,7 @@ def _clone(bundle: Path, branch: str, folder: Path) -> None:
 
 
 def _make_private(keys: Path) -> None:
-    """For their owner alone before the first of them is there."""
+    """Create the folder of the keys, for its owner alone, before the first key is written."""
     keys.mkdir(parents=True, exist_ok=True)
     keys.chmod(_PRIVATE_FOLDER)
 
@@ -235,7 +235,7 @@ def _copy(source: Path, target: Path, *, is_private: bool) -> None:
 
 
 def _protect_objects(manifest: BackupManifest, folder: Path) -> None:
-    """What DVC keeps is read-only, and lies in a local remote as well."""
+    """Make DVC's objects read-only, and link them into a local remote as well."""
     objects = folder / _OBJECTS
     for path in objects.glob("*/*"):
         path.chmod(_READ_ONLY)
@@ -247,12 +247,12 @@ def _dvc(folder: Path, *arguments: str) -> None:
     command = [sys.executable, "-m", "dvc", *arguments]
     answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if answer.returncode:
-        said = " ".join(answer.stderr.split())[:300]
-        raise ValueError(f"dvc {arguments[0]} in {folder}: {said}; try `dvc repro` there")
+        message = " ".join(answer.stderr.split())[:300]
+        raise ValueError(f"dvc {arguments[0]} in {folder}: {message}; try `dvc repro` there")
 
 
 def _move_models(engine: Engine, manifest: BackupManifest, folder: Path) -> None:
-    """Where the models are now that the records name by their folder."""
+    """Change the locations of the models that the records name by their folder."""
     with engine.begin() as connection:
         for fingerprint in manifest.models:
             location = str(folder / _MODELS / fingerprint)
@@ -263,7 +263,7 @@ def _move_models(engine: Engine, manifest: BackupManifest, folder: Path) -> None
 
 
 def _check_out(folder: Path) -> None:
-    """Every output of the lock that the backup holds."""
+    """Check out every output of the lock that the backup holds."""
     _dvc(folder, "checkout", "--quiet", "--force", "--allow-missing")
 
 
@@ -275,21 +275,21 @@ def _stale(folder: Path) -> tuple[str, ...]:
 
 
 def _check_chain(chain: Chain, tracking: mlflow.MlflowClient, manifest: BackupManifest, progress: Progress) -> int:
-    """Returns the number of entries. Raises ValueError for a chain that is not the one that the manifest names."""
-    found = chain.verify(progress, witnesses=witnesses_in(tracking))
-    if not found.sound:
-        raise ValueError(f"audit chain: {found.reason}; restore another backup")
-    last = (found.last.number, found.last.hash) if found.last else None
+    """Number of entries. Raises ValueError for an audit log that is not sound, or does not end as in the manifest."""
+    verification = chain.verify(progress, witnesses=witnesses_in(tracking))
+    if not verification.sound:
+        raise ValueError(f"audit chain: {verification.reason}; restore another backup")
+    last = (verification.last.number, verification.last.hash) if verification.last else None
     named = (manifest.head.number, manifest.head.hash) if manifest.head else None
     if last != named:
         raise ValueError(f"audit chain: ends with {last}, the manifest names {named}; restore another backup")
-    return found.num_entries
+    return verification.num_entries
 
 
 def _inspect(
     uri: str, tracking: mlflow.MlflowClient, layout: Layout
 ) -> tuple[tuple[RestoreCheck, ...], tuple[str, ...]]:
-    """One image of the test split of every class, and a line for each class that has none here."""
+    """Inspect one test image of every class; returns the results, and a line for each class without such an image."""
     inspector = _load(uri, tracking)
     images = {name: _known_image(name, layout) for name in inspector.classes}
     untried = (f"class '{name}': not tried, no image of its test split is here" for name in images if not images[name])
@@ -297,7 +297,7 @@ def _inspect(
 
 
 def _load(uri: str, tracking: mlflow.MlflowClient) -> Inspector:
-    """The registered version, from the place that the restored registry names."""
+    """Load the registered version from the location in the restored registry."""
     place = tracking.get_model_version_download_uri(*split_uri(uri))
     folder = local_folder(place)
     if folder is not None:

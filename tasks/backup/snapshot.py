@@ -2,8 +2,9 @@
 
     done = back_up("/mnt/backup", Path(), progress)     # or s3://bucket/prefix
 
-The order makes the parts agree: what is named is copied after what names it. First the last entry that the signing
-keys remember, then the records, then the registry whose versions they name, then the keys, files and commits.
+Referrers are copied before what they refer to, so that every reference in the backup resolves: first the last entry
+that the signing keys remember, then the records, then the registry whose versions they name, then the keys, files and
+commits.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from tasks.backup.manifest import BackedUpFile, BackupManifest, DatabaseDump, Da
 from tasks.backup.targets import BackupTarget, new_place, one_line_errors
 from tasks.integrations.mlflow_registry import client
 
-BY = "backup"  # who puts backups and restores on record
+BY = "backup"  # the author of entries on backups and restores in the audit log
 _DOWNLOADS = "data/downloads"
 _TRIES = 3  # of copying both databases with no registration in between
 _SOFTWARE = ("shadowline", "mlflow", "dvc", "sqlalchemy")
@@ -54,7 +55,7 @@ _SOFTWARE = ("shadowline", "mlflow", "dvc", "sqlalchemy")
 
 @dataclass(frozen=True)
 class BackupDone:
-    """What became of a backup."""
+    """The result of a backup."""
 
     location: str
     manifest_sha256: str
@@ -63,13 +64,13 @@ class BackupDone:
     num_new_bytes: int  # that the target did not have
     has_private_keys: bool
     left_out: tuple[str, ...]
-    problems: tuple[str, ...]  # what the parts name and do not hold; see `disagreements`
+    problems: tuple[str, ...]  # references that do not resolve; see `disagreements`
     seconds: float
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the copies of the databases, git and DVC say."""
+    """What the copies of the databases, git and DVC refer to."""
 
     standing: DatabaseSnapshot
     registry: Registry
@@ -85,11 +86,11 @@ def make_backup(target: str, root: Path, with_downloads: bool = False) -> Backup
 
 @one_line_errors("make room or name another target, and run the backup again")
 def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool = False) -> BackupDone:
-    """Write a new backup below `target`, and put that on record.
+    """Write a new backup below `target`, and an entry on it into the audit log.
 
-    Raises ValueError for a project that is not in git, or not with all of its history, an MLflow server in place of
-    its store, a target that does not take it, and a name that no restore would take; what is there by then has no
-    manifest, and is none.
+    Raises ValueError for a project that is not in git or not with all of its history, for an MLflow server in place of
+    its store, for a target that cannot be written, and for a file name that a restore would refuse. A partial backup
+    has no manifest.json and is ignored.
     """
     started, at, layout = time.monotonic(), datetime.now(UTC), Layout(root)
     model_name, chain = load_params(layout.params).registry.model_name, _open_stores()
@@ -109,7 +110,7 @@ def back_up(target: str, root: Path, progress: Progress, *, with_downloads: bool
 
 
 def note_backup(chain: Chain, location: str, facts: dict[str, object]) -> None:
-    """That one was made or restored."""
+    """Enter into the audit log that a backup was made or restored."""
     body = {"location": location, **facts}
     chain.append_if_possible(Record(EntryKind.BACKUP, location.rpartition("/")[2], body, BY, datetime.now(UTC)))
 
@@ -134,7 +135,7 @@ def _done(place: BackupTarget, manifest: BackupManifest, seconds: float) -> Back
 
 
 def _open_stores() -> Chain:
-    """Both databases are there and up to date from here on. Raises ValueError for what is no database."""
+    """Create or upgrade both databases; returns the audit log. Raises ValueError for a URL of no known database."""
     kind_of(Settings().tracking_uri)
     client().search_experiments(max_results=1)
     return open_records().chain
@@ -142,7 +143,7 @@ def _open_stores() -> Chain:
 
 @contextmanager
 def _staging(layout: Layout) -> Iterator[Path]:
-    """A folder for copies on their way, empty at first whatever a kill left there; one backup at a time."""
+    """An empty folder for copies in progress; raises ValueError while another backup of the project runs."""
     layout.scratch.mkdir(exist_ok=True)
     try:
         lock = FileLock(layout.scratch / "backup.lock").acquire(timeout=0)
@@ -162,7 +163,7 @@ def _look(root: Path, staging: Path, model_name: str) -> _Seen:
     """Copy the databases and git into `staging`, in the order that makes them agree."""
     for _ in range(_TRIES):
         standing, registry, databases = _copy_databases(root, staging, model_name)
-        if agree_on_time(standing, registry):  # not where a version was registered between the two copies
+        if agree_on_time(standing, registry):  # false where a version was registered between the two copies
             break
     bundle = write_bundle(root, staging / "repository.bundle")
     return _Seen(standing, registry, bundle, find_objects(root, [bundle.commit, *registry.commits]), databases)
@@ -185,10 +186,10 @@ def _copy_databases(
 
 
 def _copy_tracking(uri: str, staging: Path, model_name: str) -> tuple[DatabaseCopy, Registry]:
-    """MLflow's store, and what its client says of the copy.
+    """Copy MLflow's store, and read the copy with MLflow's client.
 
-    No client reads a dump of PostgreSQL: there the store is asked before and after it, until both answers are the same.
-    Raises ValueError where they never are.
+    No client reads a dump of PostgreSQL: there the store is read before and after the dump, until both answers are the
+    same. Raises ValueError where they differ `_TRIES` times.
     """
     for _ in range(_TRIES):
         before = read_registry(client(), model_name) if kind_of(uri) is DatabaseKind.POSTGRESQL else None
@@ -206,14 +207,14 @@ def _kept_database(kind: DatabaseKind, file: Path, url: str, root: Path, otherwi
 
 
 def _place(root: Path, path: Path, otherwise: str) -> str:
-    """Relative to the project's root; what lies outside of it gets a place inside."""
+    """The path relative to the project's root; `otherwise` for a path outside of it."""
     absolute, home = path.resolve(), root.resolve()
     return absolute.relative_to(home).as_posix() if absolute.is_relative_to(home) else otherwise
 
 
 def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
-    """Name → where it is, and its place in the project."""
-    found = {
+    """Name of a folder → its path, and its place in the restored project."""
+    paths = {
         "inspected": layout.inspected,
         "inbox": layout.inbox,
         "additions": layout.additions,
@@ -221,7 +222,7 @@ def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
         "reproductions": layout.reproductions,
         "evidence": layout.evidence,
     }
-    places = {name: (path, path.relative_to(layout.root).as_posix()) for name, path in found.items()}
+    places = {name: (path, path.relative_to(layout.root).as_posix()) for name, path in paths.items()}
     archive = local_folder(Settings().archive_url)
     if archive is not None:
         places["archive"] = (archive, _place(layout.root, archive, "data/archive"))
@@ -229,24 +230,24 @@ def _folders(layout: Layout) -> dict[str, tuple[Path, str]]:
 
 
 def _sources(layout: Layout, seen: _Seen, with_downloads: bool) -> list[Source]:
-    """All but what is staged. Of the keys' folder the entry that it remembers is staged: it must not be newer."""
+    """All files but the staged ones. The keys' last entry is staged, since it must not be newer than the records."""
     keys = [key for key in below(Settings().audit_keys, "keys") if key.paths[0].suffix in {".pem", ".pub"}]
-    found = [*keys, *seen.objects.sources]
+    sources = [*keys, *seen.objects.sources]
     for name, location in seen.registry.experiments.items():
-        found += below(local_folder(location) or layout.root, f"artifacts/{name}")
+        sources += below(local_folder(location) or layout.root, f"artifacts/{name}")
     for fingerprint, folder in seen.standing.folders.items():
-        found += below(folder, f"models/{fingerprint}")
+        sources += below(folder, f"models/{fingerprint}")
     for name, (path, _) in _folders(layout).items():
-        found += below(path, f"folders/{name}")
+        sources += below(path, f"folders/{name}")
     for place in (*seen.objects.uncached, *([_DOWNLOADS] if with_downloads else [])):
-        found += in_project(layout.root, place)
-    return found
+        sources += in_project(layout.root, place)
+    return sources
 
 
 def _keep_all(
     place: BackupTarget, sources: Sequence[Source], progress: Progress
 ) -> tuple[dict[str, BackedUpFile], list[str]]:
-    """What was kept, and a line for every object that is not what its name says; what is gone by now is left out."""
+    """Copy the sources; returns the files, and a line per damaged object. Files deleted meanwhile are left out."""
     files: dict[str, BackedUpFile] = {}
     damaged: list[str] = []
     with progress.task("backup", total=len(sources)) as bar:
@@ -254,7 +255,7 @@ def _keep_all(
             name = source.name.removeprefix("staged/")
             sound = next((path for path in source.paths if _is_itself(path, source.md5)), None)
             if sound is not None:
-                with suppress(FileNotFoundError):  # a run's or a kept image's, deleted in this moment
+                with suppress(FileNotFoundError):  # a file of a run, or a kept image, deleted at this moment
                     files[name] = place.keep(sound, name)
             elif source.md5:
                 damaged.append(f"{source.paths[0]}: not what its name says; fetch it again with `dvc pull`")

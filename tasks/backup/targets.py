@@ -1,12 +1,12 @@
 """Where backups lie: folders side by side, or an S3 bucket in which equal files are kept once.
 
     place = new_place("/mnt/backup", now)           # or s3://bucket/prefix
-    place.keep(path, "records.db")                  # → Kept
+    place.keep(path, "records.db")                  # → BackedUpFile
     place.finish(manifest)                          # last: from here on it is a backup
     with local_copy("/mnt/backup/20260105T060000Z") as folder: …
 
-In a folder, a file that this backup or the one before has already, byte for byte, is a hard link to it. In S3 a file
-lies under its own hash, objects/<sha256>, and the manifests of all backups name it.
+In a folder, a file equal to a file of this backup or of the backup before is a hard link to it. In S3 a file lies under
+its own hash, objects/<sha256>, and the manifests of all backups refer to it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def new_place(target: str, at: datetime) -> BackupTarget:
 
 @contextmanager
 def local_copy(backup: str, scratch: Path, progress: Progress) -> Iterator[Path]:
-    """The backup as a folder; one in S3 is fetched into `scratch` for that long."""
+    """The backup as a folder; a backup in S3 is fetched into a temporary folder below `scratch`."""
     if not backup.startswith("s3://"):
         yield _existing(Path(backup.removeprefix("file://")))
         return
@@ -71,14 +71,14 @@ def local_copy(backup: str, scratch: Path, progress: Progress) -> Iterator[Path]
 
 @contextmanager
 def one_line_errors(way_out: str) -> Iterator[None]:
-    """A disk that is full, or a folder that is not to be written, as a ValueError; what is not there says so itself."""
+    """Turn an OSError, such as a full disk, into a ValueError of one line; FileNotFoundError passes unchanged."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        said = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise ValueError(f"{said}; {way_out}") from None
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise ValueError(f"{message}; {way_out}") from None
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -88,17 +88,17 @@ def one_line_errors(way_out: str) -> Iterator[None]:
 class FolderPlace:
     folder: Path
     _known: dict[str, Path]  # sha256 → a file of this backup or the one before
-    _sound: set[str] = field(default_factory=set)  # of those whose bytes were looked at
+    _sound: set[str] = field(default_factory=set)  # sha256 of the known files that were verified
     num_new_bytes: int = 0
 
     @classmethod
     def begin(cls, target: Path, name: str) -> FolderPlace:
-        known = _files_of(newest(target))
+        files = _files_of(newest(target))
         try:
             (target / name).mkdir(parents=True, mode=_PRIVATE_FOLDER)
         except FileExistsError:
             raise ValueError(f"{target / name}: is there already; another backup began in this second") from None
-        return cls(target / name, known)
+        return cls(target / name, files)
 
     @property
     def location(self) -> str:
@@ -123,15 +123,15 @@ class FolderPlace:
             os.fsync(file.fileno())
 
     def _link(self, sha256: str, target: Path) -> bool:
-        """Whether a known file served; it is read before, so that no backup inherits another one's damage."""
-        known = self._known.get(sha256)
-        if known is None:
+        """Link a known file with this hash, if there is one; verified first, so that no backup inherits damage."""
+        source = self._known.get(sha256)
+        if source is None:
             return False
         try:
-            if sha256 not in self._sound and file_sha256(known) != sha256:
+            if sha256 not in self._sound and file_sha256(source) != sha256:
                 return False
-            os.link(known, target)
-        except OSError:  # it is gone or unreadable, or has its fill of links, or the file system has none
+            os.link(source, target)
+        except OSError:  # the file is gone, is unreadable or has too many links, or the file system has no links
             return False
         self._sound.add(sha256)
         return True
@@ -139,12 +139,12 @@ class FolderPlace:
 
 def newest(target: Path) -> Path | None:
     """The last complete backup below a folder."""
-    found = sorted(path.parent for path in target.glob(f"*/{MANIFEST}"))
-    return found[-1] if found else None
+    backups = sorted(path.parent for path in target.glob(f"*/{MANIFEST}"))
+    return backups[-1] if backups else None
 
 
 def _files_of(backup: Path | None) -> dict[str, Path]:
-    """sha256 → file; none where the manifest cannot be read: links spare bytes, and nothing hangs on them."""
+    """sha256 → file; empty where the manifest cannot be read, since links only save space."""
     if backup is None:
         return {}
     try:
@@ -155,13 +155,13 @@ def _files_of(backup: Path | None) -> dict[str, Path]:
 
 
 def _existing(folder: Path) -> Path:
-    """Raises FileNotFoundError; and ValueError, naming one that is complete, where this one is not."""
+    """Raises FileNotFoundError for a missing backup, and ValueError, naming a complete one, for an incomplete one."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such backup; name the folder that `shadowline backup` wrote")
     if (folder / MANIFEST).is_file():
         return folder
-    other = newest(folder) or newest(folder.parent)
-    way_out = f"the newest complete one is {other}" if other else "none is beside it"
+    complete = newest(folder) or newest(folder.parent)
+    way_out = f"the newest complete one is {complete}" if complete else "none is beside it"
     raise ValueError(f"{folder}: no {MANIFEST}, so no complete backup; {way_out}")
 
 
@@ -192,8 +192,8 @@ class S3Place:
 
     def keep(self, path: Path, name: str) -> BackedUpFile:
         sha256, num_bytes = file_sha256(path), path.stat().st_size
-        known = self.storage.find(_object(sha256))
-        if known is None or (known.sha256, known.num_bytes) != (sha256, num_bytes):
+        existing = self.storage.find(_object(sha256))
+        if existing is None or (existing.sha256, existing.num_bytes) != (sha256, num_bytes):
             stored = self.storage.put(path, _object(sha256))
             self.num_new_bytes += stored.num_bytes
             if stored.sha256 != sha256:

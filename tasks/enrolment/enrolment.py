@@ -1,4 +1,4 @@
-"""A new product from Prefect: its images, its starter model, and its place in the multi-class model."""
+"""Enrolment of a new product: its images, its starter model, and its entry into the multi-class model."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _STARTERS = {str(DetectorKind.WINCLIP): EnrolmentPhase.ZERO_SHOT, str(DetectorKi
 
 
 class RefusedEnrolmentError(ValueError):
-    """The evidence speaks against it; everything is as it was before. The message says why."""
+    """The enrolment is refused, and everything is as it was before. The message says why."""
 
 
 @dataclass(frozen=True)
 class EvaluationBaseline:
-    """What an enrolment must leave as it is, and what it is compared with."""
+    """The state before an enrolment: what must not change, and the scores to compare with."""
 
     class_fingerprints: dict[str, str]
     decoder_sha256: str
@@ -68,7 +68,7 @@ class EvaluationBaseline:
 def take_images(class_name: str, location: str, layout: Layout, params: Params) -> InboxContents:
     """Copy new images from a folder or an s3:// prefix into the class's inbox; returns all that lies there.
 
-    Raises ValueError that names the images, with none of them kept, where too many cannot be trusted.
+    Raises ValueError that names the images, with none of them kept, where too many are refused.
     """
     inbox = Inbox(layout.inbox, class_name)
     if location:
@@ -78,7 +78,7 @@ def take_images(class_name: str, location: str, layout: Layout, params: Params) 
         if len(done.refused) > params.data.max_refused_share * len(offered):
             for path in done.new:
                 path.unlink()
-                with suppress(OSError):  # others lie there; a class without any would be taken for a new one
+                with suppress(OSError):  # other images lie there; an empty folder would be taken for a new class
                     os.removedirs(path.parent)
             raise ValueError(_name_all(f"class '{class_name}': {len(done.refused)} images refused", done.refused))
         for line in done.refused:
@@ -95,11 +95,11 @@ def _name_all(subject: str, lines: Sequence[str]) -> str:
 def take_additions(class_name: str, location: str, layout: Layout, params: Params) -> Intake:
     """New images of a class of the model, from a folder or an s3:// prefix, or else from its inbox.
 
-    Raises ValueError that names the images where too many cannot be trusted.
+    Raises ValueError that names the images where too many are refused.
     """
     offers = _offers(class_name, location, layout, params)
-    known = known_images(params.classes, layout)
-    taken = Additions(layout.additions, class_name).keep(offers, known, params.data, datetime.now(UTC))
+    existing = known_images(params.classes, layout)
+    taken = Additions(layout.additions, class_name).keep(offers, existing, params.data, datetime.now(UTC))
     if len(taken.refused) > params.data.max_refused_share * len(offers):
         raise ValueError(_name_all(f"class '{class_name}': {len(taken.refused)} images refused", taken.refused))
     for line in taken.refused:
@@ -149,9 +149,9 @@ class Starter:
 
 @task
 def make_starter(class_name: str, stock: InboxContents, params: Params, layout: Layout) -> Starter:
-    """Words where there is no image, the better of words and references where there are some; tried and examined.
+    """Build, try and validate the starter: zero-shot without images, else the better of zero-shot and few-shot.
 
-    Raises MissingWeightsError where there are neither images nor weights for words.
+    Raises MissingWeightsError where there are neither images nor weights for zero-shot.
     """
     phase = choose_phase(len(stock.normals), params.enrolment)
     directory = layout.starter(class_name)
@@ -170,7 +170,7 @@ def make_starter(class_name: str, stock: InboxContents, params: Params, layout: 
 def _make_of_images(
     class_name: str, stock: InboxContents, params: Params, layout: Layout, directory: Path
 ) -> tuple[EnrolmentPhase, Trial]:
-    """References, unless words are here, may answer by the deployment rule, and tell more apart."""
+    """Few-shot, unless zero-shot has its weights, may answer by the deployment rule, and has the higher AUROC."""
     normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
     encoder = load_encoder(layout.encoder, pick_device())
     trial = try_few_shot(class_name, normals, defects, encoder, params)
@@ -186,7 +186,7 @@ def _make_of_images(
 
 
 def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
-    """As many as a starter or its trial can use."""
+    """Open as many images as a starter or its trial can use."""
     return [open_within(path, params.data) for path in paths[: params.enrolment.few_shot_images]]
 
 
@@ -194,7 +194,7 @@ def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
 
 
 def check_enrollable(class_name: str, params: Params, *, update: bool, resumed: bool) -> None:
-    """A class that exists is updated on demand only."""
+    """Raises ValueError for an update of a class that is not in the model, and for an enrolment of one that is."""
     if resumed:  # killed when all was done but the registration
         return
     if update and class_name not in params.classes:
@@ -205,7 +205,7 @@ def check_enrollable(class_name: str, params: Params, *, update: bool, resumed: 
 
 @task
 def snapshot_metrics(class_name: str, root: Path, *, resumed: bool) -> EvaluationBaseline:
-    """What is in the model now. Raises ValueError where a stage is stale: it would run as well.
+    """The state of the model now. Raises ValueError where a stage is stale: it would run as well.
 
     `resumed`: after a kill, the import of the class itself may have to run.
     """
@@ -220,7 +220,7 @@ def snapshot_metrics(class_name: str, root: Path, *, resumed: bool) -> Evaluatio
 
 
 def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
-    """What the evaluation gave its test images last; None for a class that it does not know."""
+    """Scores of the class's test images in the last evaluation; None for a class that was not in it."""
     path = layout.evaluation(class_name) / "scores.parquet"
     return pd.read_parquet(path, columns=["image_id", "label", "score"]) if path.is_file() else None
 
@@ -228,8 +228,8 @@ def _scores_of(class_name: str, layout: Layout) -> pd.DataFrame | None:
 def accept(
     class_name: str, before: EvaluationBaseline, root: Path, summary: Summary, new: frozenset[str] | None = None
 ) -> None:
-    """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, touches another class, or got
-    worse on the test images that it had before. `new`: the images to look at; without it, all of the class."""
+    """Raises RefusedEnrolmentError where the class looks like another one, fails a gate, changes another class, or got
+    worse on the test images that it had before. `new`: the images to check; without it, all images of the class."""
     layout = Layout(root)
     params = load_params(layout.params)
     num_images = sum(summary.num_images[class_name].values()) if new is None else len(new)
@@ -247,7 +247,7 @@ def accept(
 def confusable_classes(
     class_name: str, params: Params, layout: Layout, among: frozenset[str] | None = None
 ) -> list[str]:
-    """The class's own normal images that another class of the model would rather call its own, with its name."""
+    """One line for each normal image of the class that is identified as another class of the model."""
     manifest = read_manifest([layout.manifest(class_name)])
     if among is None:
         normal = [*ids_of(manifest, Split.TRAIN), *ids_of(manifest, Split.VAL)]
@@ -260,8 +260,12 @@ def confusable_classes(
     embedded = embed_all(
         FeatureFile(layout.features(class_name)), [FeatureKey(image_id) for image_id in normal]
     ).numpy()
-    found = zip(normal, (identities.identify(one) for one in embedded), strict=True)
-    return [f"{names[i]}: looks like {one.class_name}" for i, one in found if one.class_name not in {None, class_name}]
+    identified = zip(normal, (identities.identify(embedding) for embedding in embedded), strict=True)
+    return [
+        f"{names[image_id]}: looks like {identification.class_name}"
+        for image_id, identification in identified
+        if identification.class_name not in {None, class_name}
+    ]
 
 
 def _refuse_touched(class_name: str, before: EvaluationBaseline, layout: Layout) -> None:
@@ -278,7 +282,7 @@ def _refuse_touched(class_name: str, before: EvaluationBaseline, layout: Layout)
 
 
 def _refuse_loss(class_name: str, before: EvaluationBaseline, params: Params, layout: Layout) -> None:
-    """On the same test images; new ones are judged by the gates."""
+    """Compare the AUROC on the test images from before; new test images are judged by the gates."""
     scores = _scores_of(class_name, layout)
     if before.scores is None or scores is None:
         return
@@ -301,19 +305,19 @@ def _auroc_of(scores: pd.DataFrame) -> float:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """Where one class stands on its way in."""
+    """How far the enrolment of a class has come."""
 
     class_name: str
     num_normal: int  # in the inbox
     num_defects: int
     due: EnrolmentPhase  # by its images
-    reached: EnrolmentPhase | None  # by what is on record; None: nothing answers yet
+    reached: EnrolmentPhase | None  # by the records; None: no model answers yet
     auroc: float | None  # of the starter's trial
     missing: int  # normal images that the next phase lacks
 
     @property
     def is_due(self) -> bool:
-        """More images make a better few-shot model, and other phases are entered once."""
+        """Whether an enrolment is worthwhile: more images improve a few-shot model, other phases are entered once."""
         return self.reached is not EnrolmentPhase.BANK and (
             self.due is not self.reached or self.due is EnrolmentPhase.FEW_SHOT
         )
@@ -323,14 +327,14 @@ def list_enrolments(root: Path) -> list[Enrolment]:
     """Every class that has a folder in the inbox, or a starter model on record."""
     layout = Layout(root)
     params = load_params(layout.params)
-    tags = {one.place.class_name: one.tags for one in reversed(list_legacy())}
-    started = {name for name, found in tags.items() if found.get("kind") in _STARTERS}
+    tags = {model.place.class_name: model.tags for model in reversed(list_legacy())}
+    started = {name for name, class_tags in tags.items() if class_tags.get("kind") in _STARTERS}
     names = sorted({*classes_waiting(layout.inbox), *started})
     return [_enrolment(name, params, layout, tags.get(name, {})) for name in names]
 
 
 def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, str]) -> Enrolment:
-    """`tags`: of the class's newest model in the place of a legacy one."""
+    """`tags`: of the class's newest legacy or starter model."""
     stock = Inbox(layout.inbox, class_name).stock
     num_normal = len(stock.normals)
     reached = EnrolmentPhase.BANK if class_name in params.classes else _STARTERS.get(tags.get("kind", ""))
@@ -341,10 +345,10 @@ def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, 
 
 @task
 def collect_due(location: str, root: Path) -> list[str]:
-    """Classes whose images allow more than is on record, each tried once for the images that it has.
+    """Classes whose images allow a further phase than the one reached; each is tried once per number of images.
 
-    `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or nothing.
-    A class whose images cannot be taken in is named in the log, and keeps no other from its turn.
+    `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or empty.
+    A class whose images cannot be taken in is logged, and does not block the other classes.
     """
     layout = Layout(root)
     params = load_params(layout.params)

@@ -1,4 +1,4 @@
-"""A class's entry in params.yaml is made or changed; where that does not end well, everything is as it was before."""
+"""A transaction on a class's entry in params.yaml: where it fails, everything is as it was before."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tasks.integrations.git import require_clean, revert_to_head
 
 @contextmanager
 def params_transaction(class_name: str, entry: Mapping[str, Any], root: Path) -> Iterator[None]:
-    """params.yaml holds `entry`, as far as it goes, for the class; whatever goes wrong inside, all is as it was before.
+    """Update the class's entry in params.yaml with `entry`; an exception inside restores the state before.
 
-    After a kill, the mark that it leaves lets the next run of any flow put that right (`recover_enrolment`).
+    After a kill, the marker file makes the next run of any flow restore it (`recover_enrolment`).
     """
     layout = Layout(root)
     require_clean(root)
@@ -37,7 +37,7 @@ def params_transaction(class_name: str, entry: Mapping[str, Any], root: Path) ->
 
 
 def recover_enrolment(root: Path) -> str | None:
-    """Undo an enrolment that did not come to its end; returns its class, or None where there is none."""
+    """Undo an unfinished enrolment; returns its class, or None where there is no such enrolment."""
     layout = Layout(root)
     if not layout.enrolling.is_file():
         return None
@@ -50,7 +50,7 @@ def recover_enrolment(root: Path) -> str | None:
 
 
 def _set_aside(layout: Layout, class_name: str) -> None:
-    """Copies of the outputs that DVC does not keep."""
+    """Copy the outputs that DVC does not keep."""
     shutil.rmtree(layout.set_aside, ignore_errors=True)
     for path in _uncached(layout, class_name):
         if path.exists():  # a new class has no report of its import
@@ -69,7 +69,7 @@ def _uncached(layout: Layout, class_name: str) -> tuple[Path, ...]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file or a folder, in the place of what is there."""
+    """Copy a file or a folder, and replace an existing target."""
     if source.is_dir():
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)

@@ -1,10 +1,10 @@
-"""What flows and commands put on record, and what the registry knows of the chain.
+"""The entries of flows and commands in the audit log, and the registry's tags that witness it.
 
-    append_entry(Record(Kind.BACKUP, "2026-07-01", {"files": 812}, operator(), now))
+    append_entry(Record(EntryKind.BACKUP, "2026-07-01", {"files": 812}, operator(), now))
     note_registration(version, layout)       # and what changed since the version before
 
-Nothing here waits for a key: what cannot be signed is noted, and sealed later. What says the same as the last time
-is not noted again, so that each can be repeated without harm.
+Nothing here waits for a key: what cannot be signed is noted, and sealed later. An entry equal to the last of its kind
+is not noted again, so that each call can be repeated without harm.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ def operator() -> str:
 
 
 def append_entry(*records: Record) -> tuple[Entry, ...]:
-    """Note, and seal where a key is at hand; returns what was sealed."""
+    """Note the records, and seal them if a key is available; returns the sealed entries."""
     return open_records().chain.append_if_possible(*records)
 
 
 @retried_task
 def note_configuration(params: Params) -> None:
-    """Where params.yaml differs from what it was last: every key, from and to."""
+    """Enter every key of params.yaml that has changed since the last entry, with its old and new value."""
     chain, values = open_records().chain, params.model_dump(mode="json")
     changed = differences(_last_said(chain, EntryKind.CONFIGURATION).get("params", {}), values)
     if changed:
@@ -74,7 +74,7 @@ def note_configuration(params: Params) -> None:
 
 @retried_task
 def note_training(message: str, run_id: str, stages: Sequence[StageRun], succeeded: bool, layout: Layout) -> None:
-    """That a run has ended; `stages` are empty where it ended in one of them."""
+    """Enter that a run has ended; `stages` is empty where a stage failed."""
     body = {
         "run": run_id,
         "succeeded": succeeded,
@@ -86,9 +86,9 @@ def note_training(message: str, run_id: str, stages: Sequence[StageRun], succeed
 
 @retried_task
 def note_registration(version: ModelVersion, layout: Layout) -> None:
-    """A version with all that made it, and every class that it decides otherwise than the version before.
+    """Enter a version with its provenance, and every class that it decides otherwise than the version before.
 
-    The version is told its entry, so that the registry is a witness of the chain.
+    The version is tagged with its entry, so that the registry is a witness of the audit log.
     """
     chain = open_records().chain
     before, body = _last_said(chain, EntryKind.REGISTRATION), _registration(version, layout)
@@ -99,28 +99,28 @@ def note_registration(version: ModelVersion, layout: Layout) -> None:
 
 
 def _tell_versions(chain: Chain, new: ModelVersion) -> None:
-    """The new version, and each that was registered while no key was at hand, its last entry.
+    """Tag the new version, and each that was registered without a key, with the last entry of its registration.
 
-    What another version knows stays: it may be the witness of an entry that is gone.
+    The tag of another version stays: it may be the witness of an entry that is gone.
     """
     tracking = client()
     last = {entry.subject: entry for entry in chain.entries(kinds=[EntryKind.REGISTRATION])}
-    for known in all_versions(tracking, new.name):
-        entry = last.get(f"models:/{new.name}/{known.version}")
-        if entry and (WITNESS_TAG not in known.tags or str(known.version) == new.version):
-            told = f"{entry.number}:{entry.hash}"
-            tracking.set_model_version_tag(new.name, str(known.version), WITNESS_TAG, told)
+    for registered in all_versions(tracking, new.name):
+        entry = last.get(f"models:/{new.name}/{registered.version}")
+        if entry and (WITNESS_TAG not in registered.tags or str(registered.version) == new.version):
+            witness = f"{entry.number}:{entry.hash}"
+            tracking.set_model_version_tag(new.name, str(registered.version), WITNESS_TAG, witness)
 
 
 def note_legacy_model(class_name: str, version: ModelVersion, about: Mapping[str, str]) -> None:
-    """A legacy model on record, as its version's tags describe it; nothing where it is the class's last one already."""
+    """Enter a legacy model as its version's tags describe it; nothing where it is the class's last entry already."""
     chain, body = open_records().chain, {"version": version.uri, **about}
     if _last_said(chain, EntryKind.LEGACY, class_name) != body:
         chain.append_if_possible(_record(EntryKind.LEGACY, class_name, body))
 
 
 def note_promotion(champion: ModelVersion, by: str, replaces: str | None = None) -> None:
-    """That a version leads now; `replaces`: the version before, where the caller knows better than the chain."""
+    """Enter a new champion; `replaces`: the version before, where the caller knows better than the audit log."""
     note_champion(champion, datetime.now(UTC))
     chain = open_records().chain
     before = _last_said(chain, EntryKind.PROMOTION, champion.name).get("version")
@@ -135,49 +135,49 @@ def note_promotion(champion: ModelVersion, by: str, replaces: str | None = None)
 
 @retried_task
 def note_enrolment(class_name: str, phase: str, num_normal: int, model: str | None) -> None:
-    """How far a new product came; `model`: the version or the starter's fingerprint that may answer, if any."""
+    """Enter the phase of a new product; `model`: the version or the starter's fingerprint that may answer, if any."""
     body = {"phase": phase, "normal_images": num_normal, "model": model}
     append_entry(_record(EntryKind.ENROLMENT, class_name, body))
 
 
 def note_deletion(class_name: str, fingerprint: str, versions: Sequence[str], archive: str) -> None:
-    """That registered versions are about to be deleted; nothing where none is left."""
+    """Enter that registered versions are about to be deleted; nothing where none is left."""
     chain, body = open_records().chain, {"fingerprint": fingerprint, "versions": [*versions], "archive": archive}
     if versions and _last_said(chain, EntryKind.DELETION, class_name) != body:
         chain.append_if_possible(_record(EntryKind.DELETION, class_name, body, ENGINE))
 
 
 def registry_witnesses() -> list[ChainAnchor]:
-    """`witnesses_in` the registry that SHADOWLINE_TRACKING_URI names; none where nobody has made it yet."""
+    """`witnesses_in` the registry that SHADOWLINE_TRACKING_URI names; empty where it does not exist yet."""
     return witnesses_in(client()) if registry_exists() else []
 
 
 def witnesses_in(tracking: mlflow.MlflowClient) -> list[ChainAnchor]:
-    """What registered versions know of the entries of their registration.
+    """The entries of the audit log that registered versions name in their tags.
 
-    Raises MlflowException where the registry does not answer, and ValueError for a tag that is none.
+    Raises MlflowException where the registry does not answer, and ValueError for an invalid tag.
     """
     tagged = [version for version in tracking.search_model_versions() if WITNESS_TAG in version.tags]
     return [_witness(f"{version.name}/{version.version}", version.tags[WITNESS_TAG]) for version in tagged]
 
 
 def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Progress) -> Verification:
-    """The chain, everything outside that knows of it, and every table and version that it signs.
+    """Verify the audit log, its witnesses outside the database, and every table and version that it signs.
 
     `trusted` as in `Chain.verify`; raises ValueError where there is nothing to trust.
     """
     chain = records.chain
     witnesses, absent, problem = find_witnesses(chain)
-    found = chain.verify(progress, trusted, witnesses)
-    if not found.sound:
-        return Verification(found, absent, False, (), RegistryReport(problem=problem))
-    if found.num_entries and chain.keys.head is None and (chain.keys.public() or trusted is None):
-        absent = (f"{chain.keys.folder}/head.json is gone, and there are {found.num_entries} entries", *absent)
+    verification = chain.verify(progress, trusted, witnesses)
+    if not verification.sound:
+        return Verification(verification, absent, False, (), RegistryReport(problem=problem))
+    if verification.num_entries and chain.keys.head is None and (chain.keys.public() or trusted is None):
+        absent = (f"{chain.keys.folder}/head.json is gone, and there are {verification.num_entries} entries", *absent)
     pairs = compare_pairs(chain.engine, progress)
     registry = RegistryReport(problem=problem) if problem else compare_registry(chain)
     is_fresh = not (chain.keys.public() or chain.heads or chain.latest(EntryKind.REGISTRATION))
     return Verification(
-        chain=found,
+        chain=verification,
         absent=(*absent, *registry.absent),
         is_fresh=is_fresh,
         tables=(*compare_tables(chain.engine), pairs.table),
@@ -188,7 +188,7 @@ def verify_all(records: Records, trusted: Mapping[str, str] | None, progress: Pr
 
 
 def find_witnesses(chain: Chain) -> tuple[list[ChainAnchor], tuple[str, ...], str]:
-    """What the registry and the second place know; what is not there; why the registry does not answer."""
+    """Anchors in the registry and in the second place; what is absent there; why the registry does not answer."""
     witnesses, absent, problem = [], [], ""
     try:
         witnesses += registry_witnesses()
@@ -217,10 +217,10 @@ def _record(kind: EntryKind, subject: str, body: Mapping[str, Any], by: str = ""
 
 
 def _last_said(chain: Chain, kind: EntryKind, subject: str = "") -> dict[str, Any]:
-    """The body of the last of its kind; empty where there is none."""
-    found = chain.latest(kind, subject)
-    said: dict[str, Any] = json.loads(found.body) if found else {}
-    return said
+    """The body of the last entry of a kind; empty where there is none."""
+    entry = chain.latest(kind, subject)
+    body: dict[str, Any] = json.loads(entry.body) if entry else {}
+    return body
 
 
 def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
@@ -229,13 +229,13 @@ def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
         **{name: version.tags.get(name) for name in PROVENANCE},
         **{name: version.tags[name] for name in TURNED if name in version.tags},
         "class_fingerprints": version.class_fingerprints,
-        "decides_by": {name: _deciding(one) for name, one in calibrations.items()},
+        "decides_by": {name: _deciding(calibration) for name, calibration in calibrations.items()},
         "metrics": signed_metrics(client(), version.tags.get("results_run")),
     }
 
 
 def _deciding(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """What people mean by a class's threshold: the number, what it promises, and of what the score is made."""
+    """What decides on a class: its threshold, its target false-positive rate, and how its score is made."""
     recipe = calibration["recipe"]
     return {
         "threshold": calibration["threshold"],
@@ -249,7 +249,7 @@ def _threshold_records(before: Mapping[str, Any], after: Mapping[str, Any], vers
     old, new = before.get("decides_by", {}), after["decides_by"]
     changed = {name: differences(old.get(name, {}), new.get(name, {})) for name in sorted({*old, *new})}
     return [
-        _record(EntryKind.THRESHOLD, name, {"version": version.uri, "changed": found})
-        for name, found in changed.items()
-        if found
+        _record(EntryKind.THRESHOLD, name, {"version": version.uri, "changed": change})
+        for name, change in changed.items()
+        if change
     ]

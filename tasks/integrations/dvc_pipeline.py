@@ -1,7 +1,7 @@
 """DVC from Prefect: which stages are stale, and running one with its log, progress and metrics passed on.
 
 A stage's own lines arrive as JSON (shadowline/core/progress.py) or as plain text; text goes to the Prefect log,
-progress to a bar, metrics to whoever asked for them.
+progress to a bar, metrics to a callback.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rich.progress import Progress as RichBars
 from rich.progress import TaskID
 
 from shadowline.core.atomic_files import read_json
+from shadowline.core.fork_server import ForkServer
 from shadowline.core.layout import Layout
 from shadowline.stages.code import write_code_hashes
 
@@ -32,9 +33,10 @@ Metric = Callable[[str, float, int], None]  # name, value, step
 
 _LOG_EVERY_S = 20.0
 _ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
-_ALWAYS_CHANGED = "always changed"  # what DVC says of the stage `code`, whatever it finds
+_ALWAYS_CHANGED = "always changed"  # DVC's status of the stage `code`, whether it has changed or not
 _RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
 _ANEW = ("--force", "--no-run-cache", "--no-commit")
+_NO_SERVER: Mapping[str, str] = {}
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
 
@@ -44,24 +46,30 @@ class StageFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class StageRun:
-    """What became of one stage of dvc.yaml, all its classes together."""
+    """The run of one stage of dvc.yaml, for all its classes together."""
 
     name: str
     skipped: bool  # nothing that it depends on has changed
     seconds: float
 
 
+def stage_server(anew: Mapping[str, str] | None = None) -> ForkServer:
+    """A fork server for DVC and the stages; `anew`: the variables that `run_stage` is given."""
+    return ForkServer({**_environment(), **(anew or {})})
+
+
 @task
-def find_stale(root: Path) -> frozenset[str]:
+def find_stale(root: Path, server: Mapping[str, str] = _NO_SERVER) -> frozenset[str]:
     """The stages (`import`, `features`, …, without their class) that `dvc status` says must run again."""
-    return frozenset(name.partition("@")[0] for name in stale_targets(root))
+    return frozenset(name.partition("@")[0] for name in stale_targets(root, server))
 
 
-def stale_targets(root: Path) -> frozenset[str]:
-    """The same, class by class: `import@bolt`. The code is looked at first: a stage whose code has changed is stale."""
+def stale_targets(root: Path, server: Mapping[str, str] = _NO_SERVER) -> frozenset[str]:
+    """Stale stages class by class: `import@bolt`. Updates the code hashes first: changed code makes a stage stale."""
     _mend_lock_file(root)
     write_code_hashes(Layout(root))
-    answer = subprocess.run(_dvc("status", "--json"), cwd=root, capture_output=True, text=True, check=False)
+    command, environment = _dvc("status", "--json", server=server), {**_environment(), **server}
+    answer = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if answer.returncode:
         raise StageFailedError(f"dvc status: {answer.stderr.strip() or answer.stdout.strip()}")
     reasons: dict[str, list[object]] = json.loads(answer.stdout or "{}")
@@ -70,11 +78,17 @@ def stale_targets(root: Path) -> frozenset[str]:
 
 @task(task_run_name="stage {name}")
 def run_stage(
-    root: Path, name: str, stale: bool, on_metric: Metric | None = None, anew: Mapping[str, str] | None = None
+    root: Path,
+    name: str,
+    stale: bool,
+    on_metric: Metric | None = None,
+    anew: Mapping[str, str] | None = None,
+    server: Mapping[str, str] = _NO_SERVER,
 ) -> StageRun:
     """`dvc repro` of one stage for every class that it is written for; skipped when nothing it reads has changed.
 
-    `anew`: variables under which it runs whatever DVC knows of it, with nothing taken from or kept in a cache.
+    `anew`: environment variables for a forced run, with nothing taken from or kept in a cache. `server`: the variables
+    of a fork server for this environment (`stage_server`).
     Raises StageFailedError with the stage's last lines, which name the rows or values at fault.
     """
     if not stale:
@@ -82,8 +96,8 @@ def run_stage(
     started = time.monotonic()
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     ran = False
-    command = _dvc("repro", "--single-item", *(_ANEW if anew is not None else ()), name)
-    environment = {**_environment(), **(anew or {})}
+    command = _dvc("repro", "--single-item", *(_ANEW if anew is not None else ()), name, server=server)
+    environment = {**_environment(), **(anew or {}), **server}
     with (
         subprocess.Popen(
             command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -108,10 +122,10 @@ def merge_runs(runs: Sequence[StageRun], again: Sequence[StageRun]) -> list[Stag
 
 
 def _mend_lock_file(root: Path) -> None:
-    """Remove DVC's list of path locks where a kill left it half written, or none who is in it lives.
+    """Remove DVC's list of path locks where a kill left it half written, or no process in it is alive.
 
-    DVC itself takes a process id for alive that a later process has, as after a restart of the machine, or a dead one
-    that nobody has buried, and says that it is busy until a person removes the list.
+    DVC itself takes a process for alive when a later process has its id, as after a restart of the machine, or when it
+    is a zombie, and reports that it is busy until a person removes the list.
     """
     locks = root / ".dvc/tmp/rwlock"
     if not locks.is_file():
@@ -127,7 +141,7 @@ def _mend_lock_file(root: Path) -> None:
 
 
 def _lives(pid: int, since: float) -> bool:
-    """Whether the process that had the id at that time is still at work."""
+    """Whether the process that had the id at that time is still running."""
     try:
         process = psutil.Process(pid)
         return bool(process.create_time() <= since and process.status() != psutil.STATUS_ZOMBIE)
@@ -187,9 +201,10 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def _environment() -> dict[str, str]:
-    """For stages, whose commands say `shadowline` and `python`: those beside this interpreter, wherever it started."""
+    """For stages: their commands `shadowline` and `python` are those beside this interpreter."""
     return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
-def _dvc(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dvc", *arguments]
+def _dvc(*arguments: str, server: Mapping[str, str] = _NO_SERVER) -> list[str]:
+    program = ["-P", "-m", "shadowline.core.forked", "dvc.cli:main"] if server else ["-m", "dvc"]
+    return [sys.executable, *program, *arguments]

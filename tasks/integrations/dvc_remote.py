@@ -2,7 +2,7 @@
 
     push_data(root, commits)                              # what dvc.lock names now, and what it named in those commits
     with open_remote(clone, root) as remote:
-        remote.fetch(output, clone)                       # each file is hashed before it counts
+        remote.fetch(output, clone)                       # each file is verified by its hash
 
     file://data/remote      relative to the project's root; file:///mnt/remote is absolute
     s3://bucket/prefix      credentials as AWS tools find them; SHADOWLINE_S3_ENDPOINT: another store
@@ -41,11 +41,11 @@ class RemoteError(ValueError):
 
 
 class DamagedError(ValueError):
-    """An object of the remote does not hold the bytes that its hash promises."""
+    """An object of the remote does not hold the bytes that its hash names."""
 
 
 class MissingError(DamagedError):
-    """An object is not there at all."""
+    """An object is missing."""
 
 
 # --- where it is ----------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ class MissingError(DamagedError):
 def configure_remote(root: Path, project: Path | None = None) -> str:
     """Tell DVC in `root` about the remote of the project (itself, where none is given); returns its address.
 
-    Raises ValueError for an address that is none, and where the package that S3 needs is not installed.
+    Raises ValueError for an invalid address, and where the package that S3 needs is not installed.
     """
     from dvc.config import Config
 
@@ -95,9 +95,9 @@ def _is_away(task: Any, run: Any, state: Any) -> bool:
 
 @task(retries=len(_DELAYS_S), retry_delay_seconds=_DELAYS_S, retry_condition_fn=_is_away)
 def push_data(root: Path, commits: Sequence[str] = ()) -> None:
-    """Bring every file of dvc.lock to the remote, and those of earlier commits as far as they are still here.
+    """Push every file of dvc.lock to the remote, and those of earlier commits that are still in the cache.
 
-    Raises RemoteError where something of dvc.lock is not there afterwards.
+    Raises RemoteError where a file of dvc.lock is not in the remote afterwards.
     """
     url = configure_remote(root)
     _push(root, url)
@@ -123,7 +123,10 @@ def _push(root: Path, url: str, commits: Sequence[str] = ()) -> None:
 
 
 def _require_all(remote: Remote, repo: Any, steps: Iterable[StageRecord]) -> None:
-    """DVC takes the list of a folder that is there for all of its files, and only warns of what is nowhere."""
+    """Push files that DVC has missed. Raises RemoteError for files that are neither in the remote nor in the cache.
+
+    DVC takes the list of a folder for all of its files, and only warns of files that are nowhere.
+    """
     wanted = {md5: out.path for step in steps for out in step.outs if out.kept for md5 in remote.objects(out)}
     lost, cache = wanted.keys() - set(remote.odb.oids_exist(list(wanted))), repo.cache.local
     here = [md5 for md5 in sorted(lost) if cache.exists(md5)]
@@ -166,7 +169,7 @@ class Remote:
         if outside := [path for path in files if not is_inside(path)]:
             raise DamagedError(f"{outside[0]}: leads out of the project")
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda one: self._fetch(one[1], root / one[0], one[0]), files.items()))
+            list(pool.map(lambda entry: self._fetch(entry[1], root / entry[0], entry[0]), files.items()))
 
     def check(self, output: Output) -> tuple[Item, ...]:
         """Read all of an output and compare it with its hashes: one item where all is well, else one per damage."""
@@ -175,8 +178,8 @@ class Remote:
         except DamagedError as error:
             return (_damage(output.path, error),)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(self._check, files.items()))
-        damages = tuple(one for one in found if one is not None)
+            checked = list(pool.map(self._check, files.items()))
+        damages = tuple(damage for damage in checked if damage is not None)
         return damages or (Item(output.path, Finding.IDENTICAL, f"{len(files)} files"),)
 
     def _check(self, file: tuple[str, str]) -> Item | None:
@@ -194,9 +197,9 @@ class Remote:
                 self.odb.fs.get_file(self.odb.oid_to_path(md5), str(temporary))
             except FileNotFoundError:
                 raise MissingError(f"{name}: not in the data remote {self.url} (md5 {md5})") from None
-            found = file_md5(temporary)
-            if found != md5.removesuffix(_FOLDER):
-                raise DamagedError(f"{name}: md5 {found} in the data remote {self.url}, on record {md5}")
+            actual = file_md5(temporary)
+            if actual != md5.removesuffix(_FOLDER):
+                raise DamagedError(f"{name}: md5 {actual} in the data remote {self.url}, on record {md5}")
 
 
 @contextmanager
@@ -215,26 +218,26 @@ def open_remote(root: Path, project: Path | None = None) -> Iterator[Remote]:
 
 
 def read_steps(root: Path, repo: Any = None) -> tuple[StageRecord, ...]:
-    """Every stage and class that dvc.yaml in `root` names, as dvc.lock has it; what others read comes before them."""
+    """Every stage and class of dvc.yaml in `root`, with the hashes of dvc.lock, in topological order."""
     from dvc.dependency.param import ParamsDependency
     from dvc.repo import Repo
     from networkx import lexicographical_topological_sort
 
     with nullcontext(repo) if repo else Repo(str(root)) as opened:
         graph = opened.index.graph.reverse()  # of DVC: a stage → what it reads from
-        found = lexicographical_topological_sort(graph, key=lambda stage: stage.name)
+        ordered = lexicographical_topological_sort(graph, key=lambda stage: stage.name)
         return tuple(
             StageRecord(
                 stage.name,
                 {dep.def_path: _hash(dep) for dep in stage.deps if not isinstance(dep, ParamsDependency)},
                 tuple(Output(out.def_path, _hash(out), out.use_cache) for out in stage.outs),
             )
-            for stage in found
+            for stage in ordered
         )
 
 
-def _hash(one: Any) -> str:
-    return one.hash_info.value or ""
+def _hash(item: Any) -> str:
+    return item.hash_info.value or ""
 
 
 def _damage(subject: str, error: DamagedError) -> Item:
@@ -249,7 +252,7 @@ def _away(url: str, error: Exception) -> str:
 
 @contextmanager
 def _answering(url: str) -> Iterator[None]:
-    """What the store refuses, or a store that is away, becomes one line."""
+    """Turn an error of the store into a RemoteError of one line."""
     try:
         yield
     except _refusals() as error:
@@ -257,7 +260,7 @@ def _answering(url: str) -> Iterator[None]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """Of a folder and of S3, where it is installed."""
+    """The errors of a folder, and of S3 where its packages are installed."""
     if importlib.util.find_spec("botocore") is None:
         return (OSError,)
     from botocore.exceptions import BotoCoreError, ClientError

@@ -31,9 +31,9 @@ class Provenance:
 
 @contextmanager
 def project_lock(root: Path, *, wait: bool = False) -> Iterator[None]:
-    """Let one run at a time work in a project; the lock is the operating system's, so that a killed run leaves none.
+    """Let one run at a time work in a project. The operating system holds the lock: a killed run releases it.
 
-    While another run holds it, wait for its end, or raise RepositoryError, at once and naming the process.
+    While another run holds it, wait for its end, or raise RepositoryError that names the process.
     """
     scratch = Layout(root).scratch
     scratch.mkdir(exist_ok=True)
@@ -79,14 +79,14 @@ def has_commit(root: Path, commit: str) -> bool:
 
 
 def require_clean(root: Path) -> None:
-    """Refuse to change files that somebody else is changing: what goes wrong is taken back to the last commit."""
+    """Raises RepositoryError for uncommitted changes, which a later `revert_to_head` would lose."""
     changed = run_git(root, "status", "--porcelain", "--", *_OURS)
     if changed:
         raise RepositoryError(f"uncommitted changes in {' and '.join(_OURS)}: commit or revert them first")
 
 
 def revert_to_head(root: Path) -> None:
-    """params.yaml, dvc.lock and everything that DVC keeps as the last commit has them."""
+    """Reset params.yaml, dvc.lock and everything that DVC keeps to the last commit."""
     run_git(root, "checkout", "HEAD", "--", *(name for name in _OURS if run_git(root, "ls-files", name)))
     answer = subprocess.run(
         [sys.executable, "-m", "dvc", "checkout", "--force"], cwd=root, capture_output=True, text=True, check=False
@@ -114,13 +114,13 @@ def _identity(root: Path) -> list[str]:
 
 
 def run_git(root: Path, *arguments: str, check: bool = True, strip: bool = True, way_out: str = "") -> str:
-    """What git answers in `root`. Where it fails: RepositoryError, which ends with `way_out`; "" without `check`."""
+    """Git's output in `root`. Where git fails: RepositoryError, which ends with `way_out`; without `check`: ""."""
     answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if answer.returncode:
         if not check:
             return ""
         command = next(
-            word for word in arguments if not word.startswith("-") and "=" not in word
+            argument for argument in arguments if not argument.startswith("-") and "=" not in argument
         )  # after -c NAME=VALUE
         reason = " ".join(answer.stderr.split())[:300] or "failed"
         raise RepositoryError(f"git {command}: {reason}{f'; {way_out}' if way_out else ''}")

@@ -34,8 +34,8 @@ from tasks.integrations.retry import retried_task
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 _MAX_PARAMS = 100  # in one request, as MLflow allows
-STORE_ERRORS = (MlflowException, SQLAlchemyError)  # the latter bare where a connection dies while MLflow rolls back
-_NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})  # the model; the alias
+STORE_ERRORS = (MlflowException, SQLAlchemyError)  # the latter where a connection dies during MLflow's rollback
+_NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})  # no such model; no such alias
 
 log = get_logger(__name__)
 
@@ -70,7 +70,7 @@ def client() -> mlflow.MlflowClient:
 
 @retried_task
 def start_run(experiment: str, params: Mapping[str, Any]) -> str:
-    """Open a run with all hyper-parameters; returns its id. The retry of a task goes on with the run that it opened."""
+    """Open a run with all hyper-parameters; returns its id. The retry of a task continues the run that it opened."""
     tracking = client()
     experiment_id = _find_experiment(tracking, experiment)
     opened_by = {"opened_by": str(task_run.id)} if task_run.id else {}
@@ -83,16 +83,16 @@ def start_run(experiment: str, params: Mapping[str, Any]) -> str:
 
 
 def _find_experiment(tracking: mlflow.MlflowClient, name: str) -> str:
-    """Its id. A new one keeps its files below SHADOWLINE_ARTIFACTS_URL; one that exists keeps them where it did."""
-    found, wanted = tracking.get_experiment_by_name(name), Settings().artifacts_url.rstrip("/")
-    if found is None:
+    """The experiment's id. A new experiment keeps its files below SHADOWLINE_ARTIFACTS_URL, others stay as they are."""
+    existing, wanted = tracking.get_experiment_by_name(name), Settings().artifacts_url.rstrip("/")
+    if existing is None:
         return str(tracking.create_experiment(name, f"{wanted}/{name}" if wanted else None))
-    if wanted and not found.artifact_location.startswith(f"{wanted}/"):
+    if wanted and not existing.artifact_location.startswith(f"{wanted}/"):
         log.warning(
             "experiment %s keeps its files in %s as before; SHADOWLINE_ARTIFACTS_URL=%s holds for new experiments, "
-            "see registry.experiment in params.yaml", name, found.artifact_location, wanted,
+            "see registry.experiment in params.yaml", name, existing.artifact_location, wanted,
         )  # fmt: skip
-    return str(found.experiment_id)
+    return str(existing.experiment_id)
 
 
 @retried_task
@@ -102,7 +102,7 @@ def close_run(run_id: str, succeeded: bool) -> None:
 
 @retried_task
 def log_results(run_id: str, summary: Summary, files: list[Path]) -> None:
-    """The means, gates and files of a finished evaluation."""
+    """Log the means, gates and files of a finished evaluation."""
     tracking = client()
     for name, value in result_metrics(summary).items():
         tracking.log_metric(run_id, name, value)
@@ -111,7 +111,7 @@ def log_results(run_id: str, summary: Summary, files: list[Path]) -> None:
 
 
 def result_metrics(summary: Summary) -> dict[str, float]:
-    """`test/auroc`, `gate/drop/bolt`: the numbers of a summary as a run has them."""
+    """`test/auroc`, `gate/drop/bolt`: the numbers of a summary, as a run logs them."""
     means = summary.model_dump(include={"means"})["means"]
     metrics = {f"test/{name}": value for name, value in means.items()}
     for check in summary.verdict.checks:
@@ -125,7 +125,7 @@ def result_metrics(summary: Summary) -> dict[str, float]:
 def register(run_id: str, params: Params, layout: Layout, summary: Summary, provenance: Provenance) -> ModelVersion:
     """Register the package as a new version with its provenance; alias `challenger` only when the verdict passed.
 
-    A package whose fingerprint is registered already gives that version back, with the tags that it has: they are
+    For a package whose fingerprint is registered already, that version is returned with the tags that it has: they are
     written once, and another judgement of it is a further record (tasks/integrations/rejudgement.py). Registering twice
     is harmless, also after a kill in between.
     """
@@ -135,22 +135,22 @@ def register(run_id: str, params: Params, layout: Layout, summary: Summary, prov
         tracking, run_id, name, layout.package, config
     )
     verdict = summary.verdict
-    known = describe_version(tracking, name, version)
+    registered = describe_version(tracking, name, version)
     log_provenance(tracking, name, version, params, layout.root)
-    if "verdict" in known.tags and known.tags.get("results_run") != run_id:
-        judge_again(tracking, known, run_id, params, verdict, provenance)
+    if "verdict" in registered.tags and registered.tags.get("results_run") != run_id:
+        judge_again(tracking, registered, run_id, params, verdict, provenance)
     else:
         classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
         tags = {**_provenance(config, params, summary, provenance), "class_fingerprints": classes}
         tags |= {"results_run": run_id, "verdict": word_of(verdict)}  # the verdict last: it says that all is written
         for key, value in tags.items():
             tracking.set_model_version_tag(name, version, key, value)
-    _move_challenger(tracking, known, verdict)
+    _move_challenger(tracking, registered, verdict)
     return describe_version(tracking, name, version)
 
 
 def _provenance(config: Mapping[str, Any], params: Params, summary: Summary, provenance: Provenance) -> dict[str, str]:
-    """All that an auditor needs to make the same model again."""
+    """All that an auditor needs to reproduce the model."""
     return {
         "git_commit": provenance.git_commit,
         "dvc_lock_sha256": provenance.dvc_lock_sha256,
@@ -160,12 +160,12 @@ def _provenance(config: Mapping[str, Any], params: Params, summary: Summary, pro
     }
 
 
-def _move_challenger(tracking: mlflow.MlflowClient, known: ModelVersion, verdict: Verdict) -> None:
-    """To a version that passed; away from one that fails now, unless only a latency speaks against one that passed."""
+def _move_challenger(tracking: mlflow.MlflowClient, version: ModelVersion, verdict: Verdict) -> None:
+    """Set the alias on a version that passed; remove it from one that fails now, unless on latency alone."""
     if verdict.passed:
-        tracking.set_registered_model_alias(known.name, CHALLENGER, known.version)
-    elif CHALLENGER in known.aliases and not verdict.failed_on_latency_only:  # it passed once, under other gates
-        tracking.delete_registered_model_alias(known.name, CHALLENGER)
+        tracking.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    elif CHALLENGER in version.aliases and not verdict.failed_on_latency_only:  # it passed once, under other gates
+        tracking.delete_registered_model_alias(version.name, CHALLENGER)
 
 
 def _log_version(
@@ -185,7 +185,7 @@ def _log_version(
 
 
 def new_version(tracking: mlflow.MlflowClient, model_name: str, run_id: str, logged: Any, fingerprint: str) -> str:
-    """Make what was logged in a run a version of a registered model, found again by its fingerprint."""
+    """Register a logged model as a new version, tagged with its fingerprint."""
     with suppress(MlflowException):  # exists already
         tracking.create_registered_model(model_name)
     tags = {"fingerprint": fingerprint}
@@ -196,8 +196,10 @@ def new_version(tracking: mlflow.MlflowClient, model_name: str, run_id: str, log
 
 
 def find_version(tracking: mlflow.MlflowClient, model_name: str, fingerprint: str) -> str | None:
-    found = [one for one in all_versions(tracking, model_name) if one.tags.get("fingerprint") == fingerprint]
-    return str(found[0].version) if found else None
+    versions = [
+        version for version in all_versions(tracking, model_name) if version.tags.get("fingerprint") == fingerprint
+    ]
+    return str(versions[0].version) if versions else None
 
 
 def all_versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
@@ -205,7 +207,7 @@ def all_versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
 
 
 def requirements() -> list[str]:
-    """What serving needs beside the code that travels with the model, in the versions that trained it."""
+    """The packages that serving needs, in the installed versions; the library's code is logged with the model."""
     from importlib.metadata import version
 
     names = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "pandas")
@@ -214,14 +216,14 @@ def requirements() -> list[str]:
 
 
 def describe_version(tracking: mlflow.MlflowClient, model_name: str, version: str) -> ModelVersion:
-    found = tracking.get_model_version(model_name, version)
-    return ModelVersion(model_name, str(found.version), tuple(sorted(found.aliases)), dict(found.tags))
+    registered = tracking.get_model_version(model_name, version)
+    return ModelVersion(model_name, str(registered.version), tuple(sorted(registered.aliases)), dict(registered.tags))
 
 
 def list_versions(model_name: str) -> list[ModelVersion]:
     """All versions, newest first."""
     tracking = client()
-    numbers = sorted((int(one.version) for one in all_versions(tracking, model_name)), reverse=True)
+    numbers = sorted((int(version.version) for version in all_versions(tracking, model_name)), reverse=True)
     return [describe_version(tracking, model_name, str(number)) for number in numbers]
 
 
@@ -270,7 +272,7 @@ def challenger_fingerprints(model_name: str) -> dict[str, str]:
 
 
 def challenger_if_known(model_name: str) -> dict[str, str]:
-    """The same for a tick, and empty too where the registry is away: a rollback waits for no registry."""
+    """`challenger_fingerprints`, or empty where the registry is away: a rollback must not wait for the registry."""
     try:
         return challenger_fingerprints(model_name)
     except STORE_ERRORS as error:
@@ -282,10 +284,10 @@ def challenger_if_known(model_name: str) -> dict[str, str]:
 def promote_live(model_name: str, live: Mapping[str, str]) -> ModelVersion:
     """Make champion the newest version that holds exactly the models that are live, class by class.
 
-    Raises ValueError where no passed version holds them all. Again, for the version that leads already: no effect.
+    Raises ValueError where no passed version holds them all. No effect where that version is champion already.
     """
-    holding = [one for one in list_versions(model_name) if live.items() <= one.class_fingerprints.items()]
-    passed = [one for one in holding if one.tags.get("verdict") == PASSED]
+    holding = [version for version in list_versions(model_name) if live.items() <= version.class_fingerprints.items()]
+    passed = [version for version in holding if version.tags.get("verdict") == PASSED]
     if not passed:
         raise ValueError(f"{model_name}: no passed version holds the live models of {', '.join(sorted(live))}")
     tracking = client()
@@ -303,7 +305,7 @@ def _aliased(tracking: mlflow.MlflowClient, model_name: str, alias: str) -> str 
 
 
 def is_missing(error: MlflowException) -> bool:
-    """Whether the store says that there is no such thing; a store that is away says something else."""
+    """Whether the store says that the model or alias does not exist; False for a store that is away."""
     return error.error_code in _NOT_THERE
 
 

@@ -1,4 +1,4 @@
-"""Where the models of a registered version can be loaded from, and which version leads: in the records."""
+"""Notes in the records: where the models of a registered version can be loaded from, and which version is champion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def note_candidate(version: ModelVersion, at: datetime) -> None:
 
 
 def note_champion(version: ModelVersion, at: datetime) -> None:
-    """The same of the version that leads, and that it does: the gateway reads no alias of the registry."""
+    """Note the same for the champion, and that it is champion: the gateway does not read the registry's aliases."""
     locations = open_records().locations
     locations.upsert_model(_places(version), at)
     locations.set_champion(version.class_fingerprints, at)

@@ -1,4 +1,4 @@
-"""One exact version of a registered model, as the tasks hand it on."""
+"""One exact version of a registered model, as the tasks pass it on."""
 
 from __future__ import annotations
 

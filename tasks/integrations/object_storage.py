@@ -1,4 +1,4 @@
-"""Object storage for archives: a folder, or an S3 bucket; both verify by sha256 what they keep and what they give.
+"""Object storage for archives: a folder, or an S3 bucket; both verify by sha256 what they store and return.
 
     storage = open_storage()                        # what SHADOWLINE_ARCHIVE_URL names
     stored = storage.put(path, "legacy/bolt/3f….zip")
@@ -8,9 +8,9 @@
     s3://bucket/prefix             credentials as AWS tools find them; SHADOWLINE_S3_ENDPOINT: another store
 
 S3 is asked through botocore, whose "adaptive" retry mode waits longer after each of at most `_ATTEMPTS` attempts of one
-request, and asks less often where the store says that it is too much. A store that is away for longer is waited for
-(tasks/integrations/retry.py, docs/decisions/0033), what is wrong for good fails at once. Large files go in parts, each
-with a SHA-256 that the store itself verifies.
+request, and sends fewer requests where the store throttles. Longer outages are waited for
+(tasks/integrations/retry.py, docs/decisions/0033), permanent errors fail at once. Large files go in parts, each with a
+SHA-256 that the store itself verifies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shadowline.models.archive import is_inside
 from tasks.integrations.retry import T, call_with_retry, code_of, is_transient
 
 _ATTEMPTS = 5  # of one request, the first included
-_TIDYING_S = 15.0  # patience for the removal of parts, after that for the file
+_TIDYING_S = 15.0  # patience for the removal of parts, in addition to that for the file
 _PART_BYTES = 8 << 20  # files above this go in parts of this size
 _SHA256 = "sha256"  # name of the metadata
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -39,7 +39,7 @@ _CHECK = "check SHADOWLINE_ARCHIVE_URL"
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What is kept under one key."""
+    """An object under one key."""
 
     uri: str
     sha256: str
@@ -47,16 +47,16 @@ class StoredObject:
 
 
 class ObjectStore(Protocol):
-    """Keys are relative paths with `/`; one that would leave the root is refused with ValueError."""
+    """Keys are relative paths with `/`; ValueError for a key that would leave the root."""
 
     def put(self, path: Path, key: str) -> StoredObject:
-        """Keep a file; what was kept under the key before is replaced in one step."""
+        """Store a file; an earlier object under the key is replaced in one step."""
 
     def get(self, key: str, target: Path) -> StoredObject:
-        """Write what is kept to `target`; raises FileNotFoundError, or ValueError where the bytes have changed."""
+        """Write the object to `target`; raises FileNotFoundError, or ValueError where its bytes have changed."""
 
     def find(self, key: str) -> StoredObject | None:
-        """What was kept under the key, by its metadata: the bytes are not read."""
+        """The object under the key by its metadata, without reading its bytes; None for no such object."""
 
     def list(self, prefix: str = "") -> list[str]:
         """Keys that begin with `prefix`, sorted."""
@@ -115,7 +115,7 @@ class S3Storage:
     patience_s: float = 150.0  # for a store that is away; the last attempt begins before it is over
 
     def put(self, path: Path, key: str) -> StoredObject:
-        """No parts stay, unless the store is away; two processes must not put the same key at the same moment."""
+        """Leaves no parts behind, unless the store is away. Two processes must not put the same key at once."""
         sha256, name = file_sha256(path), self._name(key)
         more = {"ChecksumAlgorithm": "SHA256", "Metadata": {_SHA256: sha256}}
         more |= {"ServerSideEncryption": self.encryption} if self.encryption else {}
@@ -132,7 +132,7 @@ class S3Storage:
             raise FileNotFoundError(f"{self._uri(key)}: nothing is archived there; check SHADOWLINE_ARCHIVE_URL")
         with replace_file(target) as temporary:
             self._download(key, temporary)
-            if file_sha256(temporary) != stored.sha256:  # where it was damaged on the way, once more mends it
+            if file_sha256(temporary) != stored.sha256:  # damaged in transit, perhaps: download once more
                 self._download(key, temporary)
             _verify(temporary, stored)
         return stored
@@ -151,14 +151,14 @@ class S3Storage:
         return sorted(entry["Key"].removeprefix(self.prefix) for entry in self._objects(prefix))
 
     def mirror(self, folder: Path, suffixes: frozenset[str], *, drop_gone: bool = False) -> None:
-        """Copy the objects with these suffixes to `folder`, whoever put them: nothing is known of their bytes.
+        """Copy the objects with these suffixes to `folder`. Others may have put them, so there is no sha256 to verify.
 
-        A copy has the time of its object, so that it means the same on every machine; one that is there already stays.
-        `drop_gone`: one whose object is gone is removed. A key that leads out of `folder` raises ValueError before
+        A copy gets the time of its object, so that it is the same on every machine; an existing copy stays.
+        `drop_gone`: remove copies whose object is gone. A key that leads out of `folder` raises ValueError before
         anything is changed.
         """
-        found = [entry for entry in self._objects("") if Path(entry["Key"]).suffix.lower() in suffixes]
-        listed = {folder / self._inside(entry["Key"].removeprefix(self.prefix)): entry for entry in found}
+        entries = [entry for entry in self._objects("") if Path(entry["Key"]).suffix.lower() in suffixes]
+        listed = {folder / self._inside(entry["Key"].removeprefix(self.prefix)): entry for entry in entries}
         if drop_gone:
             for path in set(_copies(folder, suffixes)) - listed.keys():
                 path.unlink(missing_ok=True)
@@ -170,12 +170,12 @@ class S3Storage:
                     os.utime(temporary, (changed_at, changed_at))
 
     def _objects(self, prefix: str) -> Sequence[dict[str, Any]]:
-        """What the store says of the objects whose key begins with `prefix`."""
+        """The store's listing of the objects whose key begins with `prefix`."""
 
         def look() -> Sequence[dict[str, Any]]:
-            pages = self.client.get_paginator("list_objects_v2")
-            found = pages.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
-            return [entry for page in found for entry in page.get("Contents", ())]
+            paginator = self.client.get_paginator("list_objects_v2")
+            pages = paginator.paginate(Bucket=self.bucket, Prefix=f"{self.prefix}{prefix}")
+            return [entry for page in pages for entry in page.get("Contents", ())]
 
         return self._ask(prefix, look)
 
@@ -184,7 +184,7 @@ class S3Storage:
         self._ask(key, lambda: self.client.download_file(self.bucket, name, str(path), Config=_in_parts()))
 
     def _abort_uploads(self, name: str) -> None:
-        """Remove what was begun under a name: failed attempts, and a beginning whose answer was lost on its way."""
+        """Abort unfinished uploads under a name: of failed attempts, and of requests whose answer was lost."""
 
         def abort() -> None:
             begun = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=name).get("Uploads", ())
@@ -195,7 +195,7 @@ class S3Storage:
             call_with_retry(abort, min(self.patience_s, _TIDYING_S))
 
     def _inside(self, key: str) -> str:
-        """A listed key that is a path below a folder. Whoever put it may have used ':', as times do; we do not."""
+        """Require that a listed key is a path below a folder. It may hold ':' as in times, unlike our own keys."""
         if "\\" in key or "\0" in key or not {"", ".", ".."}.isdisjoint(key.split("/")):
             raise ValueError(
                 f"s3://{self.bucket}/{self.prefix}: key {key!r}: need a relative path without '//', '.', '..' or '\\'; "
@@ -210,9 +210,9 @@ class S3Storage:
         return f"s3://{self.bucket}/{self._name(key)}"
 
     def _ask(self, key: str, request: Callable[[], T]) -> T:
-        """What the store answers; what it refuses becomes one line.
+        """The store's answer, with retries; an error becomes a ValueError of one line.
 
-        A key that is not there stays botocore's own error.
+        For a missing key botocore's own error is raised.
         """
         try:
             return call_with_retry(request, self.patience_s)
@@ -261,9 +261,9 @@ def _in_parts() -> Any:
 
 
 def local_copy(location: str, scratch: Path, suffixes: frozenset[str], *, drop_gone: bool = False) -> Path:
-    """A folder as it is; of an s3:// prefix the copy below `scratch`, brought up to date.
+    """A folder itself; for an s3:// prefix its copy below `scratch`, brought up to date.
 
-    `drop_gone`: without what is in S3 no more; else it stays, for records that name the copy.
+    `drop_gone`: remove copies of files that are gone from S3; else they stay, for records that name them.
     """
     if not location.startswith("s3://"):
         return Path(location)
@@ -277,7 +277,7 @@ def local_copy(location: str, scratch: Path, suffixes: frozenset[str], *, drop_g
 def folders_of(location: str) -> list[str]:
     """Names of the folders right below a folder or an s3:// prefix, sorted.
 
-    Raises ValueError where the folder is not there.
+    Raises ValueError for a missing folder.
     """
     if not location.startswith("s3://"):
         if not Path(location).is_dir():
@@ -294,19 +294,19 @@ def _checked(key: str) -> str:
 
 
 def _copies(folder: Path, suffixes: frozenset[str]) -> Iterator[Path]:
-    """Whole ones: what is being fetched ends with .tmp."""
+    """Complete copies; a file that is being fetched ends with .tmp."""
     return (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
 
 
 def _is_copy(path: Path, changed_at: float, num_bytes: int) -> bool:
-    """By time and size; a microsecond is lost on the way to the file system and back."""
+    """Compare time and size; a file system may change the time by a microsecond."""
     return path.is_file() and abs(path.stat().st_mtime - changed_at) < 1e-3 and path.stat().st_size == num_bytes
 
 
 def _verify(path: Path, stored: StoredObject) -> None:
-    found = file_sha256(path)
-    if found != stored.sha256:
-        raise ValueError(f"{stored.uri}: sha256 {found[:12]}…, but {stored.sha256[:12]}… was put; archive it again")
+    actual = file_sha256(path)
+    if actual != stored.sha256:
+        raise ValueError(f"{stored.uri}: sha256 {actual[:12]}…, but {stored.sha256[:12]}… was put; archive it again")
 
 
 def _note(path: Path) -> Path:

@@ -1,7 +1,7 @@
-"""What happened, told to the Prefect server as events; `flows/deployments.py` says which deployments they start.
+"""Events sent to the Prefect server; `flows/deployments.py` says which deployments they start.
 
-An event may be lost, where the server is away or the process is killed: whatever it would have started, a tick of the
-rollout finds by itself.
+An event may be lost, where the server is away or the process is killed: a later tick of the rollout finds by itself
+what the event would have started.
 """
 
 from __future__ import annotations

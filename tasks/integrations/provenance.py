@@ -1,4 +1,4 @@
-"""Where a version comes from, beside its commit: what of it the registry can be held to later.
+"""The provenance of a version beside its commit, which an audit verifies later.
 
     log_provenance(tracking, "inspector", "3", params, root)      # once, at its registration
     list_files(folder)                                        # path → sha256, as they were listed then
@@ -26,33 +26,33 @@ from shadowline.models.registry_uri import download_with_retries
 
 FILES = "files.json"  # artifact of a run: path → sha256 of every file of the model that it logged
 PACKAGE = "artifacts/inspector"  # the packaged model, in the logged one
-_OF_THE_STORE = "registered_model_meta"  # MLflow writes it beside what was logged, and anew
+_OF_THE_STORE = "registered_model_meta"  # MLflow writes it itself beside the logged files, and rewrites it
 
 
 def log_provenance(tracking: mlflow.MlflowClient, model_name: str, version: str, params: Params, root: Path) -> None:
-    """Tag a version with where it comes from, beside its commit; what is tagged already stays."""
-    found = tracking.get_model_version(model_name, version)
+    """Tag a version with its provenance beside its commit; existing tags stay."""
+    registered = tracking.get_model_version(model_name, version)
     tags = {"data_url": Settings().data_url, **_encoder_source(params, root)}
-    if "verdict" not in found.tags:  # this run has made it; of an older one nobody knows
+    if "verdict" not in registered.tags:  # made by this run; the environment of an older version is unknown
         tags["environment"] = json.dumps(describe_environment(), sort_keys=True)
-    if "files_sha256" not in found.tags:
-        tags["files_sha256"] = _list_logged(tracking, f"models:/{model_name}/{version}", found)
-    for key in tags.keys() - found.tags.keys():
+    if "files_sha256" not in registered.tags:
+        tags["files_sha256"] = _list_logged(tracking, f"models:/{model_name}/{version}", registered)
+    for key in tags.keys() - registered.tags.keys():
         tracking.set_model_version_tag(model_name, version, key, tags[key])
 
 
 def _encoder_source(params: Params, root: Path) -> dict[str, str]:
-    """The bytes of the encoder's weights, where they are a file; dvc.lock does not have their hash."""
+    """The sha256 of the encoder's weights where they are a file; dvc.lock does not have it."""
     weights = root / params.encoder.location
     return {"encoder_source_sha256": file_sha256(weights)} if weights.is_file() else {}
 
 
-def _list_logged(tracking: mlflow.MlflowClient, uri: str, found: Any) -> str:
-    """Read back what was logged, keep the list of it in the run; returns the sha256 of the list."""
+def _list_logged(tracking: mlflow.MlflowClient, uri: str, registered: Any) -> str:
+    """Download the logged model, and log the list of its files in the run; returns the sha256 of the list."""
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / FILES
-        write_json(path, list_files(download(uri, str(found.source), Path(scratch) / "logged")))
-        tracking.log_artifact(str(found.run_id), str(path))
+        write_json(path, list_files(download(uri, str(registered.source), Path(scratch) / "logged")))
+        tracking.log_artifact(str(registered.run_id), str(path))
         return file_sha256(path)
 
 
@@ -63,7 +63,7 @@ def list_files(folder: Path) -> dict[str, str]:
 
 
 def download(uri: str, source: str, folder: Path) -> Path:
-    """A folder or a file of the store, below `folder`. Raises ValueError where it is not there."""
+    """Download a folder or a file of the store below `folder`. Raises ValueError where it is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return download_with_retries(

@@ -1,8 +1,8 @@
-"""What the registry holds of one version, for whoever wants to make it again or to verify it.
+"""What the registry holds of one version, for its reproduction and verification.
 
 registered = find_registered("inspector", "3")        # its tags, its run
 folder = registered.download(scratch)                 # every file of the logged model
-registered.summary(scratch)                           # data/summary.json as the run has it
+registered.summary(scratch)                           # data/summary.json of the results run
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.integrations.provenance import FILES, download, first_line
 
 @dataclass(frozen=True)
 class Registered:
-    """One exact version, with all that is needed to make it again."""
+    """One exact version, with all that is needed to reproduce it."""
 
     uri: str  # models:/inspector/3
     source: str  # where the logged model lies
@@ -30,22 +30,22 @@ class Registered:
 
     @property
     def results_run(self) -> str:
-        """The run that evaluated what the commit holds: the last one that came to this very model."""
+        """The run with the evaluation of the model: the last run that arrived at this very model."""
         return self.tags.get("results_run", self.run_id)
 
     @property
     def environment(self) -> dict[str, str]:
-        """Empty where it was not put on record."""
+        """Empty where it was not recorded."""
         return dict(json.loads(self.tags.get("environment", "{}")))
 
     def tag(self, name: str) -> str:
-        """Raises ValueError where the version has none."""
+        """Raises ValueError where the version lacks the tag."""
         if name not in self.tags:
             raise ValueError(f"{self.uri}: has no tag {name}, and cannot be made again; was it registered by hand?")
         return self.tags[name]
 
     def download(self, folder: Path) -> Path:
-        """The logged model, below `folder`. Raises ValueError where it is not there."""
+        """Download the logged model below `folder`. Raises ValueError where it is missing."""
         return download(self.uri, self.source, folder / "registered")
 
     def files(self, folder: Path) -> dict[str, str] | None:
@@ -58,11 +58,11 @@ class Registered:
         return dict(read_json(path))
 
     def summary(self, folder: Path) -> Path:
-        """data/summary.json as the run has it. Raises ValueError where it is not there."""
+        """Download data/summary.json of the results run. Raises ValueError where it is missing."""
         return download(self.uri, f"runs:/{self.results_run}/summary.json", folder / "results")
 
     def metrics(self) -> dict[str, float]:
-        """Name → value as the run has them."""
+        """Name → value in the results run."""
         return dict(client().get_run(self.results_run).data.metrics)
 
 
@@ -70,14 +70,14 @@ def find_registered(model_name: str, version: str) -> Registered:
     """Raises ValueError for a version that is not registered."""
     uri = f"models:/{model_name}/{version}"
     try:
-        found = client().get_model_version(model_name, version)
+        registered = client().get_model_version(model_name, version)
     except STORE_ERRORS as error:
         raise ValueError(f"{uri}: {first_line(error)}; `shadowline models` lists the versions") from None
-    return Registered(uri, str(found.source), str(found.run_id), dict(found.tags))
+    return Registered(uri, str(registered.source), str(registered.run_id), dict(registered.tags))
 
 
 def known_commits(root: Path, model_name: str) -> list[str]:
-    """The commits of the versions that are registered, as far as the repository has them."""
-    found = all_versions(client(), model_name)
-    commits = {one.tags["git_commit"] for one in found if "git_commit" in one.tags}
+    """The commits of the registered versions that the repository has."""
+    versions = all_versions(client(), model_name)
+    commits = {version.tags["git_commit"] for version in versions if "git_commit" in version.tags}
     return sorted(commit for commit in commits if has_commit(root, commit))

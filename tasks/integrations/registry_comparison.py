@@ -1,4 +1,4 @@
-"""The model registry, held to the audit chain: its versions, their tags, their numbers, and who leads.
+"""Compare the model registry with the audit log: its versions, their tags and metrics, and the aliases.
 
     report = compare_registry(chain)
     report.differences, report.absent
@@ -41,67 +41,67 @@ _KINDS = (EntryKind.REGISTRATION, EntryKind.LEGACY, EntryKind.PROMOTION, EntryKi
 
 @dataclass
 class _Said:
-    """What the chain says of the registry, the last word on each."""
+    """The audit log's last statement on each version and model of the registry."""
 
     registered: dict[str, Statement] = field(default_factory=dict)  # models:/NAME/VERSION → its registration
     legacy: dict[str, Statement] = field(default_factory=dict)  # likewise
-    promoted: dict[str, Statement] = field(default_factory=dict)  # name of the model → who leads
+    promoted: dict[str, Statement] = field(default_factory=dict)  # name of the model → its last promotion
     last: Statement | None = None  # the last registration of all
     waiting: dict[str, str | None] = field(default_factory=dict)  # name of the model → the version that waits
 
     @classmethod
     def by(cls, chain: Chain) -> _Said:
-        said = cls()
+        statements = cls()
         with reading_any_text(chain.engine) as connection:
             for statement in read_statements(connection, _KINDS):
-                said.hear(statement)
-        return said
+                statements.hear(statement)
+        return statements
 
-    def hear(self, one: Statement) -> None:
-        if one.kind == EntryKind.REGISTRATION:
-            self.registered[one.subject] = self.last = one
-            name, version = split_uri(one.subject)
-            if one.facts.get("verdict") == "passed":
+    def hear(self, statement: Statement) -> None:
+        if statement.kind == EntryKind.REGISTRATION:
+            self.registered[statement.subject] = self.last = statement
+            name, version = split_uri(statement.subject)
+            if statement.facts.get("verdict") == "passed":
                 self.waiting[name] = version
             elif self.waiting.get(name) == version:
                 self.waiting[name] = None
-        elif one.kind == EntryKind.LEGACY:
-            self.legacy[str(one.facts.get("version"))] = one
-        elif one.kind == EntryKind.PROMOTION:
-            self.promoted[one.subject] = one
+        elif statement.kind == EntryKind.LEGACY:
+            self.legacy[str(statement.facts.get("version"))] = statement
+        elif statement.kind == EntryKind.PROMOTION:
+            self.promoted[statement.subject] = statement
         else:  # a legacy model was deleted, with all of its versions
-            for version in one.facts.get("versions", ()):
-                self.legacy.pop(f"models:/legacy-{one.subject}/{version}", None)
+            for version in statement.facts.get("versions", ()):
+                self.legacy.pop(f"models:/legacy-{statement.subject}/{version}", None)
 
     @property
     def names(self) -> set[str]:
-        """The models that the chain knows."""
+        """Names of the models in the audit log."""
         return {split_uri(uri)[0] for uri in (*self.registered, *self.legacy)} | set(self.promoted)
 
 
 def compare_registry(chain: Chain) -> RegistryReport:
-    """The registry against the last word of the chain on each of its versions."""
-    said = _Said.by(chain)
-    if not said.names:
+    """Compare the registry with the audit log's last statement on each of its versions."""
+    statements = _Said.by(chain)
+    if not statements.names:
         return RegistryReport()
     try:
-        found = _versions() if registry_exists() else {}
-        differences = tuple(_compare(said, found))
+        versions = _versions() if registry_exists() else {}
+        differences = tuple(_compare(statements, versions))
     except STORE_ERRORS as error:
         return RegistryReport(problem=first_line(error))
-    older = sum("metrics" not in one.facts for one in said.registered.values())
-    absent = tuple(_absent(said, found))
-    return RegistryReport(len({*said.registered, *said.legacy}), older, differences, absent)
+    older = sum("metrics" not in statement.facts for statement in statements.registered.values())
+    absent = tuple(_absent(statements, versions))
+    return RegistryReport(len({*statements.registered, *statements.legacy}), older, differences, absent)
 
 
 def registry_exists() -> bool:
-    """False where the store is a file that nobody has made yet, which asking would make."""
+    """False where the store is a file that does not exist yet; a query would create it."""
     uri = Settings().tracking_uri
     return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def signed_metrics(tracking: mlflow.MlflowClient, run_id: str | None) -> dict[str, float | str]:
-    """The numbers of a results run that its registration signs; empty for a run that is gone. NaN is a text."""
+    """The metrics of a results run that its registration signs; empty for a deleted run. NaN and ±inf are text."""
     try:
         metrics = tracking.get_run(run_id).data.metrics if run_id else {}
     except MlflowException as error:
@@ -122,83 +122,89 @@ def _versions() -> dict[str, Any]:
     return {f"models:/{version.name}/{version.version}": version for version in client().search_model_versions()}
 
 
-def _compare(said: _Said, found: Mapping[str, Any]) -> Iterator[Difference]:
-    for uri, statement in said.registered.items():
-        if uri in found:
-            yield from _version_differences(uri, statement, found[uri])
-    for uri, statement in said.legacy.items():
-        if uri in found:
+def _compare(statements: _Said, versions: Mapping[str, Any]) -> Iterator[Difference]:
+    for uri, statement in statements.registered.items():
+        if uri in versions:
+            yield from _version_differences(uri, statement, versions[uri])
+    for uri, statement in statements.legacy.items():
+        if uri in versions:
             signed = {name: value for name, value in statement.facts.items() if name != "version"}
-            yield from _tag_differences(uri, statement, signed, found[uri].tags)
-    for uri, version in found.items():
-        if split_uri(uri)[0] in said.names and uri not in {*said.registered, *said.legacy}:
+            yield from _tag_differences(uri, statement, signed, versions[uri].tags)
+    for uri, version in versions.items():
+        if split_uri(uri)[0] in statements.names and uri not in {*statements.registered, *statements.legacy}:
             yield Difference("registry", "version", uri, NO_ENTRY, shown(version.tags.get("fingerprint", NOT_THERE)))
-    for name in sorted(said.names):
-        yield from _alias_differences(name, said)
+    for name in sorted(statements.names):
+        yield from _alias_differences(name, statements)
 
 
-def _version_differences(uri: str, said: Statement, version: Any) -> Iterator[Difference]:
-    facts = said.facts
+def _version_differences(uri: str, statement: Statement, version: Any) -> Iterator[Difference]:
+    facts = statement.facts
     signed = {name: facts[name] for name in PROVENANCE if name in facts}
     if facts.get("class_fingerprints"):
         signed["class_fingerprints"] = json.dumps(facts["class_fingerprints"], sort_keys=True)
-    yield from _tag_differences(uri, said, signed, version.tags)
+    yield from _tag_differences(uri, statement, signed, version.tags)
     if "metrics" in facts:
         metrics = signed_metrics(client(), version.tags.get("results_run"))
         for name in sorted({*facts["metrics"], *metrics}):
-            signed_value, found = (of.get(name, NOT_THERE) for of in (facts["metrics"], metrics))
-            if signed_value != found:
-                yield _difference(f"metrics.{name}", uri, signed_value, found, said)
+            signed_value, actual = (values.get(name, NOT_THERE) for values in (facts["metrics"], metrics))
+            if signed_value != actual:
+                yield _difference(f"metrics.{name}", uri, signed_value, actual, statement)
 
 
 def _tag_differences(
-    uri: str, said: Statement, signed: Mapping[str, Any], tags: Mapping[str, str]
+    uri: str, statement: Statement, signed: Mapping[str, Any], tags: Mapping[str, str]
 ) -> Iterator[Difference]:
     for name, value in signed.items():
         if tags.get(name) != value:
-            yield _difference(f"tags.{name}", uri, value, tags.get(name, NOT_THERE), said)
+            yield _difference(f"tags.{name}", uri, value, tags.get(name, NOT_THERE), statement)
 
 
-def _alias_differences(name: str, said: _Said) -> Iterator[Difference]:
-    """Who leads and led by the last promotion; who waits by the registrations, where the last one signs its metrics."""
+def _alias_differences(name: str, statements: _Said) -> Iterator[Difference]:
+    """Compare the aliases with the last promotion; `challenger` with the registrations, if the last signs metrics."""
     aliases = _aliases(name)
-    promotion = said.promoted.get(name)
+    promotion = statements.promoted.get(name)
     expected: dict[str, tuple[Any, Statement | None]] = {CHAMPION: (None, None)}
     if promotion is not None:
         expected[CHAMPION] = promotion.facts.get("version"), promotion
         if promotion.facts.get("replaces"):
             expected[PREVIOUS] = promotion.facts["replaces"], promotion
-    if name in said.waiting and said.last is not None and "metrics" in said.last.facts:
-        expected[CHALLENGER] = said.waiting[name], said.last
+    if name in statements.waiting and statements.last is not None and "metrics" in statements.last.facts:
+        expected[CHALLENGER] = statements.waiting[name], statements.last
     for alias, (version, statement) in expected.items():
         if aliases.get(alias) != version:
-            signed, found = version or NOT_THERE, aliases.get(alias, NOT_THERE)
-            yield _difference(f"alias.{alias}", name, signed, found, statement)
+            signed, actual = version or NOT_THERE, aliases.get(alias, NOT_THERE)
+            yield _difference(f"alias.{alias}", name, signed, actual, statement)
 
 
 def _aliases(name: str) -> dict[str, str]:
     try:
-        found = client().get_registered_model(name).aliases if registry_exists() else {}
+        aliases = client().get_registered_model(name).aliases if registry_exists() else {}
     except MlflowException as error:
         if not is_missing(error):
             raise
         return {}
-    return {alias: str(version) for alias, version in found.items()}
+    return {alias: str(version) for alias, version in aliases.items()}
 
 
-def _absent(said: _Said, found: Mapping[str, Any]) -> Iterator[str]:
-    for uri, statement in (said.registered | said.legacy).items():
-        if uri not in found:
+def _absent(statements: _Said, versions: Mapping[str, Any]) -> Iterator[str]:
+    for uri, statement in (statements.registered | statements.legacy).items():
+        if uri not in versions:
             yield f"{uri}, registered by {statement.name}, is gone from the registry; restore it from a backup"
-    for uri, statement in said.registered.items():
-        if uri in found and statement.number and WITNESS_TAG not in found[uri].tags:
+    for uri, statement in statements.registered.items():
+        if uri in versions and statement.number and WITNESS_TAG not in versions[uri].tags:
             yield (
                 f"{uri}, registered by entry {statement.number}: its tag {WITNESS_TAG} is gone; "
                 "find out who removed it; the next registration sets it again"
             )
 
 
-def _difference(column: str, key: str, signed: Any, found: Any, said: Statement | None) -> Difference:
+def _difference(column: str, key: str, signed: Any, actual: Any, statement: Statement | None) -> Difference:
     return Difference(
-        "registry", column, key, shown(signed), shown(found), said.number if said else None, said.at if said else ""
+        "registry",
+        column,
+        key,
+        shown(signed),
+        shown(actual),
+        statement.number if statement else None,
+        statement.at if statement else "",
     )

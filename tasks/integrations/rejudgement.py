@@ -1,4 +1,4 @@
-"""A registered package that is judged again: what its version is told, and what it is not.
+"""Another judgement of a registered package: what changes in the version's tags, and what does not.
 
     judge_again(tracking, version, run_id, params, verdict, provenance)
     failed_since(tracking, version)                      # gates that failed a passed version when it was judged last
@@ -66,7 +66,7 @@ def _tell_of_commits(version: ModelVersion, standing: str, verdict: Verdict, pro
 
 
 def failed_since(tracking: mlflow.MlflowClient, version: ModelVersion) -> list[str]:
-    """Gates that failed a passed version when it was judged last; none where only its latency did."""
+    """Gates that a passed version failed when it was judged last; empty where it failed on latency alone."""
     if LAST_JUDGED not in version.tags:
         return []
     failed = tracking.get_run(version.tags[LAST_JUDGED]).data.tags.get("failed_gates", "")

@@ -1,8 +1,8 @@
-"""Waiting for an S3 store that is away, and not for one that refuses.
+"""Retries for an S3 store that is away, but not for one that refuses a request.
 
     call_with_retry(lambda: client.head_object(…), patience_s=150)     # asked again for that long, with growing waits
 
-Below this, botocore repeats single requests by itself; here a whole operation is begun anew, such as a download whose
+Below this, botocore repeats single requests by itself; here a whole operation is repeated, such as a download whose
 body was cut again and again.
 """
 
@@ -15,16 +15,16 @@ from prefect import task
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 _MAX_WAIT_S = 15
-# Throttled, too slow, cut on the way, or an upload that was ended by a request whose answer was lost.
+# Throttled, too slow, cut in transit, or an upload that an earlier request ended, whose answer was lost.
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "NoSuchUpload"})
 
 T = TypeVar("T")
 
-retried_task = task(retries=3, retry_delay_seconds=[2.0, 10.0, 30.0])  # its server may be away for a moment
+retried_task = task(retries=3, retry_delay_seconds=[2.0, 10.0, 30.0])  # a server may be away for a moment
 
 
 def call_with_retry(request: Callable[[], T], patience_s: float) -> T:
-    """What the request returns; its last error where it fails for good, or for longer than `patience_s`."""
+    """The request's result; raises its last error where that is permanent, or lasts longer than `patience_s`."""
     again = Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_delay(patience_s),
@@ -35,9 +35,9 @@ def call_with_retry(request: Callable[[], T], patience_s: float) -> T:
 
 
 def configure_dvc_retries() -> None:
-    """DVC's own way to S3 repeats a request on fewer grounds: a HEAD that is answered 429 would end a push.
+    """Make DVC's S3 client retry on `is_transient` as well: else a HEAD that is answered 429 would end a push.
 
-    Where nobody answers at all, botocore has waited for a minute already, and five times as long tells no more.
+    Connection errors are left out: botocore has waited for a minute already, and five times as long would not help.
     """
     from botocore.exceptions import ConnectionError
     from s3fs.core import set_custom_error_handler
@@ -46,7 +46,7 @@ def configure_dvc_retries() -> None:
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same request may well succeed in a while. A host that cannot be found may, too."""
+    """Whether the same request may succeed later, also where the host cannot be found."""
     from boto3.exceptions import RetriesExceededError
     from botocore.exceptions import ConnectionError, FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
@@ -56,11 +56,11 @@ def is_transient(error: BaseException) -> bool:
 
 
 def code_of(error: BaseException) -> str:
-    """What the store calls it, e.g. NoSuchBucket; empty where it said nothing."""
+    """The store's code of the error, e.g. NoSuchBucket; empty where there was no answer."""
     return str(_answer(error).get("Error", {}).get("Code", ""))
 
 
 def _answer(error: BaseException) -> dict[str, Any]:
-    """What the store said, also where boto3 has wrapped it."""
-    said: dict[str, Any] = getattr(error, "response", None) or getattr(error.__context__, "response", None) or {}
-    return said
+    """The store's answer, also where boto3 has wrapped the error."""
+    response: dict[str, Any] = getattr(error, "response", None) or getattr(error.__context__, "response", None) or {}
+    return response

@@ -1,4 +1,4 @@
-"""Telling people: the Prefect log always, and a webhook where SHADOWLINE_NOTIFY_URL names one."""
+"""Notifications: to the Prefect log always, and to a webhook where SHADOWLINE_NOTIFY_URL names one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TIMEOUT_S = 5.0
 
 @task(retries=2, retry_delay_seconds=[1, 5])
 def notify(subject: str, text: str) -> None:
-    """POST {"subject": …, "text": …} to the webhook; raises httpx.HTTPError when it does not take it."""
+    """POST {"subject": …, "text": …} to the webhook; raises httpx.HTTPError where that fails."""
     get_run_logger().warning("%s: %s", subject, text)
     url = Settings().notify_url
     if url is not None:

@@ -37,7 +37,7 @@ _LONGEST_START = timedelta(minutes=10)
 def ask_for_approvals(requests: Sequence[ApprovalRequest], approvals: ApprovalStore) -> list[ApprovalRequest]:
     """Announce the requests that no open question is about, and that nobody has refused; returns them.
 
-    A webhook that does not answer keeps no question from being asked.
+    A webhook that does not answer does not stop the questions.
     """
     missing = [request for request in requests if not approvals.is_refused(request)]
     runs = open_questions() if missing else []
@@ -45,18 +45,18 @@ def ask_for_approvals(requests: Sequence[ApprovalRequest], approvals: ApprovalSt
     for request in new:
         announce_request.fn(request)
         text = f"may it enter {request.target}? Answer in Prefect, or with `shadowline rollout approve`"
-        told = notify(request.class_name, text, return_state=True)
-        if not told.is_completed():
+        notified = notify(request.class_name, text, return_state=True)
+        if not notified.is_completed():
             get_run_logger().error("class %s: nobody was told of the question", request.class_name)
     return new
 
 
 def is_asked_already(request: ApprovalRequest, own_run: UUID | None) -> bool:
-    """Whether a run that is older than one's own asks the same."""
+    """Whether a run older than `own_run` asks the same question."""
     runs = [run for run in open_questions() if is_about(run, request)]
     created = {run.id: (run.created or datetime.max.replace(tzinfo=UTC), run.id) for run in runs}
     own = created.pop(own_run, None) if own_run else None
-    return any(own is None or other < own for other in created.values())
+    return any(own is None or stamp < own for stamp in created.values())
 
 
 def open_questions(now: datetime | None = None) -> list[FlowRun]:
@@ -72,14 +72,14 @@ def open_questions(now: datetime | None = None) -> list[FlowRun]:
 
 
 def _is_open(run: FlowRun, now: datetime) -> bool:
-    """Not where its process was killed: such a run stays as if it ran for ever."""
+    """False for a run whose process was killed: its state would stay PENDING or RUNNING for ever."""
     if run.state is None:
         return False
     return run.state.type in _WAITING or now - run.state.timestamp < _LONGEST_START
 
 
 def is_about(run: FlowRun, request: ApprovalRequest) -> bool:
-    """A run that a person started names no models and is about those that the class has."""
+    """Whether a run asks this question. A run that a person started names no models, and means those of the class."""
     given = {"legacy": request.legacy, "candidate": request.candidate, **_named(run)}
     wanted = (request.class_name, str(request.target), request.legacy, request.candidate)
     return (given.get("class_name"), given.get("target"), given["legacy"], given["candidate"]) == wanted

@@ -1,7 +1,7 @@
-"""A migration in fast motion: days of images, people who review late and approve, and a tick every five minutes.
+"""A simulated migration: days of images, people who review late and approve, and a tick every five minutes.
 
-Ticks at which nothing can have changed are counted and left out: evidence is as of the ends of quarters of an hour and
-of production days, so that a tick without one of them behind it, or a person's word, finds what the one before found.
+Ticks at which nothing can have changed are counted and left out: evidence changes only at the end of a quarter of an
+hour or of a production day, and when a person labels, approves or orders something.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from tasks.rollout.tick import tick_once
 FIRST_DAY = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)  # a Monday; the demo's own calendar
 _TICK = timedelta(minutes=5)  # the shipped interval of `schedule.rollout`
 _REVIEW, _OFFICE = timedelta(hours=4), timedelta(hours=9)  # after a working day's first image
-_NIGHT = timedelta(hours=15)  # a tick that sees silence
+_NIGHT = timedelta(hours=15)  # a tick at which no images have come for a while
 _ENOUGH = timedelta(days=50)  # in which the first class has its production days without the legacy model
 _DAYS_AHEAD = 14  # whose parts are judged together
 _PEOPLE = frozenset(
@@ -74,8 +74,8 @@ class DemoStage(StrEnum):
     """Which candidate the class with the failing camera has."""
 
     FIRST = "first"  # as trained
-    SABOTAGE = "sabotage"  # params.demo.sabotage: the evidence is to stop it
-    REMEDY = "remedy"  # params.demo.remedy: the one that arrives
+    SABOTAGE = "sabotage"  # params.demo.sabotage: the evidence must stop it
+    REMEDY = "remedy"  # params.demo.remedy: the candidate that completes the rollout
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def demo_legacy_models(params: Params, layout: Layout) -> list[LegacyModel]:
 
 @task(cache_policy=NO_CACHE)
 def run_days(records: Records, params: Params, root: Path, stage: DemoStage) -> DemoResult:
-    """One day after the other until there is a reason to stop; after an interruption, go on with the next day."""
+    """Simulate day after day until there is a reason to stop; after an interruption, go on with the next day."""
     migration = DemoMigration(records, with_guard_bounds(params), root, default_progress())
     morning = _next_morning(records)
     with migration.progress.task("migration", total=params.demo.max_days) as bar:
@@ -119,14 +119,14 @@ def with_guard_bounds(params: Params) -> Params:
 
 @task
 def apply_promises(params_file: Path, promises: Mapping[str, float]) -> None:
-    """Write promised false-alarm rates into params.yaml."""
+    """Write target false-positive rates into params.yaml."""
     with editing(params_file) as content:
         for class_name, promise in promises.items():
             content["classes"][class_name]["target_fpr"] = promise
 
 
 def stage_of(params: Params) -> DemoStage:
-    """Which stage of the demo the promises in params.yaml belong to."""
+    """Which stage of the demo the target false-positive rates in params.yaml belong to."""
 
     def are_held(promises: Mapping[str, float]) -> bool:
         return all(params.classes[class_name].target_fpr == promise for class_name, promise in promises.items())
@@ -139,26 +139,26 @@ def stage_of(params: Params) -> DemoStage:
 def stop_reason(
     state: RolloutState, challenger: Mapping[str, str], morning: datetime, params: Params, stage: DemoStage
 ) -> StopReason | None:
-    """None as long as the next day has something to show. `challenger`: class → fingerprint of what waits."""
+    """None while the next day may still change something. `challenger`: class → fingerprint of the waiting version."""
     if morning - FIRST_DAY >= timedelta(days=params.demo.max_days):
         return StopReason.OUT_OF_DAYS
     if stage is not DemoStage.REMEDY:
-        one = state.of(params.demo.fault_class)
-        has_tried = one.candidate == challenger.get(one.class_name)
-        return StopReason.NEEDS_VERSION if one.phase is Phase.ROLLED_BACK and has_tried else None
+        cls = state.of(params.demo.fault_class)
+        has_tried = cls.candidate == challenger.get(cls.class_name)
+        return StopReason.NEEDS_VERSION if cls.phase is Phase.ROLLED_BACK and has_tried else None
     settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
     return StopReason.FINISHED if all(cls.phase in settled for cls in state.classes) else None
 
 
 def _next_morning(records: Records) -> datetime:
-    """The day after the last tick that left an event; days that left none are run again, to the same effect."""
+    """The day after the last tick that left an event; days without an event are run again, with the same result."""
     events = records.rollout.events()
     days = (events[-1].at - FIRST_DAY).days + 1 if events[-1].source else 0
     return FIRST_DAY + timedelta(days=days)
 
 
 class DemoMigration:
-    """The simulated plant: its parts, what the models say of them, judged a few days ahead, and its clock."""
+    """The simulated plant: its parts, the models' scores for them, computed a few days ahead, and its clock."""
 
     def __init__(self, records: Records, params: Params, root: Path, progress: Progress) -> None:
         self.records, self.params, self.root, self.progress = records, params, root, progress
@@ -183,13 +183,13 @@ class DemoMigration:
         self._tick_at(sorted(due), morning)
 
     def _tick_at(self, due: Sequence[datetime], morning: datetime) -> None:
-        """The ticks of a day at which something may have changed, and after each that moved a class the next one."""
+        """Run the ticks of a day at which something may have changed, and one more after each that moved a class."""
         waiting, before = list(due), self.num_ticks
         while waiting:
             at = waiting.pop(0)
             if at == morning + _OFFICE:
                 self._end_waiting_classes(at)
-                for asked in self._asked:  # Ada says yes to all that only waits for her
+                for asked in self._asked:  # Ada approves everything that waits only for her
                     self.records.approvals.approve(Approval(**asdict(asked), by="Ada"), at)
                 for cls in self.records.rollout.state().classes:
                     self._sign_checklist(cls, at)
@@ -201,41 +201,41 @@ class DemoMigration:
                 waiting = sorted([*waiting, at + _TICK])
         self.num_idle += int(timedelta(days=1) / _TICK) - (self.num_ticks - before)
 
-    def _pairs(self, one: ClassState, morning: datetime) -> list[Pair]:
-        """The parts begin anew with each candidate: only what was judged by these two models counts for them."""
-        if one.evidence_since is None or one.standing not in CANDIDATE_JUDGES:
+    def _pairs(self, cls: ClassState, morning: datetime) -> list[Pair]:
+        """The pairs of a day. Days count from the start of each candidate: only pairs of these two models count."""
+        if cls.evidence_since is None or cls.standing not in CANDIDATE_JUDGES:
             return []
-        if one.class_name not in self._stock:
-            self._stock[one.class_name] = stock_of(one.class_name, self.params, self.layout)
-        number, light = self.calendar.num_days(one.evidence_since, morning), self._light(one)
-        candidate = self._said(one, one.candidate, number, light)
-        legacy = self._said(one, one.legacy, number, light) if one.legacy_judges else candidate
-        parts = self._parts(one.class_name, number)
-        return day_of_pairs(one, parts, candidate, legacy, morning, self.params)
+        if cls.class_name not in self._stock:
+            self._stock[cls.class_name] = stock_of(cls.class_name, self.params, self.layout)
+        number, light = self.calendar.num_days(cls.evidence_since, morning), self._light(cls)
+        candidate = self._said(cls, cls.candidate, number, light)
+        legacy = self._said(cls, cls.legacy, number, light) if cls.legacy_judges else candidate
+        parts = self._parts(cls.class_name, number)
+        return day_of_pairs(cls, parts, candidate, legacy, morning, self.params)
 
     def _parts(self, class_name: str, day: int) -> list[SampledImage]:
         return parts_of_day(class_name, self._stock[class_name], day, self.params.demo)
 
-    def _light(self, one: ClassState) -> Light:
-        """The camera of one class fails in its first canary, and is mended when the class has rolled back."""
+    def _light(self, cls: ClassState) -> Light:
+        """The camera of one class fails in its first canary, and is repaired when the class has rolled back."""
         demo = self.params.demo
-        fails = one.class_name == demo.fault_class and one.share > min(self.params.rollout.canary_shares)
-        first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(one.class_name))
+        fails = cls.class_name == demo.fault_class and cls.share > min(self.params.rollout.canary_shares)
+        first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(cls.class_name))
         return demo.fault_light if fails and first else ORIGINAL
 
-    def _said(self, one: ClassState, fingerprint: str, day: int, light: Light) -> StreamScores:
-        """What a model says of the parts of a day, judged with those of the days after it."""
-        known = self._judged.get((fingerprint, light))
-        if known is None or any(part.image_id not in known.said for part in self._parts(one.class_name, day)):
+    def _said(self, cls: ClassState, fingerprint: str, day: int, light: Light) -> StreamScores:
+        """A model's scores for the parts of a day, computed together with those of the following days."""
+        scores = self._judged.get((fingerprint, light))
+        if scores is None or any(part.image_id not in scores.said for part in self._parts(cls.class_name, day)):
             ahead = _DAYS_AHEAD if light == ORIGINAL else 1
-            parts = [part for later in range(day, day + ahead) for part in self._parts(one.class_name, later)]
-            detector = load_detector(self.records.locations.model(fingerprint).location, one.class_name)
-            known = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
-            self._judged[fingerprint, light] = known
-        return known
+            parts = [part for later in range(day, day + ahead) for part in self._parts(cls.class_name, later)]
+            detector = load_detector(self.records.locations.model(fingerprint).location, cls.class_name)
+            scores = judge_stream(parts, detector, light, self.params, self.layout, self.progress)
+            self._judged[fingerprint, light] = scores
+        return scores
 
     def _review(self, at: datetime) -> list[datetime]:
-        """Grace labels what the last working day left, a minute each; returns when."""
+        """Grace labels the unreviewed pairs of the last working day, one a minute; returns the times."""
         labels = {part.image_id: part.label for stock in self._stock.values() for part in stock}
         times = []
         for number, pair in enumerate(reviewed(self._unreviewed, self.params.demo.labelled_share)):
@@ -260,11 +260,11 @@ class DemoMigration:
                 rollout.commit(leave(state, other.class_name, at, "Ada"))
                 state = rollout.state()
 
-    def _sign_checklist(self, one: ClassState, at: datetime) -> None:
+    def _sign_checklist(self, cls: ClassState, at: datetime) -> None:
         """Ada's part of the checklist, when the legacy model is off."""
-        if one.phase is not Phase.LEGACY_OFF:
+        if cls.phase is not Phase.LEGACY_OFF:
             return
-        on_record = self.records.approvals.evidence(one.class_name, one.legacy)
+        on_record = self.records.approvals.evidence(cls.class_name, cls.legacy)
         for item in sorted(_PEOPLE - set(on_record)):
             link = "https://example.org/migration/checklist"
-            self.records.approvals.record_evidence(one.class_name, one.legacy, item, "Ada", at, link)
+            self.records.approvals.record_evidence(cls.class_name, cls.legacy, item, "Ada", at, link)

@@ -1,4 +1,4 @@
-"""A legacy model's last years: on record, archived, its archive proven, and only then deleted.
+"""The end of a legacy model: it is registered, archived, its archive proven, and only then deleted.
 
     version = register_legacy(model, "shadowline")           # of `validate_legacy_model`
     note_legacy(version, model, now)
@@ -55,7 +55,7 @@ from tasks.integrations.object_storage import StoredObject, open_storage
 from tasks.integrations.retry import retried_task
 
 NUM_PROOF_IMAGES = 8  # known images that the original and the restored model must score alike
-PROVER = "prove_archive"  # who put the proof on record
+PROVER = "prove_archive"  # the author of the proof in the checklist
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def register_legacy(model: LegacyModel, experiment: str) -> ModelVersion:
 
 @retried_task
 def note_legacy(version: ModelVersion, model: LegacyModel, at: datetime) -> None:
-    """Let the rollout know where the legacy model of a class can be loaded from, and the audit chain that it is."""
+    """Note for the rollout where a class's legacy model can be loaded from, and enter it into the audit log."""
     place = ModelLocation(model.fingerprint, model.class_name, LEGACY, version.uri, version.version)
     open_records().locations.upsert_model([place], at)
     note_legacy_model(model.class_name, version, _tags(model))
@@ -129,7 +129,7 @@ def _log_version(tracking: mlflow.MlflowClient, name: str, model: LegacyModel, e
 
 
 def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:
-    """The model's own files as `legacy`, as they would come out of the archive, and what an image may measure."""
+    """The model's own files as `legacy`, as they would come out of the archive, and the limits of an image's size."""
     pack(model.directory, scratch / "model.zip", model.class_name, model.fingerprint)
     unpack(scratch / "model.zip", scratch / "legacy")
     bounds = {"max_pixels": model.data.max_pixels, "max_file_bytes": model.data.max_file_bytes}
@@ -181,19 +181,19 @@ def archive_legacy(class_name: str, fingerprint: str) -> StoredObject:
 def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images: Sequence[Image.Image] = ()) -> str:
     """Restore the archive into a clean folder and score known images with it and with the original.
 
-    The images are those given, or the first of the class's test split in the project at `root`. Equal scores, bit for
-    bit, put the checklist's item on record; returns its link. Raises ValueError for anything less.
+    The images are those given, or the first of the class's test split in the project at `root`. Where all scores are
+    equal, bit for bit, the checklist's item is recorded; returns its link. Raises ValueError otherwise.
     """
     records = open_records()
-    known = list(images) or _project_images(class_name, root)
-    if not known:
+    proof_images = list(images) or _project_images(class_name, root)
+    if not proof_images:
         raise ValueError(f"class '{class_name}': no test images to prove the archive with; import the class")
     place = records.locations.model(fingerprint)
     original = _load(place.location, class_name, fingerprint)
     with tempfile.TemporaryDirectory() as scratch:
         stored = _restore(class_name, fingerprint, Path(scratch) / "restored")
         restored = _load(str(Path(scratch) / "restored"), class_name, fingerprint)
-        _compare(class_name, np.asarray(original.score(known)), np.asarray(restored.score(known)))
+        _compare(class_name, np.asarray(original.score(proof_images)), np.asarray(restored.score(proof_images)))
     records.approvals.record_evidence(
         class_name, fingerprint, ChecklistItem.ARCHIVED, PROVER, datetime.now(UTC), _link(stored)
     )
@@ -201,9 +201,9 @@ def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images
 
 
 def keep_predecessor(class_name: str, fingerprint: str) -> None:
-    """A former version of the multi-class model stays where it is: other classes and auditors need it.
+    """Keep a former version of the multi-class model where it is: other classes and auditors need it.
 
-    That it loads from the registry, with the fingerprint on record, is what stands for the proof of an archive.
+    In place of an archive's proof it must load from the registry with the recorded fingerprint, else ValueError.
     """
     records = open_records()
     place = records.locations.model(fingerprint)
@@ -214,7 +214,7 @@ def keep_predecessor(class_name: str, fingerprint: str) -> None:
 
 
 def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:
-    """The archived model's files in a new `folder`, verified; `shadowline legacy import` takes it on record again."""
+    """The archived model's files in a new `folder`, verified; `shadowline legacy import` registers them again."""
     _restore(class_name, fingerprint, folder)
     return folder
 
@@ -269,7 +269,7 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
     archive = _require_proof(class_name, fingerprint)
     tracking = client()
     versions = _versions_of(tracking, class_name, fingerprint)
-    note_deletion(class_name, fingerprint, [str(one.version) for one in versions], archive)
+    note_deletion(class_name, fingerprint, [str(version.version) for version in versions], archive)
     for version in versions:
         name = registered_name(class_name)
         get_artifact_repository(tracking.get_model_version_download_uri(name, version.version)).delete_artifacts()
@@ -280,7 +280,7 @@ def delete_legacy(class_name: str, fingerprint: str) -> int:
 
 
 def _require_proof(class_name: str, fingerprint: str) -> str:
-    """The link to the proven archive."""
+    """The link to the proven archive. Raises ValueError where the proof is missing or the archive has changed."""
     subject = f"class '{class_name}', legacy model {fingerprint[:12]}…"
     proven = _proof_link(open_records().approvals, class_name, fingerprint)
     if not proven:
@@ -302,5 +302,5 @@ def _proof_link(approvals: ApprovalStore, class_name: str, fingerprint: str) -> 
 
 
 def _versions_of(tracking: mlflow.MlflowClient, class_name: str, fingerprint: str) -> list[Any]:
-    found = all_versions(tracking, registered_name(class_name))
-    return [one for one in found if one.tags.get("fingerprint") == fingerprint]
+    versions = all_versions(tracking, registered_name(class_name))
+    return [version for version in versions if version.tags.get("fingerprint") == fingerprint]

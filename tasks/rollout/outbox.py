@@ -1,4 +1,4 @@
-"""What a rollout asks of the world outside the database; every action can be repeated without harm."""
+"""The actions of a rollout outside the database; each can be repeated without harm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tasks.integrations.mlflow_registry import promote_live
 from tasks.integrations.webhook import notify
 from tasks.rollout.legacy_models import archive_legacy, delete_legacy, keep_predecessor, prove_archive
 
-_OUTSIDE = (ValueError, OSError, MlflowException, httpx.HTTPError)  # what the world answers when it cannot
+_OUTSIDE = (ValueError, OSError, MlflowException, httpx.HTTPError)  # errors of the systems outside
 
 
 DECOMMISSIONING = frozenset({ActionKind.ARCHIVE_LEGACY, ActionKind.PROVE_ARCHIVE, ActionKind.DELETE_LEGACY})
@@ -30,9 +30,9 @@ AT_ONCE = frozenset(ActionKind) - DECOMMISSIONING
 
 @task(cache_policy=NO_CACHE)
 def drain_outbox(records: Records, params: Params, root: Path, at: datetime, kinds: frozenset[ActionKind]) -> int:
-    """Do what is in the outbox of these kinds, oldest first, and cross it off; returns how many are left.
+    """Execute the pending actions of these kinds, oldest first, and mark them done; returns how many are left.
 
-    What fails is noted and tried again at the next settling, and what the same class asked for after it waits with it.
+    An action that fails is noted and tried again at the next call; later actions of the same class wait for it.
     """
     stuck: set[str] = set()
     for pending in _pending(records, kinds):
@@ -54,7 +54,7 @@ def _pending(records: Records, kinds: frozenset[ActionKind]) -> list[PendingActi
 
 
 def execute_action(action: Action, records: Records, params: Params, root: Path) -> None:
-    """Do one action; raises what the outside world raises."""
+    """Execute one action; raises the errors of the systems outside."""
     if action.kind in DECOMMISSIONING and records.locations.model(action.fingerprint).role == CANDIDATE:
         keep_predecessor(action.class_name, action.fingerprint)
         return

@@ -1,4 +1,4 @@
-"""`shadowline rollout retune` from the registry to the records."""
+"""`shadowline rollout retune`: a class's threshold from a registered version, into the records."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def _passed_version(model_name: str, version: str, class_name: str) -> ModelVers
             f"{chosen.uri}: verdict {chosen.tags.get('verdict', 'missing')!r}; only a passed version can take over"
         )
     if class_name not in chosen.class_fingerprints:
-        known = ", ".join(sorted(chosen.class_fingerprints))
-        raise ValueError(f"{chosen.uri}: does not know class {class_name!r}; it knows {known}")
+        names = ", ".join(sorted(chosen.class_fingerprints))
+        raise ValueError(f"{chosen.uri}: does not know class {class_name!r}; it knows {names}")
     return chosen
 
 
 def _check_challenger(chosen: ModelVersion, class_name: str, model_name: str) -> None:
-    """Another challenger would undo the tuning as soon as the class is free to try it."""
+    """Raises ValueError for another challenger, which would undo the tuning as soon as the class is free to try it."""
     waiting = challenger_version(model_name)
     if waiting is None or class_name not in waiting.class_fingerprints:
         return
@@ -64,12 +64,12 @@ def _check_challenger(chosen: ModelVersion, class_name: str, model_name: str) ->
 
 
 def _deciding(records: Records, fingerprint: str, class_name: str) -> Deciding:
-    """What lies where the records say that a model can be loaded from."""
+    """What decides on the class in the model at its recorded location. Raises ValueError for another fingerprint."""
     place = records.locations.model(fingerprint)
-    found = read_deciding(resolve(place.location)[0], class_name)
-    if found.fingerprint != fingerprint:
+    deciding = read_deciding(resolve(place.location)[0], class_name)
+    if deciding.fingerprint != fingerprint:
         raise ValueError(
-            f"{place.location} holds model {found.fingerprint[:12]}… of class {class_name!r}, the records name "
+            f"{place.location} holds model {deciding.fingerprint[:12]}… of class {class_name!r}, the records name "
             f"{fingerprint[:12]}…; restore it"
         )
-    return found
+    return deciding

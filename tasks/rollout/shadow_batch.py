@@ -1,4 +1,4 @@
-"""Shadow mode from Prefect: images from where they are, and both models on them."""
+"""Shadow mode as Prefect tasks: fetch images, and let both models judge them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.integrations.object_storage import folders_of, local_copy
 
 @task(retries=3, retry_delay_seconds=[2, 10, 30])
 def fetch_images(location: str, layout: Layout) -> list[Path]:
-    """The images below a folder or an s3:// prefix; the latter are copied to a scratch folder, once each change."""
+    """The images below a folder or an s3:// prefix; the latter are copied to a scratch folder after each change."""
     return find_images(local_copy(location, layout.scratch / "shadow", SUFFIXES))
 
 

@@ -1,4 +1,4 @@
-"""The records from Prefect: one tick of the rollout."""
+"""One tick of the rollout as a Prefect task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.integrations.mlflow_registry import challenger_fingerprints
 
 
 async def _is_worth_a_retry(task: object, run: object, state: State[object]) -> bool:
-    """Not where another engine was first: its tick has been made."""
+    """False where another engine committed first: its tick has been made."""
     result = await state.aresult(raise_on_failure=False)
     return not isinstance(result, ConcurrentUpdateError)
 
@@ -36,7 +36,7 @@ def begin_rollout(
     """Plan the rollout of the challenger, after the waves that are planned already; see `rollout.engine.begin`.
 
     Every class starts with the legacy model that is newest on record, a new product with its starter. Raises ValueError
-    where no challenger waits, a class has no model, or is on its way already.
+    where no challenger waits, a class has no model, or is in the rollout already.
     """
     candidates = challenger_fingerprints(params.registry.model_name)
     if not candidates:
@@ -50,7 +50,7 @@ def begin_rollout(
 
 
 def look_ahead(records: Records, challenger: Mapping[str, str], now: datetime, params: Params) -> RolloutStep:
-    """What a tick would come to now, without the orders that wait for it; nothing is written."""
+    """The step that a tick would take now, without the orders that wait for it; nothing is written."""
     state = records.rollout.state()
     return step(state, observe(state, records, challenger, now, params), params.rollout)
 

@@ -1,10 +1,10 @@
-"""The curves of a run that is still at work, in MLflow point by point.
+"""Log the curves of a running stage to MLflow, point by point.
 
     with live_metrics(run_id) as add:
         add("train/loss", 0.41, 120)        # name, value, step; never raises and never waits for the store
 
-While the store is away, points wait in memory and go with a later one, or at the end. What is still missing then is
-counted in the log: a lost point of a curve is no reason to lose the training that made it.
+While the store is away, points wait in memory and are written with a later point, or at the end. Points that are lost
+then are counted in the log: a lost point of a curve is no reason to stop a training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from tasks.integrations.mlflow_registry import STORE_ERRORS, client
 
-_PAUSE_S = 2.0  # between two looks whether the store is back
+_PAUSE_S = 2.0  # between two attempts while the store is away
 _PATIENCE_S = 60.0  # at the end
 _MAX_POINTS = 1000  # in one request, as MLflow allows
 
@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 @contextmanager
 def live_metrics(run_id: str) -> Iterator[Callable[[str, float, int], None]]:
-    """A function that writes one point of a curve into a run while a stage is still at work."""
+    """A function that writes one point of a curve into a run while a stage is running."""
     curves = _Curves(run_id, client())
     try:
         yield curves.add
@@ -38,7 +38,7 @@ def live_metrics(run_id: str) -> Iterator[Callable[[str, float, int], None]]:
 
 
 class _Curves:
-    """Points are made once, with their time, so that one that arrived before its answer was lost is no second point."""
+    """Each point is made once, with its time, so that sending it again after a lost answer makes no second point."""
 
     def __init__(self, run_id: str, tracking: mlflow.MlflowClient) -> None:
         self._run_id, self._tracking = run_id, tracking

@@ -1,10 +1,10 @@
-"""Before a full retraining: what the gateway kept and inspectors labelled, and what updates added to banks, trains.
+"""Before a full retraining: train on images that inspectors labelled in production, and on images added to banks.
 
-    take_in(root, engine)       # params.yaml names all of it, as images that the decoder learns from
+    take_in(root, engine)       # enters them into params.yaml as images that the decoder learns from
 
-Of kept images (`data/inspected`) those come in whose label is settled and that no class holds yet. Normal ones train
-and are nothing else: they were kept because a model flagged them, so that neither a threshold nor a false-alarm rate
-may be measured on them. Anomalous ones are known defects, tune or test by content.
+A kept image (`data/inspected`) is taken in where its label is settled and no class holds it yet. Normal images go to
+the train split alone: they were kept because a model flagged them, so that neither a threshold nor a false-alarm rate
+may be measured on them. Anomalous images are known defects, and go to tune or test by content.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from shadowline.data.splits import newest_and_most_different
 from shadowline.records.label_settlement import SettledLabel, settle_label
 from shadowline.records.traces import LabelEvent, first_captured, words_by_image
 
-DEFECT_TYPE = "production"  # of defects that inspectors found; what kind they are, no label says
+DEFECT_TYPE = "production"  # of defects that inspectors found; a label does not name the kind
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What production gave one class."""
+    """The images that production gave one class."""
 
     class_name: str
     index: str  # of the new images; "" where there are none
@@ -56,17 +56,17 @@ class Collected:
 
 @task(cache_policy=NO_CACHE)
 def take_in(root: Path, engine: Engine) -> list[Collected]:
-    """Collect for every class, and let the decoder learn from all that came later; params.yaml says so.
+    """Collect images for every class, and mark all additions in params.yaml as images to train on.
 
     `engine`: of the records, which hold the labels.
     """
     layout = Layout(root)
     params = load_params(layout.params)
-    known = known_images(params.classes, layout)
-    collected = [_collect(class_name, known, params, layout, engine) for class_name in params.classes]
-    for one in collected:
-        _log(one)
-    new = {one.class_name: one.index for one in collected if one.index}
+    existing = known_images(params.classes, layout)
+    collected = [_collect(class_name, existing, params, layout, engine) for class_name in params.classes]
+    for result in collected:
+        _log(result)
+    new = {result.class_name: result.index for result in collected if result.index}
     if new or any(not addition.trained for cls in params.classes.values() for addition in cls.additions):
         with editing(layout.params) as content:
             for class_name, entry in content["classes"].items():
@@ -96,15 +96,15 @@ def _log(collected: Collected) -> None:
 
 
 def _collect(
-    class_name: str, known: Mapping[str, KnownImage], params: Params, layout: Layout, engine: Engine
+    class_name: str, existing: Mapping[str, KnownImage], params: Params, layout: Layout, engine: Engine
 ) -> Collected:
-    words = words_by_image(engine, class_name)
-    kept = {path.stem: path for path in sorted((layout.inspected / class_name).glob("[!.]*")) if path.stem in words}
-    labels = {image_id: settle_label(words[image_id]) for image_id in kept if image_id not in known}
+    events = words_by_image(engine, class_name)
+    kept = {path.stem: path for path in sorted((layout.inspected / class_name).glob("[!.]*")) if path.stem in events}
+    labels = {image_id: settle_label(events[image_id]) for image_id in kept if image_id not in existing}
     settled = {image_id: label for image_id, label in labels.items() if label is not None}
     offers, num_left, refused = _choose(class_name, kept, settled, params, layout, engine)
     additions = Additions(layout.additions, class_name)
-    intake = additions.keep(offers, known, params.data, datetime.now(UTC))
+    intake = additions.keep(offers, existing, params.data, datetime.now(UTC))
     taken = {addition.image_id: addition.label for addition in intake.new}
     return Collected(
         class_name=class_name,
@@ -114,7 +114,7 @@ def _collect(
         num_left=num_left,
         disputed=tuple(sorted(set(labels) - set(settled))),
         changed=tuple(sorted(image_id for image_id in taken if settled[image_id].was_changed)),
-        refused=(*refused, *intake.refused, *_changed_since(words, known, class_name)),
+        refused=(*refused, *intake.refused, *_changed_since(events, existing, class_name)),
     )
 
 
@@ -126,7 +126,7 @@ def _choose(
     layout: Layout,
     engine: Engine,
 ) -> tuple[list[Offer], int, list[str]]:
-    """The newest and most different images, as many as a class may have; how many are left; what is no image."""
+    """The newest and most different images, as many as a class may have; how many are left; the refused files."""
     captured = first_captured(engine, class_name, set(settled))
     rows, refused = [], list[str]()
     for image_id, label in settled.items():
@@ -151,7 +151,7 @@ def _choose(
 def _row(
     image_id: str, path: Path, label: SettledLabel, captured: Mapping[str, datetime], params: Params
 ) -> dict[str, Any]:
-    """What the choice looks at. No image is newer than its label, whatever a camera's clock says."""
+    """The properties that the choice reads. No image is newer than its label, whatever a camera's clock says."""
     limits = params.data
     data = read_bounded(path, limits.max_file_bytes + 1)
     properties = measure_image(data, limits, name=path.as_posix())
@@ -173,12 +173,12 @@ def _offer(path: Path, label: SettledLabel, captured_at: datetime, layout: Layou
 
 
 def _changed_since(
-    words: Mapping[str, tuple[LabelEvent, ...]], known: Mapping[str, KnownImage], class_name: str
+    events: Mapping[str, tuple[LabelEvent, ...]], existing: Mapping[str, KnownImage], class_name: str
 ) -> list[str]:
-    """Images that came in earlier with a label that inspectors have taken back meanwhile."""
+    """A line for each image of the class whose label inspectors have changed since it was taken in."""
     lines = []
-    for image_id, said in words.items():
-        held, label = known.get(image_id), settle_label(said)
+    for image_id, history in events.items():
+        held, label = existing.get(image_id), settle_label(history)
         if held is None or held.class_name != class_name or held.label == Label.UNKNOWN:
             continue
         if label is None or label.label != held.label:

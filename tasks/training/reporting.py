@@ -26,7 +26,7 @@ def read_summary(layout: Layout) -> Summary:
 
 
 def failed_on_latency_only(layout: Layout) -> bool:
-    """Whether the last verdict, if there is one, may turn when the latency is measured again."""
+    """Whether the last verdict, if there is one, may change when the latency is measured again."""
     if not layout.summary.is_file():
         return False
     return Summary.read(layout.summary).verdict.failed_on_latency_only
@@ -34,15 +34,15 @@ def failed_on_latency_only(layout: Layout) -> bool:
 
 @task
 def write_report(layout: Layout, params: Params, runs: list[StageRun]) -> Path:
-    """The report, with the time of each stage that ran; skipped stages keep the time of when they last ran."""
+    """Write the report, with the seconds of each stage that ran; a skipped stage keeps those of its last run."""
     write_timings(layout, runs)
     return build_report(layout, params)
 
 
 def write_timings(layout: Layout, runs: Iterable[StageRun]) -> None:
     """Update data on each stage that ran; a skipped stage keeps the seconds of its last run."""
-    known = Timings.read(layout.timings).stages if layout.timings.is_file() else ()
-    seconds = {stage.name: stage.seconds for stage in known}
+    previous = Timings.read(layout.timings).stages if layout.timings.is_file() else ()
+    seconds = {stage.name: stage.seconds for stage in previous}
     seconds |= {run.name: run.seconds for run in runs if not run.skipped}
     skipped = {run.name for run in runs if run.skipped}
     stages = tuple(StageTiming(name, value, name in skipped) for name, value in seconds.items())
@@ -51,7 +51,7 @@ def write_timings(layout: Layout, runs: Iterable[StageRun]) -> None:
 
 @task(cache_policy=NO_CACHE)
 def write_migration(records: Records, params: Params, layout: Layout) -> Path:
-    """The report again, with the migration as the records tell it."""
+    """Write the report again, with the migration according to the records."""
     write_timeline(collect_timeline(records, params), layout.timeline)
     return build_report(layout, params)
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from tasks.validation.checks import main
+from shadowline.core.forked import run_forked
 
-sys.exit(main())
+sys.exit(run_forked("tasks.validation.checks:main", ["tasks.validation.checks"]))  # type: ignore[arg-type]

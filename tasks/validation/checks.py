@@ -1,4 +1,4 @@
-"""The manifest against what it must fulfil, judged by Great Expectations.
+"""Validate the manifest with Great Expectations.
 
     python -m tasks.validation
 
@@ -41,7 +41,7 @@ from tasks.validation.expectations import (
 OVERALL = "overall"  # the suite that crosses classes, and its file
 MAX_FAILED_ROWS = 20  # rows that are written and printed for one check; all are counted
 ROW_COLUMNS = ["image_id", "path", "home"]  # what Great Expectations reports of a failed row, beside its value
-# Great Expectations' pages load scripts and styles from other hosts; without a network nothing of it works.
+# Great Expectations' pages load scripts and styles from other hosts, which fails without a network.
 FROM_ELSEWHERE = re.compile(
     r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*https?://[^>]*>|url\('https?://[^)]*\)", re.DOTALL
 )
@@ -102,8 +102,8 @@ def _validate(slices: Mapping[str, pd.DataFrame], params: Params, layout: Layout
     )
     for name in slices:
         failed = _failures({name: results[name]}, Severity.CRITICAL)
-        found = ClassChecks(class_name=name, passed=not failed, checks=results[name])
-        found.write(layout.class_checks(name))
+        class_result = ClassChecks(class_name=name, passed=not failed, checks=results[name])
+        class_result.write(layout.class_checks(name))
     OverallChecks(
         passed=outcome.passed,
         critical_failures=outcome.critical_failures,
@@ -127,8 +127,8 @@ def _run(suites: Mapping[str, Suite], severities: SeverityParams, docs: Path) ->
     for name, suite in suites.items():
         checkpoint = _checkpoint(context, source, name, suite.checks, severities)
         run = checkpoint.run(batch_parameters={"dataframe": suite.table}, run_id=run_id)
-        (found,) = [result.to_json_dict() for result in run.run_results.values()]
-        results[name] = tuple(_check_result(check, severities, found["results"]) for check in suite.checks)
+        (validation,) = [result.to_json_dict() for result in run.run_results.values()]
+        results[name] = tuple(_check_result(check, severities, validation["results"]) for check in suite.checks)
     shutil.rmtree(docs, ignore_errors=True)
     context.build_data_docs()
     _settle_docs(docs, results)
@@ -166,9 +166,9 @@ def _severity(check: DataCheck, severities: SeverityParams) -> Severity:
     return severity
 
 
-def _check_result(check: DataCheck, severities: SeverityParams, found: Iterable[dict[str, Any]]) -> CheckResult:
+def _check_result(check: DataCheck, severities: SeverityParams, clauses: Iterable[dict[str, Any]]) -> CheckResult:
     """Join what Great Expectations found for the clauses of one check; a row that fails two of them counts once."""
-    own = [clause for clause in found if clause["expectation_config"]["meta"]["check"] == check.name]
+    own = [clause for clause in clauses if clause["expectation_config"]["meta"]["check"] == check.name]
     rows: dict[tuple[str, str], FailedRow] = {}
     for clause in own:
         for row in clause["result"].get("unexpected_index_list") or ():
@@ -193,9 +193,9 @@ def _failed_row(row: Mapping[str, Any], clause: Mapping[str, Any]) -> FailedRow:
     return FailedRow(row["image_id"], row["path"], value)
 
 
-def _observed(found: Sequence[Mapping[str, Any]], num_failed: int) -> str:
+def _observed(clauses: Sequence[Mapping[str, Any]], num_failed: int) -> str:
     """The aggregate that was measured, or how many rows are as expected."""
-    results = [clause["result"] for clause in found]
+    results = [clause["result"] for clause in clauses]
     if any(not result or result.get("observed_value", 0) is None for result in results):
         return "nothing to measure"
     aggregates = [result["observed_value"] for result in results if "observed_value" in result]
@@ -229,12 +229,12 @@ def _lines(name: str, check: CheckResult) -> Iterator[str]:
 
 
 def _balance(slices: Mapping[str, pd.DataFrame]) -> Balance:
-    found = balance(slices)
-    return Balance(dict(found.train_normals), found.ratio if math.isfinite(found.ratio) else None)
+    counts = balance(slices)
+    return Balance(dict(counts.train_normals), counts.ratio if math.isfinite(counts.ratio) else None)
 
 
 def _docs_config(docs: Path) -> Any:
-    """A project that keeps everything in memory but its Data Docs: without them it would open a site of its own."""
+    """A project that keeps all but its Data Docs in memory; without a given site it would make one of its own."""
     from great_expectations.data_context.types.base import (
         DataContextConfig,
         InMemoryStoreBackendDefaults,

@@ -5,7 +5,7 @@
 
 `class_checks` looks at one class's slice and at nothing else, `overall_checks` at all slices together;
 tasks/validation/checks.py hands both to Great Expectations. Its column expectations skip empty cells, so every clause
-on values stands beside one that refuses empty cells: what was not measured has not passed.
+on values comes with a clause that refuses empty cells: a missing measurement must not pass.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """Clauses that pass or fail under one name; `expected` and `way_out` are the words of its failure."""
+    """Clauses that pass or fail under one name; `expected` and `way_out` are the texts of its failure message."""
 
     name: str  # a field of params.validation.severity
     expected: str
@@ -136,10 +136,10 @@ def robust_limits(values: pd.Series, robust_range: float) -> Limits | None:
 
 
 def mask_problems(rows: pd.DataFrame, root: Path, bounds: DataParams) -> list[str | None]:
-    """What is wrong with each row's mask; None where it is right, or where there is none and none is due.
+    """The problem of each row's mask; None where the mask is right, or where it is missing and not due.
 
-    A mask is due for the anomalous test images of a class that has masks at all, but for those that came after the
-    class's source: production draws none.
+    A mask is due for the anomalous test images of a class that has masks at all, except for those that were added after
+    the class's source: production draws no masks.
     """
     masks = rows["mask_path"].fillna("")
     due = (rows["label"] == Label.ANOMALOUS) & (rows["split"] == Split.TEST) & bool((masks != "").any())
@@ -251,10 +251,10 @@ def _unique_across_splits() -> DataCheck:
     )
 
 
-def _class_balance(found: ClassBalance, max_ratio: float) -> DataCheck:
+def _class_balance(counts: ClassBalance, max_ratio: float) -> DataCheck:
     return DataCheck(
         "class_balance",
         f"largest class at most {max_ratio:g} times the smallest, in normal training images",
-        f"add normal images to class '{found.smallest}' or raise validation.max_balance_ratio",
+        f"add normal images to class '{counts.smallest}' or raise validation.max_balance_ratio",
         (Expectation("ExpectColumnMaxToBeBetween", {"column": "balance_ratio", "max_value": max_ratio}),),
     )

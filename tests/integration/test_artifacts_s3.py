@@ -40,7 +40,7 @@ class Plant:
 
     def objects(self, prefix: str) -> dict[str, bytes]:
         pages = self.behind.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        keys = [one["Key"] for page in pages for one in page.get("Contents", ())]
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         return {key: self.behind.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
 
 
@@ -71,8 +71,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from tasks.integrations.mlflow_registry import log_results, register
 
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    for one in (log_results, register, push_data):
-        monkeypatch.setattr(one, "retries", 0)
+    for task in (log_results, register, push_data):
+        monkeypatch.setattr(task, "retries", 0)
     yield
     _cached_get_s3_client.cache_clear()  # it has read the variable
 
@@ -141,8 +141,8 @@ def test_an_upload_whose_beginning_was_answered_to_nobody_holds_no_bytes(plant: 
         S3ArtifactRepository(f"s3://{BUCKET}/artifacts/large").log_artifact(str(large), str(number))
     assert [len(body) for body in plant.objects("artifacts/large").values()] == [9 << 20] * 4
     begun = plant.behind.list_multipart_uploads(Bucket=BUCKET)["Uploads"]
-    for one in begun:
-        assert "Parts" not in plant.behind.list_parts(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
+    for upload in begun:
+        assert "Parts" not in plant.behind.list_parts(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
 
 
 def _md5_of(key: str) -> str:
@@ -174,7 +174,7 @@ def test_a_legacy_model_is_registered_archived_proven_and_deleted_through_the_do
     assert delete_legacy("dots", fingerprint) == 1
     assert len(legacy_models(plant)) == 1
     print(plant.door.counts)
-    assert {one.place.class_name for one in list_legacy() if one.is_registered} == {"stripes"}
+    assert {status.place.class_name for status in list_legacy() if status.is_registered} == {"stripes"}
     (body,) = plant.objects("archive/").values()
     assert hashlib.sha256(body).hexdigest() == stored.sha256
     folder = restore_legacy("dots", fingerprint, plant.project.root / "data/restored")

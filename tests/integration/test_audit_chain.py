@@ -84,14 +84,14 @@ def check(chain: Chain) -> list[Entry]:
 
 
 def said(chain: Chain) -> list[tuple[str, str]]:
-    return [(one.kind, one.subject) for one in check(chain) if one.kind != EntryKind.KEY]
+    return [(entry.kind, entry.subject) for entry in check(chain) if entry.kind != EntryKind.KEY]
 
 
 class TestWhatIsAppended:
     def test_the_first_makes_a_key_and_everything_comes_back_as_it_was(self, chain: Chain) -> None:
         sealed = chain.append(record(1), record(2))
         assert sealed == tuple(check(chain))
-        assert [one.kind for one in sealed] == ["key", "backup", "backup"]
+        assert [entry.kind for entry in sealed] == ["key", "backup", "backup"]
         assert sealed[1].facts == record(1).body and sealed[1].at.startswith("2026-01-05T06:00:00.000000+00:00")
         assert (chain.num_noted(), chain.pending_since()) == (0, None)
 
@@ -106,7 +106,7 @@ class TestWhatIsAppended:
         with chain.engine.begin() as connection:
             chain.note(connection, [record(7)])
         assert (chain.num_noted(), chain.pending_since()) == (1, record().noted.at)
-        assert [one.subject for one in chain.seal()][1:] == ["backup-7"]
+        assert [entry.subject for entry in chain.seal()][1:] == ["backup-7"]
 
     def test_only_rotation_introduces_a_key(self, chain: Chain) -> None:
         with pytest.raises(ValueError, match="noted by nobody else"):
@@ -121,7 +121,7 @@ class TestWhatIsAppended:
         for seal in (chain.seal, lambda: chain.append(record(3))):
             with pytest.raises(ValueError, match=r"note \d+ does: find out who wrote it"):
                 seal()
-        assert [one.subject for one in check(chain)] == ["key-1", "backup-1"]
+        assert [entry.subject for entry in check(chain)] == ["key-1", "backup-1"]
 
     def test_a_new_key_signs_what_follows_and_the_last_is_found_sealed_or_not(self, chain: Chain) -> None:
         chain.rotate("plant-1", "Ada")
@@ -132,7 +132,7 @@ class TestWhatIsAppended:
         latest = chain.latest(EntryKind.BACKUP)
         assert latest is not None and latest.subject == "backup-2"
         chain.seal()
-        assert [one.key for one in check(chain)] == ["plant-1", "plant-1", "plant-1", "plant-2"]
+        assert [entry.key for entry in check(chain)] == ["plant-1", "plant-1", "plant-1", "plant-2"]
         assert chain.latest(EntryKind.BACKUP, "backup-1") == record(1).noted
         assert chain.latest(EntryKind.ORDER) is None
         for name in ("plant-1", "plant-2"):
@@ -145,7 +145,7 @@ class TestWhatIsAppended:
         between = chain.entries(
             since=START + timedelta(days=1), until=START + timedelta(days=3), kinds=[EntryKind.BACKUP]
         )
-        assert [one.subject for one in between] == ["backup-1", "backup-2"]
+        assert [entry.subject for entry in between] == ["backup-1", "backup-2"]
         assert [entry.kind for entry in chain.entries(subject="bolt")] == ["order"]
 
 
@@ -187,7 +187,7 @@ def _note_and_seal(url: str, done: Acknowledged) -> None:
     number = (
         max((int(entry.subject.partition("-")[2]) for entry in chain.entries(kinds=[EntryKind.BACKUP])), default=-1) + 1
     )
-    number = max([number, *(one + 1 for one in done.all())]) + 1  # past one that was noted and not acknowledged
+    number = max([number, *(noted + 1 for noted in done.all())]) + 1  # past one that was noted and not acknowledged
     while True:
         with chain.engine.begin() as connection:
             chain.note(connection, [record(number)])
@@ -210,7 +210,7 @@ class TestTamperingIsFound:
         chain.rotate("key-2", "Ada")
         chain.append(*(record(number) for number in range(5, 10)))
         drop_triggers(chain.engine)
-        rows = [one.to_dict() for one in check(chain)]
+        rows = [entry.to_dict() for entry in check(chain)]
         assert len(rows) == self.LENGTH
         return rows
 
@@ -270,7 +270,7 @@ class TestTamperingIsFound:
         write(chain.engine, rows[:-1])
         assert chain.append_if_possible(record(98)) == ()
         write(chain.engine, rows)
-        assert [one.subject for one in chain.append(record(99))] == ["backup-98", "backup-99"], (
+        assert [entry.subject for entry in chain.append(record(99))] == ["backup-98", "backup-99"], (
             "what waited comes first"
         )
 
@@ -349,7 +349,7 @@ def signed_anew(rows: Rows, start: int, private: Ed25519PrivateKey, names: dict[
             body = json.dumps({**json.loads(body), "public_key": signer.public})
         note = PendingEntry(row["at"], row["by"], row["kind"], subject, body)
         made.append(next_entry(note, made[-1] if made else None, signer))
-    return [one.to_dict() for one in made]
+    return [entry.to_dict() for entry in made]
 
 
 @pytest.mark.parametrize("value", ["x'ff'", "CAST(x'ff' AS TEXT)", "CAST(x'00' AS TEXT)", "7", "1.5", "''"])
@@ -459,7 +459,7 @@ def work(records: Records, params: Params) -> None:
 class TestWhatTheStoresPutOnRecord:
     def test_everything_with_who_did_it(self, records: Records, params: Params) -> None:
         work(records, params)
-        entries = [one for one in check(records.chain) if one.kind != EntryKind.KEY]
+        entries = [entry for entry in check(records.chain) if entry.kind != EntryKind.KEY]
         assert [(entry.kind, entry.subject, entry.by) for entry in entries] == [
             *(("phase", name, "Ada") for name in ("bolt", "nut", "gear")),
             *(("phase", name, "engine") for name in ("bolt", "nut")),
@@ -485,7 +485,7 @@ class TestWhatTheStoresPutOnRecord:
         records.pairs.label("nut", image_id(1), Label.NORMAL, "Ada", START)
         assert records.chain.num_noted() == 6, "noted with the label, and sealed by the next tick"
         sealed = records.chain.seal()
-        assert [(one.facts["from"], one.facts["to"]) for one in sealed if one.subject == "bolt"] == [
+        assert [(entry.facts["from"], entry.facts["to"]) for entry in sealed if entry.subject == "bolt"] == [
             (None, "normal"),
             ("normal", "normal"),
             ("normal", "anomalous"),
@@ -603,7 +603,7 @@ class TestCommands:
             ("plant-2", 2, None, "Grace"),
         ]
         table = command("audit", "keys", "list")[1]
-        assert all(one["public_key"] in table for one in rows)
+        assert all(row["public_key"] in table for row in rows)
 
     def test_the_log_shows_what_was_asked_for(self, plant: Path, command: Command) -> None:
         chain_here().append(record(1), Record(EntryKind.ORDER, "bolt", {"why": "[red]complaint[/]"}, "Ada", START))
@@ -632,7 +632,7 @@ def test_a_retraining_leaves_its_configuration_version_thresholds_and_end(
     assert [entry.kind for entry in entries] == kinds
     version = list_versions("inspector")[0]
     registration, training = entries[4], entries[-1]
-    assert {one.facts["fingerprint"] for one in entries[2:4]} == set(version.class_fingerprints.values())
+    assert {entry.facts["fingerprint"] for entry in entries[2:4]} == set(version.class_fingerprints.values())
     metrics = client().get_run(version.tags["results_run"]).data.metrics
     signed = {name: value for name, value in metrics.items() if name.startswith(("test/", "gate/"))}
     assert registration.facts["metrics"] == signed and "test/auroc" in signed
@@ -685,7 +685,7 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         note_promotion(version, operator())
     for alias, leading in (("champion", "1"), ("previous", "2")):
         client().set_registered_model_alias("inspector", alias, leading)
-    entries = [one for one in check(chain_here()) if one.kind != EntryKind.KEY]
+    entries = [entry for entry in check(chain_here()) if entry.kind != EntryKind.KEY]
     assert [(entry.kind, entry.subject) for entry in entries] == [
         ("registration", "models:/inspector/1"),
         ("threshold", "bolt"),
@@ -696,7 +696,7 @@ def test_a_version_is_on_record_once_with_the_thresholds_that_changed_and_is_tol
         *[("promotion", "inspector")] * 3,
     ]
     assert entries[4].facts["changed"] == {"threshold": {"from": 0.5, "to": 0.6}}
-    assert [(one.facts["version"], one.facts["replaces"]) for one in entries[6:]] == [
+    assert [(entry.facts["version"], entry.facts["replaces"]) for entry in entries[6:]] == [
         ("1", None),
         ("2", "1"),
         ("1", "2"),
@@ -799,11 +799,11 @@ class TestWitnesses:
         client().delete_model_version_tag("inspector", "1", "audit_entry")
         code, found = verified(command)
         assert code == 1 and any(
-            "models:/inspector/1" in one and "audit_entry is gone" in one for one in found["absent"]
+            "models:/inspector/1" in line and "audit_entry is gone" in line for line in found["absent"]
         )
         client().delete_model_version("inspector", "1")
         code, found = verified(command)
-        assert code == 1 and any("is gone from the registry" in one for one in found["absent"])
+        assert code == 1 and any("is gone from the registry" in line for line in found["absent"])
 
     def test_a_version_that_no_entry_signs_and_a_champion_moved_by_hand_are_named(
         self, registry: Callable[..., ModelVersion], command: Command
@@ -817,9 +817,14 @@ class TestWitnesses:
         note_promotion(first, "Ada")
         code, found = verified(command)
         assert code == 1
-        assert [(one["column"], one["key"]) for one in found["differences"]] == [("version", second.uri)]
+        assert [(difference["column"], difference["key"]) for difference in found["differences"]] == [
+            ("version", second.uri)
+        ]
         client().set_registered_model_alias("inspector", "champion", "2")
-        named = {(one["column"], one["signed"], one["found"]) for one in verified(command)[1]["differences"]}
+        named = {
+            (difference["column"], difference["signed"], difference["found"])
+            for difference in verified(command)[1]["differences"]
+        }
         assert ("alias.champion", "1", "2") in named
 
     def test_tampering_is_named_and_ends_with_1(self, plant: Path, command: Command) -> None:
@@ -849,7 +854,8 @@ class TestTheSecondPlaceForHeads:
             monkeypatch.setenv("SHADOWLINE_AUDIT_WITNESS", "s3://evidence/plant-1/heads")
             client = boto3.client("s3", endpoint_url=address)
             yield lambda: [
-                one["Key"].rpartition("/")[2] for one in client.list_objects_v2(Bucket="evidence").get("Contents", ())
+                entry["Key"].rpartition("/")[2]
+                for entry in client.list_objects_v2(Bucket="evidence").get("Contents", ())
             ]
 
     def test_it_tells_a_chain_that_was_cut_with_its_head(
@@ -918,8 +924,8 @@ def test_the_configuration_is_on_record_key_by_key_where_it_changes(plant: Path,
     from tasks.integrations.audit_log import note_configuration, note_deletion, note_enrolment
 
     other = params.model_copy(update={"train": params.train.model_copy(update={"steps": 7})})
-    for one in (params, params, other, other):
-        note_configuration.fn(one)
+    for configuration in (params, params, other, other):
+        note_configuration.fn(configuration)
     first, second = bodies(EntryKind.CONFIGURATION)
     assert first["params"] == params.model_dump(mode="json") and first["params_hash"] == params.hash()
     assert second["changed"] == {"train.steps": {"from": params.train.steps, "to": 7}}

@@ -44,8 +44,14 @@ OPERATIONAL |= {("pairs", "frame_signature")}  # what it was for, the frame grou
 def history(records: Records, params: Params) -> None:
     """A small migration through the stores: planned, in shadow mode, held by an order, approved, labelled, sealed."""
     store = records.rollout
-    places = [ModelLocation(one, name, "legacy", f"models:/legacy-{name}/1", "1") for name, one in LEGACY.items()]
-    places += [ModelLocation(one, name, "candidate", "models:/inspector/1", "1") for name, one in CANDIDATE.items()]
+    places = [
+        ModelLocation(fingerprint, name, "legacy", f"models:/legacy-{name}/1", "1")
+        for name, fingerprint in LEGACY.items()
+    ]
+    places += [
+        ModelLocation(fingerprint, name, "candidate", "models:/inspector/1", "1")
+        for name, fingerprint in CANDIDATE.items()
+    ]
     records.locations.upsert_model(places, START)
     records.locations.set_champion({"bolt": "v0-bolt", "cap": "v0-cap"}, START)
     records.locations.set_champion(CANDIDATE, START)
@@ -134,7 +140,7 @@ def other(value: Any, column: Any) -> Any:
     if isinstance(value, str):
         return f"{value[:-1]}#"
     values = ((UtcDateTime, START), (Boolean, True), (Integer, 1), (Float, 0.5))
-    return next((one for kind, one in values if isinstance(column.type, kind)), "x")
+    return next((another for kind, another in values if isinstance(column.type, kind)), "x")
 
 
 def edits(table: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
@@ -159,8 +165,10 @@ def changed(column: Any, value: Any) -> Iterator[tuple[str, Any]]:
 def names(found: list[Difference], table: str, column: str) -> bool:
     """Whether a difference is in this table and column; pairs are named by class and hour."""
     if table == "pairs":
-        return any(one.table == table and "'bolt' in hour '2026-01-05T" in one.key for one in found)
-    return any(one.table == table and one.column.partition(".")[0] == column for one in found)
+        return any(
+            difference.table == table and "'bolt' in hour '2026-01-05T" in difference.key for difference in found
+        )
+    return any(difference.table == table and difference.column.partition(".")[0] == column for difference in found)
 
 
 def try_all(engine: Engine, table: str) -> tuple[int, list[str]]:
@@ -207,7 +215,7 @@ def test_what_was_made_by_the_stores_is_as_signed(plant: Records) -> None:
     assert set(found) == set(HELD)
     assert [difference for report in found.values() for difference in report.differences] == []
     assert all(report.num_rows and not report.num_older for report in found.values())
-    assert {name: one.num_pending for name, one in found.items() if one.num_pending} == {}
+    assert {name: report.num_pending for name, report in found.items() if report.num_pending} == {}
 
 
 @pytest.mark.parametrize("table", HELD)
@@ -290,8 +298,8 @@ def test_what_is_no_value_of_its_column_is_a_difference_and_no_crash(
         with engine.begin() as connection:
             connection.exec_driver_sql(f"UPDATE {table} SET {column} = ? WHERE rowid = 1", (value,))
         found = differences(engine)
-        assert any(one.table == table for one in found)
-        assert all(str(one).isprintable() for one in found)
+        assert any(difference.table == table for difference in found)
+        assert all(str(difference).isprintable() for difference in found)
 
 
 # --- pending, older, contradicted ----------------------------------------------------------------------------------
@@ -338,21 +346,25 @@ def test_older_entries_are_compared_by_what_they_say_and_counted(
     assert [
         difference for report in found.values() for difference in report.differences if report.table != "models"
     ] == []
-    older = {name: one.num_older for name, one in found.items() if one.num_older}
+    older = {name: report.num_older for name, report in found.items() if report.num_older}
     assert older == {
         "rollout_classes": 3, "rollout_events": 7, "rollout_actions": 4, "rollout_approvals": 2,
         "rollout_refusals": 2, "rollout_orders": 2, "rollout_evidence": 2, "feedback": 7,
     }  # fmt: skip
-    assert {one.signed for one in found["models"].differences} == {"no entry"}
+    assert {difference.signed for difference in found["models"].differences} == {"no entry"}
     for table, column, value in (("rollout_events", "after", "share"), ("rollout_classes", "state", "candidate")):
         rows = rows_of(engine, table)
         rows[-1] = {**rows[-1], column: {**rows[-1][column], value: "x"}}
         with tampered(engine, table, rows):
-            assert f"{column}.{value}" in {one.column for one in differences(engine)}
+            assert f"{column}.{value}" in {difference.column for difference in differences(engine)}
     for table in ("rollout_approvals", "rollout_orders", "rollout_evidence"):
         rows = rows_of(engine, table)
         with tampered(engine, table, [{**rows[0], "by": "Eve"}, *rows[1:]]):
-            assert {(one.signed, one.found) for one in look(engine)[table].differences if one.signed == "no entry"}
+            assert {
+                (difference.signed, difference.found)
+                for difference in look(engine)[table].differences
+                if difference.signed == "no entry"
+            }
     rows = rows_of(engine, "feedback")
     with tampered(engine, "feedback", [{**rows[0], "label": "anomalous"}, *rows[1:]]):
         assert names(differences(engine), "feedback", "id")
@@ -387,8 +399,8 @@ def test_a_second_statement_on_the_same_row_does_not_replace_the_first(plant: Re
         found = look(engine)["rollout_approvals"].differences
         with engine.begin() as connection:
             connection.execute(delete(AuditNoteRow))
-    assert {one.column for one in found} == {"target", "id"}
-    assert any("a note that is not sealed yet" in one.found for one in found)
+    assert {difference.column for difference in found} == {"target", "id"}
+    assert any("a note that is not sealed yet" in difference.found for difference in found)
 
 
 @pytest.mark.parametrize("body", ["", "{", "[1]", "{}", '{"id": [1], "revision": {}, "fingerprint": []}'])

@@ -184,7 +184,7 @@ def test_what_was_committed_before_a_backup_comes_back_elsewhere_and_answers_ali
     found, again = json.loads(out), Project(tmp_path / "again")
     assert found["stale"] == []
     assert again.stale() == set()
-    assert {one["class_name"] for one in found["inspected"]} == set(CLASSES)
+    assert {inspected["class_name"] for inspected in found["inspected"]} == set(CLASSES)
     assert again.git("status", "--porcelain") == ""
     assert again.git("rev-parse", "HEAD") == Project(tmp_path / "gone").git("rev-parse", "HEAD")
     with again.inside():
@@ -230,7 +230,7 @@ def test_a_cache_that_the_project_keeps_elsewhere_comes_back_into_the_project(pr
         (tmp_path / "cache").rename(tmp_path / "gone")
         found = restore(done.location, tmp_path / "again", Progress())
     assert (done.problems, found.problems) == ((), ())
-    assert {one.class_name for one in found.inspected} == set(CLASSES)
+    assert {inspected.class_name for inspected in found.inspected} == set(CLASSES)
     assert Project(tmp_path / "again").git("status", "--porcelain") == ""
     assert not (tmp_path / "cache").exists()
 
@@ -256,7 +256,7 @@ def test_a_restore_leaves_the_process_alone_while_it_runs(lived: Project, made: 
         while not restoring.done():
             assert (Path.cwd(), dict(os.environ), mlflow.get_tracking_uri()) == before
             threading.Event().wait(0.01)
-        assert {one.class_name for one in restoring.result().inspected} == set(CLASSES)
+        assert {inspected.class_name for inspected in restoring.result().inspected} == set(CLASSES)
 
 
 def test_a_restore_that_ends_early_says_why_in_one_line_and_shows_its_keys_to_nobody(
@@ -334,7 +334,7 @@ def test_a_damaged_list_of_a_folder_is_named_and_a_sound_one_elsewhere_serves(pr
     with project.inside():
         whole = {source.name for source in find_objects(Path(), ["HEAD"]).sources}
         empty(Path(".dvc/cache/files/md5", name))
-        assert {one.name for one in find_objects(Path(), ["HEAD"]).sources} == whole, "the remote has it"
+        assert {source.name for source in find_objects(Path(), ["HEAD"]).sources} == whole, "the remote has it"
         empty(Path("data/remote/files/md5", name))
         done = back_up(str(tmp_path / "target"), Path(), Progress())
     assert [name in line and "not what its name says" in line for line in done.problems] == [True]
@@ -431,7 +431,7 @@ def test_a_class_that_could_not_be_tried_is_a_problem(lived: Project, damaged: P
     (damaged / MANIFEST).write_text(replace(manifest, files=files).to_text(), encoding="utf-8")
     with lived.inside():
         found = restore(str(damaged), tmp_path / "again", Progress())
-    assert [one.class_name for one in found.inspected] == ["stripes"]
+    assert [inspected.class_name for inspected in found.inspected] == ["stripes"]
     assert found.problems == ("class 'dots': not tried, no image of its test split is here",)
 
 
@@ -535,7 +535,7 @@ def test_a_backup_in_s3_keeps_equal_files_once_and_comes_back(lived: Project, bu
         second = wait_for_the_next_second(lambda: back_up(bucket, Path(), Progress()))
         assert second.num_new_bytes < first.num_new_bytes / 2
         done = restore(second.location, tmp_path / "again", Progress())
-        assert {one.class_name for one in done.inspected} == set(CLASSES)
+        assert {inspected.class_name for inspected in done.inspected} == set(CLASSES)
         with pytest.raises(ValueError, match="no complete backup"):
             restore(f"{bucket}/20260101T000000Z", tmp_path / "never", Progress())
     assert not list(tmp_path.glob(".backup-*"))

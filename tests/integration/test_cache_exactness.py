@@ -88,7 +88,7 @@ def test_training_on_the_cache_equals_training_with_the_encoder_in_the_loop(tmp_
 def test_half_precision_is_all_that_the_cache_costs(tmp_path):
     """The comparison above can see one rounding; and that rounding is small."""
     exact, halved = (trained(cached(tmp_path, dtype)) for dtype in (torch.float32, torch.float16))
-    losses = [[step.loss for step in one.history.steps] for one in (exact, halved)]
+    losses = [[step.loss for step in trainer.history.steps] for trainer in (exact, halved)]
     assert losses[0] != losses[1]
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=0, atol=2e-3)
 
@@ -234,8 +234,8 @@ def test_another_encoder_s_shards_are_not_taken_over(victims, tmp_path):
 def test_another_encoder_s_checkpoint_is_not_taken_over(victims):
     """Equal images, shapes and parameters, other weights behind the features."""
     data = {
-        name: replace(one, source=replace(one.source, fingerprint="other"))
-        for name, one in fake_data("bolt", "cap").items()
+        name: replace(class_data, source=replace(class_data.source, fingerprint="other"))
+        for name, class_data in fake_data("bolt", "cap").items()
     }
     trainer = Trainer(data, train_params(), SPEC, seed=7)
     trainer.load(folder_of(victims, "training", "step", 11) / "checkpoint")

@@ -177,7 +177,7 @@ def events(plant: Plant) -> list[tuple[datetime, str, str]]:
 
     found = plant.client.read_events(filter=EventFilter(event=EventNameFilter(prefix=["shadowline."])), limit=50).events
     told = [(event.occurred, event.event, event.resource.name or event.resource.id) for event in found]
-    return sorted(one for one in told if one[0] >= plant.began)
+    return sorted(event for event in told if event[0] >= plant.began)
 
 
 def num_events(plant: Plant, name: str) -> int:
@@ -195,7 +195,7 @@ def diary(plant: Plant) -> str:
     moves = [
         (event.at, event.after) for event in plant.records.rollout.events() if event.source is not event.after.phase
     ]
-    lived = [f"{at:%Y-%m-%d %H:%M}  {one.class_name} -> {one.phase}: {one.reason}" for at, one in moves]
+    lived = [f"{at:%Y-%m-%d %H:%M}  {cls.class_name} -> {cls.phase}: {cls.reason}" for at, cls in moves]
     return "\n".join(["", *(f"{at:%H:%M:%S}  {text}" for at, text in sorted(lines)), *lived])
 
 

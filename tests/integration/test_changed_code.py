@@ -33,7 +33,7 @@ def retrain(project: Project) -> tuple[set[str], str]:
     answer = project.shadowline("retrain", "--json")
     assert answer.returncode == 0, answer.stderr
     result = json.loads(answer.stdout.splitlines()[-1])
-    return {one["name"] for one in result["stages"] if not one["skipped"]}, result["version"]
+    return {stage["name"] for stage in result["stages"] if not stage["skipped"]}, result["version"]
 
 
 def test_another_epsilon_of_the_decoder_trains_anew_and_leaves_the_old_version_its_commit(

@@ -35,11 +35,11 @@ def commands(option: str = "") -> list[tuple[str, ...]]:
 
 def _below(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
     """Commands, and the names of their parameters."""
-    for name, one in group.commands.items():
-        if hasattr(one, "commands"):
-            yield from _below(one, (*names, name))
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _below(command, (*names, name))
         else:
-            yield (*names, name), {parameter.name for parameter in one.params}
+            yield (*names, name), {parameter.name for parameter in command.params}
 
 
 @pytest.mark.parametrize("names", commands(), ids=" ".join)
@@ -287,13 +287,13 @@ def test_the_benchmark_of_identification_counts_every_test_image(in_finished: Pr
     bench = json.loads(out)
     assert code == 0
     counts = {(row["class_name"], row["label"]): row["counts"] for row in bench["found"]}
-    assert {key: sum(one.values()) for key, one in counts.items()} == {
+    assert {key: sum(by_answer.values()) for key, by_answer in counts.items()} == {
         (name, label): number for name in CLASSES for label, number in (("normal", 12), ("anomalous", 8))
     }
-    assert [one["class_name"] for one in bench["left_out"]] == sorted(CLASSES)
-    assert all(one["auroc"] > 0.9 for one in bench["left_out"])
-    assert [one["num_classes"] for one in bench["speed"]] == [3, 10, 100, 1000]
-    sizes = [one["megabytes"] for one in bench["speed"]]
+    assert [row["class_name"] for row in bench["left_out"]] == sorted(CLASSES)
+    assert all(row["auroc"] > 0.9 for row in bench["left_out"])
+    assert [row["num_classes"] for row in bench["speed"]] == [3, 10, 100, 1000]
+    sizes = [row["megabytes"] for row in bench["speed"]]
     assert sizes[3] == pytest.approx(10 * sizes[2])
     _, tables, _ = command("bench", "identify")
     assert "left out" in tables

@@ -60,7 +60,9 @@ class Plant:
 
     def take_in(self) -> dict[str, Collected]:
         with disable_run_logger():
-            return {one.class_name: one for one in take_in.fn(self.layout.root, self.records.pairs.engine)}
+            return {
+                collected.class_name: collected for collected in take_in.fn(self.layout.root, self.records.pairs.engine)
+            }
 
     def imported(self, class_name: str = "bolt") -> pd.DataFrame:
         import_class.run(class_name, load_params(self.layout.params), self.layout, Progress())
@@ -105,7 +107,7 @@ def test_labelled_images_train_or_are_known_defects_with_who_and_when(plant: Pla
     assert set(after.loc[defects, "split"]) <= {"tune", "test", "stream"}
     assert set(after.loc[defects, "defect_type"]) == {DEFECT_TYPE}
     entry = load_params(plant.layout.params).classes["bolt"].additions
-    assert [(one.index, one.trained) for one in entry] == [(collected["bolt"].index, True)]
+    assert [(addition.index, addition.trained) for addition in entry] == [(collected["bolt"].index, True)]
 
 
 def test_again_nothing_comes_twice_and_the_parameters_stay_as_they_are(plant: Plant) -> None:

@@ -62,7 +62,7 @@ def _nights(http: httpx.Client, deployment: str) -> list[datetime]:
     """When the scheduler will start it, as far as it looks ahead."""
     scheduled = {"state": {"type": {"any_": ["SCHEDULED"]}}}
     found = _post(http, "/flow_runs/filter", {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": scheduled})
-    return [datetime.fromisoformat(one["expected_start_time"]).astimezone(UTC) for one in found]
+    return [datetime.fromisoformat(run["expected_start_time"]).astimezone(UTC) for run in found]
 
 
 def _wait_for(ask: Callable[[], Any], process: subprocess.Popen[str]) -> Any:

@@ -95,7 +95,7 @@ def read_question(plant: Plant, run: FlowRun) -> str:
     """What the person reads above the form; empty as long as it is not there."""
     key = "suspended-1-description"
     found = plant.client.filter_flow_run_input(run.id, key_prefix=key, limit=1, exclude_keys=set())
-    return "".join(one.value for one in found)
+    return "".join(run_input.value for run_input in found)
 
 
 def test_the_night_archives_what_the_rollout_retired_and_proves_it(plant: Plant) -> None:

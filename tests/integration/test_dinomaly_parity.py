@@ -70,8 +70,8 @@ class Theirs(nn.Module):
             block(WIDTH, HEADS, norm_layer=partial(nn.LayerNorm, eps=1e-8), attn=parts.LinearAttention)
             for _ in range(BLOCKS)
         )
-        for one in self.blocks:
-            one.mlp = mlp()
+        for decoder_block in self.blocks:
+            decoder_block.mlp = mlp()
         self.load_state_dict(weights)
         self.eval()
 

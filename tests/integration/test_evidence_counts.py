@@ -245,11 +245,11 @@ def test_the_groups_are_the_same_however_pairs_come_in_batches(
 
 def test_a_draw_hits_its_share_and_a_larger_share_draws_the_same_images_and_more() -> None:
     ids = [image_id(number) for number in range(20_000)]
-    few, many = ({one for one in ids if is_drawn_for_review("bolt", one, share)} for share in (0.02, 0.1))
+    few, many = ({image for image in ids if is_drawn_for_review("bolt", image, share)} for share in (0.02, 0.1))
     assert few < many
     assert len(few) == pytest.approx(400, abs=80)  # four standard deviations
-    assert not any(is_drawn_for_review("bolt", one, 0.0) for one in ids)
-    assert all(is_drawn_for_review("bolt", one, 1.0) for one in ids)
+    assert not any(is_drawn_for_review("bolt", image, 0.0) for image in ids)
+    assert all(is_drawn_for_review("bolt", image, 1.0) for image in ids)
 
 
 # --- the schema -----------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def judged(number: int, candidate: ModelDecision | None, legacy: ModelDecision |
 class TestWhatWaitsForReview:
     def waiting(self, pairs: PairStore, *arguments: object) -> list[tuple[str, list[str]]]:
         numbers = {image_id(number): str(number) for number in range(30)}
-        return [(numbers[one.image_id], list(one.reasons)) for one in pairs.waiting_for_review(*arguments)]
+        return [(numbers[part.image_id], list(part.reasons)) for part in pairs.waiting_for_review(*arguments)]
 
     def test_disagreements_alarms_and_draws_wait_the_oldest_first_and_each_says_why(self, pairs: PairStore) -> None:
         pairs.record([

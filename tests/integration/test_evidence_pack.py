@@ -110,20 +110,20 @@ def test_agreement_is_counted_from_the_pairs_of_the_period_alone(records: Record
     edges = [made_pair(number, captured_at=at) for number, at in enumerate((since, until), start=9000)]
     records.pairs.record([*pairs, *edges])
     found = read(export(records, tmp_path, Period(since, until)), "agreement.json")
-    counted = {(one["class_name"], one["candidate"], one["legacy"]): one for one in found}
+    counted = {(row["class_name"], row["candidate"], row["legacy"]): row for row in found}
     firsts: dict[tuple[object, ...], Pair] = {}  # an image counts once
     for pair in [*pairs, *edges]:
         firsts.setdefault((pair.models, pair.image_id), pair)
     received = [pair for pair in firsts.values() if pair.received_at and since <= pair.received_at < until]
     expected = {pair.key: pair for pair in received if both_said(pair)}
-    num_pairs = Counter((one.class_name, one.candidate, one.legacy) for one in expected.values())
-    num_agreeing = Counter((one.class_name, one.candidate, one.legacy) for one in expected.values() if agree(one))
-    assert {models: one["num_pairs"] for models, one in counted.items()} == num_pairs
-    assert {models: one["agreement"]["num_hits"] for models, one in counted.items()} == {
+    num_pairs = Counter((pair.class_name, pair.candidate, pair.legacy) for pair in expected.values())
+    num_agreeing = Counter((pair.class_name, pair.candidate, pair.legacy) for pair in expected.values() if agree(pair))
+    assert {models: row["num_pairs"] for models, row in counted.items()} == num_pairs
+    assert {models: row["agreement"]["num_hits"] for models, row in counted.items()} == {
         models: num_agreeing[models] for models in num_pairs
     }
     assert num_pairs["bolt", edges[0].candidate, edges[0].legacy] == 1  # the one at the beginning
-    assert {one["outcome"] for one in found} <= {"pass", "fail", "inconclusive"}
+    assert {row["outcome"] for row in found} <= {"pass", "fail", "inconclusive"}
     assert found[0]["candidate_misses"]["value"] is None  # nothing labelled is not NaN
 
 
@@ -146,8 +146,8 @@ def test_a_whole_pack_verifies_and_holds_what_is_on_record(records: Records, tmp
     assert read(pack, "versions.json")["inspector/2"]["tags"]["git_commit"] == COMMIT["inspector/2"]
     assert read(pack, "reproductions.json")[0]["is_as_stated"] is True
     rollout = read(pack, "rollouts.json")
-    assert [one["after"]["class_name"] for one in rollout["events"]] == ["bolt", "nut", "gear"]
-    assert [one["why"] for one in rollout["orders"]] == [HTML]
+    assert [event["after"]["class_name"] for event in rollout["events"]] == ["bolt", "nut", "gear"]
+    assert [order["why"] for order in rollout["orders"]] == [HTML]
     folder = unpack(pack, tmp_path / "unpacked")
     for page in (folder / "index.html", *(folder / "cards").iterdir()):
         text = page.read_text()
@@ -358,7 +358,7 @@ def test_a_card_says_what_its_commit_had_whatever_the_working_tree_holds(recorde
         metrics.unlink()
         metrics.write_text('{"class_name": "dots", "num_test_normal": 1, "num_test_anomalous": 1}')
     assert read_classes(version, recorded.layout) == before
-    assert all(one.metrics and one.calibration for one in before)
+    assert all(cls.metrics and cls.calibration for cls in before)
     unknown = replace(version, tags={**version.tags, "git_commit": "f" * 40})
     assert all(cls.metrics is None for cls in read_classes(unknown, recorded.layout))
 

@@ -47,8 +47,8 @@ def behind(moto: str) -> Iterator[Any]:
     """A client that no fault reaches, and an empty bucket."""
     client = boto3.client("s3", endpoint_url=moto)
     yield client
-    for one in unfinished(client):
-        client.abort_multipart_upload(Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"])
+    for upload in unfinished(client):
+        client.abort_multipart_upload(Bucket=BUCKET, Key=upload["Key"], UploadId=upload["UploadId"])
     for key in objects(client):
         client.delete_object(Bucket=BUCKET, Key=key)
 
@@ -73,7 +73,7 @@ def unfinished(behind: Any) -> list[Any]:
 def objects(behind: Any) -> dict[str, str]:
     """Key → sha256 of what the bucket really holds."""
     found = behind.list_objects_v2(Bucket=BUCKET).get("Contents", ())
-    bodies = {one["Key"]: behind.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in found}
+    bodies = {entry["Key"]: behind.get_object(Bucket=BUCKET, Key=entry["Key"])["Body"].read() for entry in found}
     return {key: hashlib.sha256(body).hexdigest() for key, body in bodies.items()}
 
 
@@ -91,7 +91,7 @@ def test_what_is_kept_through_failing_and_cut_calls_is_whole(
     assert {path.name: path.read_bytes() for path in (tmp_path / "mirror").iterdir()} == {
         key: path.read_bytes() for key, path in files.items()
     }
-    assert objects(behind) == {f"kept/{key}": one.sha256 for key, one in put.items()}
+    assert objects(behind) == {f"kept/{key}": stored.sha256 for key, stored in put.items()}
     assert unfinished(behind) == []
     counts = door.counts
     print(counts)

@@ -126,9 +126,9 @@ def test_a_canary_answers_its_share_and_an_image_never_changes_sides(factory: Fa
     images = [png("dots", number) for number in range(24)]
     with factory.serve() as site:
         first = [site.inspect("dots", image)["answered_by"] for image in images]
-        again = [site.inspect("dots", one)["answered_by"] for one in reversed(images)]
+        again = [site.inspect("dots", image)["answered_by"] for image in reversed(images)]
         assert first == again[::-1]
-        assert first == ["candidate" if traffic_bucket(image_id(one)) < 0.3 else "legacy" for one in images]
+        assert first == ["candidate" if traffic_bucket(image_id(image)) < 0.3 else "legacy" for image in images]
         assert {"candidate", "legacy"} == set(first)
         pairs = factory.wait_for_pairs("dots", 48)
     assert pairs["candidate_score"].notna().all() and pairs["legacy_score"].notna().all()
@@ -198,10 +198,10 @@ def test_without_a_class_the_inspector_says_which_and_the_rollout_says_who_answe
     answers = [site.post(png(name, number)).json() for number in range(6)]
     found = [answer for answer in answers if answer["class_name"] is not None]
     assert len(found) >= 3  # a promised share of normal images may be taken for unknown
-    for one in found:
-        assert (one["class_name"], one["answered_by"]) == (name, "legacy")
-        assert one["model_fingerprint"] == factory.state(name).legacy
-        assert 0 < one["class_confidence"] < 1
+    for answer in found:
+        assert (answer["class_name"], answer["answered_by"]) == (name, "legacy")
+        assert answer["model_fingerprint"] == factory.state(name).legacy
+        assert 0 < answer["class_confidence"] < 1
     assert site.inspect(name, png(name))["class_confidence"] is None
 
 
@@ -322,13 +322,13 @@ def test_the_command_line_answers_as_the_gateway_does(
     _, out, err = command("inspect", *map(str, paths), "--class", "dots", "--heatmap", str(overlays), "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert len(rows) == len(list(overlays.glob("*.png"))) == 6, err
-    assert [row["fingerprint"] for row in rows] == [one["model_fingerprint"] for one in told]
-    assert [row["score"] for row in rows] == pytest.approx([one["score"] for one in told], abs=1e-6)
-    assert [[row[name] for name in SAME] for row in rows] == [[one[name] for name in SAME] for one in told]
+    assert [row["fingerprint"] for row in rows] == [answer["model_fingerprint"] for answer in told]
+    assert [row["score"] for row in rows] == pytest.approx([answer["score"] for answer in told], abs=1e-6)
+    assert [[row[name] for name in SAME] for row in rows] == [[answer[name] for name in SAME] for answer in told]
     _, out, _ = command("inspect", *map(str, paths), "--json")
     rows = [json.loads(line) for line in out.splitlines()]
     for name in ("class_name", "decision"):
-        assert [row[name] for row in rows] == [one.json()[name] for one in found]
+        assert [row[name] for row in rows] == [response.json()[name] for response in found]
 
 
 # --- heat maps ------------------------------------------------------------------------------------------------------
@@ -550,8 +550,8 @@ def test_what_arrives_together_is_scored_together_and_as_if_alone(factory: Facto
         rest = [callers.submit(site.inspect, "dots", image) for image in images[1:]]
         wait_for(lambda: site.metric("shadowline_in_flight") == len(images))
         gated.gate.set()
-        scores = [one.result()["score"] for one in (first, *rest)]
-    assert scores == list(gated.inner.score([decoded(one) for one in images]))
+        scores = [future.result()["score"] for future in (first, *rest)]
+    assert scores == list(gated.inner.score([decoded(image) for image in images]))
     assert sum(gated.batches) == len(images)
     assert max(gated.batches) == 4
 
@@ -560,7 +560,7 @@ def test_images_of_several_classes_pass_one_inspector_as_if_alone(factory: Facto
     factory.move(dots=Phase.LIVE, stripes=Phase.LIVE)
     wanted = [(name, png(name, number)) for number in range(4) for name in CLASSES]
     with factory.serve(factory.params(batch_window_ms=200)) as site, ThreadPoolExecutor(len(wanted)) as callers:
-        found = list(callers.map(lambda one: site.inspect(*one), wanted))
+        found = list(callers.map(lambda request: site.inspect(*request), wanted))
     for (name, data), reply in zip(wanted, found, strict=True):
         assert (reply["answered_by"], reply["class_name"]) == ("candidate", name)
         alone = factory.detector("candidate", name).score([decoded(data)])[0]
@@ -572,7 +572,7 @@ def test_an_image_that_fails_takes_no_other_of_its_batch_along(factory: Factory)
     factory.overrides["candidate", "dots"] = RefusingHoles
     images = [png("dots", number, hole=number == 2) for number in range(5)]
     with factory.serve(factory.params(batch_window_ms=200)) as site, ThreadPoolExecutor(len(images)) as callers:
-        found = list(callers.map(lambda one: site.inspect("dots", one)["answered_by"], images))
+        found = list(callers.map(lambda image: site.inspect("dots", image)["answered_by"], images))
     assert found == ["candidate", "candidate", "legacy", "candidate", "candidate"]
 
 
@@ -909,7 +909,7 @@ def test_metrics_and_readiness_say_what_happened(factory: Factory, site: Site) -
     }
     assert site.client.get("/healthz").headers["X-Worker"] == str(body["worker"])
     rollout = site.client.get("/v1/rollout").json()
-    assert [one["phase"] for one in rollout["classes"]] == ["shadow", "legacy"]
+    assert [cls["phase"] for cls in rollout["classes"]] == ["shadow", "legacy"]
 
 
 def test_without_a_rollout_the_gateway_waits_for_one(models: Project, tmp_path: Path) -> None:
@@ -1094,7 +1094,7 @@ def test_images_of_a_new_product_wait_in_its_inbox_each_once(
         give(site, "bolt", png("dots")),
         give(site, "bolt", png("dots", hole=True), kind="hole"),
     )
-    assert [one.status_code for one in (first, again, defect)] == [202] * 3
+    assert [response.status_code for response in (first, again, defect)] == [202] * 3
     assert (first.json()["new"], again.json()["new"]) == (True, False)
     assert defect.json() == {
         "class_name": "bolt", "new": True, "num_normal": 1, "num_defects": 1, "phase": "few_shot",

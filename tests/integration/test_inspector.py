@@ -50,13 +50,15 @@ def test_the_map_is_hottest_at_the_defect(inspector: Inspector, hole: Path) -> N
 
 
 def test_paths_bytes_and_pictures_score_the_same(inspector: Inspector, hole: Path) -> None:
-    scores = {inspector.inspect(one, "dots").score for one in (hole, str(hole), hole.read_bytes(), Image.open(hole))}
+    scores = {
+        inspector.inspect(source, "dots").score for source in (hole, str(hole), hole.read_bytes(), Image.open(hole))
+    }
     assert len(scores) == 1
 
 
 def test_an_image_scores_the_same_alone_and_among_others(finished: Project, inspector: Inspector) -> None:
     paths = sorted((finished.root / "factory/stripes/test").rglob("*.png"))[:11]  # more than one batch of the encoder
-    together = [one.score for one in inspector.inspect_many(paths, "stripes")]
+    together = [result.score for result in inspector.inspect_many(paths, "stripes")]
     assert together == pytest.approx([inspector.inspect(path, "stripes").score for path in paths], abs=0.01)
 
 
@@ -66,7 +68,7 @@ def test_the_inspector_scores_what_the_evaluation_scored(finished: Project, insp
     paths = [finished.root / path for path in scores["path"]]
     results = list(inspector.inspect_many(paths, name))
     assert [result.score for result in results] == pytest.approx(list(scores["score"]), abs=0.01)
-    assert [str(one.decision) for one in results] == list(scores["decision"])
+    assert [str(result.decision) for result in results] == list(scores["decision"])
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -103,7 +105,7 @@ def test_images_with_and_without_a_class_are_answered_in_their_order(finished: P
     paths = [finished.root / f"factory/{name}/test/good/001.png" for name in (*CLASSES, EXTRA_CLASS)]
     answers = list(inspector.inspect_each([(paths[2], None), (paths[0], "dots"), (paths[1], "stripes")]))
     assert [isinstance(answer, UnknownProduct) for answer in answers] == [True, False, False]
-    assert [one.class_confidence for one in answers[1:]] == [None, None]
+    assert [answer.class_confidence for answer in answers[1:]] == [None, None]
 
 
 def test_identities_decide_no_class_but_belong_to_the_model(project: Project) -> None:

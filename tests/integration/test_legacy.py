@@ -103,7 +103,7 @@ def patchcores(network: LegacyParams) -> dict[str, PatchCore]:
     """A calibrated model of each class."""
     train, val = [texture(seed) for seed in range(8)], [texture(seed) for seed in range(50, 70)]
     fitted = {name: PatchCore.fit(name, train, network, seed=7) for name in (CLASS, OTHER)}
-    return {name: one.calibrate(one.score(val), 0.1) for name, one in fitted.items()}
+    return {name: model.calibrate(model.score(val), 0.1) for name, model in fitted.items()}
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +152,8 @@ def plant(
     layout = Layout(tmp_path)
     rows = [write_image(layout, seed, defect=seed >= 12) for seed in range(24)]
     write_manifest(pd.DataFrame(rows, columns=list(COLUMNS)), layout.manifest(CLASS))
-    for name, one in patchcores.items():
-        one.save(layout.legacy(name))
+    for name, model in patchcores.items():
+        model.save(layout.legacy(name))
     shutil.copyfile(empty_registry, tmp_path / "mlflow.db")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("SHADOWLINE_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -463,7 +463,7 @@ class TestTheBenchmark:
         with reading(engine) as connection:
             models = connection.execute(select(PairRow.class_name, PairRow.candidate, PairRow.legacy).distinct()).all()
         counts = [pairs.counts(*model) for model in models]
-        assert (len(counts), sum(one.num_pairs for one in counts)) == (found.num_classes, 4_001)
+        assert (len(counts), sum(count.num_pairs for count in counts)) == (found.num_classes, 4_001)
         assert sum(int(count.cells_LCG[NORMAL:].sum()) for count in counts) == 3
         with pytest.raises(ValueError, match="holds pairs already; give an empty one"):
             bench_pairs(engine, 1, params, Progress())

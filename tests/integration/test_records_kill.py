@@ -130,7 +130,7 @@ def test_of_two_engines_at_once_one_wins_the_other_says_so_and_a_killed_one_stop
     with opened(database_url) as engine:
         stores_on(engine).rollout.begin(first_events())
     for times in rng.integers(1, 6, size=5):
-        enough = [len(one.all()) + times for one in beaten]
+        enough = [len(file.all()) + times for file in beaten]
         engines = [start(run_engine, database_url, hasty, beaten[i], done[i]) for i in (0, 1)]
         wait_until(partial(have_grown, beaten, enough))
         first, second = rng.permutation(2)
@@ -140,13 +140,13 @@ def test_of_two_engines_at_once_one_wins_the_other_says_so_and_a_killed_one_stop
         with opened(database_url) as engine:
             check_story(stores_on(engine))
             written = {event.revision for event in stores_on(engine).rollout.events()}
-        won = [revision for one in done for revision in one.all()]
+        won = [revision for file in done for revision in file.all()]
         assert len(set(won)) == len(won), "both say that they made the same move"
         assert set(won) <= written
 
 
 def have_grown(files: list[Acknowledged], enough: list[int]) -> bool:
-    return all(len(one.all()) >= number for one, number in zip(files, enough, strict=True))
+    return all(len(file.all()) >= number for file, number in zip(files, enough, strict=True))
 
 
 def check_story(stores: Records) -> None:

@@ -166,7 +166,7 @@ class TestEventsOfEarlierVersions:
         read = store.state()
         assert read == replay(store.events())
         assert [(cls.phase, cls.share, cls.since, cls.evidence_since) for cls in read.classes] == [
-            (one.phase, one.share, one.since, one.evidence_since) for one in before.classes
+            (cls.phase, cls.share, cls.since, cls.evidence_since) for cls in before.classes
         ]
         advance(store, params, 70)
         assert store.state().of("bolt").phase is Phase.LEGACY_OFF

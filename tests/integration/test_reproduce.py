@@ -123,7 +123,7 @@ class TestTheSame:
         assert found.pop("cost") == found.pop("summary") == {_ANEW}
         assert found.pop("validate") == {"identical", _ANEW}  # the pages for people name the moment of their making
         assert set(found) > {"import", "encoder", "features", "train", "evaluate", "package"}
-        assert all(one == {"identical"} for one in found.values()), found
+        assert all(stage_findings == {"identical"} for stage_findings in found.values()), found
         assert all(stage["seconds"] > 0 for stage in result["stages"] if stage["name"] != "legacy")
         assert {item["finding"] for item in result["package"]} == {"identical"}
         assert {item["finding"] for item in result["artifact"]} == {"identical"}
@@ -136,7 +136,9 @@ class TestTheSame:
         with project.inside():
             chain = open_records().chain
             (entry,) = [
-                one for one in chain.entries(kinds=[EntryKind.REPRODUCTION]) if one.facts["result"] == result["result"]
+                reproduction
+                for reproduction in chain.entries(kinds=[EntryKind.REPRODUCTION])
+                if reproduction.facts["result"] == result["result"]
             ]
         assert entry.subject == f"models:/{MODEL}/1"
         assert entry.facts["finding"] == "identical"
@@ -159,7 +161,7 @@ class TestAnEnrolledVersion:
         assert found.pop("encoder") == {"as archived"}
         assert found.pop("cost") == found.pop("summary") == {_ANEW}
         assert found.pop("validate") == {"identical", _ANEW}  # the pages for people name the moment of their making
-        assert all(one == {"identical"} for one in found.values()), found
+        assert all(stage_findings == {"identical"} for stage_findings in found.values()), found
         assert f"data/images/{EXTRA_CLASS}" in {i["subject"] for s in result["stages"] for i in s["items"]}
         assert (tmp_path / f"kept/project/models/inspector/banks/{EXTRA_CLASS}.safetensors").is_file()
 
@@ -196,7 +198,7 @@ class TestOnPostgresqlAndS3:
         s3.put_object(Bucket=BUCKET, Key=key, Body=data[:-1] + bytes([data[-1] ^ 1]))
         found, _ = audit("1", verify_only=True)
         named = bad(item for stage in found.stages for item in stage.items)
-        assert {one.subject for one in named} == {
+        assert {item.subject for item in named} == {
             "models/banks/dots.safetensors",
             "models/inspector/banks/dots.safetensors",
         }
@@ -249,7 +251,8 @@ class TestEveryByte:
                 for name, digest in objects:
                     with touched(Path(remote.odb.oid_to_path(digest))):
                         found = {
-                            one.name: {item.subject for item in bad(one.items)} for one in verify_remote.fn(audited)
+                            outcome.name: {item.subject for item in bad(outcome.items)}
+                            for outcome in verify_remote.fn(audited)
                         }
                     assert name in found[stage], (name, found)
                     tried += 1
@@ -292,14 +295,14 @@ class TestEveryByte:
                 assert found.subject == name
         auroc = audited.registered.metrics()["test/auroc"]
         client().log_metric(run_id, "test/auroc", 0.99)
-        assert {one.subject: one.note for one in bad(verify_registered.fn(audited, model))} == {
+        assert {item.subject: item.note for item in bad(verify_registered.fn(audited, model))} == {
             "test/auroc": f"0.99 in the run, {auroc} in its summary",
             "signed test/auroc": f"0.99 in the run, {auroc} in the audit chain",
         }
         client().log_metric(run_id, "test/auroc", auroc)
         with edited_by_hand("DELETE FROM latest_metrics WHERE key = 'test/auroc'"):
             lost = bad(verify_registered.fn(audited, model))
-        assert {one.subject: one.finding for one in lost} == {
+        assert {item.subject: item.finding for item in lost} == {
             "test/auroc": Finding.MISSING,
             "signed test/auroc": Finding.MISSING,
         }
@@ -313,7 +316,7 @@ class TestEveryByte:
         others = {**audited.registered.tags, **dict.fromkeys(names, "of another version")}
         for tags, finding in ((others, Finding.DIFFERENT), ({}, Finding.MISSING)):
             place = replace(audited, registered=replace(audited.registered, tags=tags))
-            found = {one.subject for one in verify_registered.fn(place, model) if one.finding is finding}
+            found = {item.subject for item in verify_registered.fn(place, model) if item.finding is finding}
             assert found >= {f"tag {name}" for name in names}
 
     def test_a_summary_of_the_run_that_is_gone_or_none_is_a_finding_and_no_end(self, audited: Any) -> None:

@@ -49,7 +49,10 @@ def shadow(records: Records, candidate: str) -> None:
     records.rollout.begin((*events, Event(2, NOW, "engine", Phase.LEGACY, one)))
     said = [ModelDecision(0.1 * n, 3.0) for n in range(20)]
     records.pairs.record(
-        [Pair("bolt", f"{n:064}", started, candidate, "legacy", "legacy", one, one) for n, one in enumerate(said)]
+        [
+            Pair("bolt", f"{n:064}", started, candidate, "legacy", "legacy", decision, decision)
+            for n, decision in enumerate(said)
+        ]
     )
 
 

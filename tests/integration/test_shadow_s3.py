@@ -36,7 +36,7 @@ class Camera:
 
     def times(self) -> set[datetime]:
         """When the objects were put."""
-        return {one["LastModified"] for one in self.client.list_objects_v2(Bucket=BUCKET)["Contents"]}
+        return {entry["LastModified"] for entry in self.client.list_objects_v2(Bucket=BUCKET)["Contents"]}
 
 
 @pytest.fixture

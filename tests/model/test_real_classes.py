@@ -72,7 +72,7 @@ class Trained:
         return [open_within(self.layout.root / path, self.params.data) for path in chosen]
 
     def scores(self, images: list[Image.Image], class_name: str) -> np.ndarray:
-        return np.array([one.score for one in self.inspector.inspect_many(images, class_name)])
+        return np.array([result.score for result in self.inspector.inspect_many(images, class_name)])
 
     def metrics(self, class_name: str) -> dict:
         return json.loads((self.layout.evaluation(class_name) / "metrics.json").read_text(encoding="utf-8"))

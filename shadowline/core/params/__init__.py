@@ -143,16 +143,16 @@ class Params(FrozenModel):
         return self.data.model_copy(update=own)
 
     def promise(self, class_name: str) -> float:
-        """The promised false-alarm rate of a class: its own, or the common one, also of a class not yet known."""
+        """The target false-positive rate of a class: its own, or the common one, also of a class not yet known."""
         own = self.classes[class_name].target_fpr if class_name in self.classes else None
         return self.calibration.target_fpr if own is None else own
 
     def calibration_of(self, class_name: str) -> CalibrationParams:
-        """The section `calibration` with the class's own promise in it."""
+        """The section `calibration` with the class's own target false-positive rate in it."""
         return self.calibration.model_copy(update={"target_fpr": self.promise(class_name)})
 
     def hash(self) -> str:
-        """sha256 of the canonical JSON of all values: two files that mean the same hash the same."""
+        """sha256 of the canonical JSON of all values: files with equal values have equal hashes."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 

@@ -33,8 +33,8 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> list[Source
     """
     if params.source not in SOURCES:
         nearest = difflib.get_close_matches(params.source, SOURCES, n=1, cutoff=0.0)[0]
-        known = ", ".join(SOURCES)
+        names = ", ".join(SOURCES)
         raise ValueError(
-            f"class '{class_name}': unknown source '{params.source}'; did you mean {nearest}? (one of {known})"
+            f"class '{class_name}': unknown source '{params.source}'; did you mean {nearest}? (one of {names})"
         )
     return SOURCES[params.source](class_name, params, root)

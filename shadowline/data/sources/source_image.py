@@ -22,14 +22,14 @@ _NOT_LISTED = frozenset({"Thumbs.db", "desktop.ini"})  # what file managers leav
 class SourceImage:
     name: str  # unique within the source, e.g. bottle/test/crack/003.png
     label: Label
-    defect_type: str  # the source's word for it; "" for normals
+    defect_type: str  # the source's name of it; "" for normals
     split_hint: Split | None  # where the source itself puts it
     read: Read
     read_masks: tuple[Read, ...] = ()  # several files are one mask: their union
     captured_at: datetime | None = None  # with a time zone
     received_at: datetime | None = None  # likewise; of images that came after the class's source, None for others
     bank_only: bool = False  # the decoder does not learn from it before the next full retraining
-    image_id: str = ""  # what its content must be, where that is on record
+    image_id: str = ""  # the sha256 that its content must have, where that is recorded
 
 
 Importer = Callable[[str, ClassParams, Path], list[SourceImage]]
@@ -69,7 +69,7 @@ def _read_inside(location: Path, path: Path, limit: int) -> bytes:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file and link below `folder`, sorted by name, so that what is no image is refused by name, not skipped."""
+    """Every file and link below `folder`, sorted by name: files that are no images are refused later, not skipped."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if not hidden and path.name not in _NOT_LISTED and (path.is_file() or path.is_symlink()):

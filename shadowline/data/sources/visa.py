@@ -5,8 +5,8 @@
                        image_anno.csv             image, label, mask
     <location>/split_csv/1cls.csv                 object, split, label, image, mask
 
-Paths in both tables count from the location. 1cls.csv decides the split where it is there; the words for the
-defects stand in image_anno.csv only. What neither table names is not part of the data set.
+Paths in both tables count from the location. 1cls.csv decides the split where it exists; the names of the defects are
+in image_anno.csv only. Files that neither table names are not part of the data set.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> list[Source
     if split_csv.is_file():
         every_class = _rows(split_csv, ("object", "split", "label", "image", "mask"))
         rows = [row for row in every_class if row["object"] == folder.name]
-    words = {row["image"]: row["label"] for row in annotated}
-    images = [_image(row, words, location) for row in rows]
+    labels = {row["image"]: row["label"] for row in annotated}
+    images = [_image(row, labels, location) for row in rows]
     return expect_images(images, class_name, folder, f"rows of object {folder.name} in {split_csv.name}")
 
 
-def _image(row: dict[str, str], words: dict[str, str], location: Path) -> SourceImage:
+def _image(row: dict[str, str], labels: dict[str, str], location: Path) -> SourceImage:
     normal = row["label"] == "normal"
     return SourceImage(
         name=row["image"],
         label=Label.NORMAL if normal else Label.ANOMALOUS,
-        defect_type="" if normal else words.get(row["image"], row["label"]),
+        defect_type="" if normal else labels.get(row["image"], row["label"]),
         split_hint=_SPLITS[row["split"]] if "split" in row else None,
         read=reader(location, location / row["image"]),
         read_masks=(reader(location, location / row["mask"]),) if row["mask"] else (),

@@ -81,15 +81,15 @@ def _textile_image(archive: zipfile.ZipFile, member: PurePosixPath, defect_type:
     )
 
 
-def _check_select(class_name: str, select: str, known: Sequence[str]) -> None:
-    if select not in known:
-        nearest = difflib.get_close_matches(select, known, n=1)
+def _check_select(class_name: str, select: str, allowed: Sequence[str]) -> None:
+    if select not in allowed:
+        nearest = difflib.get_close_matches(select, allowed, n=1)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ValueError(f"class '{class_name}': select '{select}' is not one of {list(known)}{hint}")
+        raise ValueError(f"class '{class_name}': select '{select}' is not one of {list(allowed)}{hint}")
 
 
 def _open(class_name: str, params: ClassParams, root: Path) -> zipfile.ZipFile:
-    """The archive stays open as long as the listed images live: opening it for each one would cost more than it."""
+    """Open the wheel. It stays open as long as the listed images exist: opening it for each image would be slower."""
     location = location_of(class_name, params, root)
     try:
         return zipfile.ZipFile(location)

@@ -26,7 +26,7 @@ class TrainingEvaluation:
 
 
 class TrainingHistory(Artifact):
-    """The trainer adds to it as it goes. The file is the same on every machine: `seconds` stays out of it."""
+    """Extended by the trainer at each step. The file is the same on every machine: `seconds` is not written to it."""
 
     model_config = ConfigDict(frozen=False)
 

@@ -2,9 +2,9 @@
 
     B images · G groups · T tokens (prefix first) · P patch tokens · D width · H heads · K blocks
 
-Everything it ever sees of the encoder are the fused features (B, G, T, D): the means of the encoder's first and
-last layers. Its input is their mean over groups, which equals the mean over all layers because the groups are
-equally large. Source: arXiv 2405.14325 §3.
+It sees only the fused features (B, G, T, D) of the encoder: the means of the encoder's first and last layers. Its input
+is their mean over groups, which equals the mean over all layers because the groups are equally large. Source: arXiv
+2405.14325 §3.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def save_decoder(decoder: Decoder, spec: DecoderSpec, path: Path) -> None:
 
 
 def load_decoder(path: Path) -> tuple[Decoder, DecoderSpec]:
-    """The decoder in evaluation mode; raises FileNotFoundError when there is none."""
+    """The decoder in evaluation mode; raises FileNotFoundError for a missing file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no decoder; run `dvc repro train`")
     with safe_open(path, framework="pt") as file:

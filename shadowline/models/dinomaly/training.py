@@ -42,7 +42,7 @@ class TrainingResult:
 
 
 class Trainer:
-    """One decoder, its optimiser and its history; `run` goes on from wherever the state is."""
+    """One decoder, its optimiser and its history; `run` continues from the present step."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Trainer:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
-        empty = sorted(name for name, one in data.items() if not one.train or not one.val)
+        empty = sorted(name for name, class_data in data.items() if not class_data.train or not class_data.val)
         if empty or not data:
             raise ValueError(f"train: classes {empty or '(none)'} have no train or val images; check the manifest")
         self.data, self.params, self.spec, self.seed = dict(sorted(data.items())), params, spec, seed
@@ -177,13 +177,15 @@ class Trainer:
 
     def identity(self) -> str:
         """What a checkpoint must agree on to be resumed: parameters, data, the encoder behind the data, and seed."""
-        keys = {name: [str(key) for key in (*one.train, *one.val)] for name, one in self.data.items()}
+        keys = {
+            name: [str(key) for key in (*class_data.train, *class_data.val)] for name, class_data in self.data.items()
+        }
         facts = {
             "params": self.params.model_dump(mode="json"),
             "spec": self.spec.__dict__,
             "seed": self.seed,
             "keys": keys,
-            "encoders": {name: one.source.fingerprint for name, one in self.data.items()},
+            "encoders": {name: class_data.source.fingerprint for name, class_data in self.data.items()},
         }
         return json.dumps(facts, sort_keys=True)
 
@@ -197,7 +199,7 @@ class Trainer:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=facts)
 
     def load(self, path: Path) -> None:
-        """Continue from `path`; a checkpoint of other parameters or data is ignored, as if it were not there."""
+        """Continue from `path`; a checkpoint of other parameters or data is ignored."""
         with safe_open(path, framework="pt") as file:
             facts = file.metadata()
             if facts["identity"] != self.identity():

@@ -1,4 +1,4 @@
-"""detector.json: what a model of foreign make does not say of itself."""
+"""detector.json: an external model's class, threshold, input and output, which its own files do not state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class ExternalModelSpec(BaseModel):
-    """What every foreign model needs; each kind adds its own."""
+    """Fields of every external model; each kind adds its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -34,7 +34,7 @@ class ExternalModelSpec(BaseModel):
 
 
 class ExternalDetector(ABC):
-    """What every foreign model does alike; see `shadowline.models.detector.Detector`."""
+    """What all external models share; see `shadowline.models.detector.Detector`."""
 
     description: ExternalModelSpec
 
@@ -47,7 +47,7 @@ class ExternalDetector(ABC):
         return self.description.oriented(self.description.threshold)
 
     def score(self, images: Sequence[Image.Image]) -> Floats:
-        """The model's own scores (N,), negated where it scores the other way round; one question an image."""
+        """The model's own scores (N,), negated where lower is more anomalous; the model is called once per image."""
         return np.array([self._score_one(image) for image in images], dtype=np.float64)
 
     @abstractmethod
@@ -64,5 +64,7 @@ def read_description(path: Path, kind: type[D]) -> D:
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}" for problem in error.errors()
+        )
         raise ValueError(f"{path}: {wrong}; see docs/decisions/0008") from None

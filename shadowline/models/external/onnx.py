@@ -61,37 +61,37 @@ class OnnxDetector(ExternalDetector):
         return cls(description, digest.hexdigest(), session)
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
-        """The model's own maps (N, h, w); raises ValueError for a model without any."""
+        """The model's own maps (N, h, w); raises ValueError for a model without a map output."""
         if not self.description.map_output:
             raise ValueError(f"class '{self.class_name}': the model gives no map; name one as map_output, if it does")
         return np.stack([self._map_one(image) for image in images])
 
     def _score_one(self, image: Image.Image) -> float:
-        found = self._run(self.description.score_output, image)
-        if found.size != 1 or not np.isfinite(found).all():
+        values = self._run(self.description.score_output, image)
+        if values.size != 1 or not np.isfinite(values).all():
             raise ValueError(
-                f"class '{self.class_name}': output {self.description.score_output!r} gave {_shown(found)}, "
+                f"class '{self.class_name}': output {self.description.score_output!r} gave {_shown(values)}, "
                 "need one finite number an image; name another score_output"
             )
-        return self.description.oriented(float(found.reshape(())))
+        return self.description.oriented(float(values.reshape(())))
 
     def _map_one(self, image: Image.Image) -> Floats:
-        found = self._run(self.description.map_output, image)
-        if found.ndim < 2 or found.size != found.shape[-2] * found.shape[-1]:
+        values = self._run(self.description.map_output, image)
+        if values.ndim < 2 or values.size != values.shape[-2] * values.shape[-1]:
             raise ValueError(
-                f"class '{self.class_name}': output {self.description.map_output!r} gave {_shown(found)}, "
+                f"class '{self.class_name}': output {self.description.map_output!r} gave {_shown(values)}, "
                 "need one map (1, 1, h, w) an image; name another map_output"
             )
-        flat = found.reshape(found.shape[-2:])
+        flat = values.reshape(values.shape[-2:])
         return flat if self.description.higher_is_anomalous else -flat
 
     def _run(self, output: str, image: Image.Image) -> Floats:
-        (found,) = self.session.run([output], {self.description.input_name: _prepare(image, self.description)})
-        return np.asarray(found, dtype=np.float64)
+        (values,) = self.session.run([output], {self.description.input_name: _prepare(image, self.description)})
+        return np.asarray(values, dtype=np.float64)
 
 
 def _open(graph: bytes, path: Path) -> Any:
-    """A session on the CPU. From bytes, so that what runs is what was hashed; weights in other files are not found."""
+    """A session on the CPU, from bytes, so that the hashed bytes are those that run; no weights from other files."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
@@ -99,7 +99,7 @@ def _open(graph: bytes, path: Path) -> Any:
         raise ValueError(f"{path}: onnxruntime is not installed; run `pip install 'shadowline[onnx]'`") from None
     options = onnxruntime.SessionOptions()
     options.use_deterministic_compute = True
-    options.log_severity_level = 4  # what is wrong is raised below, in one line
+    options.log_severity_level = 4  # errors are raised below, in one line
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument, errors.NotImplemented,
@@ -109,8 +109,8 @@ def _open(graph: bytes, path: Path) -> Any:
 
 
 def _check_fit(session: Any, description: OnnxDescription, directory: Path) -> None:
-    """Raises ValueError where the graph has no such input or outputs, or wants another input."""
-    inputs = {one.name: one for one in session.get_inputs()}
+    """Raises ValueError where the graph lacks the described input or outputs, or its input differs in type or shape."""
+    inputs = {graph_input.name: graph_input for graph_input in session.get_inputs()}
     outputs = sorted(output.name for output in session.get_outputs())
     if set(inputs) != {description.input_name}:
         raise ValueError(f"{directory}: input_name {description.input_name!r}, but the graph asks for {sorted(inputs)}")
@@ -135,5 +135,5 @@ def _prepare(image: Image.Image, description: OnnxDescription) -> npt.NDArray[np
     return np.ascontiguousarray(pixels_SS3.transpose(2, 0, 1)[None])
 
 
-def _shown(found: Floats) -> str:
-    return str(found.reshape(-1)[0]) if found.size == 1 else f"shape {found.shape}"
+def _shown(values: Floats) -> str:
+    return str(values.reshape(-1)[0]) if values.size == 1 else f"shape {values.shape}"

@@ -4,9 +4,9 @@ The directory is the MLflow model's (with MLmodel), and holds detector.json in i
 
     {"class_name": "bolt", "threshold": 0.42}
 
-The model is asked with a table of one row, the image in base64 (PNG) in the column `image`, and answers with a table
-that holds the column `score`. Other names: {"image_column": "payload", "score_column": "anomaly", …}. Loading a pyfunc
-runs its code: import only models that you would run. One that needs a pickle is refused.
+The model is called with a table of one row, the image in base64 (PNG) in the column `image`, and returns a table with
+the column `score`. Other names: {"image_column": "payload", "score_column": "anomaly", …}. Loading a pyfunc runs its
+code: import only models that you would run. A model that needs a pickle is refused.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _NO_PART = frozenset({"registered_model_meta", "__pycache__"})  # what MLflow an
 
 
 class PyfuncDescription(ExternalModelSpec):
-    image_column: str = "image"  # of the question; the bytes of a PNG in base64
-    score_column: str = "score"  # of the answer
+    image_column: str = "image"  # of the input table; the bytes of a PNG in base64
+    score_column: str = "score"  # of the output table
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class PyfuncDetector(ExternalDetector):
         return digest.hexdigest()
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
-        """A pyfunc answers with a table: raises ValueError."""
+        """Raises ValueError: a pyfunc returns scores only."""
         raise ValueError(f"class '{self.class_name}': a pyfunc gives no maps; only its scores can be compared")
 
     def _score_one(self, image: Image.Image) -> float:
@@ -86,7 +86,7 @@ class PyfuncDetector(ExternalDetector):
 
 
 def load_model(directory: Path) -> Any:
-    """MLflow's own loading of a pyfunc; raises ValueError where it fails."""
+    """Load a pyfunc with MLflow; raises ValueError where that fails."""
     import mlflow
 
     try:
@@ -96,7 +96,7 @@ def load_model(directory: Path) -> Any:
 
 
 def find_description(directory: Path) -> Path:
-    """Beside MLmodel, or where MLflow puts an artifact of that name."""
+    """The path of detector.json: in artifacts/, where MLflow puts it as an artifact, or beside MLmodel."""
     as_artifact = directory / "artifacts" / DESCRIPTION
     return as_artifact if as_artifact.is_file() else directory / DESCRIPTION
 

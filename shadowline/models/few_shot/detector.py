@@ -6,7 +6,7 @@
     FewShot.load(directory).score(images) > detector.threshold
 
 The directory holds encoder.safetensors, encoder.json, references.safetensors and config.json, and needs nothing
-else. config.json says which false-alarm rate the threshold promises, if any.
+else. config.json states the false-alarm rate that the threshold guarantees, if any.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _REFERENCES, _CONFIG = "references.safetensors", "config.json"
 
 
 class FewShotConfig(BaseModel):
-    """All that decides beside the references, and what the threshold rests on."""
+    """Everything that decides besides the references, and the basis of the threshold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -59,8 +59,8 @@ class FewShotConfig(BaseModel):
     views: tuple[str, ...]
     threshold: float  # in the unit of the distance
     target_fpr: float  # the false-alarm rate that was asked for
-    promised_fpr: float | None  # the one that holds on exchangeable normals; None: none does
-    provisional: bool  # promised_fpr is above target_fpr, or there is none
+    promised_fpr: float | None  # guaranteed on exchangeable normals; None: no guarantee
+    provisional: bool  # promised_fpr is above target_fpr, or None
     basis: Basis  # whose scores the threshold was taken from
 
 
@@ -77,8 +77,11 @@ class FewShot:
 
     def __post_init__(self) -> None:
         _check_class(self.config.class_name, self.references)
-        for part, found in (("references", self.references.fingerprint), ("config", self.config.encoder_fingerprint)):
-            _check_encoder(part, found, self.encoder)
+        for part, fingerprint in (
+            ("references", self.references.fingerprint),
+            ("config", self.config.encoder_fingerprint),
+        ):
+            _check_encoder(part, fingerprint, self.encoder)
 
     @classmethod
     def fit(
@@ -127,8 +130,8 @@ class FewShot:
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """Distance per patch (N, H, W)."""
         side = math.isqrt(self.references.fused_NVGPD.shape[3])
-        found = [self._map_one(image).reshape(side, side) for image in images]
-        return np.stack(found) if found else np.empty((0, side, side))
+        maps = [self._map_one(image).reshape(side, side) for image in images]
+        return np.stack(maps) if maps else np.empty((0, side, side))
 
     def save(self, directory: Path, encoder_directory: Path) -> None:
         """Write a directory that needs no other; raises ValueError where `encoder_directory` holds another encoder."""
@@ -149,8 +152,8 @@ class FewShot:
         config = FewShotConfig.model_validate(fields)
         detector = cls(config, FewShotReferences.load(directory / _REFERENCES), load_encoder(directory, pick_device()))
         if detector.fingerprint != expected:
-            found = detector.fingerprint[:12]
-            raise ValueError(f"{directory}: fingerprint {found}…, but config.json says {expected}; restore it")
+            actual = detector.fingerprint[:12]
+            raise ValueError(f"{directory}: fingerprint {actual}…, but config.json says {expected}; restore it")
         return detector
 
     def _map_one(self, image: Image.Image) -> Floats:
@@ -165,5 +168,5 @@ def _check_class(class_name: str, references: FewShotReferences) -> None:
 
 def _check_encoder(part: str, fingerprint: str, encoder: Encoder) -> None:
     if fingerprint != encoder.config.fingerprint:
-        found, wanted = fingerprint[:12], encoder.config.fingerprint[:12]
-        raise ValueError(f"few-shot {part}: encoder {found}…, need {wanted}…; encode the references again")
+        actual, wanted = fingerprint[:12], encoder.config.fingerprint[:12]
+        raise ValueError(f"few-shot {part}: encoder {actual}…, need {wanted}…; encode the references again")

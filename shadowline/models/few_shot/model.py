@@ -7,8 +7,8 @@
 
 N reference images · V views of each, the image itself first · R = N V references · G groups · P patches · D width.
 Patches are compared at length 1, in each feature group apart; a map is the mean over groups. Source: AnomalyDINO,
-Damm et al., arXiv 2405.14529 (one layer there, two fused groups here); WinCLIP's association with reference patches,
-arXiv 2303.14814 §4.2, is its relative.
+Damm et al., arXiv 2405.14529 (one layer there, two fused groups here); related: WinCLIP's association with reference
+patches, arXiv 2303.14814 §4.2.
 """
 
 from __future__ import annotations
@@ -90,20 +90,21 @@ def encode_references(
 ) -> FewShotReferences:
     """The references of images, each with its `views` beside it; the views must not depend on a seed.
 
-    Raises ValueError for no image, for one given twice (it would vouch for itself), and for an unknown view.
+    Raises ValueError for no image, for a duplicate image (its leave-one-out distance would be 0), and for an unknown
+    view.
     """
     if len({image.tobytes() for image in images}) < len(images):
         raise ValueError(f"class '{class_name}': {len(images)} reference images, some the same; give each only once")
     names = (ORIGINAL, *views)
     pictures = [apply_view(image, name, seed=0).image for image in images for name in names]
-    found = [patches_of(picture, encoder) for picture in pictures]
+    patches = [patches_of(picture, encoder) for picture in pictures]
     shape = (len(images), len(names), encoder.config.groups, encoder.grid**2, encoder.width)
-    fused = torch.stack(found).reshape(shape) if found else torch.empty(shape)
+    fused = torch.stack(patches).reshape(shape) if patches else torch.empty(shape)
     return FewShotReferences(class_name, fused.half(), names, encoder.config.fingerprint)
 
 
 def patches_of(image: Image.Image, encoder: Encoder) -> Tensor:
-    """Patch features (G, P, D) of one image, alone, so that they depend on no other; float16, as in the cache."""
+    """Patch features (G, P, D) of one image, encoded alone, so that they depend on no other; float16, as cached."""
     return encoder.encode([image.convert("RGB")], padded=False)[0, :, encoder.num_prefix :].half()
 
 
@@ -124,15 +125,17 @@ def distance_map(query_GPD: Tensor, references_RGPD: Tensor, distance: Distance)
     if query_GPD.shape != references_RGPD.shape[1:]:
         sizes = f"{tuple(query_GPD.shape)}, references {tuple(references_RGPD.shape[1:])}"
         raise ValueError(f"few-shot query: groups, patches and width {sizes}; encode both with one encoder")
-    nearest_GP = reduce(torch.minimum, (reference_distance(query_GPD, one, distance) for one in references_RGPD))
+    nearest_GP = reduce(
+        torch.minimum, (reference_distance(query_GPD, reference_GPD, distance) for reference_GPD in references_RGPD)
+    )
     return np.asarray(nearest_GP.double().mean(dim=0).numpy())
 
 
 def reference_distance(query_GPD: Tensor, reference_GPD: Tensor, distance: Distance) -> Tensor:
     """Distance of each patch to the nearest of one reference, in its own group: (G, P).
 
-    The neighbour is found through products, its distance is then taken directly: 0 for an image and itself. Because
-    references are asked one by one, in one shape, neither their number nor their order changes a value.
+    The neighbour is found by dot products, and its distance is then computed directly: 0 between an image and itself.
+    References are compared one by one, in one shape, so that neither their number nor their order changes a value.
     """
     nearest_GP = torch.bmm(query_GPD, reference_GPD.mT).argmax(dim=2)
     neighbour_GPD = torch.take_along_dim(reference_GPD, nearest_GP[:, :, None], dim=1)
@@ -141,7 +144,7 @@ def reference_distance(query_GPD: Tensor, reference_GPD: Tensor, distance: Dista
 
 
 def image_score(map_P: Floats, top_share: float) -> float:
-    """Mean of the top share of a map; never higher for a map that is nowhere higher."""
+    """Mean of the top share of a map; monotone in each value of the map."""
     return float(pooled(map_P[None], top_share)[0])
 
 
@@ -155,7 +158,7 @@ def _check_finite(values: Tensor, subject: str) -> None:
 
 
 class Basis(StrEnum):
-    """Whose scores set a threshold."""
+    """What was scored to set a threshold."""
 
     IMAGES = "images"  # each reference image, scored against the other images and their views
     VIEWS = "views"  # each view of the only image, scored against its other views: a stand-in
@@ -163,22 +166,22 @@ class Basis(StrEnum):
 
 @dataclass(frozen=True)
 class Rule:
-    """A threshold, and what may be said of it."""
+    """A threshold and its guarantee."""
 
     threshold: float
-    promised_fpr: float | None  # false-alarm rate on exchangeable normals; None: nothing is promised
-    provisional: bool  # the promise is weaker than the rate that was asked for
+    promised_fpr: float | None  # guaranteed false-alarm rate on exchangeable normals; None: no guarantee
+    provisional: bool  # the guarantee is weaker than `target_fpr`, or there is none
     basis: Basis
-    scores: tuple[float, ...]  # that it was taken from, rising
+    scores: tuple[float, ...]  # that it was computed from, ascending
 
 
 def leave_one_out(references: FewShotReferences, distance: Distance, top_share: float, target_fpr: float) -> Rule:
-    """The threshold that the references themselves can vouch for.
+    """The threshold from the leave-one-out scores of the references.
 
-    With n images it promises target_fpr, or 1/(n + 1) where that is more. The promise holds as that of a split: were
-    the fresh normal among the references of the others, all n + 1 scores would be exchangeable; leaving it out can
-    only raise the n scores here, because a reference more never raises a distance, and so it only raises the threshold.
-    One image alone promises nothing. Raises ValueError for one image without views.
+    With n images it guarantees target_fpr, or 1/(n + 1) where that is more. The guarantee holds as for a split: were
+    the fresh normal among the references of the others, all n + 1 scores would be exchangeable; leaving it out can only
+    raise the n scores here, because a further reference never raises a distance, and so it only raises the threshold.
+    With a single image there is no guarantee. Raises ValueError for one image without views.
     """
     n = references.num_images
     if n == 1:
@@ -191,12 +194,12 @@ def leave_one_out(references: FewShotReferences, distance: Distance, top_share: 
 
 
 def _leave_each_out(units_NVGPD: Tensor, class_name: str, distance: Distance, top_share: float) -> tuple[float, ...]:
-    """Score of each image as it is against all views of the others, rising."""
+    """Scores of the original of each image against all views of the others, ascending."""
     count = len(units_NVGPD)
     if count < 2:
         raise ValueError(
             f"class '{class_name}': 1 reference image without views gives no threshold; add one, or few_shot.views"
         )
     others = (units_NVGPD[[j for j in range(count) if j != i]].flatten(0, 1) for i in range(count))
-    maps = (distance_map(units_NVGPD[i, 0], one, distance) for i, one in enumerate(others))
+    maps = (distance_map(units_NVGPD[i, 0], references_RGPD, distance) for i, references_RGPD in enumerate(others))
     return tuple(sorted(image_score(map_P, top_share) for map_P in maps))

@@ -45,7 +45,7 @@ _ROUNDING = 1e-12  # of the mean square: what is left of a variance of zero afte
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over patches that are all a shrunk Gaussian needs; adding two of them is adding two data sets."""
+    """The sums over patches that a shrunk Gaussian needs; adding two Moments is adding two data sets."""
 
     count: Array  # () number of patches
     first_GD: Array  # Σ x
@@ -168,7 +168,7 @@ class Bank:
         )
 
     def compressed(self, storage: CovarianceFormat, rank: int) -> Bank:
-        """This bank in another format; raises ValueError as `compress` does. What a format lost stays lost."""
+        """This bank in another format; raises ValueError as `compress` does. Lost precision does not come back."""
         return replace(self, covariance=compress(self.factor_GDD, storage, rank))
 
     @property
@@ -184,12 +184,12 @@ class Bank:
 
     @property
     def storage(self) -> CovarianceFormat:
-        """How the covariance is kept."""
+        """The format of the covariance."""
         return storage_of(self.covariance)
 
     @property
     def exact_num_bytes(self) -> int:
-        """What it would take uncompressed."""
+        """Size without compression."""
         G, D = self.mean_GD.shape
         return 4 * G * (D + D * D)
 
@@ -214,7 +214,7 @@ class Bank:
 
     @classmethod
     def load(cls, path: Path) -> Bank:
-        """In whichever format the file holds; raises ValueError for one that this version does not know."""
+        """Load a bank in any format; raises ValueError for a format that this version does not know."""
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["bank"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping

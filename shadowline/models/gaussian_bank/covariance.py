@@ -4,7 +4,7 @@
     distance_GN = covariance.distance(centred_GDN)
 
 G groups · D width · R rank · L entries below a diagonal, D (D − 1) / 2 · N patches. Per group are kept, in bytes:
-float32 4 D²; float16 2 L + 4 D; low_rank 4 D (R + 1). What is kept on disk is what is held in memory.
+float32 4 D²; float16 2 L + 4 D; low_rank 4 D (R + 1). Memory holds the same tensors as the file.
 Source of the low rank: factor analysis under Woodbury's identity (1950); the noise that is taken off every direction
 is that of probabilistic PCA, Tipping & Bishop (1999).
 """
@@ -118,7 +118,7 @@ _FORMATS: Mapping[CovarianceFormat, type[Covariance]] = {
 
 
 def compress(factor_GDD: Tensor, storage: CovarianceFormat, rank: int) -> Covariance:
-    """The covariance in one of the formats; `rank` counts for low_rank alone.
+    """The covariance in one of the formats; `rank` is used by low_rank alone.
 
     Raises ValueError for a rank beyond the width, or a covariance that half precision cannot hold.
     """

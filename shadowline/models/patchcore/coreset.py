@@ -1,4 +1,4 @@
-"""The mathematics of PatchCore's memory bank: join the layers to patches, choose the bank, ask it.
+"""The mathematics of PatchCore's memory bank: join the layers to patches, choose the bank, query it.
 
 Source: Roth et al., arXiv 2106.08265. The integration tests compare each part with another implementation's.
 

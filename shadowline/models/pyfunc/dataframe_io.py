@@ -1,4 +1,4 @@
-"""One row of a table that a served model is asked with: the image in it, and which version of the model answers.
+"""Reads a row of the table that a served model receives, and the version of the model that answers.
 
 image   base64 of a file's bytes
 path    of a file below the folder that SHADOWLINE_IMAGE_ROOT names; without that folder paths are refused
@@ -35,7 +35,7 @@ def read_row(row: Mapping[Hashable, Any]) -> bytes | Path:
 
 
 def registered_version(folder: Path) -> str:
-    """The version that MLflow notes beside a model that it took out of the registry."""
+    """The version that MLflow writes beside a model from the registry; "directory" for any other model."""
     for parent in folder.parents:
         note = parent / "registered_model_meta"
         if note.is_file():

@@ -1,8 +1,8 @@
 """The inspector as an MLflow pyfunc, logged as code: plain `mlflow models serve` and `load_model` can run it.
 
 Input, one row per image:  image (base64 of the file's bytes) or path, and optionally class_name
-Output:                    score, threshold, decision, class_name, model_version, fingerprint; of an image that no class
-                           accepts, the last two
+Output:                    score, threshold, decision, class_name, model_version, fingerprint; only the last two for an
+                           image that no class accepts
 
 A path is read only below the folder that SHADOWLINE_IMAGE_ROOT names; without it paths are refused.
 """
@@ -33,8 +33,8 @@ class InspectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def _inspect(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
         class_name = row.get("class_name")
-        known = class_name if isinstance(class_name, str) and class_name else None
-        result = self.inspector.inspect(read_row(row), known)
+        requested = class_name if isinstance(class_name, str) and class_name else None
+        result = self.inspector.inspect(read_row(row), requested)
         return {name: str(value) if isinstance(value, Label) else value for name, value in result.to_dict().items()}
 
 

@@ -1,6 +1,6 @@
-"""A legacy model as an MLflow pyfunc, logged as code: asked and answering as the inspector does.
+"""A legacy model as an MLflow pyfunc, logged as code: its input and output are those of the inspector.
 
-Its files lie in artifacts/legacy, beside limits.json with the class and what an image file may measure.
+Its files lie in artifacts/legacy, beside limits.json with the class and the limits of an image file.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class LegacyPyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return pd.DataFrame(rows, columns=list(ANSWER))
 
     def _judge(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
-        asked = row.get("class_name")
-        if isinstance(asked, str) and asked and asked != self.detector.class_name:
-            raise ValueError(f"class {asked!r} is not in this model; it knows {self.detector.class_name}")
+        requested = row.get("class_name")
+        if isinstance(requested, str) and requested and requested != self.detector.class_name:
+            raise ValueError(f"class {requested!r} is not in this model; it knows {self.detector.class_name}")
         score = float(self.detector.score([open_within(read_row(row), self.limits)])[0])
         label = Label.ANOMALOUS if score > self.detector.threshold else Label.NORMAL
         answer = (score, self.detector.threshold, str(label), self.detector.class_name)

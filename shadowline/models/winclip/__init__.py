@@ -1,1 +1,1 @@
-"""WinCLIP: an image judged by words alone, or by words and a few normal images (Jeong et al., arXiv 2303.14814)."""
+"""WinCLIP: zero-shot anomaly detection from text prompts (Jeong et al., arXiv 2303.14814)."""

@@ -1,4 +1,4 @@
-"""WinCLIP: a detector of a product that nobody has trained on (Jeong et al., CVPR 2023, arXiv 2303.14814).
+"""WinCLIP: a detector for a product without any training images (Jeong et al., CVPR 2023, arXiv 2303.14814).
 
     clip = load_clip(params.zero_shot, Path())
     detector = WinClip.from_words("bolt", choose(Path("prompts"), "bolt", "states"), clip, params.zero_shot)
@@ -45,7 +45,7 @@ _WEIGHTS, _CONFIG = "weights.safetensors", "config.json"
 
 
 class WinClipConfig(SavedConfig):
-    """All that decides a score besides the tensors, and the words that the text came from."""
+    """Everything that decides a score besides the tensors, and the prompts behind the text embeddings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -121,8 +121,8 @@ class WinClip(SavedDetector):
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """Anomaly maps (N, S, S) in 0…1, upsampled from the grid of patches."""
-        found = [self._map_one(image) for image in images]
-        return np.stack(found) if found else np.empty((0, *size_of(self.tower)))
+        maps = [self._map_one(image) for image in images]
+        return np.stack(maps) if maps else np.empty((0, *size_of(self.tower)))
 
     def save(self, directory: Path) -> None:
         """Write weights.safetensors and config.json (with the fingerprint) into `directory`."""
@@ -139,9 +139,11 @@ class WinClip(SavedDetector):
         fields = read_json(directory / _CONFIG)
         expected = fields.pop("fingerprint", None)
         config, tensors = WinClipConfig.model_validate(fields), load_file(directory / _WEIGHTS)
-        found = fingerprint_of(config, tensors)
-        if found != expected:
-            raise ValueError(f"{directory}: fingerprint {found[:12]}…, but config.json says {expected}; restore it")
+        fingerprint = fingerprint_of(config, tensors)
+        if fingerprint != expected:
+            raise ValueError(
+                f"{directory}: fingerprint {fingerprint[:12]}…, but config.json says {expected}; restore it"
+            )
         tower = build_tower(config.design)
         tower.load_state_dict({k.removeprefix("tower."): v for k, v in tensors.items() if k.startswith("tower.")})
         placed = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -161,9 +163,9 @@ class WinClip(SavedDetector):
 
     @torch.inference_mode()
     def _map_one(self, image: Image.Image) -> Floats:
-        found = embed_images(self.tower, self._prepare(image), self.windows)
-        scales = [self._words(windows) for windows in found.windows]
-        grid_map = language_map(self._words(found.image_BD), scales, self.windows, grid_of(self.tower))
+        embedding = embed_images(self.tower, self._prepare(image), self.windows)
+        scales = [self._words(windows) for windows in embedding.windows]
+        grid_map = language_map(self._words(embedding.image_BD), scales, self.windows, grid_of(self.tower))
         large = functional.interpolate(grid_map[:, None], size=size_of(self.tower), mode="bilinear")
         return np.asarray(large[0, 0].double().cpu().numpy())
 

@@ -1,10 +1,10 @@
-"""Prompts are data: what a class is called, which words say that it is whole or broken, and in which sentences.
+"""Prompts as data: the name of a class, words for its normal and its defective state, and sentence templates.
 
 `prompts/default.yaml` holds prompt sets for every class, `prompts/<class>.yaml`, where there is one, its own words:
 
     words: solar cell                     # without it, the class's name with spaces
     defects: [crack, dark spot]           # its vocabulary of defects
-    sets:                                 # its own sets; one of a default's name takes that one's place
+    sets:                                 # its own sets; a set with the name of a default replaces it
       vocabulary:
         normal: ["flawless {}"]           # {} or {words}: the class's words
         anomalous: ["{} with a {defect}"] # {defect}: once per word of the vocabulary
@@ -127,7 +127,7 @@ class PromptBook:
     sets: Mapping[str, PromptSet]
 
     def fill(self, set_name: str) -> Prompts:
-        """Raises ValueError for an unknown set, naming the nearest, and for one that needs a vocabulary of defects."""
+        """Raises ValueError for an unknown set, naming the nearest, and for a set that needs words for defects."""
         if set_name not in self.sets:
             nearest = difflib.get_close_matches(set_name, self.sets, n=1, cutoff=0.3)
             hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
@@ -138,7 +138,7 @@ class PromptBook:
 
     def fillable(self) -> list[Prompts]:
         """Every set that the class's vocabulary can fill."""
-        needing = [name for name, one in self.sets.items() if not self.defects and _needs_defects(one)]
+        needing = [name for name, prompt_set in self.sets.items() if not self.defects and _needs_defects(prompt_set)]
         return [self.fill(name) for name in self.sets if name not in needing]
 
     def _side(self, set_name: str, states: tuple[str, ...], templates: tuple[str, ...]) -> tuple[str, ...]:
@@ -156,9 +156,11 @@ class PromptBook:
         return [state.format(self.words, words=self.words, defect=defect) for defect in self.defects]
 
 
-def _needs_defects(one: PromptSet) -> bool:
+def _needs_defects(prompt_set: PromptSet) -> bool:
     """Whether a side would be empty without a vocabulary."""
-    return any(all("defect" in _placeholders(state) for state in side) for side in (one.normal, one.anomalous))
+    return any(
+        all("defect" in _placeholders(state) for state in side) for side in (prompt_set.normal, prompt_set.anomalous)
+    )
 
 
 def read_book(folder: Path, class_name: str) -> PromptBook:
@@ -193,7 +195,7 @@ def chosen_path(folder: Path, class_name: str) -> Path:
 
 
 def record_choice(folder: Path, class_name: str, winner: Prompts, evidence: Mapping[str, Any]) -> Path:
-    """Write down the winner with what it was chosen by; the same search writes the same bytes."""
+    """Write the winner with the evidence for it; the same search writes the same bytes."""
     path = chosen_path(folder, class_name)
     fields = {"class_name": class_name, "prompt_set": winner.set_name, "prompts_sha256": winner.sha256}
     write_json(path, {**evidence, **fields})
@@ -211,7 +213,9 @@ def _read(path: Path, kind: type[F]) -> F:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not YAML: {error}") from None
     except ValidationError as error:
-        wrong = [f"{path}: {_explain(one['loc'], one['type'], one['msg'], kind)}" for one in error.errors()]
+        wrong = [
+            f"{path}: {_explain(problem['loc'], problem['type'], problem['msg'], kind)}" for problem in error.errors()
+        ]
         raise ValueError("\n".join(wrong)) from None
 
 
@@ -219,6 +223,6 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str, model: ty
     dotted = ".".join(map(str, location)) or "file"
     if kind != "extra_forbidden":
         return f"{dotted}: {message}"
-    known = [*model.model_fields] if len(location) == 1 else [*PromptSet.model_fields]
-    nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    return f"unknown key {dotted}" + (f"; did you mean {nearest[0]}?" if nearest else f"; known are {known}")
+    keys = [*model.model_fields] if len(location) == 1 else [*PromptSet.model_fields]
+    nearest = difflib.get_close_matches(str(location[-1]), keys, n=1, cutoff=0.5)
+    return f"unknown key {dotted}" + (f"; did you mean {nearest[0]}?" if nearest else f"; known are {keys}")

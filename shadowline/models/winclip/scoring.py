@@ -36,7 +36,7 @@ def anomaly_share(features: Tensor, text_2D: Tensor, temperature: float) -> Tens
 
 
 def harmonic_mean(scores: Tensor, dim: int) -> Tensor:
-    """Of scores ≥ 0; a zero among them makes it zero."""
+    """Harmonic mean of scores ≥ 0; 0 where any score is 0."""
     return scores.shape[dim] / (1.0 / scores).sum(dim)
 
 

@@ -1,10 +1,10 @@
-"""Which words find a class's defects best: prompt sets tried on validation images, never on test.
+"""Searches for the prompt set that finds a class's defects best, on validation images, never on test.
 
-    found = search(book.fillable(), clip, normals, defects, temperature=0.07, tie=0.02, progress=progress)
-    found[0].prompts
+    results = search(book.fillable(), clip, normals, defects, temperature=0.07, tie=0.02, progress=progress)
+    results[0].prompts
 
-Images are embedded once, whatever the number of sets. What is compared is the zero-shot image score; windows do not
-enter it.
+Images are embedded once, whatever the number of sets. Sets are compared by the zero-shot image score, which uses no
+windows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tried:
-    """One prompt set, and how well it told defects from normals."""
+    """One prompt set, and how well it separates defects from normals."""
 
     prompts: Prompts
     auroc: float  # mean over kinds of defect
@@ -63,11 +63,11 @@ def search(
     with progress.task("prompt search", total=total) as task:
         normal_ND = _embed_all(clip, normals, task.advance)
         defects_ND = {kind: _embed_all(clip, images, task.advance) for kind, images in defects.items()}
-    measured = [_try(one, clip, normal_ND, [*defects_ND.values()], temperature) for one in sets]
+    measured = [_try(prompts, clip, normal_ND, [*defects_ND.values()], temperature) for prompts in sets]
     best = max(auroc for auroc, _ in measured)
     winner = next(index for index, (auroc, _) in enumerate(measured) if auroc >= best - tie)
-    tried = [Tried(one, *measured[index], chosen=index == winner) for index, one in enumerate(sets)]
-    return tuple(sorted(tried, key=lambda one: (not one.chosen, -one.auroc)))
+    tried = [Tried(prompts, *measured[index], chosen=index == winner) for index, prompts in enumerate(sets)]
+    return tuple(sorted(tried, key=lambda result: (not result.chosen, -result.auroc)))
 
 
 def _embed_all(clip: Clip, images: Sequence[Read], advance: Callable[[], None]) -> Tensor:
@@ -85,10 +85,12 @@ def _try(
 ) -> tuple[float, float]:
     """AUROC and separation."""
     text_2D = embed_sides(clip, prompts)
-    normal, *broken = (_scores(one_ND, text_2D, temperature) for one_ND in (normal_ND, *defects))
+    normal, *broken = (_scores(features_ND, text_2D, temperature) for features_ND in (normal_ND, *defects))
     scale = Scale.of(normal, f"prompt set '{prompts.set_name}'")
-    aurocs = [roc_auc_score(np.r_[np.zeros(len(normal)), np.ones(len(one))], np.r_[normal, one]) for one in broken]
-    return float(np.mean(aurocs)), float(np.mean([np.median(scale.apply(one)) for one in broken]))
+    aurocs = [
+        roc_auc_score(np.r_[np.zeros(len(normal)), np.ones(len(scores))], np.r_[normal, scores]) for scores in broken
+    ]
+    return float(np.mean(aurocs)), float(np.mean([np.median(scale.apply(scores)) for scores in broken]))
 
 
 def _scores(features_ND: Tensor, text_2D: Tensor, temperature: float) -> Floats:

@@ -1,12 +1,12 @@
-"""CLIP's vision tower, asked for three things at once: the whole image, every window of it, and its patches.
+"""CLIP's vision tower: embeddings of the whole image and of every window of it, from the same patch tokens.
 
     tower = build_tower(design)
-    found = embed_images(tower, pixels_B3SS, windows)
+    embedding = embed_images(tower, pixels_B3SS, windows)
 
 B images · S input size, pixels · W windows · k² patches of a window · P patches · T tokens · C tower width ·
 D embedding width
 
-A window's embedding is the tower's answer to the class token and that window's patches alone, so its transformer
+A window's embedding is the tower's output for the class token and that window's patches alone, so its transformer
 runs once per window: a map costs about a dozen times as much as an image score.
 """
 
@@ -25,7 +25,7 @@ from shadowline.models.winclip.scoring import Grid
 
 @dataclass(frozen=True)
 class TowerDesign:
-    """What open_clip builds a vision tower from; ValueError for a tower whose patches cannot be masked."""
+    """What open_clip builds a vision tower from; raises ValueError for a tower whose patches cannot be masked."""
 
     embed_dim: int  # D
     quick_gelu: bool
@@ -41,7 +41,7 @@ class TowerDesign:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Not normalised."""
+    """Embeddings of whole images and of their windows, not normalised."""
 
     image_BD: Tensor
     windows: tuple[Tensor, ...]  # (B, W, D) per scale

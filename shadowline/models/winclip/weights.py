@@ -1,4 +1,4 @@
-"""CLIP's weights: from a safetensors file, or from the model hub where the network is allowed; nothing replaces them.
+"""CLIP's weights: from a safetensors file, or from the model hub where the network is allowed; no fallback.
 
 clip = load_clip(params.zero_shot, Path())
 text_2D = embed_sides(clip, prompts)
@@ -29,7 +29,7 @@ _TEXT_BATCH = 64  # prompts per pass of the text tower
 
 
 class MissingWeightsError(ValueError):
-    """CLIP's weights are not here; the message names the file and where to get it."""
+    """CLIP's weights are missing; the message names the file and where to get it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,8 @@ class Clip:
 def load_clip(params: ZeroShotParams, root: Path, *, device: str | torch.device = "cpu") -> Clip:
     """The network that `params` name, with its weights.
 
-    Raises ValueError for an architecture without windows, and for weights that are missing, pickled or of another one.
+    Raises ValueError for an architecture without windows, and for weights that are missing, pickled or of another
+    architecture.
     """
     config = read_architecture(params.architecture, root)
     design = TowerDesign(config["embed_dim"], config.get("quick_gelu", False), config["vision_cfg"])
@@ -198,9 +199,9 @@ def _from_hub(params: ZeroShotParams) -> Path:
 
 
 def _repository(params: ZeroShotParams) -> str:
-    """On the model hub; empty for own weights and for those that lie elsewhere."""
-    known = backbones.open_clip().get_pretrained_cfg(params.architecture, params.pretrained)
-    return str(known.get("hf_hub", "")).rpartition("/")[0]
+    """The repository of the weights on the model hub; empty for own weights and for weights elsewhere."""
+    pretrained = backbones.open_clip().get_pretrained_cfg(params.architecture, params.pretrained)
+    return str(pretrained.get("hf_hub", "")).rpartition("/")[0]
 
 
 def _way_out(params: ZeroShotParams) -> str:

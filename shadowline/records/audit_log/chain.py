@@ -1,14 +1,15 @@
-"""The audit chain in SQL: noted with what it is about, in one transaction; signed and linked right after.
+"""The audit log in SQL: a note is written in the transaction of the change, and signed and linked right after.
 
     chain = Chain(open_database(url), open_keys())
     with engine.begin() as connection:                     # the change and its note: both or neither
         connection.execute(…)
-        chain.note(connection, [Record(Kind.APPROVAL, "bolt", {"target": "canary"}, "Ada", now)])
-    chain.seal()                                           # what is noted gets its place and its signature
-    chain.append(Record(…))                                # both at once, for what is in no other table
+        chain.note(connection, [Record(EntryKind.APPROVAL, "bolt", {"target": "canary"}, "Ada", now)])
+    chain.seal()                                           # every note gets its number, hash and signature
+    chain.append(Record(…))                                # both at once, for events that are in no other table
 
-No key is needed to note, so that a rollback never waits for one; what a kill leaves noted, the next seal takes in.
-Entries are never updated or deleted: triggers refuse it, and a signature shows it where they were removed.
+Writing a note needs no key, so that a rollback never waits for one; notes that a killed process leaves are sealed by
+the next seal. Entries are never updated or deleted: triggers refuse it, and where the triggers were removed, signatures
+reveal it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class TruncatedChainError(ValueError):
 
 @dataclass(frozen=True)
 class ChainAnchor:
-    """Something outside of the database that knows of an entry."""
+    """Number and hash of an entry, known outside of the database."""
 
     number: int
     hash: str
@@ -62,15 +63,15 @@ class ChainAnchor:
 
     @property
     def complaint(self) -> str:
-        """Where its entry is not found."""
+        """The message where its entry is missing."""
         return f"entry {self.number} was written, as {self.name} knows, and is no longer there"
 
 
 class Chain:
-    """The one chain of a database."""
+    """The audit log of a database, as a chain of entries."""
 
     def __init__(self, engine: Engine, keys: KeyFolder, heads: HeadPlace | None = None) -> None:
-        """`heads`: a second place that is told the last entry."""
+        """`heads`: a place outside of the database to which the last entry's number and hash are copied."""
         self.engine, self.keys, self.heads = engine, keys, heads
 
     # --- writing ---
@@ -84,7 +85,7 @@ class Chain:
             connection.execute(insert(AuditNoteRow), rows)
 
     def append(self, *records: Record) -> tuple[Entry, ...]:
-        """Note and seal, both or neither; returns what was sealed, also what others had noted before.
+        """Note and seal records, both or neither; returns all entries sealed, including earlier notes of others.
 
         Raises as `seal` does.
         """
@@ -98,7 +99,7 @@ class Chain:
         return (*earlier, *own)
 
     def append_if_possible(self, *records: Record) -> tuple[Entry, ...]:
-        """The same for those whose work must go on: what hinders it is logged, and the notes wait for the next seal."""
+        """`append` for callers that must go on: an error is logged, and the notes wait for the next seal."""
         try:
             return self.append(*records)
         except (ValueError, OSError, SQLAlchemyError) as error:
@@ -108,10 +109,10 @@ class Chain:
         return ()
 
     def seal(self) -> tuple[Entry, ...]:
-        """Give every note its place in the chain, in the order in which they were noted.
+        """Append every note to the chain, in the order in which they were noted.
 
-        Raises ValueError where the key is not at hand, or a note would introduce another, and TruncatedChainError where
-        the chain was cut; the notes stay.
+        Raises ValueError where the key is not available, or a note would introduce another key, and TruncatedChainError
+        where the chain was cut; the notes stay.
         """
         sealed: list[Entry] = []
         while self.num_noted():
@@ -122,17 +123,17 @@ class Chain:
         return tuple(sealed)
 
     def seal_if_possible(self) -> None:
-        """The same for those whose work must go on; see `append_if_possible`."""
+        """`seal` for callers that must go on: an error is logged."""
         try:
             self.seal()
         except (ValueError, OSError, SQLAlchemyError) as error:
             _complain(error)
 
     def tell_heads(self) -> None:
-        """Copy the last entry's number and hash to the second place, where there is one.
+        """Copy the last entry's number and hash to the place of the heads, where one is configured.
 
-        `seal` does not: a rollback waits for no other machine. A place that is away is logged; a later head covers all
-        that came before it.
+        `seal` does not do this: a rollback waits for no other machine. An unreachable place is logged; a later head
+        covers all entries before it.
         """
         try:
             head = self.keys.head
@@ -142,9 +143,9 @@ class Chain:
             log.error("audit: the last entry is not copied, tried again with the next: %s", error)
 
     def rotate(self, name: str, by: str) -> Entry:
-        """From here on a new key signs, introduced by the one before; the very first introduces itself.
+        """Introduce a key that signs from here on, in an entry signed with the key before; the first key signs its own.
 
-        Raises ValueError for a name that is none, or that a key of this chain has or had.
+        Raises ValueError for an invalid name, or the name of a key that this chain has or had.
         """
         with self.alone() as connection:
             last = self._last(connection)
@@ -163,7 +164,7 @@ class Chain:
         new = [] if last else [self._introduce(FIRST_KEY, rows[0].by, None)]
         signer = self._signer(last or new[0])
         for row in rows:
-            if row.kind == EntryKind.KEY:  # who can write notes could have a key of his own signed
+            if row.kind == EntryKind.KEY:  # otherwise whoever can write notes could get a key of their own signed
                 raise ValueError(f"{_NO_KEY}; note {row.id} does: find out who wrote it, and remove it")
             note = PendingEntry(row.at, row.by, row.kind, row.subject, row.body)
             new.append(next_entry(note, new[-1] if new else last, signer))
@@ -172,7 +173,7 @@ class Chain:
         return new
 
     def _remember(self, written: Sequence[Entry]) -> None:
-        """After the transaction: what is written is written, also where the key folder cannot be told."""
+        """After the transaction, store the head in the key folder. A failure is logged: the entries are written."""
         try:
             for last in written[-1:]:
                 self.keys.remember(last)
@@ -180,14 +181,14 @@ class Chain:
             log.error("audit: %s", error)
 
     def _introduce(self, name: str, by: str, last: Entry | None) -> Entry:
-        """The entry of a key, which is made unless a kill left it behind."""
+        """The entry that introduces a key; the key is created unless a killed process has left it."""
         signer = self._signer(last) if last else None
         key = self.keys.obtain(name)
         body = {"public_key": key.public, "replaces": signer.name if signer else None}
         return next_entry(Record(EntryKind.KEY, name, body, by, datetime.now(UTC)).noted, last, signer or key)
 
     def _signer(self, last: Entry) -> SigningKey:
-        """The key that has to sign what follows `last`."""
+        """The key that has to sign the entry after `last`."""
         return self.keys.load(last.subject if last.kind == EntryKind.KEY else last.key)
 
     def _insert(self, connection: Connection, entries: Sequence[Entry]) -> None:
@@ -195,14 +196,14 @@ class Chain:
 
     @contextmanager
     def alone(self) -> Iterator[Connection]:
-        """A transaction that no other writer of the chain runs beside; SQLite has one writer anyhow."""
+        """A transaction that excludes other writers of the chain; SQLite has one writer anyhow."""
         with self.engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
             yield connection
 
     def _last(self, connection: Connection) -> Entry | None:
-        """Raises TruncatedChainError where the entry that the key folder remembers is not there."""
+        """The last entry. Raises TruncatedChainError where the entry that the key folder remembers is missing."""
         query, head = select(AuditEntryRow).order_by(AuditEntryRow.number.desc()).limit(1), self.keys.head
         row = connection.execute(query).first()
         if head is not None and _hash_of(connection, head.number) != head.hash:
@@ -229,7 +230,7 @@ class Chain:
         first: int = 1,
         last: int | None = None,
     ) -> Iterator[Entry]:
-        """In order; of a span of time (`since` included, `until` not) or of numbers, of some kinds, on one subject."""
+        """Entries in order, by time (`since` included, `until` not), kinds, subject and numbers (both included)."""
         query = select(AuditEntryRow).order_by(AuditEntryRow.number)
         query = query.where(AuditEntryRow.number >= first) if first > 1 else query
         query = query.where(AuditEntryRow.number <= last) if last is not None else query
@@ -243,7 +244,7 @@ class Chain:
             yield from (_entry(row) for row in streamed)
 
     def latest(self, kind: EntryKind, subject: str = "") -> PendingEntry | None:
-        """The last of a kind, about a subject or any, sealed or not."""
+        """The latest note or entry of a kind, about one subject or any."""
         with reading(self.engine) as connection:
             for table, order in ((AuditNoteRow, AuditNoteRow.id), (AuditEntryRow, AuditEntryRow.number)):
                 query = select(table).where(table.kind == str(kind)).order_by(order.desc()).limit(1)
@@ -253,45 +254,51 @@ class Chain:
         return None
 
     def num_noted(self) -> int:
-        """Notes that wait to be sealed."""
+        """Number of notes that wait to be sealed."""
         with reading(self.engine) as connection:
             return int(connection.execute(select(func.count()).select_from(AuditNoteRow)).scalar_one())
 
     def pending_since(self) -> str | None:
         """The time of the oldest note that waits to be sealed."""
         with reading(self.engine) as connection:
-            found: str | None = connection.execute(select(func.min(AuditNoteRow.at))).scalar()
-        return found
+            oldest: str | None = connection.execute(select(func.min(AuditNoteRow.at))).scalar()
+        return oldest
 
     def verify(
         self, progress: Progress, trusted: Mapping[str, str] | None = None, witnesses: Iterable[ChainAnchor] = ()
     ) -> ChainVerification:
-        """Walk along the whole chain, and look for what it is known to have held.
+        """Verify every entry of the chain, and that it holds every entry that a witness knows.
 
-        `trusted`: name → public half of the first key at least, and of others that must occur; those in the key folder
-        where None. What the folder remembers is a witness itself. Raises ValueError where there is nothing to trust.
+        `trusted`: name → public half of the first key at least, and of others that must occur; None: the keys in the
+        key folder. The head in that folder is a witness too. Raises ValueError where no key is trusted.
         """
-        walk, num_entries = ChainVerifier(self._trusted(trusted)), self._count()
-        found, known = ChainVerification(0, None), [*self._own_witness(), *witnesses]
-        unheard, witnessed = {(one.number, one.hash): one for one in known}, 0
+        verifier, num_entries = ChainVerifier(self._trusted(trusted)), self._count()
+        verification, anchors = ChainVerification(0, None), [*self._own_witness(), *witnesses]
+        unconfirmed, witnessed = {(anchor.number, anchor.hash): anchor for anchor in anchors}, 0
         with progress.task("audit chain", total=num_entries) as task:
             entries = self.entries()
             while chunk := list(islice(entries, _CHUNK)):
-                found = walk.check(chunk)
-                if not found.sound:
-                    return found
-                for entry in chunk if unheard else ():
-                    if unheard.pop((entry.number, entry.hash), None):
+                verification = verifier.check(chunk)
+                if not verification.sound:
+                    return verification
+                for entry in chunk if unconfirmed else ():
+                    if unconfirmed.pop((entry.number, entry.hash), None):
                         witnessed = entry.number
                 task.advance(len(chunk))
-        found = replace(found, witnessed=max(witnessed, min(found.num_entries, self._remembered())))
-        return _without_gaps(found, list(unheard.values()), sorted(set(trusted or ()) - walk.introduced))
+        verification = replace(
+            verification, witnessed=max(witnessed, min(verification.num_entries, self._remembered()))
+        )
+        return _without_gaps(verification, list(unconfirmed.values()), sorted(set(trusted or ()) - verifier.introduced))
 
     def unacknowledged(self, witnesses: Iterable[ChainAnchor]) -> ChainAnchor | None:
-        """The first, the key folder among them, whose entry is not in the database as it was written."""
+        """The witness, or the key folder, of the earliest entry that is not in the database as it was written."""
         with reading(self.engine) as connection:
-            lost = [one for one in (*self._own_witness(), *witnesses) if _hash_of(connection, one.number) != one.hash]
-        return min(lost, key=lambda one: one.number, default=None)
+            lost = [
+                anchor
+                for anchor in (*self._own_witness(), *witnesses)
+                if _hash_of(connection, anchor.number) != anchor.hash
+            ]
+        return min(lost, key=lambda anchor: anchor.number, default=None)
 
     def _trusted(self, given: Mapping[str, str] | None) -> Mapping[str, str]:
         keys = self.keys.public() if given is None else given
@@ -307,7 +314,7 @@ class Chain:
         return [ChainAnchor(head.number, head.hash, str(self.keys.folder / "head.json"))] if head else []
 
     def _remembered(self) -> int:
-        """Up to where the key folder knows the chain now, what was sealed during a walk included."""
+        """Number of the last entry that the key folder knows, also if sealed during a verification; 0 if missing."""
         head = self.keys.head
         if head is None:
             return 0
@@ -320,23 +327,23 @@ class Chain:
 
 
 def _without_gaps(
-    found: ChainVerification, unheard: Sequence[ChainAnchor], missing_keys: Sequence[str]
+    verification: ChainVerification, unconfirmed: Sequence[ChainAnchor], missing_keys: Sequence[str]
 ) -> ChainVerification:
-    """Sound only where every witness is right and every trusted key occurs."""
-    if unheard:
-        first = min(unheard, key=lambda one: one.number)
-        bad = min(found.num_entries + 1, first.number)
-        return replace(found, first_bad=bad, reason=first.complaint)
+    """The verification; unsound where the entry of a witness is missing or a trusted key does not occur."""
+    if unconfirmed:
+        first = min(unconfirmed, key=lambda anchor: anchor.number)
+        bad = min(verification.num_entries + 1, first.number)
+        return replace(verification, first_bad=bad, reason=first.complaint)
     if missing_keys:
         reason = f"key '{missing_keys[0]}' is trusted, and no entry introduces it"
-        return replace(found, first_bad=found.num_entries + 1, reason=reason)
-    return found
+        return replace(verification, first_bad=verification.num_entries + 1, reason=reason)
+    return verification
 
 
 def _hash_of(connection: Connection, number: int) -> str | None:
     query = select(AuditEntryRow.hash).where(AuditEntryRow.number == number)
-    found: str | None = connection.execute(query).scalar()
-    return found
+    entry_hash: str | None = connection.execute(query).scalar()
+    return entry_hash
 
 
 def _complain(error: Exception) -> None:

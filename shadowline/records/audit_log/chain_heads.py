@@ -1,12 +1,12 @@
-"""A second place for the heads of the chain, out of reach of whoever keeps the database: a file share, or S3.
+"""A second place for the heads of the chain, which whoever administers the database cannot change: a share, or S3.
 
     place = open_heads("/mnt/evidence/heads")          # or s3://bucket/prefix; SHADOWLINE_AUDIT_WITNESS
     place.keep(ChainHead(1204, "9f…"))
     place.heads()                                      # every head that was ever kept
 
-Each head is an object of its own, named by its number and hash, and none is ever written again. What else protects them
-is the place's own: a share that the service may only create files on, S3 object lock of the bucket. A place that is
-away or hangs holds nobody up for longer than a few seconds.
+Each head is an object of its own, named by its number and hash, and is never overwritten. Further protection is up to
+the place: a share on which the service may only create files, S3 object lock of the bucket. A place that is unreachable
+or hangs delays its callers by a few seconds at most.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any, Protocol, TypeVar
 from shadowline.core.settings import Settings
 from shadowline.records.audit_log.keys import ChainHead
 
-_PATIENCE_S = 5.0  # for one head
-_LISTING_S = 60.0  # for all of them
+_PATIENCE_S = 5.0  # to write one head
+_LISTING_S = 60.0  # to list all of them
 _NAME = re.compile(r"(\d{12})-([0-9a-f]{64})\.json")
 T = TypeVar("T")
 
@@ -35,10 +35,10 @@ class AwayError(ValueError):
 
 
 class Store(Protocol):
-    """Where objects lie; raises OSError or botocore's errors."""
+    """A store of objects; raises OSError or botocore's errors."""
 
     def create(self, name: str, content: bytes) -> None:
-        """Write an object that is not there yet; one that is there stays as it is."""
+        """Write a new object; an existing object of that name stays as it is."""
 
     def names(self) -> Iterable[str]: ...
 
@@ -56,13 +56,13 @@ class HeadPlace:
         self._ask(lambda: self.store.create(name, content), _PATIENCE_S)
 
     def heads(self) -> list[ChainHead]:
-        """In order of their numbers."""
+        """All heads, in order of their numbers."""
         names = self._ask(lambda: sorted(self.store.names()), _LISTING_S)
         matches = [match for name in names if (match := _NAME.fullmatch(name))]
         return [ChainHead(int(match[1]), match[2]) for match in matches]
 
     def _ask(self, work: Callable[[], T], patience_s: float) -> T:
-        """In a thread of its own, since a file share that is gone lets its callers hang."""
+        """Run `work` in a thread of its own, since an unreachable file share lets its callers hang."""
         results: list[T] = []
         errors: list[Exception] = []
 
@@ -83,7 +83,7 @@ class HeadPlace:
 
 @dataclass(frozen=True)
 class _Folder:
-    """It has to exist: an empty mount point must not be taken for the share."""
+    """A folder that has to exist: an empty mount point must not be taken for the share."""
 
     path: Path
 
@@ -102,7 +102,7 @@ class _Bucket:
 
     @cached_property
     def client(self) -> Any:
-        """One attempt, and no long waiting: the next head makes up for one that did not get through."""
+        """A client with one attempt and short timeouts: the next head makes up for a lost one."""
         try:
             import boto3
             from botocore.config import Config
@@ -127,7 +127,7 @@ class _Bucket:
 
     def names(self) -> list[str]:
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
-        return [one["Key"].removeprefix(self.prefix) for page in pages for one in page.get("Contents", ())]
+        return [item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", ())]
 
 
 def open_heads(location: str) -> HeadPlace | None:

@@ -1,10 +1,10 @@
-"""The stretch of the audit chain that covers a period, without a gap, walked along while it is read.
+"""The range of audit entries that covers a period, without a gap, verified while it is read.
 
-    stretch = ChainRange.of(chain, Period(since, until))
-    for line in stretch.lines(progress): …        # every entry as JSON; raises BrokenChainError at the first bad one
+    chain_range = ChainRange.of(chain, Period(since, until))
+    for line in chain_range.lines(progress): …    # every entry as JSON; raises BrokenChainError at the first bad one
 
-Entries have their place by when they were sealed, and their time by when it happened: an entry that lies between two of
-the period belongs to the stretch, whatever its time says.
+Entries are in the order in which they were sealed, and carry the time at which the event happened: an entry between two
+entries of the period belongs to the range, whatever its time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BrokenChainError(ValueError):
 
 @dataclass(frozen=True)
 class Period:
-    """Raises ValueError for a period that ends before it begins."""
+    """A span of time; raises ValueError where it ends before it begins."""
 
     since: datetime | None  # UTC, included; None: from the beginning
     until: datetime  # UTC, not included
@@ -48,7 +48,7 @@ class Period:
 
 @dataclass(frozen=True)
 class ChainRange:
-    """Entries `first` to `last`; of an empty one, `last` is the one before `first`."""
+    """Entries `first` to `last`; in an empty range, `last` is `first` − 1."""
 
     chain: Chain
     first: int
@@ -71,12 +71,12 @@ class ChainRange:
 
     @property
     def before(self) -> Entry | None:
-        """What the stretch follows; None: it begins the chain."""
+        """The entry before the range; None: the range begins the chain."""
         return self._entry(self.first - 1)
 
     @property
     def end(self) -> Entry | None:
-        """Its last entry, or what an empty one follows."""
+        """The last entry of the range; of an empty range, the entry before it."""
         return self._entry(self.last)
 
     @property
@@ -88,33 +88,33 @@ class ChainRange:
         return self.chain.entries(kinds=kinds, first=self.first, last=self.last)
 
     def keys(self) -> tuple[Entry, ...]:
-        """Every key of the whole chain."""
+        """The entries that introduce a key, of the whole chain."""
         return tuple(self.chain.entries(kinds=[EntryKind.KEY]))
 
     def registered_after(self) -> tuple[str, ...]:
-        """The versions whose registration the chain tells after the stretch as well."""
+        """The versions that have a registration entry after the range."""
         later = self.chain.entries(kinds=[EntryKind.REGISTRATION], first=self.last + 1)
-        return tuple(sorted({one.subject.removeprefix("models:/") for one in later}))
+        return tuple(sorted({entry.subject.removeprefix("models:/") for entry in later}))
 
     def num_by_kind(self) -> dict[str, int]:
-        of_stretch = AuditEntryRow.number.between(self.first, self.last)
-        query = select(AuditEntryRow.kind, func.count()).where(of_stretch).group_by(AuditEntryRow.kind)
+        in_range = AuditEntryRow.number.between(self.first, self.last)
+        query = select(AuditEntryRow.kind, func.count()).where(in_range).group_by(AuditEntryRow.kind)
         with reading(self.chain.engine) as connection:
             return dict(sorted((kind, number) for kind, number in connection.execute(query).tuples()))
 
     def lines(self, progress: Progress) -> Iterator[str]:
-        """Raises BrokenChainError at the first entry that does not hold."""
-        said = {one.subject: public_key_in(one) for one in self.keys()}
-        if not all(said.values()):
+        """Every entry as a line of JSON; raises BrokenChainError at the first entry that fails verification."""
+        introduced = {entry.subject: public_key_in(entry) for entry in self.keys()}
+        if not all(introduced.values()):
             raise BrokenChainError("audit chain: an entry of a key does not hold it; see `shadowline audit verify`")
-        trusted = said | self.chain.keys.public()
-        walk, entries = ChainVerifier(trusted, self.before), self.entries()
+        trusted = introduced | self.chain.keys.public()
+        verifier, entries = ChainVerifier(trusted, self.before), self.entries()
         with progress.task("audit chain", total=self.num_entries) as task:
             while chunk := list(islice(entries, _CHUNK)):
-                found = walk.check(chunk)
-                if not found.sound:
-                    raise BrokenChainError(f"audit chain: {found.reason}; see `shadowline audit verify`")
-                yield from (to_line(one) for one in chunk)
+                verification = verifier.check(chunk)
+                if not verification.sound:
+                    raise BrokenChainError(f"audit chain: {verification.reason}; see `shadowline audit verify`")
+                yield from (to_line(entry) for entry in chunk)
                 task.advance(len(chunk))
 
     def _entry(self, number: int) -> Entry | None:
@@ -126,12 +126,12 @@ def to_line(entry: Entry) -> str:
 
 
 def place(entry: Entry | None) -> dict[str, Any]:
-    """Number and hash of an entry, or of the beginning."""
+    """Number and hash of an entry; None stands for the beginning of the chain."""
     return {"number": entry.number, "hash": entry.hash} if entry else {"number": 0, "hash": BEGINNING}
 
 
 def _span(chain: Chain, chosen: Iterable[ColumnElement[bool]]) -> tuple[int | None, int | None]:
-    """The first and the last number of the chosen entries."""
+    """The first and the last number of the chosen entries; None, None for no entry."""
     query = select(func.min(AuditEntryRow.number), func.max(AuditEntryRow.number)).where(*chosen)
     with reading(chain.engine) as connection:
         return connection.execute(query).tuples().one()

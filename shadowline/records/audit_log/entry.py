@@ -1,10 +1,10 @@
-"""One entry of the audit chain, and the law by which a chain is sound.
+"""One entry of the audit log, and the rules that make a chain of entries valid.
 
     hash      = sha256 of the JSON list [number, at, by, kind, subject, body, previous, key], without blanks
     signature = Ed25519 over the 32 bytes of the hash, by the private half of `key`
 
 The first entry follows sixty-four zeros, introduces the first key, and is signed with it. A later entry of kind `key`
-introduces the next key and is signed with the one before; from then on that one signs nothing.
+introduces the next key and is signed with the key before, which signs nothing from then on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-BEGINNING = "0" * 64  # what the first entry follows
+BEGINNING = "0" * 64  # `previous` of the first entry
 
 
 class EntryKind(StrEnum):
@@ -34,26 +34,26 @@ class EntryKind(StrEnum):
     CONFIGURATION = "configuration"  # params.yaml differs from that of the version before
     THRESHOLD = "threshold"  # a class decides by another threshold than in the version before
     PROMOTION = "promotion"  # a version became champion
-    ENROLMENT = "enrolment"  # a new product came in, or further
-    APPROVAL = "approval"  # a person opened a phase
-    REFUSAL = "refusal"  # a person refused to open it
-    ORDER = "order"  # a person told the engine: roll back, hold, resume; or the engine obeyed
-    PHASE = "phase"  # a class moved in its rollout, or changed in another way, or people were told something
+    ENROLMENT = "enrolment"  # a new product was enrolled, or its enrolment went on
+    APPROVAL = "approval"  # a person approved a phase
+    REFUSAL = "refusal"  # a person refused to approve it
+    ORDER = "order"  # a person ordered: roll back, hold, resume; or the engine carried it out
+    PHASE = "phase"  # a class moved in its rollout, or changed in another way, or people were notified
     RETUNE = "retune"  # a class got another threshold, by which its stored pairs were decided again
     EVIDENCE = "evidence"  # an item of the decommissioning checklist was put on record
     FEEDBACK = "feedback"  # an inspector gave an image a label
     LOCATION = "location"  # where the model with a fingerprint is loaded from
-    CHAMPION = "champion"  # which model of a class the registry's champion holds; none where it holds none
+    CHAMPION = "champion"  # which model of a class the registry's champion holds; null where it holds none
     PAIRS = "pairs"  # the pairs of one class that were received in one hour, by the root of a Merkle tree
     DELETION = "deletion"  # a model is about to be deleted
-    REPRODUCTION = "reproduction"  # a version was made again, and compared
-    DECISION = "decision"  # the record of one inspected part was drawn up
+    REPRODUCTION = "reproduction"  # a version was reproduced, and compared
+    DECISION = "decision"  # the record of one inspected part was written
     BACKUP = "backup"  # a backup was made or restored
 
 
 @dataclass(frozen=True)
 class Record:
-    """What happened, before it has its place in the chain."""
+    """An event, before it is written as a note."""
 
     kind: EntryKind
     subject: str  # what it is about: a class, a version, a key
@@ -63,7 +63,7 @@ class Record:
 
     @property
     def noted(self) -> PendingEntry:
-        """Raises ValueError for a time without a zone, and for NaN."""
+        """The record as a note. Raises ValueError for a time without a zone, and for NaN."""
         body = json.dumps(self.body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return PendingEntry(timestamp(self.at), self.by, str(self.kind), self.subject, body)
 
@@ -75,7 +75,7 @@ def json_sha256(value: Any) -> str:
 
 @dataclass(frozen=True)
 class PendingEntry:
-    """A record as the very text that is kept, and signed when it gets its place."""
+    """A record in exactly the text that is stored, and signed when it is sealed."""
 
     at: str  # UTC, ISO 8601 with microseconds; sorts as time does
     by: str
@@ -86,7 +86,7 @@ class PendingEntry:
 
 @dataclass(frozen=True)
 class Entry:
-    """A note in its place: the fields of one, between its number and what binds it."""
+    """A sealed note: its number in the chain, the fields of the note, hashes and signature."""
 
     number: int  # 1, 2, 3, … without a gap
     at: str
@@ -102,8 +102,8 @@ class Entry:
     @property
     def facts(self) -> dict[str, Any]:
         """The body, parsed."""
-        found: dict[str, Any] = json.loads(self.body)
-        return found
+        body: dict[str, Any] = json.loads(self.body)
+        return body
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -129,7 +129,7 @@ def next_entry(note: PendingEntry, last: Entry | None, signer: Signer) -> Entry:
 
 
 def timestamp(at: datetime) -> str:
-    """UTC with microseconds, always as long. Raises ValueError for a time without a zone."""
+    """UTC with microseconds, ISO 8601, always of the same length. Raises ValueError for a time without a zone."""
     if at.tzinfo is None:
         raise ValueError(f"audit: time {at} has no time zone; give UTC")
     return at.astimezone(UTC).isoformat(timespec="microseconds")
@@ -142,13 +142,13 @@ def digest_of(*signed: int | str) -> bytes:
 
 @dataclass(frozen=True)
 class ChainVerification:
-    """What a walk along the chain found."""
+    """The result of verifying a chain."""
 
     num_entries: int  # sound ones, from the beginning on
     last: Entry | None  # the last sound one
-    first_bad: int | None = None  # number that the first entry at fault should have; None: all are sound
+    first_bad: int | None = None  # number that the first faulty entry should have; None: all are sound
     reason: str = ""
-    witnessed: int = 0  # the last entry that something outside of the database knows
+    witnessed: int = 0  # number of the last entry that is known outside of the database
 
     @property
     def sound(self) -> bool:
@@ -156,12 +156,13 @@ class ChainVerification:
 
 
 class ChainVerifier:
-    """Entry after entry along a chain, from its beginning or on from an entry that is known to be sound."""
+    """Verifies a chain entry by entry, from its beginning or from an entry that is known to be sound."""
 
     def __init__(self, trusted: Mapping[str, str], after: Entry | None = None) -> None:
         """`trusted`: name → public key (hex) of the first key at least; of every key so far, where `after` is given.
 
-        Empty, the first entry is taken at its word: then the chain is one, but nobody knows whose.
+        Where it is empty, the key that the first entry introduces is trusted: this proves that the entries form a
+        chain, but not whose.
         """
         self._keys, self._trusts = dict(trusted), bool(trusted)
         self._last, self._count = after, 0
@@ -169,7 +170,7 @@ class ChainVerifier:
         self.introduced: set[str] = {self._signing} if self._signing else set()  # names
 
     def check(self, entries: Iterable[Entry]) -> ChainVerification:
-        """Goes on where the check before it ended; stops at the first entry at fault."""
+        """Verify further entries, after those of earlier calls; stops at the first faulty entry."""
         for entry in entries:
             reason = _form_fault(entry) or self._place_fault(entry) or self._signature_fault(entry)
             reason = reason or self._key_fault(entry)
@@ -180,7 +181,7 @@ class ChainVerifier:
 
     @property
     def _number(self) -> int:
-        """What the next entry has to have."""
+        """The number that the next entry has to have."""
         return self._last.number + 1 if self._last else 1
 
     def _place_fault(self, entry: Entry) -> str:
@@ -216,7 +217,7 @@ class ChainVerifier:
 
 
 def is_signed(entry: Entry, public: str) -> bool:
-    """Whether the signature is the key's own, in the one way to write it."""
+    """Whether the entry's hash is signed with the key, and the signature written in lower-case hex."""
     try:
         signature = bytes.fromhex(entry.signature)
         _public_key(public).verify(signature, bytes.fromhex(entry.hash))
@@ -236,21 +237,21 @@ def _key_after(entry: Entry) -> str:
 
 
 def _form_fault(entry: Entry) -> str:
-    """SQLite keeps whatever an attacker puts into a column: bytes, NULL, numbers."""
+    """A field of a wrong type: SQLite keeps whatever an attacker puts into a column: bytes, NULL, numbers."""
     number, *texts = (getattr(entry, name) for name in FIELDS)
     return "" if type(number) is int and all(type(text) is str for text in texts) else "holds what no entry can hold"
 
 
 def public_key_in(entry: Entry) -> str:
-    """What a key's entry says that its public half is; empty where it says nothing of the kind."""
+    """The public half, hex, that the entry of a key states; empty where it states none."""
     try:
-        found = json.loads(entry.body)
+        body = json.loads(entry.body)
     except (ValueError, RecursionError):
         return ""
-    public = found.get("public_key") if isinstance(found, dict) else None
+    public = body.get("public_key") if isinstance(body, dict) else None
     return public if isinstance(public, str) else ""
 
 
 def _shown(name: str) -> str:
-    """Of an entry that nobody vouches for: in quotes, printable, and short."""
+    """A name from an unverified entry: in quotes, printable, and short."""
     return repr(name[:64])

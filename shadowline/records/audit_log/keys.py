@@ -2,9 +2,9 @@
 
     <name>.pem     private half, PKCS 8, mode 0600; encrypted where SHADOWLINE_AUDIT_PASSPHRASE is set
     <name>.pub     public half, hex
-    head.json      the last entry that was written with this folder, which tells a chain that was cut at its end
+    head.json      the last entry that was written with this folder, which reveals a chain that was cut at its end
 
-Whoever verifies a chain needs the public halves alone.
+Verifying a chain needs only the public halves.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shadowline.core.atomic_files import replace_private_file, write_json
 from shadowline.core.settings import Settings
 from shadowline.records.audit_log.entry import Entry
 
-FIRST_KEY = "key-1"  # where nobody has named one before the first entry
+FIRST_KEY = "key-1"  # name of the first key, unless `Chain.rotate` has named one
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -50,7 +50,7 @@ class SigningKey:
 
     @cached_property
     def public(self) -> str:
-        """Hex of the 32 bytes."""
+        """The public half: hex of its 32 bytes."""
         return self.private.public_key().public_bytes_raw().hex()
 
 
@@ -63,9 +63,9 @@ class ChainHead:
 
 
 class KeyFolder:
-    """Creates, loads and remembers; a private half never leaves its file but to sign.
+    """Creates and loads keys, and remembers the last entry; a private half is read only to sign.
 
-    Whatever hinders it is a ValueError that names the file.
+    Every failure is a ValueError that names the file.
     """
 
     def __init__(self, folder: Path, passphrase: SecretStr | None = None) -> None:
@@ -74,7 +74,7 @@ class KeyFolder:
         self._loaded: dict[str, SigningKey] = {}
 
     def create(self, name: str) -> SigningKey:
-        """A new key. Raises ValueError for a name that is none or is taken."""
+        """A new key. Raises ValueError for a name that is invalid or taken."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"key '{name}': need 1 to 63 small letters, digits and '-'")
         with self._usable():
@@ -87,7 +87,7 @@ class KeyFolder:
         return key
 
     def obtain(self, name: str) -> SigningKey:
-        """The key of that name, which is made where there is none, and published where a kill came in between."""
+        """The key of that name: created where missing, its public half written where a kill has prevented that."""
         if not (self._private(name).exists() or self._public(name).exists()):
             return self.create(name)
         key = self.load(name)
@@ -117,7 +117,7 @@ class KeyFolder:
             raise ValueError(f"{path}: does not say which entry was the last; restore it from a backup") from None
 
     def remember(self, last: Entry) -> None:
-        """`last` was written; what was written after it stays remembered, whoever comes first."""
+        """Store `last` as the head, unless a later entry is stored already."""
         with self._usable(), FileLock(self.folder / "head.lock"):
             head = self.head
             if head is None or last.number > head.number:
@@ -131,7 +131,7 @@ class KeyFolder:
             pem = path.read_bytes()
         try:
             private = load_pem_private_key(pem, self._passphrase or None)
-        except (ValueError, TypeError):  # their text says nothing that helps
+        except (ValueError, TypeError):  # their text does not help
             raise ValueError(f"{path}: does not open; check SHADOWLINE_AUDIT_PASSPHRASE") from None
         if not isinstance(private, Ed25519PrivateKey):
             raise ValueError(f"{path}: holds no Ed25519 key; restore it from a backup")
@@ -141,7 +141,7 @@ class KeyFolder:
         self._write(self._public(key.name), f"{key.public}\n".encode("ascii"), 0o644)
 
     def _write(self, path: Path, content: bytes, mode: int) -> None:
-        """On disk before it returns: an entry that is signed with a key must not outlive it."""
+        """Write and fsync: an entry must not outlive the key that it is signed with."""
         with replace_private_file(path, mode) as file:
             file.write(content)
             file.flush()

@@ -58,7 +58,7 @@ def tree_root(leaves: Sequence[bytes]) -> bytes:
 
 
 def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """PATH(m, D[n]) of section 2.1.1, from the leaf upwards. Raises IndexError for a leaf that is not there."""
+    """PATH(m, D[n]) of section 2.1.1, from the leaf upwards. Raises IndexError for a leaf that is not in the tree."""
     if not 0 <= index < len(leaves):
         raise IndexError(f"leaf {index}: the tree has {len(leaves)} leaves")
     if len(leaves) == 1:
@@ -72,7 +72,7 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
 def root_by_proof(leaf: bytes, index: int, num_leaves: int, proof: Sequence[bytes]) -> bytes:
     """The root to which the leaf at `index` of `num_leaves` leads along the proof.
 
-    Raises ValueError for a proof of another length than such a leaf has, or an index outside of the tree.
+    Raises ValueError for a proof of the wrong length, or an index outside of the tree.
     """
     if not 0 <= index < num_leaves:
         raise ValueError(f"leaf {index}: the tree has {num_leaves} leaves")

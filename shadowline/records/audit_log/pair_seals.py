@@ -1,13 +1,13 @@
-"""Pairs, sealed in batches: every hour of a class has the root of a Merkle tree over its pairs in the chain.
+"""Seals pairs in batches: for every hour of a class, the audit log holds the root of a Merkle tree over its pairs.
 
     seal_pairs(chain, now)              # at every tick: the hours that ended a while ago
-    compare_pairs(engine, progress)     # every root made again from the rows
+    compare_pairs(engine, progress)     # every root computed again from the rows
 
 An entry of kind `pairs` is about one class and says, in UTC,
 
     {"hour": "2026-01-05T06", "count": 62, "root": …, "last_id": 901, "next_id": 950, "leaf": 1}
 
-Its batch are the pairs of that class and hour with ids above those of the batch before it, up to `last_id`; so a pair
+Its batch is the pairs of that class and hour with ids above those of the batch before it, up to `last_id`; so a pair
 that is recorded late, from a gateway's spool, is in a batch of its own. Below `next_id` nothing was left unsealed.
 Leaves are in order of their ids; a leaf is the JSON list of the columns that LEAF_COLUMNS names for its `leaf`.
 """
@@ -40,8 +40,8 @@ from shadowline.rollout.engine import ENGINE
 
 log = logging.getLogger(__name__)
 
-SETTLING = timedelta(minutes=15)  # after the end of an hour, before it is sealed: what is under way gets there
-LEAF_COLUMNS = {  # what a leaf covers, by the number that its entry states; one that was used is never changed
+SETTLING = timedelta(minutes=15)  # from the end of an hour until it is sealed, in which pairs under way arrive
+LEAF_COLUMNS = {  # columns of a leaf, by the `leaf` of its entry; a set that was used is never changed
     1: (
         "id", "key", "trace_id", "class_name", "image_id", "image_path", "captured_at", "received_at",
         "capture_suspect", "source", "frame_group", "is_first", "review_share", "review_drawn", "candidate", "legacy",
@@ -50,10 +50,10 @@ LEAF_COLUMNS = {  # what a leaf covers, by the number that its entry states; one
     ),
 }  # fmt: skip
 _LEAF = max(LEAF_COLUMNS)
-_AT_ONCE = 250_000  # pairs that one tick seals, a few seconds; the first one after an upgrade finds all of them
+_AT_ONCE = 250_000  # pairs that one tick seals, a few seconds; the first tick after an upgrade finds all of them
 _HOUR = len("2026-01-05T06")
 _CHUNK = 10_000  # pairs between two steps of the progress bar
-_PATIENCE_S = 5  # for a writer of pairs that does not come to its end
+_PATIENCE_S = 5  # wait for a writer of pairs that does not finish
 
 Place = tuple[str, str]  # class, hour
 
@@ -65,7 +65,7 @@ def received() -> InstrumentedAttribute[datetime]:
 
 @dataclass(frozen=True)
 class Seal:
-    """What one entry says of one batch."""
+    """One batch, as its entry states it."""
 
     statement: Statement
     place: Place
@@ -78,7 +78,7 @@ class Seal:
 
 @dataclass(frozen=True)
 class PairsReport:
-    """All pairs, held to the chain."""
+    """All pairs, compared with the chain."""
 
     table: TableReport
     num_batches: int
@@ -89,9 +89,9 @@ class PairsReport:
 
 
 def seal_pairs(chain: Chain, now: datetime) -> int:
-    """Note the batches of all hours that have settled, and seal the notes; returns how many pairs are new in them.
+    """Note the batches of all hours that have settled, and seal the notes; returns the number of pairs in them.
 
-    Pairs are read beside their writers, which wait for nothing but the moment in which the notes are written.
+    Pairs are read concurrently with their writers, which wait only while the notes are written.
     """
     settled = _last_settled(chain.engine)
     gathered = _gather(chain.engine, settled, now)
@@ -102,7 +102,7 @@ def seal_pairs(chain: Chain, now: datetime) -> int:
 
 
 def seal_pairs_if_possible(chain: Chain, now: datetime) -> None:
-    """The same for a tick, which goes on without; what hinders it is logged, and the next tick tries again."""
+    """`seal_pairs` for a tick, which must go on: an error is logged, and the next tick tries again."""
     try:
         seal_pairs(chain, now)
     except (ValueError, OSError, SQLAlchemyError) as error:
@@ -116,13 +116,13 @@ class _Batch:
 
 
 def _latest(connection: Connection, settled: int) -> Seal | None:
-    """The batch that was noted last. What somebody else wrote among the notes is passed over, be it sealed by now."""
-    said = map(seal_of, read_latest(connection, EntryKind.PAIRS))
-    return next((one for one in said if one is not None and one.next_id <= settled + 1), None)
+    """The batch that was noted last. Notes that are no possible batch are skipped, even if they are sealed by now."""
+    seals = map(seal_of, read_latest(connection, EntryKind.PAIRS))
+    return next((seal for seal in seals if seal is not None and seal.next_id <= settled + 1), None)
 
 
 def _last_settled(engine: Engine) -> int:
-    """The last id; no smaller one comes after it. PostgreSQL gives ids before it commits: writers are waited for."""
+    """The last id; no smaller one comes later. PostgreSQL gives ids before it commits: so this waits for writers."""
     query = select(func.max(PairRow.id))
     if engine.dialect.name != "postgresql":
         with reading(engine) as connection:
@@ -136,7 +136,7 @@ def _last_settled(engine: Engine) -> int:
 @dataclass(frozen=True)
 class _Gathered:
     batches: Mapping[Place, _Batch]
-    before: Seal | None  # what was noted last
+    before: Seal | None  # the batch that was noted last
     next_id: int  # the smallest id that they leave unsealed
 
 
@@ -189,17 +189,17 @@ def _records(gathered: _Gathered, now: datetime) -> Iterator[Record]:
 
 def _seals(connection: Connection, class_name: str, hour: str) -> Iterator[Seal]:
     """The batches of one class and hour."""
-    found = (
+    seals = (
         seal_of(statement) for statement in read_statements(connection, [EntryKind.PAIRS], class_name, containing=hour)
     )
-    return (one for one in found if one is not None and one.place[1] == hour)
+    return (seal for seal in seals if seal is not None and seal.place[1] == hour)
 
 
 # --- verifying ------------------------------------------------------------------------------------------------------
 
 
 def compare_pairs(engine: Engine, progress: Progress) -> PairsReport:
-    """Make every root again, at one moment; names class and hour of those that differ.
+    """Compute every root again, in one snapshot; a difference names class and hour.
 
     Pairs of hours that are not sealed yet are pending.
     """
@@ -212,19 +212,19 @@ def compare_pairs(engine: Engine, progress: Progress) -> PairsReport:
                 check.add(values)
                 if counted % _CHUNK == 0:
                     task.advance(_CHUNK)
-    found = [*garbage, *check.differences()]
+    differences = [*garbage, *check.differences()]
     num_noted = sum(check.trees[tree].num_leaves for tree in check.trees if check.seals[tree].statement.number is None)
     late = sum(batch.count for batches in seals.values() for batch in batches[1:])
-    table = TableReport(PairRow.__tablename__, check.num_rows, 0, check.num_unsealed + num_noted, tuple(found))
+    table = TableReport(PairRow.__tablename__, check.num_rows, 0, check.num_unsealed + num_noted, tuple(differences))
     return PairsReport(table, sum(map(len, seals.values())), late)
 
 
 class _Check:
-    """Puts each pair into its batch."""
+    """Builds the tree of each batch again, pair by pair."""
 
     def __init__(self, seals: Mapping[Place, Sequence[Seal]]) -> None:
         self._by_place = seals
-        self._next_id = max((one.next_id for batches in seals.values() for one in batches), default=0)
+        self._next_id = max((seal.next_id for batches in seals.values() for seal in batches), default=0)
         self.seals = {(batch.place, batch.last_id): batch for batches in seals.values() for batch in batches}
         self.trees: dict[tuple[Place, int], Tree] = defaultdict(Tree)
         self.num_rows = self.num_unsealed = 0
@@ -233,7 +233,7 @@ class _Check:
     def add(self, values: Sequence[Any]) -> None:
         place, number = _place_of(values), values[_ID]
         self.num_rows += 1
-        batch = next((one for one in self._by_place.get(place, ()) if number <= one.last_id), None)
+        batch = next((seal for seal in self._by_place.get(place, ()) if number <= seal.last_id), None)
         if batch is not None:
             self.trees[place, batch.last_id].add(_leaf(batch.leaf, values))
         elif number < self._next_id:
@@ -245,9 +245,9 @@ class _Check:
         for key, seal in self.seals.items():
             tree = self.trees.get(key) or Tree()
             if (tree.num_leaves, tree.root().hex()) != (seal.count, seal.root):
-                found = f"{tree.num_leaves} pairs with root {tree.root().hex()[:12]}…"
+                computed = f"{tree.num_leaves} pairs with root {tree.root().hex()[:12]}…"
                 signed = f"{seal.count} pairs with root {seal.root[:12]}…"
-                yield _difference(seal.place, signed, found, seal.statement.number)
+                yield _difference(seal.place, signed, computed, seal.statement.number)
         for place, number in self._left_out.items():
             yield _difference(place, "no entry", f"{number} pairs that were not there when later ones were sealed")
 
@@ -258,30 +258,34 @@ def _difference(place: Place, signed: str, found: str, entry: int | None = None)
 
 
 def _all_seals(connection: Connection) -> tuple[dict[Place, list[Seal]], list[Difference]]:
-    """Class and hour → its batches, in order; and what is no batch that could follow the ones before it."""
-    found: dict[Place, list[Seal]] = defaultdict(list)
+    """Class and hour → its batches, in order; and a difference for each statement that is no possible next batch."""
+    seals: dict[Place, list[Seal]] = defaultdict(list)
     garbage = []
     for statement in read_statements(connection, [EntryKind.PAIRS]):
         seal = seal_of(statement)
         if seal is None:
             garbage.append(_difference((statement.subject, "unknown"), f"{statement.name} names no batch", "", None))
-        elif found[seal.place] and seal.last_id <= found[seal.place][-1].last_id:
-            signed = f"a batch up to id {found[seal.place][-1].last_id}"
+        elif seals[seal.place] and seal.last_id <= seals[seal.place][-1].last_id:
+            signed = f"a batch up to id {seals[seal.place][-1].last_id}"
             garbage.append(_difference(seal.place, signed, f"another up to id {seal.last_id} in {statement.name}"))
         else:
-            found[seal.place].append(seal)
-    return found, garbage
+            seals[seal.place].append(seal)
+    return seals, garbage
 
 
-def seal_of(said: Statement) -> Seal | None:
-    """None for a statement that does not say what it has to: only a note can, which anybody may have written."""
-    facts = said.facts
+def seal_of(statement: Statement) -> Seal | None:
+    """The batch of a statement; None for a malformed one: that can only be a note, since anybody may write notes."""
+    facts = statement.facts
     numbers = [facts.get(name) for name in ("count", "last_id", "next_id", "leaf")]
     hour, root = facts.get("hour"), facts.get("root")
-    if not (all(type(one) is int for one in numbers) and isinstance(hour, str) and isinstance(root, str)):
+    if not (all(type(number) is int for number in numbers) and isinstance(hour, str) and isinstance(root, str)):
         return None
     count, last_id, next_id, leaf = map(int, (number or 0 for number in numbers))
-    return Seal(said, (said.subject, hour), count, root, last_id, next_id, leaf) if leaf in LEAF_COLUMNS else None
+    return (
+        Seal(statement, (statement.subject, hour), count, root, last_id, next_id, leaf)
+        if leaf in LEAF_COLUMNS
+        else None
+    )
 
 
 # --- leaves ---------------------------------------------------------------------------------------------------------
@@ -294,7 +298,7 @@ _PICK = {leaf: itemgetter(*(_PLACES[name] for name in names)) for leaf, names in
 
 
 def _read(connection: Connection, chosen: Callable[[Select[Any]], Select[Any]]) -> Iterator[list[Any]]:
-    """All columns of pairs."""
+    """All columns of the chosen pairs."""
     return plain_values(connection, _COLUMNS, chosen)
 
 

@@ -3,7 +3,7 @@
     with reading_any_text(engine) as connection:
         for row in plain_rows(connection, ApprovalRow): row["by"], row["at"]
 
-The types of the tables are not trusted: where a value is none of its column's type, it comes back as it is stored, and
+The types of the tables are not trusted: a value of another type than its column's comes back as it is stored, and
 compares unequal to whatever was signed.
 """
 

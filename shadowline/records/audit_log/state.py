@@ -1,12 +1,12 @@
-"""The tables that decide, held to the entries that sign them.
+"""Compares the tables that decide with the entries that sign them.
 
     for report in compare_tables(engine):
         report.table, report.num_rows, report.differences
 
-Every row is signed by an entry of the chain: a phase, an approval, an order and that it was obeyed, an item of the
-checklist, an action of the outbox, a label, the location of a model. What differs is named by table, column and key. A
-row whose note waits to be sealed counts as pending. Entries from before rows were numbered in them are matched by their
-content, and counted as older.
+Every row is signed by an entry of the chain: a phase, an approval, an order and its execution, an item of the
+checklist, an action of the outbox, a label, the location of a model. A difference is named by table, column and key. A
+row whose note waits to be sealed counts as pending. Entries of earlier versions, which do not hold the number of their
+row, are matched by content, and counted as older.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from shadowline.records.tables import (
 
 Row = Mapping[str, Any]
 NO_ROW, NO_ENTRY = "no such row", "no entry"
-_STATED = ("share", "candidate", "legacy", "reason")  # of a class's state, in plain words in every entry of a phase
+_STATED = ("share", "candidate", "legacy", "reason")  # fields of a class's state that every phase entry states
 _KINDS = (
     EntryKind.PHASE,
     EntryKind.APPROVAL,
@@ -50,20 +50,20 @@ _KINDS = (
     EntryKind.LOCATION,
     EntryKind.CHAMPION,
 )
-_SHOWN = 120  # letters of a value
+_SHOWN = 120  # characters of a value
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What an entry signs, and what is there instead."""
+    """What an entry signs, and what the table holds instead."""
 
     table: str
     column: str
     key: str  # of the row
     signed: str
     found: str
-    entry: int | None = None  # None: no entry speaks of it, or only a note
-    at: str = ""  # UTC, when what it is about happened; empty where that is not known
+    entry: int | None = None  # None: no entry is about it, or only a note
+    at: str = ""  # UTC, when the event happened; empty where that is not known
 
     def __str__(self) -> str:
         source = f" by entry {self.entry}" if self.entry else ""
@@ -72,18 +72,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class TableReport:
-    """One table, held to the chain."""
+    """One table, compared with the chain."""
 
     table: str
     num_rows: int
-    num_older: int  # rows whose entry does not sign all of them: it is from before that was done
-    num_pending: int  # rows that only a note signs, which waits to be sealed
+    num_older: int  # rows whose entry is of an earlier version and does not sign all of their columns
+    num_pending: int  # rows whose note waits to be sealed
     differences: tuple[Difference, ...]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one statement says that a row holds."""
+    """The values that a row holds according to one statement."""
 
     statement: Statement
     key: Any  # of the row; None: the statement does not name it, and is matched by its content
@@ -100,12 +100,12 @@ class Claim:
 
 
 def compare_tables(engine: Engine) -> tuple[TableReport, ...]:
-    """Every table but the pairs (`shadowline/records/audit_log/pair_seals.py`), at one moment."""
+    """Every table except the pairs (`shadowline/records/audit_log/pair_seals.py`), in one snapshot."""
     with reading_any_text(engine) as connection:
-        said: dict[str, list[Statement]] = defaultdict(list)
+        statements: dict[str, list[Statement]] = defaultdict(list)
         for statement in read_statements(connection, _KINDS):
-            said[statement.kind].append(statement)
-        return tuple(compare(connection, said) for compare in _COMPARISONS)
+            statements[statement.kind].append(statement)
+        return tuple(compare(connection, statements) for compare in _COMPARISONS)
 
 
 def shown(value: Any) -> str:
@@ -117,31 +117,33 @@ def shown(value: Any) -> str:
 # --- the rollout ----------------------------------------------------------------------------------------------------
 
 
-def _compare_events(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+def _compare_events(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
     rows = {row["revision"]: row for row in plain_rows(connection, EventRow)}
-    claims = [_phase_claim(one) for one in said[EntryKind.PHASE]]
-    found = list(_by_key(EventRow, "revision", rows, claims))
+    claims = [_phase_claim(statement) for statement in statements[EntryKind.PHASE]]
+    mismatches = list(_by_key(EventRow, "revision", rows, claims))
     first = {claim.key: claim for claim in reversed(claims)}
     for revision in rows.keys() & first.keys():
-        found += _state_differences(EventRow, "after", str(revision), first[revision], rows[revision]["after"])
-    older = sum("after_sha256" not in first[one].statement.facts for one in rows.keys() & first.keys())
-    return _report(EventRow, rows.values(), [first[one] for one in rows.keys() & first.keys()], found, older)
+        mismatches += _state_differences(EventRow, "after", str(revision), first[revision], rows[revision]["after"])
+    older = sum("after_sha256" not in first[revision].statement.facts for revision in rows.keys() & first.keys())
+    return _report(
+        EventRow, rows.values(), [first[revision] for revision in rows.keys() & first.keys()], mismatches, older
+    )
 
 
-def _phase_claim(said: Statement) -> Claim:
-    facts = said.facts
+def _phase_claim(statement: Statement) -> Claim:
+    facts = statement.facts
     columns = {
-        "at": said.at,
-        "by": said.by,
+        "at": statement.at,
+        "by": statement.by,
         "source": facts.get("from"),
-        "class_name": said.subject,
+        "class_name": statement.subject,
         "phase": facts.get("to"),
     }
-    return Claim(said, _key(facts.get("revision")), columns)
+    return Claim(statement, _key(facts.get("revision")), columns)
 
 
 def _state_differences(table: type[Base], column: str, key: str, claim: Claim, state: Any) -> Iterator[Difference]:
-    """A class's state against the entry of its last event: by its hash, and by what the entry says in plain words."""
+    """A class's state against the entry of its last event: by its hash, and by the fields that the entry states."""
     facts, name = claim.statement.facts, table.__tablename__
     if not isinstance(state, dict):
         yield claim.difference(name, column, key, "a JSON object", state)
@@ -151,30 +153,30 @@ def _state_differences(table: type[Base], column: str, key: str, claim: Claim, s
     wrong = [field for field, signed in stated.items() if state.get(field) != signed]
     for field in wrong:
         yield claim.difference(name, f"{column}.{field}", key, stated[field], state.get(field))
-    signed, found = facts.get("after_sha256"), json_sha256(state)
-    if signed is not None and signed != found and not wrong:
-        yield claim.difference(name, column, key, f"sha256 {signed}", f"sha256 {found}")
+    signed, actual = facts.get("after_sha256"), json_sha256(state)
+    if signed is not None and signed != actual and not wrong:
+        yield claim.difference(name, column, key, f"sha256 {signed}", f"sha256 {actual}")
 
 
-def _compare_classes(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    """The phase table is what the last event of each class leads to."""
+def _compare_classes(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    """The state of a class in the phase table against the last event of the class."""
     rows = {row["class_name"]: row for row in plain_rows(connection, ClassRow)}
     last: dict[str, Claim] = {}
-    for statement in said[EntryKind.PHASE]:
+    for statement in statements[EntryKind.PHASE]:
         claim = Claim(statement, statement.subject, {"revision": statement.facts.get("revision")})
         if statement.subject not in last or _revision(claim) > _revision(last[statement.subject]):
             last[statement.subject] = claim
-    found = list(_by_key(ClassRow, "class_name", rows, list(last.values())))
+    mismatches = list(_by_key(ClassRow, "class_name", rows, list(last.values())))
     events = {row["revision"]: row["after"] for row in plain_rows(connection, EventRow)}
     for name in rows.keys() & last.keys():
-        found += _class_differences(name, last[name], rows[name]["state"], events)
+        mismatches += _class_differences(name, last[name], rows[name]["state"], events)
     compared = [last[name] for name in rows.keys() & last.keys()]
     older = sum("after_sha256" not in claim.statement.facts for claim in compared)
-    return _report(ClassRow, rows.values(), compared, found, older)
+    return _report(ClassRow, rows.values(), compared, mismatches, older)
 
 
 def _class_differences(name: str, claim: Claim, state: Any, events: Mapping[Any, Any]) -> Iterator[Difference]:
-    """Field by field where the event that led here is as it was signed."""
+    """Field by field against the last event, where that is as it was signed; otherwise by the entry alone."""
     after = events.get(_revision(claim))
     is_signed = isinstance(after, dict) and json_sha256(after) == claim.statement.facts.get("after_sha256")
     if not (is_signed and isinstance(after, dict) and isinstance(state, dict)):
@@ -191,25 +193,27 @@ def _revision(claim: Claim) -> int:
     return revision if isinstance(revision, int) else 0
 
 
-def _compare_actions(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    """What was to be done outside, by the entry of the event that asked for it; whether it is done is not signed."""
+def _compare_actions(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    """The outbox against the entries of the events that asked for actions; whether an action is done is not signed."""
     rows = list(plain_rows(connection, ActionRow))
-    asked: dict[Any, list[Row]] = defaultdict(list)
+    rows_by_revision: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
-        asked[row["revision"]].append(row)
-    found: list[Difference] = []
+        rows_by_revision[row["revision"]].append(row)
+    mismatches: list[Difference] = []
     claims: list[Claim] = []
     older = 0
-    for statement in said[EntryKind.PHASE]:
+    for statement in statements[EntryKind.PHASE]:
         claim = _phase_claim(statement)
-        mine = asked.pop(claim.key, [])
+        event_rows = rows_by_revision.pop(claim.key, [])
         if "actions" not in statement.facts:
-            older += len(mine)
+            older += len(event_rows)
             continue
-        claims += [claim] * len(mine)
-        found += _action_differences(claim, mine)
-    found += [_unsigned(ActionRow, "revision", row["id"], row) for left in asked.values() for row in left]
-    return _report(ActionRow, rows, claims, found, older)
+        claims += [claim] * len(event_rows)
+        mismatches += _action_differences(claim, event_rows)
+    mismatches += [
+        _unsigned(ActionRow, "revision", row["id"], row) for left in rows_by_revision.values() for row in left
+    ]
+    return _report(ActionRow, rows, claims, mismatches, older)
 
 
 def _action_differences(claim: Claim, rows: Sequence[Row]) -> Iterator[Difference]:
@@ -223,60 +227,82 @@ def _action_differences(claim: Claim, rows: Sequence[Row]) -> Iterator[Differenc
         yield _unsigned(ActionRow, "revision", f"id {row['id']}", row)
 
 
-# --- what people said -----------------------------------------------------------------------------------------------
+# --- decisions of people --------------------------------------------------------------------------------------------
 
 
-def _compare_approvals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(connection, ApprovalRow, [_approval_claim(one) for one in said[EntryKind.APPROVAL]])
+def _compare_approvals(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(
+        connection, ApprovalRow, [_approval_claim(statement) for statement in statements[EntryKind.APPROVAL]]
+    )
 
 
-def _compare_refusals(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(connection, RefusalRow, [_approval_claim(one) for one in said[EntryKind.REFUSAL]])
+def _compare_refusals(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(
+        connection, RefusalRow, [_approval_claim(statement) for statement in statements[EntryKind.REFUSAL]]
+    )
 
 
-def _approval_claim(said: Statement) -> Claim:
-    facts = {name: said.facts.get(name) for name in ("target", "legacy", "candidate")}
-    return Claim(said, _key(said.facts.get("id")), {"class_name": said.subject, **facts, "by": said.by, "at": said.at})
+def _approval_claim(statement: Statement) -> Claim:
+    facts = {name: statement.facts.get(name) for name in ("target", "legacy", "candidate")}
+    return Claim(
+        statement,
+        _key(statement.facts.get("id")),
+        {"class_name": statement.subject, **facts, "by": statement.by, "at": statement.at},
+    )
 
 
-def _compare_evidence(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(connection, EvidenceRow, [_evidence_claim(one) for one in said[EntryKind.EVIDENCE]])
+def _compare_evidence(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    return _compare_numbered(
+        connection, EvidenceRow, [_evidence_claim(statement) for statement in statements[EntryKind.EVIDENCE]]
+    )
 
 
-def _evidence_claim(said: Statement) -> Claim:
-    facts = {name: said.facts.get(name) for name in ("legacy", "item", "link")}
-    return Claim(said, _key(said.facts.get("id")), {"class_name": said.subject, **facts, "by": said.by, "at": said.at})
+def _evidence_claim(statement: Statement) -> Claim:
+    facts = {name: statement.facts.get(name) for name in ("legacy", "item", "link")}
+    return Claim(
+        statement,
+        _key(statement.facts.get("id")),
+        {"class_name": statement.subject, **facts, "by": statement.by, "at": statement.at},
+    )
 
 
-def _compare_orders(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    """An order has an entry for each of its classes, and so has that it was obeyed."""
+def _compare_orders(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    """An order has an entry for each of its classes, and so has its execution."""
     obeyed = {
-        _key(one.facts.get("id")): one.facts["obeyed_at_revision"] for one in said[EntryKind.ORDER] if _is_obeyed(one)
+        _key(statement.facts.get("id")): statement.facts["obeyed_at_revision"]
+        for statement in statements[EntryKind.ORDER]
+        if _is_obeyed(statement)
     }
-    given = [one for one in said[EntryKind.ORDER] if not _is_obeyed(one)]
-    claims = [_order_claim(one, one.facts.get("classes"), obeyed) for one in given if "id" in one.facts]
+    given = [statement for statement in statements[EntryKind.ORDER] if not _is_obeyed(statement)]
+    claims = [
+        _order_claim(statement, statement.facts.get("classes"), obeyed)
+        for statement in given
+        if "id" in statement.facts
+    ]
     older: dict[tuple[str, ...], list[Statement]] = defaultdict(list)
-    for one in given:
-        if "id" not in one.facts:
-            older[str(one.facts.get("order")), str(one.facts.get("why")), one.by, one.at].append(one)
-    claims += [_order_claim(group[0], [one.subject for one in group], None) for group in older.values()]
+    for statement in given:
+        if "id" not in statement.facts:
+            older[
+                str(statement.facts.get("order")), str(statement.facts.get("why")), statement.by, statement.at
+            ].append(statement)
+    claims += [_order_claim(group[0], [statement.subject for statement in group], None) for group in older.values()]
     return _compare_numbered(connection, OrderRow, claims)
 
 
-def _is_obeyed(said: Statement) -> bool:
-    return "obeyed_at_revision" in said.facts
+def _is_obeyed(statement: Statement) -> bool:
+    return "obeyed_at_revision" in statement.facts
 
 
-def _order_claim(said: Statement, classes: Any, obeyed: Mapping[Any, Any] | None) -> Claim:
-    """`obeyed`: order → revision; None for an older entry, of whose order nothing signs when it was obeyed."""
-    columns = {"kind": said.facts.get("order"), "classes": classes, "why": said.facts.get("why")}
-    columns |= {"by": said.by, "at": said.at}
-    number = _key(said.facts.get("id"))
-    return Claim(said, number, columns if obeyed is None else {**columns, "done_revision": obeyed.get(number)})
+def _order_claim(statement: Statement, classes: Any, obeyed: Mapping[Any, Any] | None) -> Claim:
+    """`obeyed`: order → revision; None for an older entry, since nothing signs when its order was carried out."""
+    columns = {"kind": statement.facts.get("order"), "classes": classes, "why": statement.facts.get("why")}
+    columns |= {"by": statement.by, "at": statement.at}
+    number = _key(statement.facts.get("id"))
+    return Claim(statement, number, columns if obeyed is None else {**columns, "done_revision": obeyed.get(number)})
 
 
-def _compare_feedback(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
-    claims = [_feedback_claim(one) for one in said[EntryKind.FEEDBACK]]
+def _compare_feedback(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
+    claims = [_feedback_claim(statement) for statement in statements[EntryKind.FEEDBACK]]
     all_noted_since = min((claim.statement.at for claim in claims if claim.key is not None), default="~")
     report = _compare_numbered(connection, FeedbackRow, claims, lambda rows: _repeated(rows, all_noted_since))
     return TableReport(
@@ -288,33 +314,33 @@ def _compare_feedback(connection: Connection, said: Mapping[str, list[Statement]
     )
 
 
-def _feedback_claim(said: Statement) -> Claim:
-    facts = said.facts
+def _feedback_claim(statement: Statement) -> Claim:
+    facts = statement.facts
     columns = {
-        "class_name": said.subject,
+        "class_name": statement.subject,
         "image_id": facts.get("image"),
         "label": facts.get("to"),
-        "by": said.by,
-        "at": said.at,
+        "by": statement.by,
+        "at": statement.at,
         "note": facts.get("note"),
     }
-    return Claim(said, _key(facts.get("id")), columns)
+    return Claim(statement, _key(facts.get("id")), columns)
 
 
 def _repeated(rows: Iterable[Row], all_noted_since: str) -> set[int]:
-    """Ids of labels that an image had already, from the time when such were not noted."""
-    standing: dict[tuple[Any, Any], Any] = {}
-    found = set()
+    """Ids of labels that repeat the present label of an image, from the time when such labels were not noted."""
+    current: dict[tuple[Any, Any], Any] = {}
+    ids = set()
     for row in rows:
         image = row["class_name"], row["image_id"]
-        if standing.get(image) == row["label"] and str(row["at"]) < all_noted_since:
-            found.add(row["id"])
-        standing[image] = row["label"]
-    return found
+        if current.get(image) == row["label"] and str(row["at"]) < all_noted_since:
+            ids.add(row["id"])
+        current[image] = row["label"]
+    return ids
 
 
 def _supersession(rows: Iterable[Row]) -> Iterator[Difference]:
-    """Of the labels of an image the last one counts, and no other."""
+    """All labels of an image but the last have to be superseded."""
     last: dict[tuple[Any, Any], Row] = {}
     for row in rows:
         image = row["class_name"], row["image_id"]
@@ -334,30 +360,35 @@ def _superseded_is(expected: bool, row: Row) -> Iterator[Difference]:
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-def _compare_models(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+def _compare_models(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
     """A newer location of the same model wins."""
     rows = {row["fingerprint"]: row for row in plain_rows(connection, ModelRow)}
-    last = {_key(one.facts.get("fingerprint")): _location_claim(one) for one in said[EntryKind.LOCATION]}
-    found = list(_by_key(ModelRow, "fingerprint", rows, list(last.values())))
-    return _report(ModelRow, rows.values(), [last[one] for one in rows.keys() & last.keys()], found)
+    last = {
+        _key(statement.facts.get("fingerprint")): _location_claim(statement)
+        for statement in statements[EntryKind.LOCATION]
+    }
+    mismatches = list(_by_key(ModelRow, "fingerprint", rows, list(last.values())))
+    return _report(
+        ModelRow, rows.values(), [last[fingerprint] for fingerprint in rows.keys() & last.keys()], mismatches
+    )
 
 
-def _location_claim(said: Statement) -> Claim:
-    columns = {name: said.facts.get(name) for name in ("class_name", "role", "location", "version")}
-    return Claim(said, _key(said.facts.get("fingerprint")), {**columns, "at": said.at})
+def _location_claim(statement: Statement) -> Claim:
+    columns = {name: statement.facts.get(name) for name in ("class_name", "role", "location", "version")}
+    return Claim(statement, _key(statement.facts.get("fingerprint")), {**columns, "at": statement.at})
 
 
-def _compare_champions(connection: Connection, said: Mapping[str, list[Statement]]) -> TableReport:
+def _compare_champions(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
     """A class whose last entry names no model has no row."""
     rows = {row["class_name"]: row for row in plain_rows(connection, ChampionRow)}
-    last = {one.subject: one for one in said[EntryKind.CHAMPION]}
+    last = {statement.subject: statement for statement in statements[EntryKind.CHAMPION]}
     claims = {
-        name: Claim(one, name, {"fingerprint": one.facts["fingerprint"], "at": one.at})
-        for name, one in last.items()
-        if one.facts.get("fingerprint") is not None
+        name: Claim(statement, name, {"fingerprint": statement.facts["fingerprint"], "at": statement.at})
+        for name, statement in last.items()
+        if statement.facts.get("fingerprint") is not None
     }
-    found = list(_by_key(ChampionRow, "class_name", rows, list(claims.values())))
-    return _report(ChampionRow, rows.values(), [claims[one] for one in rows.keys() & claims.keys()], found)
+    mismatches = list(_by_key(ChampionRow, "class_name", rows, list(claims.values())))
+    return _report(ChampionRow, rows.values(), [claims[name] for name in rows.keys() & claims.keys()], mismatches)
 
 
 # --- rows and claims ------------------------------------------------------------------------------------------------
@@ -369,20 +400,22 @@ def _compare_numbered(
     claims: Sequence[Claim],
     excuse: Callable[[Iterable[Row]], set[int]] = lambda rows: set(),
 ) -> TableReport:
-    """A table whose rows have ids; `excuse`: ids of rows of which no entry has to speak."""
+    """A table whose rows have ids; `excuse`: ids of rows that need no entry."""
     rows = {row["id"]: row for row in plain_rows(connection, table)}
     named = [claim for claim in claims if claim.key is not None]
-    found = list(_by_key(table, "id", rows, named, all_signed=False))
+    mismatches = list(_by_key(table, "id", rows, named, all_signed=False))
     first = {claim.key: claim for claim in reversed(named)}
     left, unmatched = _match_older(
-        [row for number, row in rows.items() if number not in first], [one for one in claims if one.key is None]
+        [row for number, row in rows.items() if number not in first], [claim for claim in claims if claim.key is None]
     )
     num_older = len(rows) - len(left) - len(rows.keys() & first.keys())
     excused = excuse(rows.values()) if left else set()
-    found += [_gone(table, "id", claim) for claim in unmatched]
-    found += [_unsigned(table, "id", row["id"], row) for row in left if row["id"] not in excused]
+    mismatches += [_gone(table, "id", claim) for claim in unmatched]
+    mismatches += [_unsigned(table, "id", row["id"], row) for row in left if row["id"] not in excused]
     num_older += sum(row["id"] in excused for row in left)
-    return _report(table, rows.values(), [first[one] for one in rows.keys() & first.keys()], found, num_older)
+    return _report(
+        table, rows.values(), [first[number] for number in rows.keys() & first.keys()], mismatches, num_older
+    )
 
 
 def _match_older(rows: Iterable[Row], claims: Iterable[Claim]) -> tuple[list[Row], list[Claim]]:
@@ -415,12 +448,12 @@ def _by_key(
         if claim.key not in first:
             first[claim.key] = claim
             row = rows.get(claim.key)
-            found = (
+            mismatches = (
                 [_gone(table, key, claim)]
                 if row is None
                 else claim.differences(table.__tablename__, _of(key, claim.key), row)
             )
-            yield from found
+            yield from mismatches
         elif claim.columns != first[claim.key].columns:
             signed, second = _summary(first[claim.key].columns), f"{claim.statement.name}: {_summary(claim.columns)}"
             yield first[claim.key].difference(table.__tablename__, key, _of(key, claim.key), signed, second)
@@ -449,15 +482,19 @@ def _summary(columns: Mapping[str, Any]) -> str:
 
 
 def _key(value: Any) -> Any:
-    """What a statement names a row by; a note may name anything."""
+    """The key by which a statement names a row, as a hashable value; a note may hold anything."""
     return value if value is None or isinstance(value, int | str) else repr(value)
 
 
 def _report(
-    table: type[Base], rows: Iterable[Row], claims: Iterable[Claim], found: Iterable[Difference], num_older: int = 0
+    table: type[Base],
+    rows: Iterable[Row],
+    claims: Iterable[Claim],
+    mismatches: Iterable[Difference],
+    num_older: int = 0,
 ) -> TableReport:
     pending = sum(claim.statement.number is None for claim in claims)
-    return TableReport(table.__tablename__, len(list(rows)), num_older, pending, tuple(found))
+    return TableReport(table.__tablename__, len(list(rows)), num_older, pending, tuple(mismatches))
 
 
 _COMPARISONS = (

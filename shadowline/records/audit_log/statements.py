@@ -1,4 +1,4 @@
-"""What the chain says, entry by entry, and what is noted and waits for its place: the side that state is held to."""
+"""Reads what entries and unsealed notes of the audit log state: the side with which the tables are compared."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Statement:
 def read_statements(
     connection: Connection, kinds: Iterable[EntryKind], subject: str = "", containing: str = ""
 ) -> Iterator[Statement]:
-    """Of some kinds, in order; the notes come after the entries. A body that is no JSON object counts as empty.
+    """Statements of some kinds, in order; the notes come after the entries.
 
-    Those on one subject, and with a text in the body, where these are given.
+    `subject` and `containing`, where given: only those on one subject, and with a text in the body. A body that is no
+    JSON object counts as empty.
     """
     for table, order in _TABLES:
         query = select(*_columns(table, order)).where(table.kind.in_([str(kind) for kind in kinds])).order_by(order)
@@ -48,9 +49,9 @@ def read_statements(
 
 
 def read_latest(connection: Connection, kind: EntryKind) -> Iterator[Statement]:
-    """The latest of a kind first; the notes come before the entries."""
+    """Statements of a kind, the latest first; the notes come before the entries."""
     for table, order in reversed(_TABLES):
-        of_kind = table.kind.concat("") == str(kind)  # without the index: from the end, the first one is near
+        of_kind = table.kind.concat("") == str(kind)  # avoids the index: read from the end, the first row comes soon
         query = select(*_columns(table, order)).where(of_kind).order_by(order.desc())
         for row in connection.execute(query.execution_options(yield_per=_FEW)):
             yield _statement(row, table)

@@ -1,4 +1,4 @@
-"""What `shadowline audit verify` comes to: the chain itself, its witnesses, and the state that is held to it."""
+"""The result of `shadowline audit verify`: the chain, its witnesses, and the tables and registry compared with it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from shadowline.records.audit_log.state import Difference, TableReport
 
 @dataclass(frozen=True)
 class RegistryReport:
-    """The model registry, held to the chain."""
+    """The model registry, compared with the chain."""
 
-    num_versions: int = 0  # that the chain speaks of
-    num_older: int = 0  # whose entry is from before it signed their metrics
+    num_versions: int = 0  # that the chain names
+    num_older: int = 0  # whose entry is of an earlier version and does not sign their metrics
     differences: tuple[Difference, ...] = ()
-    absent: tuple[str, ...] = ()  # witnesses that are not there: versions, and what they know of their entry
-    problem: str = ""  # why the registry was not asked; empty: it was
+    absent: tuple[str, ...] = ()  # missing witnesses, as text: versions, and tags that name an entry
+    problem: str = ""  # why the registry was not read; empty: it was read
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Everything that one verification looked at."""
+    """The results of one verification."""
 
     chain: ChainVerification
-    absent: tuple[str, ...]  # witnesses that should be there and are not, in words
+    absent: tuple[str, ...]  # missing witnesses, as text
     is_fresh: bool  # nothing outside can know of the chain yet
-    tables: tuple[TableReport, ...]  # empty where the chain does not hold: then there is nothing to hold them to
+    tables: tuple[TableReport, ...]  # empty where the chain is not sound: then there is nothing to compare them with
     registry: RegistryReport
     num_batches: int = 0  # of pairs
     num_late: int = 0  # pairs that were sealed after others of their hour
 
     @property
     def unwitnessed_since(self) -> int | None:
-        """The first entry of which nothing outside of the database knows; None where there is none."""
+        """Number of the first entry that is not known outside of the database; None where all are."""
         first = self.chain.witnessed + 1
         return first if first <= self.chain.num_entries else None
 
@@ -48,7 +48,7 @@ class Verification:
         return self.chain.sound and is_witnessed and not self.absent and not self.differences
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields of the chain, and beside them what else was looked at."""
+        """JSON values: the fields of the chain's verification, and the other results."""
         return {
             **asdict(self.chain),
             "sound": self.sound,

@@ -71,7 +71,7 @@ def reproduction(*stages: StageOutcome, **changes: Any) -> ReproductionResult:
 
 class TestOutputs:
     def test_the_same_hash_is_identical(self) -> None:
-        assert [one.finding for one in compare_step(TRAIN, TRAIN)] == [Finding.IDENTICAL]
+        assert [item.finding for item in compare_step(TRAIN, TRAIN)] == [Finding.IDENTICAL]
 
     def test_another_hash_of_the_same_inputs_is_a_divergence_of_its_own(self) -> None:
         made = replace(TRAIN, outs=(Output("models/decoder", "d" * 32, True),))
@@ -91,7 +91,7 @@ class TestOutputs:
     def test_measured_times_are_not_compared_and_hand_no_difference_on(self) -> None:
         recorded = StageRecord("summary", {"data/cost.json": "1"}, (Output("data/summary.json", "2", False),))
         made = StageRecord("summary", {"data/cost.json": "3"}, (Output("data/summary.json", "4", False),))
-        assert [one.finding for one in compare_step(recorded, made)] == [Finding.ANEW]
+        assert [item.finding for item in compare_step(recorded, made)] == [Finding.ANEW]
         reads_cost = replace(recorded, outs=(Output("x", "2", True),))
         (found,) = compare_step(reads_cost, replace(made, outs=(Output("x", "4", True),)))
         assert not found.inherited
@@ -108,10 +108,10 @@ class TestMetrics:
         other: dict[str, Any] = json.loads(json.dumps(SUMMARY))
         other["verdict"]["checks"][0]["reason"] = "other words"
         found = compare_metrics(SUMMARY, other)
-        assert {one.finding for one in found if "latency" not in one.subject and "memory" not in one.subject} == {
+        assert {item.finding for item in found if "latency" not in item.subject and "memory" not in item.subject} == {
             Finding.IDENTICAL
         }
-        assert "checks.drop.bolt.measured" in {one.subject for one in found}
+        assert "checks.drop.bolt.measured" in {item.subject for item in found}
 
     @pytest.mark.parametrize(
         ("moved", "finding"),
@@ -164,7 +164,7 @@ class TestMetrics:
 class TestFiles:
     def test_a_file_that_is_changed_gone_or_new_is_named(self) -> None:
         found = compare_files({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "x", "d": "4"}, "the registry")
-        assert {one.subject: one.finding for one in found} == {
+        assert {item.subject: item.finding for item in found} == {
             "a": Finding.IDENTICAL,
             "b": Finding.DIFFERENT,
             "c": Finding.MISSING,

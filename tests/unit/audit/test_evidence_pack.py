@@ -180,7 +180,7 @@ def test_no_pack_is_made_of_a_chain_that_does_not_hold(tmp_path: Path) -> None:
 
 def test_one_flipped_byte_in_any_file_is_found_and_the_file_is_named(folder: Path, tmp_path: Path) -> None:
     rng, tried = random.Random(7), 0
-    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         name, original = path.relative_to(folder).as_posix(), path.read_bytes()
         for position in rng.sample(range(len(original)), min(25, len(original))):
             flipped = bytearray(original)
@@ -268,7 +268,7 @@ def edited(where: int, /, **fields: Any) -> Change:
 def swapped(first: int, second: int) -> Change:
     def change(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         order = {first: second, second: first}
-        return sorted(entries, key=lambda one: order.get(one["number"], one["number"]))
+        return sorted(entries, key=lambda entry: order.get(entry["number"], entry["number"]))
 
     return change
 
@@ -322,10 +322,10 @@ def test_the_newest_key_cannot_rewrite_what_an_older_one_signed(folder: Path, ch
         kept = [as_entry(entry) for entry in entries]
         note = PendingEntry(kept[1].at, "Eve", kept[1].kind, kept[1].subject, kept[1].body)
         new = [kept[0], next_entry(note, kept[0], chain.keys.load("key-3"))]
-        for one in kept[2:]:
-            note = PendingEntry(one.at, one.by, one.kind, one.subject, one.body)
+        for old in kept[2:]:
+            note = PendingEntry(old.at, old.by, old.kind, old.subject, old.body)
             new.append(next_entry(note, new[-1], chain.keys.load("key-3")))
-        return [one.to_dict() for one in new]
+        return [entry.to_dict() for entry in new]
 
     edit_lines(folder / "chain.jsonl", rewrite)
     rehash(folder, chain.keys.load("key-3"))
@@ -396,7 +396,7 @@ def test_a_version_registered_again_after_the_period_keeps_its_fingerprint_alone
 
 
 def test_the_entry_that_a_version_knows_is_in_the_chain(folder: Path, chain: Chain) -> None:
-    entry = next(one for one in chain.entries(kinds=[EntryKind.REGISTRATION]))
+    entry = next(recorded for recorded in chain.entries(kinds=[EntryKind.REGISTRATION]))
     for tag, reason in (
         (f"{entry.number}:{entry.hash}", ""),
         (f"{entry.number}:{'0' * 64}", "knows of another entry 3"),

@@ -55,7 +55,7 @@ def test_no_two_images_of_a_demo_class_are_one_frame_and_each_encoded_again_is(n
     images = list(images_of(name, params))
     signatures = [frame_signature(image) for image in images]
     groups = FrameGroups(FrameRule(len(images), params.shadow.near_identical_levels), {})
-    assert all(groups.assign(str(number), one)[1] for number, one in enumerate(signatures))
+    assert all(groups.assign(str(number), levels)[1] for number, levels in enumerate(signatures))
     random = np.random.default_rng(0)
     for image, signature in list(zip(images, signatures, strict=True))[::40]:
         assert is_near_identical(signature, frame_signature(image), 0.0)

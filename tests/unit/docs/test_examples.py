@@ -78,7 +78,9 @@ def test_commands_parse(path: Path) -> None:
 
 def test_examples_in_the_help_parse() -> None:
     examples = [
-        found for _, one in generator().commands() for found in re.findall(r"Example: `([^`]+)`", one.help or "")
+        found
+        for _, command in generator().commands()
+        for found in re.findall(r"Example: `([^`]+)`", command.help or "")
     ]
     assert len(examples) > 40
     for example in examples:

@@ -81,7 +81,10 @@ def test_every_command_has_an_entry_and_every_option_a_text() -> None:
     assert len(found) > 40
     assert missing(set(found), "cli.md") == []
     silent = [
-        f"{path} {each.name}" for path, one in found.items() for each in generator().options_of(one) if not each.help
+        f"{path} {each.name}"
+        for path, command in found.items()
+        for each in generator().options_of(command)
+        if not each.help
     ]
     assert silent == []
 

@@ -139,8 +139,8 @@ class TestInbox:
         inbox = Inbox(tmp_path / "data/inbox", "bolt")
         inbox.take(offer((png(1), "good"), (png(2), "crack")), params.data)
         listed = list_images("bolt", inbox.as_source(tmp_path, params.enrolment), tmp_path)
-        assert {(one.label.value, one.defect_type) for one in listed} == {("normal", ""), ("anomalous", "crack")}
-        assert {one.read(10**6) for one in listed} == {png(1), png(2)}
+        assert {(image.label.value, image.defect_type) for image in listed} == {("normal", ""), ("anomalous", "crack")}
+        assert {image.read(10**6) for image in listed} == {png(1), png(2)}
 
     def test_classes_that_wait_are_those_with_a_folder(self, tmp_path: Path, params: Params) -> None:
         Inbox(tmp_path, "nut").take(offer((png(1), "good")), params.data)
@@ -187,7 +187,7 @@ class TestStarter:
         images = self.images(2)
         first, again = (inject_defects("bolt", images, params) for _ in range(2))
         assert len(first) == 2 * len(params.calibration.injected)
-        assert [one.tobytes() for one in first] == [one.tobytes() for one in again]
+        assert [image.tobytes() for image in first] == [image.tobytes() for image in again]
 
 
 class TestParamsFile:

@@ -203,7 +203,7 @@ class TestLawsOfCounts:
         assert str(there.agreement) == str(back.agreement)
         assert there.kappa == pytest.approx(back.kappa)
         assert there.mcnemar_p == pytest.approx(back.mcnemar_p)
-        assert there.drift == pytest.approx(tuple(-one for one in np.take(back.drift, [0, 2, 1])), nan_ok=True)
+        assert there.drift == pytest.approx(tuple(-value for value in np.take(back.drift, [0, 2, 1])), nan_ok=True)
         assert str(there.candidate_misses) == str(back.legacy_misses)
         assert str(there.candidate_false_alarms) == str(back.legacy_false_alarms)
 

@@ -100,7 +100,7 @@ class TestProductionDays:
         evidence = evidence_of([image(slot) for slot in received])
         days = evidence.days
         assert all(day.first in received and day.end == day.first + DAY for day in days)
-        assert all(one.end <= other.first for one, other in pairwise(days))
+        assert all(day.end <= other.first for day, other in pairwise(days))
         for number, slot in zip(evidence.day_of_row, received, strict=True):
             assert days[number].first <= slot < days[number].end
 

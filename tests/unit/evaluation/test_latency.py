@@ -73,8 +73,8 @@ class TestTheArithmetic:
 
     def test_a_burst_in_one_of_three_rounds_does_not_count(self) -> None:
         disturbed = [
-            Timing(one.image, 10.0, 10.0, 400.0 if number < 10 else 40.0, 20.0)
-            for number, one in enumerate(timings([10.0] * 3, [4.0] * 10))
+            Timing(timing.image, 10.0, 10.0, 400.0 if number < 10 else 40.0, 20.0)
+            for number, timing in enumerate(timings([10.0] * 3, [4.0] * 10))
         ]
         found = estimate(disturbed, LIMITS)
         assert (found.idle_p95_ms, found.p95_ms) == pytest.approx((40.0, 400.0))

@@ -161,7 +161,7 @@ class TestLaws:
         parts = [
             part(c, g, count, max(label, 1), 4 if label else None, drawn=1) for label, c, g, count in drawn if count
         ]
-        swapped = [{**one, "candidate": one["legacy"], "legacy": one["candidate"]} for one in parts]
+        swapped = [{**group, "candidate": group["legacy"], "legacy": group["candidate"]} for group in parts]
         there, back = (estimate_rates(table_of(every, 0.25), 0.9) for every in (parts, swapped))
         for name, (value, low, high) in by_name(there).items():
             assert 0.0 <= low <= high <= 1.0
@@ -173,7 +173,7 @@ class TestLaws:
     def test_more_labels_and_less_confidence_make_it_narrower(self, confidence: float) -> None:
         def width(times: int, confidence: float) -> float:
             parts = [
-                *({**one, "count": times * one["count"]} for one in MIXED),
+                *({**group, "count": times * group["count"]} for group in MIXED),
                 part(NO_ALARM, NO_ALARM, 2_000, labelled_after=None),
             ]
             rate = estimate_rates(table_of(parts, 0.05), confidence).candidate.missed_defects
@@ -191,7 +191,7 @@ class TestLaws:
             assert not model.missed_defects.is_measured
 
     def test_drawn_parts_without_a_label_measure_nothing(self) -> None:
-        parts = [{name: value for name, value in one.items() if name != "labelled_after"} for one in MIXED]
+        parts = [{name: value for name, value in group.items() if name != "labelled_after"} for group in MIXED]
         assert not estimate_rates(table_of(parts), 0.95).candidate.missed_parts.is_measured
 
     def test_what_is_missed_is_measured_without_a_part_that_both_flagged(self) -> None:

@@ -106,7 +106,7 @@ def test_a_replay_that_fails_keeps_everything(spool):
         spool.replay(refuse)
     spool.append([pair(1)])  # into a new file; the old one waits as a segment
     found, _ = taken(spool)
-    assert {one.image_id for one in found} == {pair(0).image_id, pair(1).image_id}
+    assert {found_pair.image_id for found_pair in found} == {pair(0).image_id, pair(1).image_id}
 
 
 def test_a_pair_put_away_during_a_replay_is_not_deleted_with_it(spool):
@@ -147,7 +147,7 @@ def test_many_writers_share_one_folder(spool):
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda n: writers[n % 4].append([pair(n)]), range(40)))
     found, damaged = taken(spool)
-    assert sorted(one.image_id for one in found) == [pair(n).image_id for n in range(40)]
+    assert sorted(found_pair.image_id for found_pair in found) == [pair(n).image_id for n in range(40)]
     assert damaged == 0
 
 
@@ -181,7 +181,7 @@ def test_a_writer_whose_database_hangs_at_the_end_leaves_everything_on_disk(stor
     writer.close(0.2)
     found, _ = taken(spool)
     blocker.execute(text("ROLLBACK"))
-    assert {one.image_id for one in found} == {pair(number).image_id for number in range(5)}
+    assert {found_pair.image_id for found_pair in found} == {pair(number).image_id for number in range(5)}
 
 
 def test_a_full_queue_loses_the_pair_and_counts_it(store, spool, params: Params):

@@ -31,9 +31,9 @@ class Model:
         self.before, self.batches = before, []
 
     def answer(self, questions: Sequence[InspectionRequest]) -> list[InspectionResult]:
-        self.batches.append([one.class_name for one in questions])
+        self.batches.append([request.class_name for request in questions])
         self.before(questions)
-        return [InspectionResult(float(one.class_name), 0.5, one.class_name) for one in questions]
+        return [InspectionResult(float(request.class_name), 0.5, request.class_name) for request in questions]
 
 
 def question(number: object) -> InspectionRequest:
@@ -68,11 +68,11 @@ def test_the_window_waits_for_company():
 
 def test_a_question_that_fails_takes_no_other_along():
     def refuse_two(questions: Sequence[InspectionRequest]) -> None:
-        if "2" in [one.class_name for one in questions]:
+        if "2" in [request.class_name for request in questions]:
             raise KeyError("two")
 
     found = score_all(Model(refuse_two), [question(number) for number in range(4)])
-    assert [isinstance(one, ScoringError) for one in found] == [False, False, True, False]
+    assert [isinstance(outcome, ScoringError) for outcome in found] == [False, False, True, False]
     assert str(found[2]) == "KeyError: 'two'"
 
 
@@ -88,7 +88,7 @@ def test_a_model_that_answers_too_few_fails_as_a_whole():
             return [a for a, _ in zip(super().answer(questions)[:-1], questions, strict=True)]
 
     found = score_all(Short(), [question(0), question(1)])
-    assert all(isinstance(one, ScoringError) for one in found)
+    assert all(isinstance(outcome, ScoringError) for outcome in found)
 
 
 def test_while_one_batch_hangs_all_are_told_at_once_and_service_resumes():

@@ -73,7 +73,7 @@ def test_a_canary_answers_about_its_share_and_both_judge():
 
 def test_an_image_stays_with_the_candidate_when_the_share_grows():
     small, large = (Route(state(P.CANARY, share), {}) for share in (0.1, 0.5))
-    ours = [one for one in IDS if small.side_of(one) == CANDIDATE]
+    ours = [image_id for image_id in IDS if small.side_of(image_id) == CANDIDATE]
     assert {large.side_of(our) for our in ours} == {CANDIDATE}
 
 

@@ -119,7 +119,7 @@ def test_a_saturated_map_is_an_error_with_the_reason(values, sigma):
 def test_pooling_is_the_mean_of_the_largest_share(share):
     maps = np.random.default_rng(0).normal(size=(5, SIDE, SIDE))
     top = max(1, round(SIDE * SIDE * share))
-    expected = [np.mean(sorted(one.ravel(), reverse=True)[:top]) for one in maps]
+    expected = [np.mean(sorted(score_map.ravel(), reverse=True)[:top]) for score_map in maps]
     np.testing.assert_allclose(pooled(maps, share), expected, rtol=1e-12)
 
 
@@ -157,7 +157,7 @@ def test_a_raw_map_does_not_depend_on_the_images_beside_it(decoder, bank):
     """Over more images than one pass of the decoder takes."""
     fused = torch.cat([fake_fused(12, 0), 3 * fake_fused(9, 1)])
     together = raw_maps(fused, decoder, bank, PREFIX)
-    alone = np.concatenate([raw_maps(one[None], decoder, bank, PREFIX) for one in fused])
+    alone = np.concatenate([raw_maps(features[None], decoder, bank, PREFIX) for features in fused])
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -220,7 +220,7 @@ def candidate(auroc: float, separation: float) -> tuple[RecipeCandidate, Recipe]
 def test_within_the_tie_separation_decides_and_beyond_it_auroc():
     """1. Within the tie of the best AUROC: by separation.  2. The rest: after them, by AUROC alone."""
     tried = [candidate(*pair) for pair in [(0.90, 9.0), (0.99, 2.0), (1.00, 1.0), (0.95, 8.0), (0.985, 3.0)]]
-    order = [(one.auroc, one.separation) for one, _ in rank_recipes(tried, 0.015)]
+    order = [(ranked.auroc, ranked.separation) for ranked, _ in rank_recipes(tried, 0.015)]
     assert order == [(0.985, 3.0), (0.99, 2.0), (1.00, 1.0), (0.95, 8.0), (0.90, 9.0)]
 
 
@@ -233,7 +233,7 @@ def test_within_the_tie_the_recipe_of_fewest_maps_leads():
 
 def test_without_a_tie_only_auroc_counts_and_equals_are_separated():
     tried = [candidate(*pair) for pair in [(0.9, 9.0), (0.8, 99.0), (0.9, 10.0)]]
-    order = [(one.auroc, one.separation) for one, _ in rank_recipes(tried, 0.0)]
+    order = [(ranked.auroc, ranked.separation) for ranked, _ in rank_recipes(tried, 0.0)]
     assert order == [(0.9, 10.0), (0.9, 9.0), (0.8, 99.0)]
 
 
@@ -295,13 +295,13 @@ def test_the_parts_alone_use_nothing_of_each_other():
 def test_every_candidate_is_recorded_and_exactly_the_first_is_chosen():
     result = calibrated()
     params = calibration_params()
-    tried = {(one.weights, one.pool_shares) for one in result.candidates}
+    tried = {(candidate.weights, candidate.pool_shares) for candidate in result.candidates}
     assert len(result.candidates) == len(tried)
     assert len(tried) == len(candidate_weights(3, params.bank_weights)) * len(params.poolings)
-    assert [one.chosen for one in result.candidates] == [True] + [False] * (len(tried) - 1)
+    assert [candidate.chosen for candidate in result.candidates] == [True] + [False] * (len(tried) - 1)
     first, recipe = result.candidates[0], result.calibration.recipe
     assert (first.weights, first.pool_shares) == (recipe.weights, tuple(pool.share for pool in recipe.pools))
-    assert all(0 <= one.auroc <= 1 for one in result.candidates)
+    assert all(0 <= candidate.auroc <= 1 for candidate in result.candidates)
 
 
 def test_the_calibrating_half_moves_the_threshold_and_nothing_that_was_selected():

@@ -111,8 +111,8 @@ def test_wrong_answers_are_as_rare_as_their_confidence_promises():
     base = {name: ClassIdentity.fit(images(8, 60, part), images(8, 19, 90), PARAMS, class_name=name, fingerprint="f")
             for name, part in (("a", 1), ("b", 2))}  # fmt: skip
     pool = images(8, 3_000, 3)  # both classes look the same
-    each = {name: Identities.of({name: one}) for name, one in base.items()}
-    distances = {name: np.array([one.distance(image)[0] for image in pool]) for name, one in each.items()}
+    each = {name: Identities.of({name: class_identity}) for name, class_identity in base.items()}
+    distances = {name: np.array([identities.distance(image)[0] for image in pool]) for name, identities in each.items()}
     for _ in range(repetitions):
         rows = random.choice(len(pool), 39, replace=False)
         drawn = {"a": rows[1:20], "b": rows[20:]}
@@ -152,13 +152,13 @@ def test_images_find_their_class_and_strange_ones_none():
     identities = Identities.of(classes(0, 1, 2))
     for seed in range(3):
         answers = [identities.identify(image) for image in images(seed, 50, 3)]
-        assert {one.nearest_class for one in answers} == {f"class-{seed}"}
-        assert sum(one.class_name is None for one in answers) <= 12
+        assert {answer.nearest_class for answer in answers} == {f"class-{seed}"}
+        assert sum(answer.class_name is None for answer in answers) <= 12
         known = [answer.confidence for answer in answers if answer.class_name is not None]
         assert np.median(known) > 0.75 and min(known) > 0.45
     strange = [identities.identify(image) for image in images(7, 20)]
-    assert {one.class_name for one in strange} == {None}
-    assert all(one.confidence > 0.9 for one in strange)
+    assert {answer.class_name for answer in strange} == {None}
+    assert all(answer.confidence > 0.9 for answer in strange)
 
 
 def test_a_single_class_still_rejects_strange_products():
@@ -184,7 +184,7 @@ def test_the_farther_inside_the_surer_the_name_and_the_farther_outside_the_surer
     assert distances == sorted(distances)
     answers = [alone.identify(image) for image in line]
     named = [answer.confidence for answer in answers if answer.class_name]
-    unknown = [one.confidence for one in answers if one.class_name is None]
+    unknown = [answer.confidence for answer in answers if answer.class_name is None]
     assert named == sorted(named, reverse=True) and unknown == sorted(unknown)
     assert min(named + unknown) >= 0.5 - 1e-9
     assert unknown[0] < 0.7 and len(set(unknown)) > 20 and unknown[-1] > 0.95
@@ -194,8 +194,8 @@ def test_no_two_strange_images_are_equally_strange():
     """Of the demo's foreign images each had 0.9888."""
     identities = Identities.of(classes(0, 1, 2))
     strange = [identities.identify(image) for image in images(7, 11)]
-    assert {one.class_name for one in strange} == {None}
-    assert len({one.confidence for one in strange}) == 11
+    assert {answer.class_name for answer in strange} == {None}
+    assert len({answer.confidence for answer in strange}) == 11
 
 
 def test_an_image_of_two_classes_alike_is_named_with_half_the_confidence_at_most():
@@ -275,7 +275,10 @@ def test_an_image_that_the_nearest_class_rejects_goes_to_one_that_accepts_it():
 
 def test_nearness_is_counted_in_a_class_s_own_typical_distances():
     known, image = two_reaches()
-    far = {name: replace(one, distances_N=one.distances_N + np.float32(2.0)) for name, one in known.items()}
+    far = {
+        name: replace(class_identity, distances_N=class_identity.distances_N + np.float32(2.0))
+        for name, class_identity in known.items()
+    }
     typical = dict(zip(("tight", "wide"), Identities.of(far).typical_C, strict=True))
     assert typical["tight"] > typical["wide"]
     assert Identities.of({"b": far["tight"], "a": far["wide"]}).identify(image).class_name == "b"

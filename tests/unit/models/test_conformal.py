@@ -68,7 +68,7 @@ def test_the_false_alarm_rate_on_fresh_normals_is_what_was_promised(count, rate,
     draw = {"normal": rng.normal, "lognormal": rng.lognormal, "cauchy": lambda size: rng.standard_cauchy(size)}[law]
     repetitions = 20_000
     calibrating, fresh = draw(size=(repetitions, count)), draw(size=repetitions)
-    alarms = np.mean([conformal_threshold(one, rate) < new for one, new in zip(calibrating, fresh, strict=True)])
+    alarms = np.mean([conformal_threshold(scores, rate) < new for scores, new in zip(calibrating, fresh, strict=True)])
     monte_carlo = 4 * math.sqrt(rate * (1 - rate) / repetitions)
     assert rate - 1 / (count + 1) - monte_carlo <= alarms <= rate + monte_carlo
 
@@ -76,7 +76,7 @@ def test_the_false_alarm_rate_on_fresh_normals_is_what_was_promised(count, rate,
 def test_ties_can_only_make_alarms_rarer():
     rng = np.random.default_rng(6)
     calibrating, fresh = rng.integers(0, 3, size=(5000, 40)), rng.integers(0, 3, size=5000)
-    alarms = np.mean([conformal_threshold(one, 0.1) < new for one, new in zip(calibrating, fresh, strict=True)])
+    alarms = np.mean([conformal_threshold(scores, 0.1) < new for scores, new in zip(calibrating, fresh, strict=True)])
     assert alarms <= 0.1
 
 

@@ -279,7 +279,7 @@ def test_a_reference_scores_zero_and_a_strange_image_more(detector):
 
 def test_a_score_does_not_depend_on_the_images_beside_it(detector):
     pictures = [picture(seed) for seed in range(5, 10)]
-    assert detector.score(pictures).tolist() == [float(detector.score([one])[0]) for one in pictures]
+    assert detector.score(pictures).tolist() == [float(detector.score([image])[0]) for image in pictures]
     np.testing.assert_array_equal(detector.maps(pictures)[2], detector.maps([pictures[2]])[0])
     assert (detector.maps(pictures).shape, detector.maps([]).shape) == ((5, 4, 4), (0, 4, 4))
     assert detector.score([]).shape == (0,)

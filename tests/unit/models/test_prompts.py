@@ -77,7 +77,7 @@ def test_a_class_s_own_set_takes_the_place_of_a_default_of_its_name(write):
 def test_a_set_that_lives_by_defects_needs_a_vocabulary(write):
     needy = {**SET, "anomalous": ["{} with {defect}"]}
     book = read_book(write(default={"sets": {"one": SET, "needy": needy}}), "bolt")
-    assert [one.set_name for one in book.fillable()] == ["one"]
+    assert [prompts.set_name for prompts in book.fillable()] == ["one"]
     with pytest.raises(ValueError, match=r"class 'bolt': prompt set 'needy' asks for defects.*prompts/bolt\.yaml"):
         book.fill("needy")
 
@@ -159,10 +159,10 @@ def test_the_project_s_own_files_fill_every_set(class_name):
     book = read_book(ROOT / "prompts", class_name)
     assert book.defects
     filled = book.fillable()
-    assert [one.set_name for one in filled] == list(book.sets)
-    for one in filled:
-        assert not set(one.normal) & set(one.anomalous)
-        assert all("{" not in text and book.words in text for text in (*one.normal, *one.anomalous))
+    assert [prompts.set_name for prompts in filled] == list(book.sets)
+    for prompts in filled:
+        assert not set(prompts.normal) & set(prompts.anomalous)
+        assert all("{" not in text and book.words in text for text in (*prompts.normal, *prompts.anomalous))
 
 
 def test_the_project_s_default_set_exists():
@@ -209,9 +209,9 @@ def tried(clip: Clip, sets: list[Prompts], tie: float):
 
 def test_the_search_takes_the_set_that_finds_most_defects(clip):
     found = tried(clip, SETS, tie=0.0)
-    assert found[0].chosen and not any(one.chosen for one in found[1:])
-    assert len({one.auroc for one in found}) > 1
-    assert found[0].auroc == max(one.auroc for one in found)
+    assert found[0].chosen and not any(result.chosen for result in found[1:])
+    assert len({result.auroc for result in found}) > 1
+    assert found[0].auroc == max(result.auroc for result in found)
 
 
 def test_among_sets_that_tie_the_earliest_wins(clip):
@@ -284,7 +284,7 @@ def test_search_records_a_winner_that_show_then_uses_and_reads_no_test_image(pro
     assert done.exit_code == 0, done.output
     record = json.loads(chosen_path(project.root / "prompts", "textile").read_text())
     assert (record["num_normals"], record["num_defects"]) == (4, {"known defects": 4})
-    assert [one["chosen"] for one in record["tried"]] == [True] + [False] * 4
+    assert [result["chosen"] for result in record["tried"]] == [True] + [False] * 4
     assert record["prompt_set"] == record["tried"][0]["prompt_set"]
     shown = CliRunner().invoke(app, ["prompts", "show", "textile", "--json"])
     assert json.loads(shown.stdout)["prompt_set"] == record["prompt_set"]

@@ -99,8 +99,8 @@ FOREIGN = {
     "classes": lambda: trainer(data=fake_data("bolt", "cap", "dial")),
     "encoder": lambda: trainer(
         data={
-            name: replace(one, source=replace(one.source, fingerprint="other"))
-            for name, one in fake_data(*NAMES).items()
+            name: replace(class_data, source=replace(class_data.source, fingerprint="other"))
+            for name, class_data in fake_data(*NAMES).items()
         }
     ),
 }
@@ -131,12 +131,12 @@ def test_every_batch_mixes_all_classes_in_equal_parts(num_classes, batch_size):
     running, totals = trainer(data=data, batch_size=batch_size), np.zeros(num_classes)
     for step in range(40):
         assert len(running.batch(step)) == batch_size
-        counts = [len(one.source.asked) for one in data.values()]
+        counts = [len(class_data.source.asked) for class_data in data.values()]
         assert sum(counts) == batch_size
         assert max(counts) - min(counts) <= 1
         totals += counts
-        for one in data.values():
-            one.source.asked.clear()
+        for class_data in data.values():
+            class_data.source.asked.clear()
     assert totals.max() - totals.min() <= 0.2 * totals.max()
 
 
@@ -157,7 +157,7 @@ def test_no_step_ever_sees_a_val_image():
     running = trainer(data=data)
     for step in range(30):
         running.batch(step)
-    assert all(set(one.source.asked) == set(one.train) for one in data.values())
+    assert all(set(class_data.source.asked) == set(class_data.train) for class_data in data.values())
 
 
 @pytest.mark.parametrize(("fraction", "kept"), [(0.25, 4), (0.5, 8), (0.01, 1), (1.0, 16)])

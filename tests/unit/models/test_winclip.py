@@ -188,7 +188,7 @@ def test_a_window_sees_nothing_beyond_its_patches(clip):
     changed[..., -8:] += 1.0
     windows = [window_patches(GRID, 2)]
     before, after = (
-        embed_images(clip.tower, one, windows).windows[0][0].reshape(5, 5, -1) for one in (pixels, changed)
+        embed_images(clip.tower, image, windows).windows[0][0].reshape(5, 5, -1) for image in (pixels, changed)
     )
     assert torch.allclose(before[:, :4], after[:, :4], atol=1e-5)
     assert ((before - after)[:, 4].norm(dim=-1) > 0.1).all()

@@ -55,8 +55,8 @@ def note(text: str = "said") -> PendingEntry:
 
 def linked(*signed: tuple[PendingEntry, SigningKey], after: Entry | None = None) -> list[Entry]:
     made: list[Entry] = []
-    for one, signer in signed:
-        made.append(next_entry(one, made[-1] if made else after, signer))
+    for pending, signer in signed:
+        made.append(next_entry(pending, made[-1] if made else after, signer))
     return made
 
 
@@ -133,7 +133,10 @@ class TestWhateverIsDoneToASoundChainIsFoundWhereItBegins:
         signer = replace(STRANGER, name=after.key if after else "key-1")
         if after is not None and after.kind == EntryKind.KEY:
             signer = replace(STRANGER, name=after.subject)
-        assert walk([*entries[:place], *linked(*((one, signer) for one in notes), after=after)]).first_bad == place + 1
+        assert (
+            walk([*entries[:place], *linked(*((pending, signer) for pending in notes), after=after)]).first_bad
+            == place + 1
+        )
 
     @given(chains(), st.data())
     def test_walked_in_pieces_it_is_the_same(self, entries: list[Entry], data: st.DataObject) -> None:

@@ -120,7 +120,7 @@ def shown(page: str) -> list[str]:
 
 def pictures(page: str) -> list[np.ndarray]:
     found = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)"', page)
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(one)))).astype(int) for one in found]
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int) for encoded in found]
 
 
 # --- which, and in what order
@@ -244,11 +244,11 @@ def test_both_heat_maps_mark_the_defect_beside_the_image(line: Line, params: Par
 def test_colour_begins_above_what_good_parts_show() -> None:
     rng = np.random.default_rng(0)
     good = [rng.normal(50, 1, (20, 20)).astype(np.float32) for _ in range(8)]
-    hot = [one + np.float32(30) * (np.arange(400).reshape(20, 20) < 20) for one in good]
+    hot = [score_map + np.float32(30) * (np.arange(400).reshape(20, 20) < 20) for score_map in good]
     level, high = colour_range(good, hot)
     assert 52 < level < 54
     assert 78 < high < 86
-    assert colour_range(good, good)[1] > max(float(one.max()) for one in good)  # a quiet map never glows
+    assert colour_range(good, good)[1] > max(float(score_map.max()) for score_map in good)  # a quiet map never glows
     assert colour_range([], []) == (0.0, 1.0)
 
 

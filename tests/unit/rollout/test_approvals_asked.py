@@ -92,7 +92,7 @@ def test_a_phase_that_opens_by_itself_asks_nobody(params: Params) -> None:
 def test_nobody_is_asked_about_a_class_that_a_person_stops(params: Params, kind: OrderKind) -> None:
     order = Order(kind, ("bolt",), "Ada", "complaint 4711")
     asked = tick(params, BOTH, *map(seen, BOTH.classes), orders=(order,)).asks
-    assert "bolt" not in {one.class_name for one in asked}
+    assert "bolt" not in {question.class_name for question in asked}
 
 
 def test_a_successor_is_asked_for_like_a_first_candidate(params: Params) -> None:

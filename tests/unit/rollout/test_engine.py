@@ -268,7 +268,7 @@ class TestSilence:
         before = [(cls.phase, cls.share, cls.since) for cls in factory.state.classes]
         factory.producing = False
         factory.run_days(days)
-        assert [(one.phase, one.share, one.since) for one in factory.state.classes] == before
+        assert [(cls.phase, cls.share, cls.since) for cls in factory.state.classes] == before
         assert all(len(factory.told(name)) <= 1 for name in LEGACY)
         (told,) = factory.told("bolt")
         assert told.startswith("alarm: no image since")
@@ -478,7 +478,7 @@ class TestSuccession:
         factory.tick()
         factory.run_to("gear", Phase.LEGACY_DELETED)
         assert {cls.candidate for cls in factory.state.classes} == set(SECOND.values())
-        assert {one.num_successions for one in factory.state.classes} == {1}
+        assert {cls.num_successions for cls in factory.state.classes} == {1}
 
 
 class TestNewProducts:
@@ -848,7 +848,7 @@ class TestLaws:
 def _check_laws(before: RolloutState, factory: Factory) -> None:
     after, result = factory.state, factory.last
     assert result is not None
-    assert [cls.class_name for cls in after.classes] == [one.class_name for one in before.classes]
+    assert [cls.class_name for cls in after.classes] == [cls.class_name for cls in before.classes]
     changed = [event.after.class_name for event in result.events]
     assert len(set(changed)) == len(changed)  # one event a class and tick
     for old, new in zip(before.classes, after.classes, strict=True):

@@ -82,7 +82,7 @@ KEPT: dict[str, tuple[Part, ...]] = {
 class TestEachGuardAlone:
     @pytest.mark.parametrize("name", BROKEN)
     def test_it_trips_and_no_other_does(self, name: str) -> None:
-        parts = [one for day in range(12) for one in good_day(day, *BROKEN[name])]
+        parts = [group for day in range(12) for group in good_day(day, *BROKEN[name])]
         assert tripped(evidence_of(parts)) == {name}
         guard = check(evidence_of(parts))[name]
         assert guard.hard == (name in HARD)
@@ -90,13 +90,13 @@ class TestEachGuardAlone:
 
     @pytest.mark.parametrize("name", KEPT)
     def test_it_does_not_trip_below_its_bound(self, name: str) -> None:
-        parts = [one for day in range(40) for one in good_day(day, *KEPT[name])]
+        parts = [group for day in range(40) for group in good_day(day, *KEPT[name])]
         assert tripped(evidence_of(parts)) == set()
 
     @pytest.mark.parametrize("name", BROKEN)
     def test_it_trips_after_forty_good_days(self, name: str) -> None:
-        parts = [one for day in range(40) for one in good_day(day)]
-        parts += [one for day in range(40, 55) for one in good_day(day, *BROKEN[name])]
+        parts = [group for day in range(40) for group in good_day(day)]
+        parts += [group for day in range(40, 55) for group in good_day(day, *BROKEN[name])]
         guard = check(evidence_of(parts))[name]
         assert guard.active and guard.crossed_at[0] > start_of(40 * DAY)
         if guard.hard and name not in {"lost_defects", "misses"}:  # of these the good days know nothing
@@ -104,7 +104,7 @@ class TestEachGuardAlone:
             assert float(share) > float(bound) and f"since {start_of(40 * DAY):%Y-%m-%d}; bound" in guard.reason
 
     def test_a_good_candidate_trips_none(self) -> None:
-        parts = [one for day in range(60) for one in good_day(day)]
+        parts = [group for day in range(60) for group in good_day(day)]
         assert tripped(evidence_of(parts, answering_since=30 * DAY)) == set()
 
     def test_no_images_trip_none(self) -> None:
@@ -118,25 +118,27 @@ class TestEachGuardAlone:
 
     @pytest.mark.parametrize("name", ["agreement", "lost_defects", "false_alarms"])
     def test_reference_parts_are_not_of_the_production(self, name: str) -> None:
-        test_parts = [{**one, "reference": 1} for one in BROKEN[name]]
-        parts = [one for day in range(12) for one in good_day(day, *test_parts)]
+        test_parts = [{**group, "reference": 1} for group in BROKEN[name]]
+        parts = [group for day in range(12) for group in good_day(day, *test_parts)]
         assert name not in tripped(evidence_of(parts))
 
     def test_parts_of_known_label_that_are_missed_do_count(self) -> None:
         parts = [
-            one for day in range(12) for one in good_day(day, part(NO_ALARM, NO_ALARM, 4, ANOMALOUS, 0, reference=1))
+            group
+            for day in range(12)
+            for group in good_day(day, part(NO_ALARM, NO_ALARM, 4, ANOMALOUS, 0, reference=1))
         ]
         assert tripped(evidence_of(parts)) == {"misses"}
 
     def test_defects_that_an_alarm_brought_to_light_are_no_sample(self) -> None:
         """Of missed parts that nobody drew, nothing follows for the share that is missed."""
-        parts = [one for day in range(12) for one in good_day(day, part(NO_ALARM, NO_ALARM, 4, ANOMALOUS))]
+        parts = [group for day in range(12) for group in good_day(day, part(NO_ALARM, NO_ALARM, 4, ANOMALOUS))]
         assert tripped(evidence_of(parts)) == set()
 
     @pytest.mark.parametrize("least_agreement", [0.95, 0.9, 0.5])
     def test_the_bound_of_agreement_is_that_of_the_phase(self, least_agreement: float) -> None:
         wrong = part(ALARM, NO_ALARM, 30, NORMAL)  # 7.5 %
-        parts = [one for day in range(20) for one in good_day(day, wrong)]
+        parts = [group for day in range(20) for group in good_day(day, wrong)]
         assert check(evidence_of(parts), POLICY, least_agreement)["agreement"].active == (least_agreement == 0.95)
 
 
@@ -149,31 +151,31 @@ class TestWhenItTrips:
     @settings(max_examples=examples(30), deadline=None)
     def test_it_does_not_depend_on_who_looks_when(self, slot: int) -> None:
         """What had been crossed before a slot is what one saw who looked then."""
-        parts = [one for day in range(5) for one in good_day(day)]
-        parts += [one for day in range(5, 30) for one in good_day(day, *BROKEN["errors"], *BROKEN["lost_defects"])]
+        parts = [group for day in range(5) for group in good_day(day)]
+        parts += [group for day in range(5, 30) for group in good_day(day, *BROKEN["errors"], *BROKEN["lost_defects"])]
         whole = evidence_of(parts)
         then = check(Evidence(whole.known_at(slot), slot, whole.answering_since))
         for name, guard in check(whole).items():
             assert tuple(at for at in guard.crossed_at if at <= start_of(slot)) == then[name].crossed_at
 
     def test_a_hard_guard_stays_tripped(self) -> None:
-        parts = [one for day in range(2) for one in good_day(day, *BROKEN["errors"])]
-        parts += [one for day in range(2, 200) for one in good_day(day)]
+        parts = [group for day in range(2) for group in good_day(day, *BROKEN["errors"])]
+        parts += [group for day in range(2, 200) for group in good_day(day)]
         assert check(evidence_of(parts))["errors"].active
 
     def test_a_soft_guard_bars_the_way_for_some_production_days(self) -> None:
-        bad = [one for day in range(3) for one in good_day(day, part(NO_ALARM, NO_ALARM, 300, slow=1))]
+        bad = [group for day in range(3) for group in good_day(day, part(NO_ALARM, NO_ALARM, 300, slow=1))]
         for later in range(POLICY.window_days + 2):
-            parts = bad + [one for day in range(later) for one in good_day(100 + day)]
+            parts = bad + [group for day in range(later) for group in good_day(100 + day)]
             guard = check(evidence_of(parts))["latency"]
             assert guard.crossed_at and guard.active == (later < POLICY.window_days)
 
     def test_silence_does_not_let_it_expire(self) -> None:
-        bad = [one for day in range(3) for one in good_day(day, part(NO_ALARM, NO_ALARM, 300, slow=1))]
+        bad = [group for day in range(3) for group in good_day(day, part(NO_ALARM, NO_ALARM, 300, slow=1))]
         assert check(evidence_of(bad, closed_until=300 * DAY))["latency"].active
 
     def test_a_soft_guard_that_goes_on_being_crossed_does_not_expire(self) -> None:
-        parts = [one for day in range(60) for one in good_day(day, *BROKEN["latency"])]
+        parts = [group for day in range(60) for group in good_day(day, *BROKEN["latency"])]
         guard = check(evidence_of(parts))["latency"]
         assert guard.active and len(guard.crossed_at) > 3
 
@@ -181,7 +183,7 @@ class TestWhenItTrips:
     def test_severity_is_the_policys(self, name: str) -> None:
         raw = POLICY.model_dump()
         raw["guards"][name]["severity"] = "hard"
-        parts = [one for day in range(12) for one in good_day(day, *BROKEN[name])]
+        parts = [group for day in range(12) for group in good_day(day, *BROKEN[name])]
         assert check(evidence_of(parts), RolloutParams.model_validate(raw))[name].hard
 
 
@@ -219,13 +221,13 @@ class TestLateLabels:
     def test_alarms_of_the_legacy_model_that_alone_are_looked_at_take_no_candidate_back(self) -> None:
         """An equal candidate, and inspectors who see the legacy model's alarms only."""
         lost, gained = part(NO_ALARM, ALARM, 5, ANOMALOUS), part(ALARM, NO_ALARM, 5, ANOMALOUS, labelled_after=None)
-        parts = [one for day in range(40) for one in good_day(day, lost, gained)]
+        parts = [group for day in range(40) for group in good_day(day, lost, gained)]
         assert tripped(evidence_of(parts)) == set()
 
     def test_drawn_parts_of_which_the_missed_are_looked_at_first_take_none_back(self) -> None:
         missed = part(NO_ALARM, NO_ALARM, 1, ANOMALOUS, drawn=1)
         found = part(ALARM, ALARM, 9, ANOMALOUS, labelled_after=None, drawn=1)
-        parts = [one for day in range(40) for one in good_day(day, missed, found)]
+        parts = [group for day in range(40) for group in good_day(day, missed, found)]
         assert tripped(evidence_of(parts)) == set()
 
 
@@ -237,8 +239,8 @@ class TestDrift:
     SINCE = 30 * DAY
 
     def tripped(self, before: Sequence[Part], after: Sequence[Part], num_days: int = 20) -> set[str]:
-        parts = [one for day in range(30) for one in good_day(day, *before)]
-        parts += [one for day in range(30, 30 + num_days) for one in good_day(day, *after)]
+        parts = [group for day in range(30) for group in good_day(day, *before)]
+        parts += [group for day in range(30, 30 + num_days) for group in good_day(day, *after)]
         return tripped(evidence_of(parts, answering_since=self.SINCE))
 
     @pytest.mark.parametrize(("candidate", "legacy"), [(ALARM, NO_ALARM), (NO_ALARM, ALARM)])
@@ -270,7 +272,7 @@ class TestDrift:
         assert "drift" in self.tripped([], [wrong])
 
     def test_before_the_candidate_answers_there_is_none(self) -> None:
-        parts = [one for day in range(20) for one in good_day(day, part(ALARM, NO_ALARM, 60, labelled_after=None))]
+        parts = [group for day in range(20) for group in good_day(day, part(ALARM, NO_ALARM, 60, labelled_after=None))]
         assert not {"drift", "alarm_rate", "misses"} & set(check(evidence_of(parts, answering_since=None)))
         assert "drift" not in check(evidence_of(parts, answering_since=0))  # nothing says what is usual
 
@@ -282,10 +284,10 @@ class TestAlarmRateWhereTheCandidateIsAlone:
     SINCE = 30 * DAY
 
     def results(self, after: Sequence[Part], legacy: int = ABSENT) -> dict[str, GuardResult]:
-        parts = [one for day in range(30) for one in good_day(day)]  # an alarm of 3 %
+        parts = [group for day in range(30) for group in good_day(day)]  # an alarm of 3 %
         alone = [part(ALARM, legacy, 12, labelled_after=None), *after]
-        rest = part(NO_ALARM, legacy, A_DAY - sum(one["count"] for one in alone), labelled_after=None)
-        parts += [one for day in range(30, 50) for one in day_of(day, *alone, rest)]
+        rest = part(NO_ALARM, legacy, A_DAY - sum(group["count"] for group in alone), labelled_after=None)
+        parts += [group for day in range(30, 50) for group in day_of(day, *alone, rest)]
         return check(evidence_of(parts, answering_since=self.SINCE))
 
     def test_the_usual_rate_trips_nothing(self) -> None:
@@ -301,9 +303,9 @@ class TestAlarmRateWhereTheCandidateIsAlone:
         assert not self.results([part(ALARM, ABSENT, 40, ANOMALOUS, labelled_after=0)])["alarm_rate"].active
 
     def test_fewer_do_where_many_were_usual(self) -> None:
-        parts = [one for day in range(30) for one in good_day(day, part(ALARM, ALARM, 60, ANOMALOUS))]
+        parts = [group for day in range(30) for group in good_day(day, part(ALARM, ALARM, 60, ANOMALOUS))]
         alone = [part(ALARM, ABSENT, 12, labelled_after=None), part(NO_ALARM, ABSENT, 388, labelled_after=None)]
-        parts += [one for day in range(30, 50) for one in day_of(day, *alone)]
+        parts += [group for day in range(30, 50) for group in day_of(day, *alone)]
         guard = check(evidence_of(parts, answering_since=self.SINCE))["alarm_rate"]
         assert guard.active and "fewer alarms than usual" in guard.reason
 
@@ -317,8 +319,8 @@ class TestMissesSinceTheCandidateAnswers:
     def is_tripped(self, missed_before: int, missed_after: int, labelled_after: int = 4) -> bool:
         before = [part(NO_ALARM, ALARM, missed_before, ANOMALOUS, labelled_after), part(ALARM, NO_ALARM, 4, ANOMALOUS)]
         after = [part(NO_ALARM, ABSENT, missed_after, ANOMALOUS, drawn=1), part(ALARM, ABSENT, 8, ANOMALOUS, drawn=1)]
-        parts = [one for day in range(30) for one in good_day(day, *before)]
-        parts += [one for day in range(30, 60) for one in good_day(day, *after)]
+        parts = [group for day in range(30) for group in good_day(day, *before)]
+        parts += [group for day in range(30, 60) for group in good_day(day, *after)]
         return check(evidence_of(parts, answering_since=self.SINCE))["misses"].active
 
     def test_what_it_missed_beside_the_legacy_model_is_usual(self) -> None:
@@ -335,17 +337,17 @@ class TestDegenerateBounds:
     @pytest.mark.parametrize("name", ["false_alarms", "errors", "dropped", "misses", "lost_defects"])
     def test_a_bound_of_0_is_crossed_by_the_first_and_a_bound_of_1_by_none(self, params: Params, name: str) -> None:
         raw = params.rollout.model_dump()
-        parts = [one for day in range(60) for one in good_day(day)]
-        parts += day_of(60, *({**one, "count": 1} for one in BROKEN[name]))
+        parts = [group for day in range(60) for group in good_day(day)]
+        parts += day_of(60, *({**group, "count": 1} for group in BROKEN[name]))
         for bound, expected in ((0.0, True), (1.0, False)):
             raw["guards"][name]["bound"] = bound
             policy = RolloutParams.model_validate(raw)
-            flood = parts if expected else [*parts, *day_of(61, *({**one, "count": 5_000} for one in BROKEN[name]))]
+            flood = parts if expected else [*parts, *day_of(61, *({**group, "count": 5_000} for group in BROKEN[name]))]
             assert check(evidence_of(flood), policy)[name].active == expected
 
     @pytest.mark.parametrize("least_agreement", [0.0, 1.0])
     def test_so_are_those_of_agreement(self, least_agreement: float) -> None:
-        parts = [one for day in range(60) for one in good_day(day)]
+        parts = [group for day in range(60) for group in good_day(day)]
         parts += day_of(60, part(ALARM, NO_ALARM, 1 if least_agreement else 5_000, NORMAL))
         found = {guard.name: guard for guard in check_guards(evidence_of(parts), POLICY, least_agreement)}
         assert found["agreement"].active == bool(least_agreement)
@@ -357,9 +359,9 @@ class TestDegenerateBounds:
         stopped = 0
         for run in failures:
             parts = [
-                one
+                group
                 for day, number in enumerate(run)
-                for one in day_of(
+                for group in day_of(
                     day, part(FAILED, NO_ALARM, int(number)), part(NO_ALARM, NO_ALARM, A_DAY - int(number))
                 )
             ]

@@ -127,7 +127,10 @@ def world(
     names = sorted(candidates)
     legacy, challenger = {name: f"legacy-{name}" for name in names}, {name: f"v1-{name}" for name in names}
     state, _ = begin(waves, legacy, challenger, START, "Ada")
-    tables = {f"v1-{name}": table(one, seed + number) for number, (name, one) in enumerate(sorted(candidates.items()))}
+    tables = {
+        f"v1-{name}": table(candidate, seed + number)
+        for number, (name, candidate) in enumerate(sorted(candidates.items()))
+    }
     return World(state, tables, challenger, **more)  # type: ignore[arg-type]
 
 

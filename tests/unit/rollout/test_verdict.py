@@ -30,7 +30,7 @@ FALSE_ALARMS = (part(ALARM, NO_ALARM, 1, NORMAL), part(NO_ALARM, ALARM, 1, NORMA
 
 
 def days_of(parts: Sequence[Part], num_days: int = NUM_DAYS, first: int = 0) -> list[Part]:
-    return [one for day in range(first, first + num_days) for one in day_of(day, *parts)]
+    return [group for day in range(first, first + num_days) for group in day_of(day, *parts)]
 
 
 def quiet(count: int, **more: int) -> Part:
@@ -111,7 +111,7 @@ class TestWhatIsMissing:
 
     @pytest.mark.parametrize("num_days", [28, 200, 1_000])
     def test_it_waits_for_ever(self, num_days: int) -> None:
-        parts = days_of([unlabelled(one) for one in GOOD_DAY], num_days)
+        parts = days_of([unlabelled(group) for group in GOOD_DAY], num_days)
         assert verdict_on(parts).outcome is VerdictOutcome.INCONCLUSIVE
 
     def test_silence_brings_it_no_further(self) -> None:
@@ -137,12 +137,12 @@ class TestWhatIsMissing:
         assert verdict_on(days_of(kinds, 30)).outcome is VerdictOutcome.INCONCLUSIVE
 
     def test_parts_that_somebody_put_on_the_line_are_no_evidence(self) -> None:
-        parts = days_of([{**one, "reference": 1} for one in GOOD_DAY])
+        parts = days_of([{**group, "reference": 1} for group in GOOD_DAY])
         assert verdict_on([*parts, *days_of([quiet(100)])]).outcome is VerdictOutcome.INCONCLUSIVE
         assert verdict_on(parts).reasons == ("no production day has ended yet",)
 
     def test_parts_that_the_legacy_model_did_not_judge_are_no_evidence(self) -> None:
-        parts = days_of([{**one, "legacy": ABSENT} for one in GOOD_DAY])
+        parts = days_of([{**group, "legacy": ABSENT} for group in GOOD_DAY])
         assert "0 pairs, need 200" in verdict_on(parts).reasons
 
 

@@ -23,8 +23,8 @@ CHOSEN = part(NO_ALARM, ABSENT, 5, NORMAL)  # an inspector picked it
 
 def unmeasured_since(params: Params, *measures: tuple[int, Part]) -> datetime | None:
     """Ten production days without the legacy model, with these parts on some of them."""
-    parts = [one for day in range(DAYS) for one in day_of(day, QUIET)]
-    parts += [one for day, measure in measures for one in day_of(day, measure)]
+    parts = [group for day in range(DAYS) for group in day_of(day, QUIET)]
+    parts += [group for day, measure in measures for group in day_of(day, measure)]
     one = ClassState("bolt", 1, Phase.LEGACY_OFF, start_of(0), "old", "new", 1.0)
     evidence = evidence_of(parts, closed_until=DAYS * DAY)
     return weigh(one, evidence, (), params.shadow, params.rollout).unmeasured_since
@@ -47,7 +47,7 @@ FLAGGED = part(ALARM, ABSENT, 1, ANOMALOUS)  # because the model alarmed
 
 
 def unproven(params: Params, *parts_of_a_day: Part, phase: Phase = Phase.LEGACY_OFF, off_from: int = 0) -> str:
-    parts = [one for day in range(DAYS) for one in day_of(day, QUIET, *parts_of_a_day)]
+    parts = [group for day in range(DAYS) for group in day_of(day, QUIET, *parts_of_a_day)]
     one = ClassState("bolt", 1, phase, start_of(off_from * DAY), "old", "new", 1.0)
     evidence = evidence_of(parts, closed_until=DAYS * DAY, answering_since=0)
     return weigh(one, evidence, (), params.shadow, params.rollout).unproven_misses
@@ -73,8 +73,8 @@ def test_usual_is_what_was_missed_of_such_defects_before_if_there_were_enough(pa
     found, shared = part(ALARM, ALARM, 1, ANOMALOUS), part(NO_ALARM, NO_ALARM, 1, ANOMALOUS)
     for reference in (1, 0):
         before = [{**found, "reference": reference}, *([{**shared, "reference": 1}] if reference else [])]
-        parts = [one for day in range(12) for one in day_of(day, QUIET, *before)]
-        parts += [one for day in range(12, 60) for one in day_of(day, QUIET, FOUND, REFERENCE)]
+        parts = [group for day in range(12) for group in day_of(day, QUIET, *before)]
+        parts += [group for day in range(12, 60) for group in day_of(day, QUIET, FOUND, REFERENCE)]
         evidence = evidence_of(parts, closed_until=60 * DAY, answering_since=12 * DAY)
         one = ClassState("bolt", 1, Phase.LEGACY_OFF, start_of(12 * DAY), "old", "new", 1.0)
         seen = weigh(one, evidence, (), params.shadow, params.rollout)

@@ -1,0 +1,23 @@
+"""`python -m shadowline.core.forked MODULE:FUNCTION ARGUMENTS`: an entry point in a fork of the server that is there.
+
+run_forked("shadowline.cli.app:main", ["shadowline.stages.bank"])    # with sys.argv; returns the exit code
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+
+from shadowline.core.fork_server import forward
+
+
+def run_forked(command: str, preload: Sequence[str]) -> object:
+    """What the entry point returns, or its exit code where a fork has run it; see `fork_server.forward`."""
+    code = forward(command, preload)
+    return EntryPoint("command", command, "").load()() if code is None else code
+
+
+if __name__ == "__main__":
+    name = sys.argv.pop(1)
+    sys.exit(run_forked(name, [name.partition(":")[0]]))  # type: ignore[arg-type]
