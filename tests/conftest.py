@@ -17,6 +17,7 @@ from shadowline.core.params import Params
 from shadowline.features.encoder import Encoder
 
 pytest_plugins = ["fixtures.postgres"]
+_LONG_S = 60.0  # about as long as the first retraining of the tiny project
 _DURATIONS = ROOT / "tests/durations.json"  # file or file::class → seconds; see tests/durations.py
 
 settings.register_profile("by effort", max_examples=examples(50))
@@ -24,14 +25,24 @@ settings.load_profile("by effort")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest first, so that workers which take a class or the functions of a file at a time end together."""
+    """Longest first, so that workers which take a class or the functions of a file at a time end together.
+
+    The very longest is followed by those that need no retrained project, which one worker makes in the meantime.
+    """
     seconds = json.loads(_DURATIONS.read_text(encoding="utf-8"))
 
     def expected(item: pytest.Item) -> tuple[float, str]:
         scope = item.nodeid.split("[")[0].rpartition("::")[0]
         return float(seconds.get(scope, 1.0)), scope
 
-    items.sort(key=expected, reverse=True)
+    longest = max(map(expected, items), default=None)
+
+    def rank(item: pytest.Item) -> tuple[bool, bool, float, str]:
+        time, scope = expected(item)
+        needs_no_project = time > _LONG_S and "first_run" not in getattr(item, "fixturenames", ())
+        return (time, scope) == longest, needs_no_project, time, scope
+
+    items.sort(key=rank, reverse=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

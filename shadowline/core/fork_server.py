@@ -145,7 +145,7 @@ def _identity() -> list[str]:
     return [sys.executable, str(Path(__file__).resolve())]
 
 
-def _at_import(environment: Mapping[str, str]) -> dict[str, str]:
+def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that an import may read, such as those of PyTorch's and OpenMP's instruction sets and threads."""
     return {
         name: value
@@ -172,7 +172,9 @@ def serve(listener: socket.socket) -> None:
 
 def _answer(connection: socket.socket) -> None:
     request, streams = _receive(connection)
-    accepted = request["identity"] == _identity() and _at_import(request["environment"]) == _at_import(os.environ)
+    accepted = request["identity"] == _identity() and import_environment(request["environment"]) == import_environment(
+        os.environ
+    )
     connection.sendall(_ACCEPTED if accepted else _REFUSED)
     if accepted:
         for module in request["preload"]:

@@ -5,7 +5,7 @@
 
 On day 1 it is judged by words only (WinCLIP), then by a handful of normal images, and from `bank_images` on by a bank
 and a calibration of its own. Until then a starter model answers, and takes the place of a legacy model in the rollout.
-Source of the three phases and of the deployment rule: background §2, §5; FACTS §5 and §8.
+The bounds of the phases and of the deployment rule are `params.yaml`, section `enrolment`.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ async def upload_enrolment_image(
 ) -> IntakeAnswer:
     """It waits in the inbox for the next enrolment; the same image again changes nothing."""
     upload = await read_upload(request, IntakeForm)
-    return await run_in_threadpool(take_image, class_name, upload, gateway.params)
+    return await run_in_threadpool(take_image, class_name, upload, gateway.params, gateway.layout)
 
 
 # --- how things stand -----------------------------------------------------------------------------------------------

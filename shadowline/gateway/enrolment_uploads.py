@@ -26,10 +26,10 @@ class IntakeForm(BaseModel):
     kind: str = Field(GOOD, max_length=64, description=f"`{GOOD}`, or the name of the defect")
 
 
-def take_image(class_name: str, upload: Upload[IntakeForm], params: Params) -> IntakeAnswer:
+def take_image(class_name: str, upload: Upload[IntakeForm], params: Params, layout: Layout) -> IntakeAnswer:
     """Store the image; the same image again changes nothing. Raises RefusedRequestError, with nothing stored."""
     try:
-        inbox = Inbox(Layout().inbox, class_name)
+        inbox = Inbox(layout.inbox, class_name)
         if inbox.stock.num_images >= params.gateway.max_inbox_images:
             raise RefusedRequestError(507, f"class '{class_name}': the inbox is full; enrol the class, or empty it")
         is_new = inbox.put(upload.data, upload.form.kind, params.data, "image") is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ from tasks.integrations.registry_comparison import compare_registry
 
 log = logging.getLogger(__name__)
 
-_MOMENT = timedelta(microseconds=1)  # pairs are counted after a time and up to another, a period is the other way round
 _SHOWN = (EntryKind.PROMOTION, EntryKind.BACKUP, EntryKind.DELETION)  # on the first page, one by one
 
 

@@ -119,14 +119,14 @@ def _summary(uri: str) -> Summary | None:
 
 def read_classes(version: VersionFacts, layout: Layout) -> tuple[CardClass, ...]:
     """Metrics and calibration of each class at the version's commit; None where DVC no longer has the file."""
-    commit, here = version.tags.get("git_commit"), Layout()
+    commit = version.tags.get("git_commit")
     files = DVCFileSystem(str(layout.root), rev=commit) if commit else None
     return tuple(
         CardClass(
             name=name,
             num_images=num_images,
-            metrics=_read(files, here.metrics(name), ClassMetrics),
-            calibration=_read(files, here.calibration(name), CalibrationFile),
+            metrics=_read(files, layout.metrics(name).relative_to(layout.root), ClassMetrics),
+            calibration=_read(files, layout.calibration(name).relative_to(layout.root), CalibrationFile),
         )
         for name, num_images in card_classes(version).items()
     )

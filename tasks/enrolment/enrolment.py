@@ -127,7 +127,7 @@ def _offers(class_name: str, location: str, layout: Layout, params: Params) -> l
     if location:
         folder = local_copy(location, layout.scratch / "additions", SUFFIXES, drop_gone=True)
         return [Offer(image.name, image.kind, image.read, image.name) for image in named_images(folder)]
-    is_source = Path(params.classes[class_name].location) == Inbox(Layout().inbox, class_name).folder
+    is_source = layout.root / params.classes[class_name].location == inbox.folder
     paths = [] if is_source else [*inbox.stock.normals, *inbox.stock.defects]
     if not paths:
         raise ValueError(f"class '{class_name}': no new images named; name the folder or s3:// prefix that holds them")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, Project, picture, read_json
+from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, PATCH, Project, picture, read_json
 from shadowline.core.atomic_files import write_json
 from shadowline.data.images import RefusedImage
 from shadowline.data.labels import Label
@@ -35,7 +35,7 @@ def test_a_result_says_everything_about_one_decision(finished: Project, inspecto
     assert (result.class_name, result.class_confidence, result.model_version) == ("dots", None, "directory")
     assert result.fingerprint == model_fingerprint(finished.layout.package)
     assert result.latency_ms > 0
-    assert result.anomaly_map.shape == (CROP // 14, CROP // 14)
+    assert result.anomaly_map.shape == (CROP // PATCH, CROP // PATCH)
     assert np.isfinite(result.anomaly_map).all()
     assert result.to_dict().keys() == set(result.__dict__) - {"anomaly_map"}
 
