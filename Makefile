@@ -28,7 +28,7 @@ demo: data  ## the whole job on three real product classes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline demo
 
 test: data lint  ## lint, types, and the whole test suite
-	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadscope \
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 4 --dist loadscope \
 	  --no-loadscope-reorder --junitxml=out/junit.xml
 
 check: data lint  ## lint, types and the unit tests, for daily work

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 
 from shadowline.core.forked import run_forked
-from shadowline.stages.pipeline import STAGE_MODULES
+from shadowline.stages.pipeline import STAGE_MODULES, WITH_NETWORK
 
 _APP = "shadowline.cli.app"
+_TIMM = "shadowline.features.timm_loaded"
 
 
 def main() -> object:
     """Run a command; a stage in a fork of the server that its flow started, where there is one."""
-    if sys.argv[1:2] == ["stage"] and len(sys.argv) > 2 and sys.argv[2] in STAGE_MODULES:
-        return run_forked(f"{_APP}:main", [_APP, "shadowline.cli.stage", STAGE_MODULES[sys.argv[2]]])
+    name = sys.argv[2] if sys.argv[1:2] == ["stage"] and len(sys.argv) > 2 else ""
+    if name in STAGE_MODULES:
+        modules = [_APP, "shadowline.cli.stage", STAGE_MODULES[name], *([_TIMM] if name in WITH_NETWORK else ())]
+        return run_forked(f"{_APP}:main", modules)
     from shadowline.cli.app import main as run
 
     run()

@@ -48,8 +48,11 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote, or any other JSON file in UTF-8. ValueError where it is not JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What `write_json` wrote, or any other JSON file in UTF-8. Raises ValueError, with the path, for another file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file ({error}); restore the file") from error
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -141,8 +141,8 @@ def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _identity() -> list[str]:
-    """The interpreter and the code that this process runs."""
-    return [sys.executable, str(Path(__file__).resolve())]
+    """The environment, the interpreter and the code that this process runs."""
+    return [sys.prefix, sys.version, str(Path(__file__).resolve())]
 
 
 def import_environment(environment: Mapping[str, str]) -> dict[str, str]:

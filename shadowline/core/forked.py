@@ -1,4 +1,4 @@
-"""`python -m shadowline.core.forked MODULE:FUNCTION ARGUMENTS`: an entry point in a fork of the server that is there.
+"""`python -m shadowline.core.forked COMMAND[,MODULE…] ARGUMENTS`: an entry point in a fork of the server that is there.
 
 run_forked("shadowline.cli.app:main", ["shadowline.stages.bank"])    # with sys.argv; returns the exit code
 """
@@ -19,5 +19,5 @@ def run_forked(command: str, preload: Sequence[str]) -> object:
 
 
 if __name__ == "__main__":
-    name = sys.argv.pop(1)
-    sys.exit(run_forked(name, [name.partition(":")[0]]))  # type: ignore[arg-type]
+    name, *modules = sys.argv.pop(1).split(",")
+    sys.exit(run_forked(name, [name.partition(":")[0], *modules]))  # type: ignore[arg-type]

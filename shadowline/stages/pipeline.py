@@ -21,3 +21,4 @@ STAGE_MODULES = {
     "summary": "shadowline.stages.summary",
 }
 PER_CLASS = frozenset({"import", "features", "bank", "identity", "calibrate", "legacy", "evaluate"})
+WITH_NETWORK = frozenset({"encoder", "features", "legacy", "package", "cost"})  # stages that build one with timm

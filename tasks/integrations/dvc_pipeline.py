@@ -36,6 +36,10 @@ _ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc con
 _ALWAYS_CHANGED = "always changed"  # DVC's status of the stage `code`, whether it has changed or not
 _RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
 _ANEW = ("--force", "--no-run-cache", "--no-commit")
+FORKED_DVC = (  # its entry point, and what it imports in the course of `repro` and `status`
+    "dvc.cli:main,dvc.commands.repro,dvc.repo.reproduce,dvc.commands.status,dvc.repo.status,dvc.stage.run,"
+    "dvc.cachemgr,dvc.data_cloud,dvc.rwlock,dvc.scm,dvc.analytics,dulwich.repo,dulwich.walk,dvc_render"
+)
 _NO_SERVER: Mapping[str, str] = {}
 _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
@@ -206,5 +210,5 @@ def _environment() -> dict[str, str]:
 
 
 def _dvc(*arguments: str, server: Mapping[str, str] = _NO_SERVER) -> list[str]:
-    program = ["-P", "-m", "shadowline.core.forked", "dvc.cli:main"] if server else ["-m", "dvc"]
+    program = ["-P", "-m", "shadowline.core.forked", FORKED_DVC] if server else ["-m", "dvc"]
     return [sys.executable, *program, *arguments]

@@ -39,6 +39,7 @@ from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import SigningKey
 from shadowline.records.pair import Pair
 from shadowline.records.stores import Records, open_records, records_on
+from shadowline.report import formatting
 from shadowline.rollout.observation import Order, OrderKind
 
 PARAMS = load_params(ROOT / "params.yaml")
@@ -341,7 +342,7 @@ def test_a_retrained_project_shows_what_its_version_was_made_of(
         metrics = read_json(recorded.layout.evaluation(name) / "metrics.json")
         calibration = read_json(recorded.layout.calibration(name))
         assert f"{metrics['image']['auroc']['value']:.3f}" in card
-        assert f"<strong>{calibration['threshold']:.3f}</strong>" in card
+        assert f"<strong>{formatting.number(calibration['threshold'])}</strong>" in card
     positions = [card.index(f'<th scope="row">{name}</th>') for name in summary["classes"]]
     assert positions == sorted(positions)  # worst first
     assert recorded.git("rev-parse", "HEAD") in card

@@ -1088,7 +1088,7 @@ def give(site: Site, name: str, data: bytes, **fields: str) -> httpx.Response:
 def test_images_of_a_new_product_wait_in_its_inbox_each_once(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # wherever the server was started
     first, again, defect = (
         give(site, "bolt", png("dots")),
         give(site, "bolt", png("dots")),
@@ -1100,9 +1100,10 @@ def test_images_of_a_new_product_wait_in_its_inbox_each_once(
         "class_name": "bolt", "new": True, "num_normal": 1, "num_defects": 1, "phase": "few_shot",
         "missing": site.gateway.params.enrolment.bank_images - 1,
     }  # fmt: skip
-    kept = sorted(path.relative_to(tmp_path / "data/inbox/bolt") for path in tmp_path.rglob("*.png"))
+    inbox = site.gateway.layout.inbox / "bolt"
+    kept = sorted(path.relative_to(inbox) for path in inbox.rglob("*.png"))
     assert [path.parent.as_posix() for path in kept] == ["test/hole", "train/good"]
-    assert (tmp_path / "data/inbox/bolt" / kept[1]).read_bytes() == png("dots")
+    assert (inbox / kept[1]).read_bytes() == png("dots")
 
 
 @pytest.mark.parametrize(
@@ -1121,7 +1122,7 @@ def test_what_cannot_be_enrolled_is_refused_and_leaves_nothing(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert give(door, name, data, **fields).status_code == status
-    assert not list(tmp_path.rglob("*.png"))
+    assert not [*tmp_path.rglob("*.png"), *door.gateway.layout.inbox.rglob("*.png")]
 
 
 def test_a_full_inbox_takes_no_more(factory: Factory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

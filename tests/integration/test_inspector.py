@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -142,22 +143,23 @@ def test_a_missing_directory_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "offset"),
+    ("file", "change"),
     [
-        ("calibration.json", None),
+        ("calibration.json", '"threshold": 1'),
+        ("calibration.json", '"threshold": [1'),  # not JSON any more
         ("banks/dots.safetensors", -3),
         ("identity/dots.safetensors", -3),
         ("decoder.safetensors", -3),
         ("encoder.safetensors", -3),
     ],
 )
-def test_a_tampered_file_is_refused(project: Project, file: str, offset: int | None) -> None:
+def test_a_tampered_file_is_refused(project: Project, file: str, change: int | str) -> None:
     path = project.layout.package / file
     data = bytearray(path.read_bytes())
-    if offset is None:
-        data = bytearray(data.replace(b'"threshold": ', b'"threshold": 1'))
+    if isinstance(change, str):
+        data = bytearray(re.sub(rb'"threshold": [-\d.e]+', change.encode(), data))
     else:
-        data[offset] ^= 1
+        data[change] ^= 1
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"files changed since packaging|restore the file"):
         Inspector.load(project.layout.package)
