@@ -159,6 +159,7 @@ def import_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def serve(listener: socket.socket) -> None:
     """Fork a child for each request until the standard input ends."""
+    gc.disable()  # nothing that is imported is garbage
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from the terminal is for the commands
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     with selectors.DefaultSelector() as selector:
@@ -213,6 +214,7 @@ def _take_place(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["arguments"]
+    gc.enable()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stdout = sys.__stdout__  # without the wrappers that an imported package may have put around it
