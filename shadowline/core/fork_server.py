@@ -61,7 +61,10 @@ class ForkServer:
             return self
         folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="shadowline-"))  # mode 0700
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{folder}/socket")
+            try:
+                listener.bind(f"{folder}/socket")
+            except OSError:  # the path is longer than the 107 bytes that a socket's may have
+                return self
             listener.listen()
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(listener.fileno())],

@@ -165,10 +165,10 @@ class ShadowWorker:
             if job is not None:
                 self._traffic.wait_for_quiet(self._params.shadow_patience_ms / 1000)
                 judgement = self._judge(job)
+                if judgement.alarm:  # before the pair, so that who reads of it finds the image kept or waiting
+                    self._keep(job.sample, job.route.state.class_name)
                 self._writer.offer(job.pair(judgement))
                 self._in_hand = None
-                if judgement.alarm:
-                    self._keep(job.sample, job.route.state.class_name)
                 self._metrics.shadow_queue.set(len(self._queue))
             elif self._draining.is_set():
                 return

@@ -159,6 +159,15 @@ def test_without_a_server_and_after_its_end_a_command_runs_by_itself(bench: Benc
     assert bench.run("tell", **address)[0] == 99
 
 
+def test_where_no_socket_can_be_made_there_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    with ForkServer(os.environ) as server:
+        assert server.variables == {}
+    assert list(folder.iterdir()) == []
+
+
 def test_a_killed_sender_takes_its_command_with_it(bench: Bench) -> None:
     sender = bench.start("forever")
     command = bench.started()
