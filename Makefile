@@ -28,8 +28,8 @@ demo: data  ## the whole job on three real product classes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline demo
 
 # Tests make and remove many thousands of small files: in memory where there is room.
-FREE_SHM  := $(shell df --output=avail /dev/shm 2>/dev/null | tail -1)
-TESTS_TMP := $(shell test "$(FREE_SHM)" -gt 10000000 2>/dev/null && echo /dev/shm)
+FREE_SHM  = $(shell df --output=avail /dev/shm 2>/dev/null | tail -1)
+TESTS_TMP = $(shell test "$(FREE_SHM)" -gt 10000000 2>/dev/null && echo /dev/shm)
 
 test: data lint  ## lint, types, and the whole test suite
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(if $(TESTS_TMP),TMPDIR=$(TESTS_TMP)) $(BIN)/pytest --numprocesses 4 --dist loadscope \

@@ -29,6 +29,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint
 from io import TextIOWrapper
@@ -110,6 +111,12 @@ def forward(command: str, preload: Sequence[str] = ()) -> int | None:
         return _wait_for(connection) if accepted else None
 
 
+def load_command(command: str) -> Callable[[], object]:
+    """The function that an entry point such as `dvc.cli:main` names."""
+    loaded: Callable[[], object] = EntryPoint("command", command, "").load()
+    return loaded
+
+
 def _wait_for(connection: socket.socket) -> int:
     """The exit code of the child, which gets an interrupt from the terminal itself and ends by its own rules."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -176,9 +183,8 @@ def serve(listener: socket.socket) -> None:
 
 def _answer(connection: socket.socket) -> None:
     request, streams = _receive(connection)
-    accepted = request["identity"] == _identity() and import_environment(request["environment"]) == import_environment(
-        os.environ
-    )
+    same_environment = import_environment(request["environment"]) == import_environment(os.environ)
+    accepted = same_environment and request["identity"] == _identity()
     connection.sendall(_ACCEPTED if accepted else _REFUSED)
     if accepted:
         for module in request["preload"]:
@@ -186,7 +192,10 @@ def _answer(connection: socket.socket) -> None:
                 import_module(module)
         gc.freeze()  # a child's collector leaves the imported objects alone, so that their pages stay shared
         if os.fork() == 0:
-            _run(connection, request, streams)
+            try:
+                _run(connection, request, streams)
+            finally:  # where its output cannot be written; a child never goes back into the server's loop
+                os._exit(1)
     for stream in streams:
         os.close(stream)
 
@@ -196,10 +205,9 @@ def _run(connection: socket.socket, request: Mapping[str, Any], streams: Sequenc
 
     The process ends without taking down the imported modules one by one, which would take longer than most stages.
     """
-    _take_place(request, streams)
     ended = Event()
     Thread(target=_end_with_sender, args=(connection, ended), daemon=True).start()
-    code = _exit_code_of(EntryPoint("command", request["command"], "").load())
+    code = _exit_code_of(partial(_run_in_place, request, streams))
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -209,7 +217,8 @@ def _run(connection: socket.socket, request: Mapping[str, Any], streams: Sequenc
     os._exit(code)
 
 
-def _take_place(request: Mapping[str, Any], streams: Sequence[int]) -> None:
+def _run_in_place(request: Mapping[str, Any], streams: Sequence[int]) -> object:
+    """With the sender's streams, folder, environment and arguments."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -223,6 +232,7 @@ def _take_place(request: Mapping[str, Any], streams: Sequence[int]) -> None:
     stdout = sys.__stdout__  # without the wrappers that an imported package may have put around it
     assert isinstance(stdout, TextIOWrapper)
     stdout.reconfigure(line_buffering=stdout.isatty())
+    return load_command(request["command"])()
 
 
 def _end_with_sender(connection: socket.socket, ended: Event) -> None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
 
-from shadowline.core.fork_server import forward
+from shadowline.core.fork_server import forward, load_command
 
 
 def run_forked(command: str, preload: Sequence[str]) -> object:
     """What the entry point returns, or its exit code where a fork has run it; see `fork_server.forward`."""
     code = forward(command, preload)
-    return EntryPoint("command", command, "").load()() if code is None else code
+    return load_command(command)() if code is None else code
 
 
 if __name__ == "__main__":

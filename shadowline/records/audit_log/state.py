@@ -231,34 +231,25 @@ def _action_differences(claim: Claim, rows: Sequence[Row]) -> Iterator[Differenc
 
 
 def _compare_approvals(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(
-        connection, ApprovalRow, [_approval_claim(statement) for statement in statements[EntryKind.APPROVAL]]
-    )
+    return _compare_numbered(connection, ApprovalRow, _approval_claims(statements[EntryKind.APPROVAL]))
 
 
 def _compare_refusals(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(
-        connection, RefusalRow, [_approval_claim(statement) for statement in statements[EntryKind.REFUSAL]]
-    )
+    return _compare_numbered(connection, RefusalRow, _approval_claims(statements[EntryKind.REFUSAL]))
 
 
-def _approval_claim(statement: Statement) -> Claim:
-    facts = {name: statement.facts.get(name) for name in ("target", "legacy", "candidate")}
-    return Claim(
-        statement,
-        _key(statement.facts.get("id")),
-        {"class_name": statement.subject, **facts, "by": statement.by, "at": statement.at},
-    )
+def _approval_claims(statements: Iterable[Statement]) -> list[Claim]:
+    return [_numbered_claim(statement, "target", "legacy", "candidate") for statement in statements]
 
 
 def _compare_evidence(connection: Connection, statements: Mapping[str, list[Statement]]) -> TableReport:
-    return _compare_numbered(
-        connection, EvidenceRow, [_evidence_claim(statement) for statement in statements[EntryKind.EVIDENCE]]
-    )
+    claims = [_numbered_claim(statement, "legacy", "item", "link") for statement in statements[EntryKind.EVIDENCE]]
+    return _compare_numbered(connection, EvidenceRow, claims)
 
 
-def _evidence_claim(statement: Statement) -> Claim:
-    facts = {name: statement.facts.get(name) for name in ("legacy", "item", "link")}
+def _numbered_claim(statement: Statement, *names: str) -> Claim:
+    """A row's class, author and time, and the columns that bear the names of facts."""
+    facts = {name: statement.facts.get(name) for name in names}
     return Claim(
         statement,
         _key(statement.facts.get("id")),

@@ -27,6 +27,7 @@ def tell():
     print("to stderr", file=sys.stderr)
 def code(): sys.exit(int(sys.argv[2]))
 def returned(): return 5
+def loud(): time.sleep(0.5); print("loud")
 def text(): sys.exit("a reason")
 def broken(): raise LookupError("no such thing")
 def child(): sys.exit(subprocess.run(["sh", "-c", "exit 7"]).returncode)
@@ -128,6 +129,18 @@ def test_the_exit_code_is_that_of_a_process_of_its_own(
     code, _, err = bench.run(*arguments)
     assert (code, said in err) == (expected, True)
     assert bool(err) == bool(said)
+
+
+def test_a_command_that_cannot_start_or_write_ends_and_leaves_the_server_to_the_others(bench: Bench) -> None:
+    code, _, err = bench.run("no_such_function")
+    assert (code, "no_such_function" in err) == (1, True)
+    sender = bench.start("loud")
+    assert sender.stdout is not None
+    sender.stdout.close()  # nobody reads what it prints
+    assert sender.wait(timeout=60) != 0
+    (server,) = psutil.Process().children()
+    eventually(lambda: not server.children())
+    assert [bench.run("tell")[0] for _ in range(3)] == [0, 0, 0]
 
 
 def test_what_is_to_be_done_at_the_exit_is_done(bench: Bench) -> None:
