@@ -719,6 +719,7 @@ def test_a_reference_part_brings_its_label_also_through_the_spool(factory: Facto
     factory.move(dots=Phase.SHADOW)
     with factory.serve() as site:
         site.inspect("dots", png("dots", hole=True), known_label="anomalous")
+        factory.wait_for_pairs("dots", 1)
         with Outage(factory, site):
             site.inspect("dots", png("dots", 1), known_label="normal")
             wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)

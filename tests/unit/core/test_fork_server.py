@@ -71,6 +71,14 @@ class Bench:
         return process.returncode, out, err
 
     @property
+    def server_process(self) -> psutil.Process:
+        """The one child of this process that has the environment of this bench: other tests have servers as well."""
+        (process,) = (
+            child for child in psutil.Process().children() if child.environ().get("COMMANDS_LOG") == str(self.log)
+        )
+        return process
+
+    @property
     def num_imports(self) -> int:
         return len(self.log.read_text(encoding="utf-8").splitlines()) if self.log.exists() else 0
 
@@ -138,8 +146,7 @@ def test_a_command_that_cannot_start_or_write_ends_and_leaves_the_server_to_the_
     assert sender.stdout is not None
     sender.stdout.close()  # nobody reads what it prints
     assert sender.wait(timeout=60) != 0
-    (server,) = psutil.Process().children()
-    eventually(lambda: not server.children())
+    eventually(lambda: not bench.server_process.children())
     assert [bench.run("tell")[0] for _ in range(3)] == [0, 0, 0]
 
 
