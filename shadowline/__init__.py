@@ -9,7 +9,7 @@ __all__ = ["Inspection", "Inspector"]
 
 _LAZY = {
     "Inspection": ("shadowline.models.inspector", "Inspection"),
-    "Inspector": ("shadowline.models.registry_uri", "RegistryInspector"),  # `load` takes `models:/…` URIs as well
+    "Inspector": ("shadowline.models.registry_inspector", "RegistryInspector"),  # `load` takes `models:/…` URIs as well
 }
 
 

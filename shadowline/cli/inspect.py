@@ -45,7 +45,7 @@ def inspect(
     Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
     """
     from shadowline.models.inspector import UnknownProduct  # and with it torch, which takes seconds to import
-    from shadowline.models.registry_uri import RegistryInspector
+    from shadowline.models.registry_inspector import RegistryInspector
 
     live = _live() if model is None else None
     inspector = None if live is not None else RegistryInspector.load(model or PACKAGE)

@@ -1,6 +1,6 @@
 """The packaged multi-class model: encoder, decoder, banks and calibration in one directory; the public Python API.
 
-    inspector = Inspector.load("models/inspector")              # `models:/…` URIs: see `models/registry_uri.py`
+    inspector = Inspector.load("models/inspector")              # `models:/…` URIs: see `models/registry_inspector.py`
     result = inspector.inspect("cell0042.png", class_name="solar_mono")
     result.score, result.threshold, result.decision, result.anomaly_map
     inspector.inspect("part.png")                               # identifies the class, or returns UnknownProduct
@@ -11,8 +11,6 @@ identity/<class>.safetensors, calibration.json and config.json; no pickle is rea
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,13 +25,13 @@ from torch import Tensor
 
 from shadowline.core.atomic_files import read_json
 from shadowline.core.device import pick_device
-from shadowline.core.hashing import file_sha256
 from shadowline.data.images import ImageLimits, open_within
 from shadowline.data.labels import Label
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.calibration import Calibration, raw_maps
 from shadowline.models.class_identification import ClassIdentity, Identification, Identities, embed
 from shadowline.models.dinomaly.model import load_decoder
+from shadowline.models.fingerprints import class_fingerprints, model_fingerprint
 from shadowline.models.gaussian_bank.bank import Bank
 
 Array = npt.NDArray[np.float64]
@@ -247,30 +245,3 @@ def _load_identities(directory: Path, classes: Sequence[str]) -> Identities | No
     paths = {name: directory / f"identity/{name}.safetensors" for name in classes}
     identities = {name: ClassIdentity.load(path) for name, path in paths.items() if path.is_file()}
     return Identities.of(identities) if identities else None
-
-
-def model_fingerprint(directory: Path) -> str:
-    """sha256 over every file of a model directory that can change a decision: all but config.json."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "config.json"):
-        if path.suffix not in {".safetensors", ".json"}:
-            continue
-        digest.update(path.relative_to(directory).as_posix().encode())
-        digest.update(bytes.fromhex(file_sha256(path)))
-    return digest.hexdigest()
-
-
-def class_fingerprints(directory: Path) -> dict[str, str]:
-    """Class → sha256 over what can change a decision on that class: encoder, decoder, its bank, its calibration.
-
-    Two model versions may share some of them: a class whose fingerprint stays is inspected as before.
-    """
-    calibrations = read_json(directory / "calibration.json")
-    shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
-    common = [file_sha256(path) for path in shared]
-    fingerprints = {}
-    for name, calibration in calibrations.items():
-        bank = file_sha256(directory / f"banks/{name}.safetensors")
-        parts = (*common, bank, json.dumps(calibration, sort_keys=True))
-        fingerprints[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return fingerprints

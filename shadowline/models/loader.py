@@ -1,4 +1,4 @@
-"""Loads a detector from its recorded location."""
+"""Loads a detector from its recorded location; a kind of detector is imported with the first model of it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from pathlib import Path
 
 from shadowline.core.atomic_files import read_json
 from shadowline.models.detector import Detector
-from shadowline.models.external.description import DESCRIPTION
-from shadowline.models.external.onnx import MODEL, OnnxDetector
-from shadowline.models.external.pyfunc import MLMODEL, PyfuncDetector, find_description
-from shadowline.models.few_shot.detector import FewShot
-from shadowline.models.inspector import Inspector
-from shadowline.models.inspector_detector import CandidateDetector
-from shadowline.models.patchcore.detector import PatchCore
+from shadowline.models.external.description import DESCRIPTION, ONNX_FILE, PYFUNC_FILE, find_description
 from shadowline.models.registry_uri import resolve
-from shadowline.models.winclip.detector import WinClip
 
 
 class DetectorKind(StrEnum):
@@ -39,6 +32,9 @@ def load_detector(location: str, class_name: str) -> Detector:
     """
     directory, version, kind = _find(location)
     if kind is DetectorKind.INSPECTOR:
+        from shadowline.models.inspector import Inspector
+        from shadowline.models.inspector_detector import CandidateDetector
+
         return CandidateDetector(Inspector.load(directory, version), class_name)
     detector = _load(directory, kind)
     if detector.class_name != class_name:
@@ -73,19 +69,32 @@ def place_of(location: str | Path) -> str:
 
 
 def _load(directory: Path, kind: DetectorKind) -> Detector:
+    """Imports are local: not every process that names a location needs torch, or the detectors it does not load."""
     if kind is DetectorKind.PATCHCORE:
+        from shadowline.models.patchcore.detector import PatchCore
+
         return PatchCore.load(directory)
     if kind is DetectorKind.FEW_SHOT:
+        from shadowline.models.few_shot.detector import FewShot
+
         return FewShot.load(directory)
     if kind is DetectorKind.WINCLIP:
+        from shadowline.models.winclip.detector import WinClip
+
         return WinClip.load(directory)
-    return OnnxDetector.load(directory) if kind is DetectorKind.ONNX else PyfuncDetector.load(directory)
+    if kind is DetectorKind.ONNX:
+        from shadowline.models.external.onnx import OnnxDetector
+
+        return OnnxDetector.load(directory)
+    from shadowline.models.external.pyfunc import PyfuncDetector
+
+    return PyfuncDetector.load(directory)
 
 
 def _kind_of(directory: Path) -> DetectorKind | None:
-    if (directory / MODEL).is_file() and (directory / DESCRIPTION).is_file():
+    if (directory / ONNX_FILE).is_file() and (directory / DESCRIPTION).is_file():
         return DetectorKind.ONNX
-    if (directory / MLMODEL).is_file() and find_description(directory).is_file():
+    if (directory / PYFUNC_FILE).is_file() and find_description(directory).is_file():
         return DetectorKind.PYFUNC
     config = directory / "config.json"
     if not config.is_file():

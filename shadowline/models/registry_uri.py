@@ -1,7 +1,6 @@
 """A model by its location: a local directory, or a `models:/…` URI of MLflow's registry.
 
     directory, version = resolve("models:/inspector@champion")
-    RegistryInspector.load("models:/inspector/3")       # the same class as `shadowline.Inspector`
 
 No other module of the library queries the registry; MLflow is imported at the first URI.
 """
@@ -10,29 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from shadowline.core.settings import Settings, prepare_environment
-from shadowline.models.inspector import Inspector
 
-_SCHEME = "models:/"
+SCHEME = "models:/"
 _ATTEMPTS = 3  # of a download
-
-
-class RegistryInspector(Inspector):
-    """An inspector whose `load` takes URIs of the registry as well as directories."""
-
-    @classmethod
-    def load(cls, location: str | Path, model_version: str = "directory") -> Self:
-        """From a directory, or from a `models:/…` URI, whose version in the registry replaces `model_version`.
-
-        Raises FileNotFoundError, or ValueError when a file is not what was packaged or there is no such version.
-        """
-        if not str(location).startswith(_SCHEME):
-            return super().load(location, model_version)
-        return super().load(*resolve(str(location)))
 
 
 def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, str]:
@@ -40,17 +23,17 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
 
     A directory has the version "directory". Raises ValueError where the registry has no such version.
     """
-    if not location.startswith(_SCHEME):
+    if not location.startswith(SCHEME):
         return Path(location), "directory"
     import mlflow
 
     prepare_environment()
     mlflow.set_tracking_uri(Settings().tracking_uri)
-    name, _, alias = location.removeprefix(_SCHEME).partition("@")
+    name, _, alias = location.removeprefix(SCHEME).partition("@")
     client = mlflow.MlflowClient()
     try:
         version = client.get_model_version_by_alias(name, alias).version if alias else name.partition("/")[2]
-        exact = f"{_SCHEME}{name.partition('/')[0]}/{version}"
+        exact = f"{SCHEME}{name.partition('/')[0]}/{version}"
         folder = download_with_retries(lambda: mlflow.artifacts.download_artifacts(exact))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None

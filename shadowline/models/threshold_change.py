@@ -16,7 +16,7 @@ from typing import Any
 from shadowline.core.atomic_files import read_json
 from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
-from shadowline.models.inspector import class_fingerprints
+from shadowline.models.fingerprints import class_fingerprints
 
 _TUNED = frozenset({"calibration.threshold", "calibration.target_fpr"})  # the threshold, and the target rate behind it
 

@@ -14,7 +14,8 @@ from shadowline.data.images import open_within
 from shadowline.data.labels import Split
 from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.cost import Cost, Memory
-from shadowline.evaluation.latency import ReferenceWorkload, Timing, measure_latency, time_image
+from shadowline.evaluation.latency import Timing, measure_latency, time_image
+from shadowline.evaluation.reference_workload import ReferenceWorkload
 from shadowline.models.inspector import Inspector
 from shadowline.models.patchcore.detector import PatchCore
 

@@ -10,7 +10,7 @@ from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.features.encoder import load_encoder
 from shadowline.models.calibration_file import load_calibration
-from shadowline.models.inspector import model_fingerprint
+from shadowline.models.fingerprints import model_fingerprint
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> str:

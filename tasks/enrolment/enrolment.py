@@ -35,7 +35,7 @@ from shadowline.features.encoder import load_encoder
 from shadowline.features.keys import ids_of
 from shadowline.inference.shadow_batch import SUFFIXES
 from shadowline.models.class_identification import ClassIdentity, Identities
-from shadowline.models.inspector import class_fingerprints
+from shadowline.models.fingerprints import class_fingerprints
 from shadowline.models.legacy_validation import DeclaredMetrics, LegacyModel, validate_legacy_model
 from shadowline.models.loader import DetectorKind
 from shadowline.models.winclip.weights import MissingWeightsError

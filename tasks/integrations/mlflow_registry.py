@@ -24,7 +24,7 @@ from shadowline.core.params import Params
 from shadowline.core.settings import Settings, prepare_environment
 from shadowline.evaluation.gates import Verdict
 from shadowline.evaluation.summary import Summary
-from shadowline.models.inspector import class_fingerprints
+from shadowline.models.fingerprints import class_fingerprints
 from tasks.integrations.git import Provenance
 from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.provenance import log_provenance

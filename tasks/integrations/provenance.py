@@ -17,7 +17,6 @@ from typing import Any
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from shadowline.audit.environment import describe_environment
 from shadowline.core.atomic_files import write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
@@ -34,6 +33,8 @@ def log_provenance(tracking: mlflow.MlflowClient, model_name: str, version: str,
     registered = tracking.get_model_version(model_name, version)
     tags = {"data_url": Settings().data_url, **_encoder_source(params, root)}
     if "verdict" not in registered.tags:  # made by this run; the environment of an older version is unknown
+        from shadowline.audit.environment import describe_environment  # loads torch, which a tick does not need
+
         tags["environment"] = json.dumps(describe_environment(), sort_keys=True)
     if "files_sha256" not in registered.tags:
         tags["files_sha256"] = _list_logged(tracking, f"models:/{model_name}/{version}", registered)

@@ -48,7 +48,7 @@ from shadowline.core.params import Params, Unplanned
 from shadowline.data.labels import Label
 from shadowline.inference.routing import traffic_bucket
 from shadowline.models.detector import Detector
-from shadowline.models.inspector import model_fingerprint
+from shadowline.models.fingerprints import model_fingerprint
 from shadowline.models.loader import load_detector
 from shadowline.records.pair import DROPPED
 from shadowline.records.tables import ModelRow

@@ -16,7 +16,8 @@ from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, PATCH, Project, pi
 from shadowline.core.atomic_files import write_json
 from shadowline.data.images import RefusedImage
 from shadowline.data.labels import Label
-from shadowline.models.inspector import Inspector, UnknownProduct, class_fingerprints, model_fingerprint
+from shadowline.models.fingerprints import class_fingerprints, model_fingerprint
+from shadowline.models.inspector import Inspector, UnknownProduct
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from fixtures.tiny_project import CLASSES, MODEL, Project, free_port, kill, read_json, wait_until
 from shadowline import Inspector
 from shadowline.core.params import load_params
-from shadowline.models.inspector import class_fingerprints
+from shadowline.models.fingerprints import class_fingerprints
 
 # Printed by a process of its own: scores of the same images by every way to the same model.
 _SCORES = """

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shadowline.models.inspector import class_fingerprints
+from shadowline.models.fingerprints import class_fingerprints
 from shadowline.records.model_locations import CANDIDATE, ModelLocation
 from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records

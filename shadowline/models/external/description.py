@@ -15,8 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shadowline.core.params import ClassName
 
 DESCRIPTION = "detector.json"
+ONNX_FILE = "model.onnx"
+PYFUNC_FILE = "MLmodel"
 
 Floats = npt.NDArray[np.float64]
+
+
+def find_description(directory: Path) -> Path:
+    """The path of detector.json: in artifacts/, where MLflow puts it as an artifact, or beside MLmodel."""
+    as_artifact = directory / "artifacts" / DESCRIPTION
+    return as_artifact if as_artifact.is_file() else directory / DESCRIPTION
 
 
 class ExternalModelSpec(BaseModel):

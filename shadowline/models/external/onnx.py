@@ -24,12 +24,16 @@ from pydantic import Field
 
 from shadowline.core.params import Positive
 from shadowline.data.transforms import to_array
-from shadowline.models.external.description import DESCRIPTION, ExternalDetector, ExternalModelSpec, read_description
+from shadowline.models.external.description import (
+    DESCRIPTION,
+    ONNX_FILE,
+    ExternalDetector,
+    ExternalModelSpec,
+    read_description,
+)
 
 Floats = npt.NDArray[np.float64]
 Deviation = Annotated[float, Field(gt=0)]
-
-MODEL = "model.onnx"
 
 
 class OnnxDescription(ExternalModelSpec):
@@ -53,8 +57,8 @@ class OnnxDetector(ExternalDetector):
     def load(cls, directory: Path) -> OnnxDetector:
         """Raises FileNotFoundError, or ValueError where the graph and detector.json do not fit."""
         description = read_description(directory / DESCRIPTION, OnnxDescription)
-        graph = (directory / MODEL).read_bytes()
-        session = _open(graph, directory / MODEL)
+        graph = (directory / ONNX_FILE).read_bytes()
+        session = _open(graph, directory / ONNX_FILE)
         _check_fit(session, description, directory)
         digest = hashlib.sha256((directory / DESCRIPTION).read_bytes())
         digest.update(hashlib.sha256(graph).digest())

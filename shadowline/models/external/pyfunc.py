@@ -26,11 +26,15 @@ import pandas as pd
 from PIL import Image
 
 from shadowline.core.hashing import file_sha256
-from shadowline.models.external.description import DESCRIPTION, ExternalDetector, ExternalModelSpec, read_description
+from shadowline.models.external.description import (
+    ExternalDetector,
+    ExternalModelSpec,
+    find_description,
+    read_description,
+)
 
 Floats = npt.NDArray[np.float64]
 
-MLMODEL = "MLmodel"
 _PICKLED = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth"})
 _PICKLE_HEADS = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 _NO_PART = frozenset({"registered_model_meta", "__pycache__"})  # what MLflow and Python write beside a model
@@ -93,12 +97,6 @@ def load_model(directory: Path) -> Any:
         return mlflow.pyfunc.load_model(str(directory))
     except mlflow.exceptions.MlflowException as error:
         raise ValueError(f"{directory}: {error.message}") from None
-
-
-def find_description(directory: Path) -> Path:
-    """The path of detector.json: in artifacts/, where MLflow puts it as an artifact, or beside MLmodel."""
-    as_artifact = directory / "artifacts" / DESCRIPTION
-    return as_artifact if as_artifact.is_file() else directory / DESCRIPTION
 
 
 def parts(directory: Path) -> Iterator[Path]:

@@ -12,7 +12,8 @@ import torch
 
 from shadowline.core.params import LatencyParams, Params
 from shadowline.evaluation.gates import GateCheck, GateEvidence, evaluate_gates
-from shadowline.evaluation.latency import Latency, ReferenceWorkload, Timing, estimate, measure_latency, time_image
+from shadowline.evaluation.latency import Latency, Timing, estimate, measure_latency, time_image
+from shadowline.evaluation.reference_workload import ReferenceWorkload
 
 LIMITS = LatencyParams(rounds=3, attempts=3, max_spread=1.25, min_running_share=0.9)
 IMAGES = [f"{number:02d}.png" for number in range(10)]

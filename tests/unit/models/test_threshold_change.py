@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fixtures.effort import examples
 from shadowline.core.params import Params
 from shadowline.evaluation.evidence import Evidence, slot_of
-from shadowline.models.inspector import class_fingerprints
+from shadowline.models.fingerprints import class_fingerprints
 from shadowline.models.threshold_change import check_only_threshold_differs, read_deciding
 from shadowline.rollout.engine import ActionKind, retune, step
 from shadowline.rollout.observation import Observation
