@@ -40,6 +40,7 @@ check: data lint  ## lint, types and the unit tests, for daily work
 
 soak: data  ## a thousand kills and ten thousand engine sequences; writes docs/soak.json
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
+	$(BIN)/python docs/generate.py
 
 lint: venv  ## ruff, mypy and the layers
 	$(BIN)/ruff check

@@ -479,7 +479,15 @@ def measured_page() -> str:
         ]
         parts += [f"## {group['title']}\n", *([f"{group['about']}\n"] if group.get("about") else [])]
         parts.append(_table(columns, rows))
-    return "\n".join(parts)
+    return "\n".join([*parts, *_soak_section()])
+
+
+def _soak_section() -> list[str]:
+    """The last run of `make soak`."""
+    soak = json.loads((DOCS / "soak.json").read_text(encoding="utf-8"))
+    rows = [[part["what"], "passed" if part["passed"] else "failed", part["minutes"]] for part in soak["parts"]]
+    about = f"The last run of `make soak`, of {soak['date']} at commit {soak['commit']}, on two processor cores.\n"
+    return ["## Soak tests\n", about, _table(("what", "result", "minutes"), rows)]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
