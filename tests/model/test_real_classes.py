@@ -1,6 +1,6 @@
 """What a trained model must do on real images: a small training on two demo classes, real encoder weights.
 
-The pipeline's own stages run on a project in a temporary folder; nothing is mocked. About a minute and a half.
+The pipeline's own stages run on a project in a temporary folder; nothing is mocked.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ pytestmark = pytest.mark.demo
 
 CLASSES = ("solar_mono", "textile")
 SMALL = {
+    "encoder": {"resize": 168, "crop": 168},  # pixels: half the tokens of the demo's 224
     "data": {
         "max_train": 60,
         "max_val": 44,
