@@ -12,7 +12,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import typing
+import unicodedata
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,7 @@ from shadowline.core.params.operation import (
     ShadowParams,
     Unplanned,
 )
+from shadowline.core.params.strict_yaml import load_strictly
 
 __all__ = [
     "CLASS_NAME_PATTERN",
@@ -162,25 +166,39 @@ def load_params(path: Path) -> Params:
     Raises FileNotFoundError, or ValueError naming every wrong key with its place and the nearest right one.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; run from the project's root or pass --params")
+        raise FileNotFoundError(f"{path}: no such file; `shadowline init` makes a project")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_strictly(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save it as UTF-8") from None
+    except ValueError as error:
+        raise ValueError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines())) from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected a mapping at the top level")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{path.name}: {_explain(detail['loc'], detail['type'], detail['msg'])}" for detail in error.errors()]
+        lines = [f"{path.name}: {_explain(**_parts(detail))}" for detail in error.errors()]
         raise ValueError("\n".join(lines)) from None
 
 
 _MOVED = {"calibration.class_target_fpr": "classes.<name>.target_fpr"}  # keys of earlier versions
 
 
-def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _parts(detail: Any) -> dict[str, Any]:
+    """What `_explain` needs of pydantic's description of one error."""
+    message = detail["msg"].removeprefix("Value error, ")
+    return {"location": detail["loc"], "kind": detail["type"], "message": message, "value": detail["input"]}
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
     dotted = ".".join(str(part) for part in location)
+    if kind == "string_type" and isinstance(value, (bool, int, float, date)):
+        return f"{dotted}: {value} is not a text; quote it"
+    if kind == "string_pattern_mismatch" and location[:1] == ("classes",) and location[2:] == ("[key]",):
+        return f"classes: the name {value!r} is not one of small letters, digits, '_' and '-'{_better_name(str(value))}"
     if kind == "extra_forbidden" and dotted in _MOVED:
         return f"unknown key {dotted}; it is {_MOVED[dotted]} now"
     if kind == "extra_forbidden":
@@ -189,6 +207,13 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
         hint = f"; did you mean {prefix + '.' if prefix else ''}{nearest[0]}?" if nearest else ""
         return f"unknown key {dotted}{hint}"
     return f"{dotted}: {message}" if dotted else message
+
+
+def _better_name(name: str) -> str:
+    """`; name it metal_nut and add `select: Metal Nut``, where a valid name is left of it."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    better = re.sub(r"[^a-z0-9_-]+", "_", plain).strip("_-")[:64]
+    return f"; name it {better} and add `select: {name}` where its folder is called so" if better else ""
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:
