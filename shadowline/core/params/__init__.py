@@ -130,7 +130,7 @@ class Params(FrozenModel):
     rollout: RolloutParams
     gateway: GatewayParams
     assessment: AssessmentParams
-    demo: DemoParams
+    demo: DemoParams | None = None  # the migration that `shadowline demo` runs; not in a project of one's own
     registry: RegistryParams  # names in MLflow
     schedule: ScheduleParams  # when a Prefect server starts the flows by itself
 
@@ -154,6 +154,12 @@ class Params(FrozenModel):
     def calibration_of(self, class_name: str) -> CalibrationParams:
         """The section `calibration` with the class's own target false-positive rate in it."""
         return self.calibration.model_copy(update={"target_fpr": self.promise(class_name)})
+
+    def of_demo(self) -> DemoParams:
+        """The section `demo`; raises ValueError in a project without it."""
+        if self.demo is None:
+            raise ValueError("params.yaml: no section demo; the demo's migration runs in Shadowline's own repository")
+        return self.demo
 
     def hash(self) -> str:
         """sha256 of the canonical JSON of all values: files with equal values have equal hashes."""

@@ -117,7 +117,7 @@ def leaves(model: type[Params]) -> list[str]:
 
 @pytest.mark.parametrize("dotted", leaves(Params))
 def test_no_value_has_a_fallback_in_the_code(dotted, raw, load):
-    """What is left out of the file is an error that names it; only an encoder from the hub has no location."""
+    """What is left out of the file is an error that names it; but for the demo, and the location of the hub."""
     *parents, last = dotted.split(".")
     values = raw
     for parent in parents:
@@ -125,6 +125,9 @@ def test_no_value_has_a_fallback_in_the_code(dotted, raw, load):
     del values[last]
     if dotted == "encoder.location":
         assert load(raw).encoder.location == ""
+    elif dotted == "demo":
+        with pytest.raises(ValueError, match=r"params.yaml: no section demo"):
+            load(raw).of_demo()
     else:
         assert error_of(load, raw) == [f"params.yaml: {dotted}: Field required"]
 
