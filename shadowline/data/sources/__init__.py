@@ -11,15 +11,17 @@ import difflib
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
-from shadowline.data.sources import folder, loco, mvtec, visa, wheels
-from shadowline.data.sources.source_image import Importer, SourceImage
+from shadowline.data.sources import folder, mvtec, visa, wheels
+from shadowline.data.sources.source_image import Importer, Listing, SourceImage
 
-__all__ = ["SOURCES", "SourceImage", "list_images"]
+__all__ = ["SOURCES", "Listing", "SourceImage", "list_images", "list_source"]
 
 SOURCES: dict[str, Importer] = {
     "folder": folder.list_images,
     "mvtec": mvtec.list_images,
-    "loco": loco.list_images,
+    "mvtec2": mvtec.list_images,
+    "loco": mvtec.list_images,
+    "btad": mvtec.list_images,
     "visa": visa.list_images,
     "elpv": wheels.list_elpv,
     "textile": wheels.list_textile,
@@ -27,6 +29,11 @@ SOURCES: dict[str, Importer] = {
 
 
 def list_images(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
+    """The images of `list_source`, without what it leaves out."""
+    return list(list_source(class_name, params, root).images)
+
+
+def list_source(class_name: str, params: ClassParams, root: Path) -> Listing:
     """All images of one class in a fixed order; a relative `params.location` counts from the project's `root`.
 
     Raises ValueError for an unknown source or a layout that does not fit it, FileNotFoundError for a missing location.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,11 +11,11 @@ from pathlib import Path
 from shadowline.core.params import ClassParams
 from shadowline.data.images import Refusal, RefusedImage, read_bounded
 from shadowline.data.labels import Label, Split
+from shadowline.data.sources.folder_words import is_system_file, is_system_folder
 
 Read = Callable[[int], bytes]  # at most that many bytes from the file's start; raises RefusedImage
 GOOD = "good"  # the folder of normals, in every layout that MVTec AD began
-
-_NOT_LISTED = frozenset({"Thumbs.db", "desktop.ini"})  # what file managers leave behind; dot files likewise
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,15 @@ class SourceImage:
     image_id: str = ""  # the sha256 that its content must have, where that is recorded
 
 
-Importer = Callable[[str, ClassParams, Path], list[SourceImage]]
+@dataclass(frozen=True)
+class Listing:
+    """All that a source holds of one class."""
+
+    images: tuple[SourceImage, ...]
+    left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # reason → files that are not listed
+
+
+Importer = Callable[[str, ClassParams, Path], Listing]
 
 
 def location_of(class_name: str, params: ClassParams, root: Path) -> Path:
@@ -68,43 +76,39 @@ def _read_inside(location: Path, path: Path, limit: int) -> bytes:
     return read_bounded(path, limit)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file and link below `folder`, sorted by name: files that are no images are refused later, not skipped."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name not in _NOT_LISTED and (path.is_file() or path.is_symlink()):
-            yield path
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files below a folder, sorted by name."""
+
+    kept: tuple[Path, ...]  # files and links, also those that are no images: they are refused later, by name
+    skipped: tuple[Path, ...]  # hidden files, and those of storage devices, systems and file managers
 
 
-def labelled_folders(
-    location: Path, folder: Path, split_hint: Split | None, masks_of: Callable[[str, str], list[Path]]
-) -> list[SourceImage]:
-    """`folder`/good/… are normals, `folder`/<defect type>/… are anomalous; an absent folder is an empty list.
-
-    `masks_of(defect_type, stem)` names the existing mask files of one image.
-    """
-    images = []
-    for kind in sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")):
-        normal = kind.name == GOOD
-        for path in files_below(kind):
-            masks = [] if normal else masks_of(kind.name, path.stem)
-            images.append(
-                SourceImage(
-                    name=path.relative_to(location).as_posix(),
-                    label=Label.NORMAL if normal else Label.ANOMALOUS,
-                    defect_type="" if normal else kind.name,
-                    split_hint=split_hint,
-                    read=reader(location, path),
-                    read_masks=tuple(reader(location, mask) for mask in masks),
-                )
-            )
-    return images
+def walk(folder: Path) -> FolderFiles:
+    """List the files below `folder`; a link to a folder is listed as a file, and not followed."""
+    kept: list[Path] = []
+    skipped: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            below = walk(path)
+            is_system = is_system_folder(path.name)
+            kept += () if is_system else below.kept
+            skipped += below.skipped + (below.kept if is_system else ())
+        else:
+            (skipped if is_system_file(path.name) else kept).append(path)
+    return FolderFiles(tuple(kept), tuple(skipped))
 
 
-def expect_images(images: list[SourceImage], class_name: str, folder: Path, layout: str) -> list[SourceImage]:
-    """`images`, or ValueError naming the layout that was looked for."""
-    if not images:
+def files_below(folder: Path) -> tuple[Path, ...]:
+    """Every file and link below `folder` but those of the system, sorted; empty for an absent folder."""
+    return walk(folder).kept if folder.is_dir() else ()
+
+
+def expect_images(images: Iterable[SourceImage], class_name: str, folder: Path, layout: str) -> Listing:
+    """A listing of the images; raises ValueError naming the layout that was looked for where there are none."""
+    listing = Listing(tuple(images))
+    if not listing.images:
         raise ValueError(
             f"class '{class_name}': 0 images in {folder}, expected {layout}; correct its source or location"
         )
-    return images
+    return listing

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, reader
+from shadowline.data.sources.source_image import Listing, SourceImage, class_folder, expect_images, reader
 
 _SPLITS = {"train": Split.TRAIN, "test": Split.TEST}
 
 
-def list_images(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
+def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     location, folder = class_folder(class_name, params, root)
     split_csv, annotation_csv = location / "split_csv/1cls.csv", folder / "image_anno.csv"
     if not split_csv.is_file() and not annotation_csv.is_file():

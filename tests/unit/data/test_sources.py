@@ -341,7 +341,7 @@ def test_a_missing_location_tells_the_way_out(tmp_path: Path, source: str) -> No
         listed(source, tmp_path / "nowhere", select=select)
 
 
-@pytest.mark.parametrize("source", ["mvtec", "loco", "folder"])
+@pytest.mark.parametrize("source", ["mvtec", "loco"])
 def test_a_folder_of_another_layout_names_the_expected_one(tmp_path: Path, source: str) -> None:
     place(tmp_path, "bolt/000.png")
     with pytest.raises(ValueError, match=r"class 'bolt': 0 images in .*expected train/good"):
