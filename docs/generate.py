@@ -485,7 +485,7 @@ def measured_page() -> str:
     return "\n".join(parts)
 
 
-# --- the templates of `shadowline init` ---------------------------------------------------------------------------------
+# --- the templates of `shadowline init` -------------------------------------------------------------------------------
 
 TEMPLATES = DOCS.parent / "shadowline/project/templates"
 _HEAD = """\
@@ -496,7 +496,7 @@ _HEAD = """\
 _CLASSES = """\
 # One entry per product class. `source` names an importer, `location` is what it reads.
 classes:
-{{ classes }}
+{{ entries }}
 
 """
 
@@ -510,7 +510,7 @@ def params_template() -> str:
     )
     text = re.sub(r"^demo:.*\n(?:[ #].*\n|\n)*", "", text, flags=re.MULTILINE)
     for key in ("consistent_size", "consistent_mode"):
-        text = re.sub(rf"^(    {key}): \w+", rf"\1: {{{{ {key} }}}}", text, flags=re.MULTILINE)
+        text = re.sub(rf"^(    {key}): (\w+)", rf"\1: {{{{ {key} or '\2' }}}}", text, flags=re.MULTILINE)
     text = re.sub(r"^(  classes): \[.*\]", r"\1: [{{ names }}]", text, flags=re.MULTILINE)
     return re.sub(r"[;,] (?:demo: 1\.0 apart|its weights are not part of the demo)", "", text)
 
@@ -520,6 +520,7 @@ def templates() -> dict[Path, str]:
     same = {
         "pipeline.yaml": "dvc.yaml",
         "dvc_config": ".dvc/config",
+        "dvc_gitignore": ".dvc/.gitignore",
         "dvcignore": ".dvcignore",
         "prompts.yaml": "prompts/default.yaml",
     }

@@ -1,9 +1,9 @@
 """The project that a command works in: found from the current folder upwards, as git and DVC find theirs.
 
-    @anywhere
-    def restore(...): ...            # a command that needs no project
+@anywhere
+def restore(...): ...            # a command that needs no project
 
-    in_project(command)              # enters the project's root first; its paths stay those that the caller named
+in_project(command)              # enters the project's root first; its paths stay those that the caller named
 """
 
 from __future__ import annotations
