@@ -72,7 +72,7 @@ def _merged(text: str, before: str, after: str) -> str:
 
 
 def _put_in(lines: list[str], new: list[str]) -> None:
-    """Append `new`; before the blank lines and comments that stand above the next section, if it belongs to the last."""
+    """Append `new`; if it belongs to the last section, before the blank lines and comments above the next."""
     after: list[str] = []
     while new and new[0].startswith(" ") and lines and lines[-1].startswith(("\n", "#")):
         after.insert(0, lines.pop())
