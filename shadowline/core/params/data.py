@@ -22,7 +22,7 @@ class ClassParams(FrozenModel):
     A field that a stage reads belongs into shadowline/stages/classes.py, too.
     """
 
-    source: str  # importer: folder | mvtec | mvtec2 | loco | btad | visa | elpv | textile
+    source: str  # importer: folder | mvtec | mvtec2 | loco | btad | visa | realiad | kolektor | elpv | textile
     location: str  # folder or file that the importer reads
     select: str = ""  # which part of the location, in the importer's words
     normal_folders: tuple[str, ...] = ()  # names of folders with normal images, beside good, ok, normal, gut, 정상, …

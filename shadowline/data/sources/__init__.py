@@ -11,7 +11,7 @@ import difflib
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
-from shadowline.data.sources import folder, mvtec, visa, wheels
+from shadowline.data.sources import folder, kolektor, mvtec, realiad, visa, wheels
 from shadowline.data.sources.source_image import Importer, Listing, SourceImage
 
 __all__ = ["SOURCES", "Listing", "SourceImage", "list_images", "list_source"]
@@ -23,6 +23,8 @@ SOURCES: dict[str, Importer] = {
     "loco": mvtec.list_images,
     "btad": mvtec.list_images,
     "visa": visa.list_images,
+    "realiad": realiad.list_images,
+    "kolektor": kolektor.list_images,
     "elpv": wheels.list_elpv,
     "textile": wheels.list_textile,
 }

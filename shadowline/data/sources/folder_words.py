@@ -121,7 +121,10 @@ def _latin(character: str) -> str:
     base = unicodedata.normalize("NFKD", character)[0]
     if base.isascii():
         return base
-    return unicodedata.name(character, "").rpartition(" ")[2].rpartition("-")[2].lower() if character.isalnum() else "_"
+    if not character.isalnum():
+        return "_"
+    name = re.sub(r" WITH .*", "", unicodedata.name(character, ""))  # LATIN SMALL LETTER O WITH STROKE
+    return re.split(r"[ -]", name)[-1].lower()
 
 
 def _letters(name: str) -> list[str]:
