@@ -28,6 +28,7 @@ from shadowline.core.params.base import (
     Positive,
     Severity,
     Share,
+    class_key,
 )
 from shadowline.core.params.data import AdditionParams, ClassParams, DataParams, SeverityParams, ValidationParams
 from shadowline.core.params.model import (
@@ -101,6 +102,7 @@ __all__ = [
     "Unplanned",
     "ValidationParams",
     "ZeroShotParams",
+    "class_key",
     "load_params",
 ]
 
@@ -181,6 +183,8 @@ _MOVED = {"calibration.class_target_fpr": "classes.<name>.target_fpr"}  # keys o
 
 def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
     dotted = ".".join(str(part) for part in location)
+    if location[:1] == ("classes",) and location[-1] == "[key]":
+        return _explain_class_name(str(location[1]), kind)
     if kind == "extra_forbidden" and dotted in _MOVED:
         return f"unknown key {dotted}; it is {_MOVED[dotted]} now"
     if kind == "extra_forbidden":
@@ -189,6 +193,16 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
         hint = f"; did you mean {prefix + '.' if prefix else ''}{nearest[0]}?" if nearest else ""
         return f"unknown key {dotted}{hint}"
     return f"{dotted}: {message}" if dotted else message
+
+
+def _explain_class_name(name: str, kind: str) -> str:
+    if kind == "string_type":
+        return f"classes.{name}: the name of a class is text; write it in quotes: '{name}'"
+    key = class_key(name)
+    return (
+        f"classes: {name!r} is no name of a class, which has at most 64 of a-z, 0-9, _ and -; name it {key}, and set "
+        f"classes.{key}.select to {name!r} where its folder is called so"
+    )
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

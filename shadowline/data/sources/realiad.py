@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources.source_image import Listing, SourceImage, expect_images, location_of, reader
+from shadowline.data.sources.source_image import Listing, SourceFolder, SourceImage, class_folder, expect_images
 
 _MAX_TABLE_DEPTH = 3  # folders between the location and a table
 _KINDS = {
@@ -60,7 +60,8 @@ class _Table(_Record):
 
 def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     """Raises FileNotFoundError for a missing table or folder of images, ValueError for a table that is none."""
-    location = location_of(class_name, params, root)
+    source = class_folder(class_name, params.model_copy(update={"select": "."}), root)
+    location = source.location
     wanted = Path(params.select or class_name)
     path = next((table for table in tables(location) if _fits(table, wanted)), None)
     if path is None:
@@ -71,7 +72,7 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     table = _read(path)
     folder = _folder_of_images(location, path, table, class_name)
     samples = [(Split.TRAIN, sample) for sample in table.train] + [(Split.TEST, sample) for sample in table.test]
-    images = [_image(sample, split, table.meta, folder, location) for split, sample in samples]
+    images = [_image(sample, split, table.meta, folder, source) for split, sample in samples]
     return expect_images(images, class_name, path, "entries in train and test")
 
 
@@ -122,15 +123,15 @@ def _pixels(folder: Path) -> tuple[float, str]:
     return (float("inf") if folder.name.endswith("raw") else float(number[1]) if number else 0.0, folder.name)
 
 
-def _image(sample: _Sample, split: Split, meta: _Meta, folder: Path, location: Path) -> SourceImage:
+def _image(sample: _Sample, split: Split, meta: _Meta, folder: Path, source: SourceFolder) -> SourceImage:
     is_normal = sample.anomaly_class == meta.normal_class
     path = folder / sample.image_path
     masks = [folder / sample.mask_path] if sample.mask_path and not is_normal else []
     return SourceImage(
-        name=path.as_posix().removeprefix(f"{location.as_posix()}/"),
+        name=source.name(path),
         label=Label.NORMAL if is_normal else Label.ANOMALOUS,
         defect_type="" if is_normal else _KINDS.get(sample.anomaly_class, sample.anomaly_class),
         split_hint=split,
-        read=reader(location, path),
-        read_masks=tuple(reader(location, mask) for mask in masks),
+        read=source.reader(path),
+        read_masks=tuple(source.reader(mask) for mask in masks),
     )

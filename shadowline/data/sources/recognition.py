@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shadowline.core.params import ClassParams
+from shadowline.core.params import ClassParams, class_key
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources import Listing, list_source, realiad
 from shadowline.data.sources.folder_words import (
     Meaning,
-    class_key,
     is_system_file,
     is_system_folder,
     meaning_of,
