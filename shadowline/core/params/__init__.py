@@ -12,9 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 import typing
-import unicodedata
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from shadowline.core.params.base import (
     Positive,
     Severity,
     Share,
+    class_key,
 )
 from shadowline.core.params.data import AdditionParams, ClassParams, DataParams, SeverityParams, ValidationParams
 from shadowline.core.params.model import (
@@ -105,6 +104,7 @@ __all__ = [
     "Unplanned",
     "ValidationParams",
     "ZeroShotParams",
+    "class_key",
     "load_params",
 ]
 
@@ -203,8 +203,8 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str, value: ob
     dotted = ".".join(str(part) for part in location)
     if kind == "string_type" and isinstance(value, (bool, int, float, date)):
         return f"{dotted}: {value} is not a text; quote it"
-    if kind == "string_pattern_mismatch" and location[:1] == ("classes",) and location[2:] == ("[key]",):
-        return f"classes: the name {value!r} is not one of small letters, digits, '_' and '-'{_better_name(str(value))}"
+    if location[:1] == ("classes",) and location[-1] == "[key]":
+        return _explain_class_name(str(location[1]))
     if kind == "extra_forbidden" and dotted in _MOVED:
         return f"unknown key {dotted}; it is {_MOVED[dotted]} now"
     if kind == "extra_forbidden":
@@ -215,11 +215,12 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str, value: ob
     return f"{dotted}: {message}" if dotted else message
 
 
-def _better_name(name: str) -> str:
-    """`; name it metal_nut and add `select: Metal Nut``, where a valid name is left of it."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    better = re.sub(r"[^a-z0-9_-]+", "_", plain).strip("_-")[:64]
-    return f"; name it {better} and add `select: {name}` where its folder is called so" if better else ""
+def _explain_class_name(name: str) -> str:
+    key = class_key(name)
+    return (
+        f"classes: {name!r} is no name of a class, which has at most 64 of a-z, 0-9, _ and -; name it {key}, and set "
+        f"classes.{key}.select to {name!r} where its folder is called so"
+    )
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

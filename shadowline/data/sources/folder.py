@@ -7,9 +7,8 @@
              ground_truth/crack/000_mask.png
 
 Folders are understood by their names (`folder_words.py`): "Good", "OK", "i.O." and "정상" hold normal images, any other
-name is a kind of defect. Masks are found by the names of their files (`mask_files.py`). Without normals in a folder of
-test images, those of train/ carry no hint and are split by `data.test_share`. Images of test_private/, and those right
-in test/, have no label.
+name is a kind of defect. Masks are found by the names of their files (`mask_files.py`). Images of test_private/, and
+those right in test/, have no label: they play production.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from shadowline.data.labels import Label, Split
 from shadowline.data.sources.folder_words import Meaning, meaning_of, misspelt_normal
 from shadowline.data.sources.image_tree import ImageTree, PlacedFile, read_tree
 from shadowline.data.sources.mask_files import masks_beside, match_masks
-from shadowline.data.sources.source_image import Listing, SourceImage, class_folder, expect_images, reader
+from shadowline.data.sources.source_image import Listing, SourceFolder, SourceImage, class_folder, expect_images
 
 _EXPECTED = "normal images in it, in good/ or in train/good"
 _NUM_NAMED = 5  # folders that an error names
@@ -32,25 +31,25 @@ _ORDER = (None, Split.TRAIN, Split.VAL, Split.TEST, Split.STREAM)  # of equal co
 
 def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     """Raises ValueError as `list_folder` does, and for a folder without normal images."""
-    location, folder = class_folder(class_name, params, root)
-    listing = list_folder(class_name, params, location, folder)
-    expect_images(listing.images, class_name, folder, _EXPECTED)
+    source = class_folder(class_name, params, root)
+    listing = list_folder(class_name, params, source)
+    expect_images(listing.images, class_name, source.folder, _EXPECTED)
     if not any(image.label is Label.NORMAL for image in listing.images):
         names = sorted({image.defect_type for image in listing.images if image.defect_type})[:_NUM_NAMED]
         raise ValueError(
-            f"class '{class_name}': 0 normal images in {folder}, expected {_EXPECTED}; of the folders that are there "
+            f"class '{class_name}': 0 normal images in {source.folder}, expected {_EXPECTED}; of the folders there "
             f"({', '.join(names) or 'none'}), name those with normal images in classes.{class_name}.normal_folders"
         )
     return listing
 
 
-def list_folder(class_name: str, params: ClassParams, location: Path, folder: Path) -> Listing:
-    """The images below `folder`, with names that count from `location`; they may be none.
+def list_folder(class_name: str, params: ClassParams, source: SourceFolder) -> Listing:
+    """The images of a folder; they may be none.
 
     Raises ValueError for a misspelt folder of normal images, and for masks that fit no image or several.
     """
     subject = f"class '{class_name}'"
-    tree = read_tree(folder, params.normal_folders)
+    tree = read_tree(source, params.normal_folders)
     beside = masks_beside(tree.images)
     images = [image for image in tree.images if image.path not in beside]
     images.sort(key=lambda image: _ORDER.index(image.split))
@@ -58,15 +57,14 @@ def list_folder(class_name: str, params: ClassParams, location: Path, folder: Pa
     _refuse_misspelt(images, labels, class_name)
     masks, left_out = _masks(tree, beside, labels, params.normal_folders, subject)
     kinds = kinds_of_defects(images, labels, params.normal_folders)
-    has_test_normals = any(image.split is Split.TEST and labels[image.path] is Label.NORMAL for image in images)
     listed = [
         SourceImage(
-            name=image.path.relative_to(location).as_posix(),
+            name=source.name(image.path),
             label=labels[image.path],
             defect_type=kinds.get(image.path, ""),
-            split_hint=_split_hint(image, labels[image.path], has_test_normals),
-            read=reader(location, image.path),
-            read_masks=tuple(reader(location, mask) for mask in masks.get(image.path, ())),
+            split_hint=Split.STREAM if labels[image.path] is Label.UNKNOWN else image.split,
+            read=source.reader(image.path),
+            read_masks=tuple(source.reader(mask) for mask in masks.get(image.path, ())),
         )
         for image in images
     ]
@@ -100,14 +98,6 @@ def _refuse_misspelt(images: Sequence[PlacedFile], labels: Mapping[Path, Label],
                 f"class '{class_name}': the folder '{image.folders[0]}' with {image.path}: did you mean {nearest}? "
                 f"rename it, or name it in classes.{class_name}.normal_folders"
             )
-
-
-def _split_hint(image: PlacedFile, label: Label, has_test_normals: bool) -> Split | None:
-    """Unknown images play production; training normals are split where there are no normals to test with."""
-    if label is Label.UNKNOWN:
-        return Split.STREAM
-    must_be_split = image.split is Split.TRAIN and label is Label.NORMAL and not has_test_normals
-    return None if must_be_split else image.split
 
 
 def _masks(

@@ -4,7 +4,6 @@
     meaning_of("N.i.O.")             # Meaning.DEFECT
     meaning_of("scratch")            # None: a kind of defect, or a product
     split_of("test_public")          # Split.TEST
-    class_key("Metal Nut")           # metal_nut
 
 Case, digits, punctuation and words such as "images" do not count. `classes.<name>.normal_folders` adds names to the
 list of one class.
@@ -57,9 +56,6 @@ _SYSTEM_FOLDERS = _words("""
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "autorun.inf"})
 _SYSTEM_PREFIXES = (".", "~$", "synofile_thumb", "synophoto_thumb")
 
-_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"})
-_MAX_KEY = 64  # characters, see CLASS_NAME_PATTERN
-
 
 class Meaning(StrEnum):
     NORMAL = "normal"  # a folder of normal images
@@ -103,25 +99,6 @@ def is_system_folder(name: str) -> bool:
 def is_system_file(name: str) -> bool:
     """Whether an operating system or a file manager left the file behind."""
     return name.casefold() in _SYSTEM_FILES or name.casefold().startswith(_SYSTEM_PREFIXES)
-
-
-def class_key(name: str) -> str:
-    """A legal name of a class, or of a kind of defect, that resembles `name`: a-z, 0-9, _ and -.
-
-    Accents are dropped, umlauts and Hangul are spelt out in Latin letters: Müller Nuß → mueller_nuss, 나사 → nasa.
-    """
-    text = unicodedata.normalize("NFC", name).casefold().translate(_UMLAUTS)
-    latin = "".join(_latin(character) for character in unicodedata.normalize("NFKC", text))
-    key = re.sub(r"[^a-z0-9-]+", "_", latin).strip("_-")[:_MAX_KEY]
-    return key or "class"
-
-
-def _latin(character: str) -> str:
-    """The character in Latin letters: an accented letter without its accent, another one by its Unicode name."""
-    base = unicodedata.normalize("NFKD", character)[0]
-    if base.isascii():
-        return base
-    return unicodedata.name(character, "").rpartition(" ")[2].rpartition("-")[2].lower() if character.isalnum() else "_"
 
 
 def _letters(name: str) -> list[str]:

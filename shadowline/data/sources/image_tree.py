@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources.folder_words import Meaning, meaning_of, split_of
-from shadowline.data.sources.source_image import IMAGE_SUFFIXES, walk
+from shadowline.data.sources.source_image import IMAGE_SUFFIXES, SourceFolder, walk
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,10 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def read_tree(folder: Path, normal_folders: Collection[str] = ()) -> ImageTree:
-    """Read what the folders below `folder` say of each file; no file is opened."""
-    files = walk(folder)
+def read_tree(source: SourceFolder, normal_folders: Collection[str] = ()) -> ImageTree:
+    """Read what the folders of a source say of each file; no file is opened."""
+    folder = source.folder
+    files = walk(folder, source.roots)
     placed = [_place(path, folder, normal_folders) for path in files.kept]
     has_splits = any(file.split is not None for file in placed)
     has_kinds = any(file.folders for file in placed)

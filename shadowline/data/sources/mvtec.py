@@ -23,7 +23,7 @@ from shadowline.data.sources.source_image import Listing, class_folder, expect_i
 
 def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     """As a folder in any layout, but the images must lie below train/."""
-    _, class_path = class_folder(class_name, params, root)
+    class_path = class_folder(class_name, params, root).folder
     if not any(split_of(path.name) is Split.TRAIN for path in class_path.iterdir() if path.is_dir()):
         expect_images((), class_name, class_path, "train/good, test/<defect>")
     return folder.list_images(class_name, params, root)

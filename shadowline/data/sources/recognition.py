@@ -14,21 +14,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shadowline.core.params import ClassParams
+from shadowline.core.params import ClassParams, class_key
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources import Listing, list_source
+from shadowline.data.sources import Listing, list_source, realiad
 from shadowline.data.sources.folder_words import (
     Meaning,
-    class_key,
     is_system_file,
     is_system_folder,
     meaning_of,
     split_of,
 )
+from shadowline.data.sources.image_tree import PlacedFile
+from shadowline.data.sources.mask_files import masks_beside
 from shadowline.data.sources.source_image import IMAGE_SUFFIXES
 
 _HERE = "."  # `select` for a location that is the folder of the class
 _MAX_DEPTH = 4  # folders above those of the classes
+_MIN_MASKED = 3  # a mask for at least every third file: of images with masks beside them, nearly every second is one
 _NUM_NAMED = 5  # files or folders that an error names
 _HOW = (
     "lay it out as CLASS/good/ with normal images and CLASS/NAME/ for each kind of defect, or as "
@@ -128,7 +130,41 @@ def _published(folder: Path, names: Sequence[str]) -> tuple[str, str]:
     return "folder", "train and test folders"
 
 
-_LAYOUTS: tuple[Callable[[Path], list[_Candidate]], ...] = (_one_class,)  # the first that fits
+def _real_iad(folder: Path) -> list[_Candidate]:
+    """A class for each table of the preferred set: that of the first folder with tables."""
+    paths = realiad.tables(folder)
+    names = [path.stem for path in paths if path.parent == paths[0].parent]
+    return [_of_table(name, "Real-IAD", "realiad", folder) for name in names]
+
+
+def _visa(folder: Path) -> list[_Candidate]:
+    names = [child.name for child in _folders(folder) if (child / "image_anno.csv").is_file()]
+    if not names and (folder / "split_csv/1cls.csv").is_file():
+        names = [child.name for child in _folders(folder) if (child / "Data/Images").is_dir()]
+    return [_of_table(name, "VisA", "visa", folder) for name in names]
+
+
+def _of_table(name: str, layout: str, source: str, folder: Path) -> _Candidate:
+    """A class whose table counts from the folder above it, so that `select` may have to name it."""
+    key = class_key(name)
+    return _Candidate(key, layout, source, folder, None if key == name else name)
+
+
+def _kolektor(folder: Path) -> list[_Candidate]:
+    """One class, where the images of every folder have masks beside them."""
+    inner = [child for child in _folders(folder) if any(_is_picture(path) for path in child.iterdir())]
+    if not inner or any(_folders(child) for child in inner):
+        return []
+    for child in inner:
+        pictures = [PlacedFile(path, None, ()) for path in sorted(child.iterdir()) if _is_picture(path)]
+        if len(masks_beside(pictures)) * _MIN_MASKED < len(pictures):
+            return []
+    is_first = not any(split_of(child.name) for child in inner)
+    name = class_key(folder.resolve().name)
+    return [_Candidate(name, "KolektorSDD" if is_first else "KolektorSDD2", "kolektor", folder, _HERE)]
+
+
+_LAYOUTS: tuple[Callable[[Path], list[_Candidate]], ...] = (_real_iad, _visa, _kolektor, _one_class)  # the first fits
 
 
 def _list(candidate: _Candidate) -> Listing:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from fixtures.learning import ROOT
-from shadowline.core.params import EncoderParams, Params, TrainParams, load_params
+from shadowline.core.params import CLASS_NAME_PATTERN, EncoderParams, Params, TrainParams, class_key, load_params
 
 
 @pytest.fixture
@@ -205,13 +207,35 @@ def test_the_old_place_of_the_promises_names_the_new_one(raw, load):
 @pytest.mark.parametrize("name", ["Solar", "../etc", "a/b", "", "-x", "a b", "x" * 65, "ä"])
 def test_a_class_name_is_safe_as_a_file_name(name, raw, load):
     raw["classes"][name] = dict(raw["classes"]["textile"])
-    assert any(f"classes: the name {name!r} is not one of small letters" in line for line in error_of(load, raw))
+    assert any(line.startswith(f"params.yaml: classes: {name!r} is no name of a class") for line in error_of(load, raw))
 
 
-def test_a_class_name_that_is_refused_comes_with_one_that_is_not(raw, load):
+def test_a_class_that_is_called_as_its_folder_is_told_a_legal_name(raw, load):
     raw["classes"]["Metal Nut"] = dict(raw["classes"]["textile"])
-    (line,) = error_of(load, raw)
-    assert line.endswith("; name it metal_nut and add `select: Metal Nut` where its folder is called so")
+    (metal_nut,) = error_of(load, raw)
+    assert metal_nut.endswith(
+        "name it metal_nut, and set classes.metal_nut.select to 'Metal Nut' where its folder is called so"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Metal Nut", "metal_nut"),
+        ("Müller Nuß", "mueller_nuss"),
+        ("Flansch Ø8", "flansch_o8"),
+        ("나사", "nasa"),
+        ("-bolt-M8_", "bolt-m8"),
+        ("螺母", "87ba6bcd"),
+        ("../etc", "etc"),
+        ("??", "class"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_a_name_becomes_one_that_a_class_may_have(name, key):
+    assert class_key(name) == key
+    assert re.fullmatch(CLASS_NAME_PATTERN, key)
+    assert class_key(unicodedata.normalize("NFD", name)) == key
 
 
 # --- YAML that two readers understand in two ways -------------------------------------------------------------------
