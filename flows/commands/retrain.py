@@ -16,7 +16,7 @@ from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
-from shadowline.core.project import anywhere
+from shadowline.core.project import anywhere, require_project
 from shadowline.data.downloads import fetch, named_wheels
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's 
 
     Example: `PREFECT_API_URL=http://127.0.0.1:4200/api shadowline deploy`
     """
+    require_project(root)
     from flows.deployments import serve_deployments
 
     serve_deployments(root)

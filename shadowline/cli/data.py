@@ -46,22 +46,22 @@ def fetch_packages(
 def list_images(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Count the imported images per class and split.
+    """Count the imported images per class and split; a class that is not imported yet has no counts.
 
     Example: `shadowline data list --json`
     """
     from shadowline.data.manifest import read_manifest
 
     layout = Layout()
-    manifest = read_manifest([layout.manifest(name) for name in load_params(layout.params).classes])
-    counts = manifest.groupby(["class_name", "split"]).size().unstack(fill_value=0)
-    rows = {
-        str(name): {split.value: int(row.get(split.value, 0)) for split in Split} for name, row in counts.iterrows()
-    }
+    rows: dict[str, dict[str, int] | None] = {}
+    for name in load_params(layout.params).classes:
+        slice_ = layout.manifest(name)
+        counts = read_manifest([slice_])["split"].value_counts() if slice_.is_file() else None
+        rows[name] = None if counts is None else {split.value: int(counts.get(split.value, 0)) for split in Split}
     if as_json:
         typer.echo(json.dumps(rows))
         return
     table = Table("class", *(split.value for split in Split))
     for name, row in rows.items():
-        table.add_row(name, *(str(count) for count in row.values()))
+        table.add_row(name, *(["not imported"] if row is None else (str(count) for count in row.values())))
     Console().print(table)
