@@ -1,4 +1,4 @@
-"""Writes the pages that are made from code: docs/reference/*.md and docs/measured.md.
+"""Writes what is made from other files: docs/reference/*.md, docs/measured.md, and the templates of a new project.
 
 python docs/generate.py             # write the pages that are out of date; `make docs` calls this
 python docs/generate.py --check     # write nothing, name the pages that are out of date, exit code 1 if there are any
@@ -126,6 +126,9 @@ def _models() -> dict[str, type]:
 
 
 def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    options = [option for option in node.get("anyOf", ()) if option.get("type") != "null"]
+    if len(options) == 1 and "$ref" in options[0]:  # a section that may be absent
+        node = options[0]
     while "$ref" in node:
         node = {**schema["$defs"][node["$ref"].rsplit("/", 1)[1]], "title": node["$ref"].rsplit("/", 1)[1]}
     return node
@@ -490,11 +493,54 @@ def _soak_section() -> list[str]:
     return ["## Soak tests\n", about, _table(("what", "result", "minutes"), rows)]
 
 
+# --- the templates of `shadowline init` -------------------------------------------------------------------------------
+
+TEMPLATES = DOCS.parent / "shadowline/project/templates"
+_HEAD = """\
+# Every hyper-parameter, gate and policy number of this project, with its unit. Unknown keys are refused. What each key
+# means is in docs/reference/params.md of Shadowline, where the other pages lie that are named below as docs/….
+
+"""
+_CLASSES = """\
+# One entry per product class. `source` names an importer, `location` is what it reads.
+classes:
+{{ entries }}
+
+"""
+
+
+def params_template() -> str:
+    """The repository's params.yaml without anything of the demo: its classes, its migration, its notes."""
+    text = (DOCS.parent / "params.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"\A(#.*\n|\n)+", _HEAD, text)
+    text = re.sub(
+        r"^# One entry per product class\.(.*\n)+?(?=\w+:.*\n(?<!classes:\n))", _CLASSES, text, flags=re.MULTILINE
+    )
+    text = re.sub(r"^demo:.*\n(?:[ #].*\n|\n)*", "", text, flags=re.MULTILINE)
+    for key in ("consistent_size", "consistent_mode"):
+        text = re.sub(rf"^(    {key}): (\w+)", rf"\1: {{{{ {key} or '\2' }}}}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(  classes): \[.*\]", r"\1: [{{ names }}]", text, flags=re.MULTILINE)
+    return re.sub(r"[;,] (?:demo: 1\.0 apart|its weights are not part of the demo)", "", text)
+
+
+def templates() -> dict[Path, str]:
+    """Path → text of the templates that follow the repository's own files."""
+    same = {
+        "pipeline.yaml": "dvc.yaml",
+        "dvc_config": ".dvc/config",
+        "dvc_gitignore": ".dvc/.gitignore",
+        "dvcignore": ".dvcignore",
+        "prompts.yaml": "prompts/default.yaml",
+    }
+    texts = {name: (DOCS.parent / own).read_text(encoding="utf-8") for name, own in same.items()}
+    return {TEMPLATES / name: text for name, text in {**texts, "params.yaml.j2": params_template()}.items()}
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
 def pages() -> dict[Path, str]:
-    """Path → text of every generated page."""
+    """Path → text of every generated file."""
     texts = {
         "reference/cli.md": cli_page(),
         "reference/http.md": http_page(),
@@ -503,7 +549,7 @@ def pages() -> dict[Path, str]:
         "reference/metrics.md": metrics_page(),
         "measured.md": measured_page(),
     }
-    return {DOCS / name: f"{_NOTE}\n{text.rstrip()}\n" for name, text in texts.items()}
+    return {DOCS / name: f"{_NOTE}\n{text.rstrip()}\n" for name, text in texts.items()} | templates()
 
 
 def stale_pages() -> list[Path]:

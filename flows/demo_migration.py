@@ -35,9 +35,9 @@ def run_demo_migration(root: Path = Path()) -> DemoResult:
     records = open_records()
     if not records.rollout.revision():
         register_legacy_models(demo_legacy_models(params, layout), params.registry.experiment, FIRST_DAY)
-        begin_rollout(records, params.demo.waves, params, FIRST_DAY, "Ada")
+        begin_rollout(records, params.of_demo().waves, params, FIRST_DAY, "Ada")
     result = run_days(records, params, root, stage_of(params))
-    for promises in (params.demo.sabotage, params.demo.remedy):
+    for promises in (params.of_demo().sabotage, params.of_demo().remedy):
         if result.stop_reason is StopReason.NEEDS_VERSION:
             apply_promises(layout.params, promises)
             retrain(root)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shadowline.core.progress import Progress, default_progress
+from shadowline.core.project import anywhere
 
 if TYPE_CHECKING:
     from tasks.backup.restore import RestoreDone
@@ -39,6 +40,7 @@ def backup(
     raise typer.Exit(1 if done.problems else 0)
 
 
+@anywhere
 def restore(
     location: Annotated[str, typer.Argument(metavar="BACKUP", help="One backup, as `shadowline backup` named it.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An empty or missing folder.")],

@@ -16,7 +16,8 @@ from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
-from shadowline.data.downloads import PINNED, fetch
+from shadowline.core.project import anywhere, require_project
+from shadowline.data.downloads import fetch, named_wheels
 
 if TYPE_CHECKING:
     from flows.retrain import RetrainResult
@@ -53,18 +54,22 @@ def demo(
 
     Example: `shadowline demo`
     """
-    fetch(PINNED, Path("data/downloads"), default_progress())
+    params = load_params(Layout().params)
+    params.of_demo()  # raises a clear error in a project of one's own
+    fetch(named_wheels(params), Path("data/downloads"), default_progress())
     passed = _run(as_json)
     if not migrate or not passed:
         raise typer.Exit(0 if passed else 1)
     _migrate()
 
 
+@anywhere
 def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
     """Install the quarterly retraining on a Prefect server and serve it until stopped.
 
     Example: `PREFECT_API_URL=http://127.0.0.1:4200/api shadowline deploy`
     """
+    require_project(root)
     from flows.deployments import serve_deployments
 
     serve_deployments(root)

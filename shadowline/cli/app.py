@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
+from shadowline.core.project import in_project
 from shadowline.core.settings import prepare_environment
 
 
@@ -38,13 +39,24 @@ def _load(entry: EntryPoint) -> TyperGroup | TyperCommand:
     loaded: Any = entry.load()
     command: TyperGroup | TyperCommand
     if isinstance(loaded, typer.Typer):
+        _enter_project_first(loaded)
         command = get_group(loaded)
     else:
         single = _new_typer()
-        single.command(entry.name)(loaded)
+        single.command(entry.name)(in_project(loaded))
         command = cast(TyperCommand, get_command(single))
     command.name = entry.name
     return command
+
+
+def _enter_project_first(group: typer.Typer) -> None:
+    """Let every command of a group, and of the groups in it, enter its project."""
+    for registered in group.registered_commands:
+        assert registered.callback is not None
+        registered.callback = in_project(registered.callback)
+    for below in group.registered_groups:
+        if below.typer_instance is not None:
+            _enter_project_first(below.typer_instance)
 
 
 def _new_typer(cls: type[TyperGroup] | None = None) -> typer.Typer:

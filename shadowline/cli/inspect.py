@@ -15,6 +15,7 @@ from shadowline.cli.records import open_records
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
+from shadowline.core.project import anywhere, require_project
 from shadowline.data.images import RefusedImage, open_within, read_bounded
 from shadowline.data.labels import Label
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PACKAGE = "models/inspector"
 
 
+@anywhere
 def inspect(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     class_name: Annotated[str | None, typer.Option("--class", help="Product class; else it is found.")] = None,
@@ -44,6 +46,8 @@ def inspect(
 
     Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
     """
+    if model is None:
+        require_project(Path())
     from shadowline.models.inspector import UnknownProduct  # and with it torch, which takes seconds to import
     from shadowline.models.registry_inspector import RegistryInspector
 

@@ -154,6 +154,14 @@ class Layout:
         return self.scratch / "enrolling.json"
 
     @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The folders that stages write and clear; no images of the user may lie there."""
+        data = (
+            "images", "manifest", "import", "classes", "code", "validation", "features", "evaluation", "report",
+        )  # fmt: skip
+        return (*(self.root / "data" / name for name in data), self.root / "models", self.scratch)
+
+    @property
     def uncached(self) -> tuple[Path, ...]:
         """The outputs of all classes together that git and DVC do not keep."""
         return (self.validation / "docs", self.cost, self.summary)

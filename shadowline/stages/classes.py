@@ -15,10 +15,14 @@ import shutil
 
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
-from shadowline.core.params import Params
+from shadowline.core.params import ClassParams, Params
 from shadowline.core.progress import Progress
 
 _OF_SOURCE = {"source", "location", "select", "test_share", "val_share", "additions"}
+_WHERE_SET = {
+    "normal_folders",
+    "links_to",
+}  # of the source as well, written only where they are set: other classes stay fresh
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> None:
@@ -26,6 +30,11 @@ def run(params: Params, layout: Layout, progress: Progress) -> None:
     write_json(layout.classes / "names.json", sorted(params.classes))
     for name, class_params in params.classes.items():
         folder = layout.classes / name
-        write_json(folder / "source.json", class_params.model_dump(include=_OF_SOURCE))
+        write_json(folder / "source.json", _source(class_params))
         write_json(folder / "augment.json", list(class_params.augment))
         write_json(folder / "promise.json", {"target_fpr": params.promise(name)})
+
+
+def _source(params: ClassParams) -> dict[str, object]:
+    set_ones = params.model_dump(include=_WHERE_SET, exclude_defaults=True)
+    return params.model_dump(include=_OF_SOURCE) | set_ones

@@ -15,6 +15,7 @@ as an undisturbed run.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image
+from pydantic import Field
 
 from shadowline.core.artifacts import Artifact
 from shadowline.core.atomic_files import replace_file
@@ -36,7 +38,7 @@ from shadowline.data.additions import list_additions
 from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure_image, read_mask
 from shadowline.data.labels import Label, Split
 from shadowline.data.manifest import ADDED, COLUMNS, content_id, write_manifest
-from shadowline.data.sources import SourceImage, list_images
+from shadowline.data.sources import SourceImage, list_source
 from shadowline.data.splits import assign_pools, assign_splits
 from shadowline.data.synthetic_defects import PREFIX, injected_defects
 
@@ -62,6 +64,7 @@ class ImportReport(Artifact):
     reasons: dict[str, int]  # refused files per reason
     splits: dict[str, int]  # imported images per split
     labels: dict[str, int]  # imported images per label
+    left_out: dict[str, int] = Field({}, exclude_if=operator.not_)  # reason → files that the source does not list
     training_images: str  # in words: how many of those that could train were used, and how they were chosen
 
 
@@ -84,8 +87,8 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
         nearest = difflib.get_close_matches(class_name, params.classes, n=1, cutoff=0.0)
         raise ValueError(f"unknown class '{class_name}'; did you mean {', '.join(nearest)}? see params.yaml, classes")
     class_params = params.classes[class_name]
-    listed = list_additions(class_name, class_params, layout.additions)
-    listed += list_images(class_name, class_params, layout.root)
+    source = list_source(class_name, class_params, layout.root)
+    listed = [*list_additions(class_name, class_params, layout.additions), *source.images]
     read, refused = _read_all(listed, params.data, layout.images(class_name), progress, f"import {class_name}")
     kept, duplicates, contradictory = _settle_equal_content(read)
     rows = _rows(class_name, kept, params, layout)
@@ -95,7 +98,9 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
         rows = _rows(class_name, kept, params, layout)
     training_images = _training_images(rows, params.of_class(class_name), params.seed)
     rows = rows.drop(columns=["split_hint", "received_at"])
-    report = _report(class_name, len(listed), rows, (*refused, *contradictory), duplicates, training_images)
+    left_out = {reason: len(paths) for reason, paths in source.left_out.items()}
+    refused_files = (*refused, *contradictory)
+    report = _report(class_name, len(listed), rows, refused_files, duplicates, left_out, training_images)
     if _too_many_refused(report, params.data):
         report.write(layout.import_report(class_name))
         raise ValueError(_explain(report, params.data, layout))
@@ -245,6 +250,7 @@ def _report(
     rows: pd.DataFrame,
     refused: tuple[RefusedFile, ...],
     duplicates: tuple[tuple[str, str], ...],
+    left_out: dict[str, int],
     training_images: str,
 ) -> ImportReport:
     splits, labels = Counter(rows["split"]), Counter(rows["label"])
@@ -258,6 +264,7 @@ def _report(
         reasons=dict(sorted(Counter(file.reason.value for file in refused).items())),
         splits={split.value: splits[split] for split in Split},
         labels={label.value: labels[label] for label in Label},
+        left_out=left_out,
         training_images=training_images,
     )
 

@@ -89,7 +89,7 @@ class DemoResult:
 @task
 def demo_legacy_models(params: Params, layout: Layout) -> list[LegacyModel]:
     """The single-class baselines of the evaluation: the legacy models of the demo."""
-    names = [name for wave in params.demo.waves for name in wave]
+    names = [name for wave in params.of_demo().waves for name in wave]
     return [validate_legacy_model(name, str(layout.legacy(name)), params, layout, DeclaredMetrics()) for name in names]
 
 
@@ -98,7 +98,7 @@ def run_days(records: Records, params: Params, root: Path, stage: DemoStage) -> 
     """Simulate day after day until there is a reason to stop; after an interruption, go on with the next day."""
     migration = DemoMigration(records, with_guard_bounds(params), root, default_progress())
     morning = _next_morning(records)
-    with migration.progress.task("migration", total=params.demo.max_days) as bar:
+    with migration.progress.task("migration", total=params.of_demo().max_days) as bar:
         while True:
             reason = stop_reason(records.rollout.state(), migration.challenger, morning, params, stage)
             if reason is not None:
@@ -111,7 +111,7 @@ def run_days(records: Records, params: Params, root: Path, stage: DemoStage) -> 
 def with_guard_bounds(params: Params) -> Params:
     """The policy with the bounds of `demo.guard_bounds`, all else as shipped."""
     guards = params.rollout.guards
-    bounds = params.demo.guard_bounds.items()
+    bounds = params.of_demo().guard_bounds.items()
     changed = {name: getattr(guards, name).model_copy(update={"bound": bound}) for name, bound in bounds}
     rollout = params.rollout.model_copy(update={"guards": guards.model_copy(update=changed)})
     return params.model_copy(update={"rollout": rollout})
@@ -131,19 +131,19 @@ def stage_of(params: Params) -> DemoStage:
     def are_held(promises: Mapping[str, float]) -> bool:
         return all(params.classes[class_name].target_fpr == promise for class_name, promise in promises.items())
 
-    if are_held(params.demo.remedy):
+    if are_held(params.of_demo().remedy):
         return DemoStage.REMEDY
-    return DemoStage.SABOTAGE if are_held(params.demo.sabotage) else DemoStage.FIRST
+    return DemoStage.SABOTAGE if are_held(params.of_demo().sabotage) else DemoStage.FIRST
 
 
 def stop_reason(
     state: RolloutState, challenger: Mapping[str, str], morning: datetime, params: Params, stage: DemoStage
 ) -> StopReason | None:
     """None while the next day may still change something. `challenger`: class → fingerprint of the waiting version."""
-    if morning - FIRST_DAY >= timedelta(days=params.demo.max_days):
+    if morning - FIRST_DAY >= timedelta(days=params.of_demo().max_days):
         return StopReason.OUT_OF_DAYS
     if stage is not DemoStage.REMEDY:
-        cls = state.of(params.demo.fault_class)
+        cls = state.of(params.of_demo().fault_class)
         has_tried = cls.candidate == challenger.get(cls.class_name)
         return StopReason.NEEDS_VERSION if cls.phase is Phase.ROLLED_BACK and has_tried else None
     settled = {Phase.LEGACY_DELETED, Phase.ROLLED_BACK}
@@ -163,7 +163,7 @@ class DemoMigration:
     def __init__(self, records: Records, params: Params, root: Path, progress: Progress) -> None:
         self.records, self.params, self.root, self.progress = records, params, root, progress
         self.layout = Layout(root)
-        self.calendar = Calendar(FIRST_DAY, params.demo.holiday)
+        self.calendar = Calendar(FIRST_DAY, params.of_demo().holiday)
         self.challenger = challenger_fingerprints(params.registry.model_name)
         self.num_ticks, self.num_idle, self.last_reason = 0, 0, ""
         self._stock: dict[str, tuple[SampledImage, ...]] = {}
@@ -214,11 +214,11 @@ class DemoMigration:
         return day_of_pairs(cls, parts, candidate, legacy, morning, self.params)
 
     def _parts(self, class_name: str, day: int) -> list[SampledImage]:
-        return parts_of_day(class_name, self._stock[class_name], day, self.params.demo)
+        return parts_of_day(class_name, self._stock[class_name], day, self.params.of_demo())
 
     def _light(self, cls: ClassState) -> Light:
         """The camera of one class fails in its first canary, and is repaired when the class has rolled back."""
-        demo = self.params.demo
+        demo = self.params.of_demo()
         fails = cls.class_name == demo.fault_class and cls.share > min(self.params.rollout.canary_shares)
         first = all(event.after.phase is not Phase.ROLLED_BACK for event in self.records.rollout.events(cls.class_name))
         return demo.fault_light if fails and first else ORIGINAL
@@ -238,14 +238,14 @@ class DemoMigration:
         """Grace labels the unreviewed pairs of the last working day, one a minute; returns the times."""
         labels = {part.image_id: part.label for stock in self._stock.values() for part in stock}
         times = []
-        for number, pair in enumerate(reviewed(self._unreviewed, self.params.demo.labelled_share)):
+        for number, pair in enumerate(reviewed(self._unreviewed, self.params.of_demo().labelled_share)):
             times.append(at + number * timedelta(minutes=1))
             self.records.pairs.label(pair.class_name, pair.image_id, labels[pair.image_id], "Grace", times[-1])
         return times
 
     def _end_waiting_classes(self, at: datetime) -> None:
         """When the first class has only the others to wait for, Ada lets those stay with their legacy models."""
-        rollout, first = self.records.rollout, self.params.demo.fault_class
+        rollout, first = self.records.rollout, self.params.of_demo().fault_class
         state = rollout.state()
         others = [cls for cls in state.classes if cls.class_name != first and cls.planned]
         arrived = state.of(first)

@@ -131,7 +131,8 @@ def in_project(project: Project) -> Iterator[Project]:
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Records:
     """This process works in a folder of its own, with a registry and a database; nothing is in them."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     for name, value in {
         "TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
         "DATABASE_URL": f"sqlite:///{tmp_path}/records.db",

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.main import get_command
 
 from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry
 from shadowline.records.pair import ModelDecision
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
@@ -248,18 +248,6 @@ def test_the_history_tells_every_change_of_phase_share_or_wave_with_its_reason(
     assert (code, "class 'bolts' is not in the rollout" in err) == (2, True)
 
 
-@pytest.mark.parametrize(
-    "arguments", [("retrain",), ("data", "list"), ("models",), ("report",), ("bench", "memory"), ("stage", "encoder")]
-)
-def test_outside_of_a_project_every_command_says_so(
-    prefect_server: str, command: Command, arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, _, err = command(*arguments)
-    assert code == 2
-    assert "params.yaml: no such file; run from the project's root" in err
-
-
 def test_the_images_are_listed_per_class_and_split(in_finished: Project, command: Command) -> None:
     code, out, _ = command("data", "list", "--json")
     assert code == 0
@@ -267,6 +255,13 @@ def test_the_images_are_listed_per_class_and_split(in_finished: Project, command
     assert json.loads(out) == dict.fromkeys(CLASSES, counts)
     _, table, _ = command("data", "list")
     assert all(name in table for name in CLASSES)
+
+
+def test_a_class_that_is_not_imported_yet_is_listed_beside_the_others(in_project: Project, command: Command) -> None:
+    in_project.edit_params(classes={EXTRA_CLASS: class_entry(EXTRA_CLASS)})
+    code, out, _ = command("data", "list", "--json")
+    assert (code, json.loads(out)[EXTRA_CLASS], sum(json.loads(out)[CLASSES[0]].values())) == (0, None, 60)
+    assert "not imported" in command("data", "list")[1]
 
 
 def test_an_unknown_product_ends_with_exit_code_2_and_no_decision(in_finished: Project, command: Command) -> None:

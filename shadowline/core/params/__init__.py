@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import json
 import typing
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from shadowline.core.params.base import (
     Positive,
     Severity,
     Share,
+    class_key,
 )
 from shadowline.core.params.data import AdditionParams, ClassParams, DataParams, SeverityParams, ValidationParams
 from shadowline.core.params.model import (
@@ -60,6 +62,7 @@ from shadowline.core.params.operation import (
     ShadowParams,
     Unplanned,
 )
+from shadowline.core.params.strict_yaml import load_strictly
 
 __all__ = [
     "CLASS_NAME_PATTERN",
@@ -101,6 +104,7 @@ __all__ = [
     "Unplanned",
     "ValidationParams",
     "ZeroShotParams",
+    "class_key",
     "load_params",
 ]
 
@@ -126,7 +130,7 @@ class Params(FrozenModel):
     rollout: RolloutParams
     gateway: GatewayParams
     assessment: AssessmentParams
-    demo: DemoParams
+    demo: DemoParams | None = None  # the migration that `shadowline demo` runs; not in a project of one's own
     registry: RegistryParams  # names in MLflow
     schedule: ScheduleParams  # when a Prefect server starts the flows by itself
 
@@ -151,6 +155,12 @@ class Params(FrozenModel):
         """The section `calibration` with the class's own target false-positive rate in it."""
         return self.calibration.model_copy(update={"target_fpr": self.promise(class_name)})
 
+    def of_demo(self) -> DemoParams:
+        """The section `demo`; raises ValueError in a project without it."""
+        if self.demo is None:
+            raise ValueError("params.yaml: no section demo; the demo's migration runs in Shadowline's own repository")
+        return self.demo
+
     def hash(self) -> str:
         """sha256 of the canonical JSON of all values: files with equal values have equal hashes."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
@@ -162,25 +172,39 @@ def load_params(path: Path) -> Params:
     Raises FileNotFoundError, or ValueError naming every wrong key with its place and the nearest right one.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; run from the project's root or pass --params")
+        raise FileNotFoundError(f"{path}: no such file; `shadowline init` makes a project")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_strictly(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8; save it as UTF-8") from None
+    except ValueError as error:
+        raise ValueError("\n".join(f"{path.name}: {line}" for line in str(error).splitlines())) from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path}: expected a mapping at the top level")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        lines = [f"{path.name}: {_explain(detail['loc'], detail['type'], detail['msg'])}" for detail in error.errors()]
+        lines = [f"{path.name}: {_explain(**_parts(detail))}" for detail in error.errors()]
         raise ValueError("\n".join(lines)) from None
 
 
 _MOVED = {"calibration.class_target_fpr": "classes.<name>.target_fpr"}  # keys of earlier versions
 
 
-def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+def _parts(detail: Any) -> dict[str, Any]:
+    """What `_explain` needs of pydantic's description of one error."""
+    message = detail["msg"].removeprefix("Value error, ")
+    return {"location": detail["loc"], "kind": detail["type"], "message": message, "value": detail["input"]}
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
     dotted = ".".join(str(part) for part in location)
+    if kind == "string_type" and isinstance(value, (bool, int, float, date)):
+        return f"{dotted}: {value} is not a text; quote it"
+    if location[:1] == ("classes",) and location[-1] == "[key]":
+        return _explain_class_name(str(location[1]))
     if kind == "extra_forbidden" and dotted in _MOVED:
         return f"unknown key {dotted}; it is {_MOVED[dotted]} now"
     if kind == "extra_forbidden":
@@ -189,6 +213,14 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
         hint = f"; did you mean {prefix + '.' if prefix else ''}{nearest[0]}?" if nearest else ""
         return f"unknown key {dotted}{hint}"
     return f"{dotted}: {message}" if dotted else message
+
+
+def _explain_class_name(name: str) -> str:
+    key = class_key(name)
+    return (
+        f"classes: {name!r} is no name of a class, which has at most 64 of a-z, 0-9, _ and -; name it {key}, and set "
+        f"classes.{key}.select to {name!r} where its folder is called so"
+    )
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -22,9 +22,11 @@ class ClassParams(FrozenModel):
     A field that a stage reads belongs into shadowline/stages/classes.py, too.
     """
 
-    source: str  # importer: folder | mvtec | loco | visa | elpv | textile
+    source: str  # importer: folder | mvtec | mvtec2 | loco | btad | visa | realiad | kolektor | elpv | textile
     location: str  # folder or file that the importer reads
     select: str = ""  # which part of the location, in the importer's words
+    normal_folders: tuple[str, ...] = ()  # names of folders with normal images, beside good, ok, normal, gut, 정상, …
+    links_to: str = ""  # folder outside of the location that links in it may lead to, e.g. of a storage device
     augment: tuple[str, ...] = ()  # declared views of the training images, e.g. rot90, hflip
     test_share: Share | None = None  # in the place of data.test_share
     val_share: Share | None = None  # in the place of data.val_share

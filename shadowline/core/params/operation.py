@@ -41,6 +41,13 @@ class RegistryParams(FrozenModel):
     model_name: str  # registered model; its versions are what `shadowline models` lists
     experiment: str  # MLflow experiment of all runs
 
+    @field_validator("model_name", "experiment")
+    @classmethod
+    def _is_an_mlflow_name(cls, name: str) -> str:
+        if not name.strip() or "/" in name or ":" in name:
+            raise ValueError(f"{name!r} is no name for MLflow, which allows neither '/' nor ':' in it")
+        return name
+
 
 class ShadowParams(FrozenModel):
     """What a candidate must show beside the legacy model before it may answer."""

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
+from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams
 from shadowline.data.images import Refusal, RefusedImage, read_bounded
 from shadowline.data.labels import Label, Split
+from shadowline.data.sources.folder_words import is_system_file, is_system_folder
 
 Read = Callable[[int], bytes]  # at most that many bytes from the file's start; raises RefusedImage
 GOOD = "good"  # the folder of normals, in every layout that MVTec AD began
-
-_NOT_LISTED = frozenset({"Thumbs.db", "desktop.ini"})  # what file managers leave behind; dot files likewise
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 
 
 @dataclass(frozen=True)
@@ -32,79 +33,138 @@ class SourceImage:
     image_id: str = ""  # the sha256 that its content must have, where that is recorded
 
 
-Importer = Callable[[str, ClassParams, Path], list[SourceImage]]
+@dataclass(frozen=True)
+class Listing:
+    """All that a source holds of one class."""
+
+    images: tuple[SourceImage, ...]
+    left_out: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # reason → files that are not listed
+
+
+Importer = Callable[[str, ClassParams, Path], Listing]
+
+
+@dataclass(frozen=True)
+class SourceFolder:
+    """The folder of one class, and what its files may be."""
+
+    location: Path  # names of images count from it
+    folder: Path  # of the class
+    roots: tuple[Path, ...]  # folders that links may lead to, resolved
+
+    def reader(self, path: Path) -> Read:
+        """Reads `path` when it is called, unless it leads out of all roots."""
+        return partial(_read_inside, self.roots, path)
+
+    def name(self, path: Path) -> str:
+        """The name of an image in this source."""
+        return path.relative_to(self.location).as_posix()
 
 
 def location_of(class_name: str, params: ClassParams, root: Path) -> Path:
-    """The folder or file that holds the source; raises FileNotFoundError with the way out."""
+    """The folder or file that holds the source.
+
+    Raises FileNotFoundError for a missing one, ValueError for one in the project's outputs: stages remove what they did
+    not write themselves.
+    """
     location = root / params.location
     if not location.exists():
         raise FileNotFoundError(
             f"class '{class_name}': {location}: no such file or folder; run `shadowline data fetch` for the demo "
             f"or correct classes.{class_name}.location"
         )
+    layout = Layout(root)
+    for output in layout.outputs if layout.params.is_file() else ():
+        if _overlap(location.resolve(), output.resolve()):
+            raise ValueError(
+                f"class '{class_name}': {location} overlaps {output}, which stages clear; move the images to a folder "
+                f"of their own and correct classes.{class_name}.location"
+            )
     return location
 
 
-def class_folder(class_name: str, params: ClassParams, root: Path) -> tuple[Path, Path]:
-    """The location, and the folder of one class in it: named by `select`, else by the class."""
+def class_folder(class_name: str, params: ClassParams, root: Path) -> SourceFolder:
+    """The folder of one class in its location: named by `select`, else by the class."""
     location = location_of(class_name, params, root)
     folder = location / (params.select or class_name)
-    if not folder.resolve().is_relative_to(location.resolve()):
+    roots = (location.resolve(), *([(root / params.links_to).resolve()] if params.links_to else []))
+    if not _is_below(folder, roots):
         raise ValueError(f"class '{class_name}': {folder} leaves {location}; correct classes.{class_name}.select")
     if not folder.is_dir():
         raise FileNotFoundError(f"class '{class_name}': no folder {folder}; correct classes.{class_name}.select")
-    return location, folder
+    return SourceFolder(location, folder, roots)
 
 
 def reader(location: Path, path: Path) -> Read:
-    return partial(_read_inside, location, path)
+    """Reads `path` when it is called, unless it leads out of `location`."""
+    return partial(_read_inside, (location,), path)
 
 
-def _read_inside(location: Path, path: Path, limit: int) -> bytes:
-    if not path.resolve().is_relative_to(location.resolve()):
-        message = f"{path}: leads out of {location}; copy the file into it instead of linking"
+def _read_inside(roots: Sequence[Path], path: Path, limit: int) -> bytes:
+    if not _is_below(path, [root.resolve() for root in roots]):
+        message = f"{path}: leads out of {roots[0]}; copy the file into it, or name where it leads in links_to"
         raise RefusedImage(Refusal.OUTSIDE_SOURCE, message)
     return read_bounded(path, limit)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """Every file and link below `folder`, sorted by name: files that are no images are refused later, not skipped."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name not in _NOT_LISTED and (path.is_file() or path.is_symlink()):
-            yield path
+def _is_below(path: Path, roots: Iterable[Path]) -> bool:
+    """Whether a path ends in one of the (resolved) roots when its links are followed; a link in a circle does not."""
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):
+        return False
+    return any(target.is_relative_to(root) for root in roots)
 
 
-def labelled_folders(
-    location: Path, folder: Path, split_hint: Split | None, masks_of: Callable[[str, str], list[Path]]
-) -> list[SourceImage]:
-    """`folder`/good/… are normals, `folder`/<defect type>/… are anomalous; an absent folder is an empty list.
+def _overlap(first: Path, second: Path) -> bool:
+    return first.is_relative_to(second) or second.is_relative_to(first)
 
-    `masks_of(defect_type, stem)` names the existing mask files of one image.
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files below a folder, sorted by name."""
+
+    kept: tuple[Path, ...]  # files and links, also those that are no images: they are refused later, by name
+    skipped: tuple[Path, ...]  # hidden files, and those of storage devices, systems and file managers
+
+
+def walk(folder: Path, roots: Sequence[Path] = ()) -> FolderFiles:
+    """List the files below `folder`.
+
+    A link to a folder is followed where it leads to one of the (resolved) `roots` and not to a folder above itself;
+    else it is listed as a file, as a folder is that cannot be read.
     """
-    images = []
-    for kind in sorted(path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(".")):
-        normal = kind.name == GOOD
-        for path in files_below(kind):
-            masks = [] if normal else masks_of(kind.name, path.stem)
-            images.append(
-                SourceImage(
-                    name=path.relative_to(location).as_posix(),
-                    label=Label.NORMAL if normal else Label.ANOMALOUS,
-                    defect_type="" if normal else kind.name,
-                    split_hint=split_hint,
-                    read=reader(location, path),
-                    read_masks=tuple(reader(location, mask) for mask in masks),
-                )
-            )
-    return images
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError:
+        return FolderFiles((folder,), ())
+    kept: list[Path] = []
+    skipped: list[Path] = []
+    for path in paths:
+        if path.is_dir() and (not path.is_symlink() or _may_follow(path, roots)):
+            below = walk(path, roots)
+            is_system = is_system_folder(path.name)
+            kept += () if is_system else below.kept
+            skipped += below.skipped + (below.kept if is_system else ())
+        else:
+            (skipped if is_system_file(path.name) else kept).append(path)
+    return FolderFiles(tuple(kept), tuple(skipped))
 
 
-def expect_images(images: list[SourceImage], class_name: str, folder: Path, layout: str) -> list[SourceImage]:
-    """`images`, or ValueError naming the layout that was looked for."""
-    if not images:
+def _may_follow(link: Path, roots: Sequence[Path]) -> bool:
+    return _is_below(link, roots) and not link.parent.resolve().is_relative_to(link.resolve())
+
+
+def files_below(folder: Path) -> tuple[Path, ...]:
+    """Every file and link below `folder` but those of the system, sorted; empty for an absent folder."""
+    return walk(folder).kept if folder.is_dir() else ()
+
+
+def expect_images(images: Iterable[SourceImage], class_name: str, folder: Path, layout: str) -> Listing:
+    """A listing of the images; raises ValueError naming the layout that was looked for where there are none."""
+    listing = Listing(tuple(images))
+    if not listing.images:
         raise ValueError(
             f"class '{class_name}': 0 images in {folder}, expected {layout}; correct its source or location"
         )
-    return images
+    return listing

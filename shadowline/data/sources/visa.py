@@ -16,13 +16,14 @@ from pathlib import Path
 
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, reader
+from shadowline.data.sources.source_image import Listing, SourceFolder, SourceImage, class_folder, expect_images
 
 _SPLITS = {"train": Split.TRAIN, "test": Split.TEST}
 
 
-def list_images(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
-    location, folder = class_folder(class_name, params, root)
+def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
+    source = class_folder(class_name, params, root)
+    location, folder = source.location, source.folder
     split_csv, annotation_csv = location / "split_csv/1cls.csv", folder / "image_anno.csv"
     if not split_csv.is_file() and not annotation_csv.is_file():
         raise FileNotFoundError(f"class '{class_name}': neither {split_csv} nor {annotation_csv}; unpack all of VisA")
@@ -32,19 +33,19 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> list[Source
         every_class = _rows(split_csv, ("object", "split", "label", "image", "mask"))
         rows = [row for row in every_class if row["object"] == folder.name]
     labels = {row["image"]: row["label"] for row in annotated}
-    images = [_image(row, labels, location) for row in rows]
+    images = [_image(row, labels, source) for row in rows]
     return expect_images(images, class_name, folder, f"rows of object {folder.name} in {split_csv.name}")
 
 
-def _image(row: dict[str, str], labels: dict[str, str], location: Path) -> SourceImage:
+def _image(row: dict[str, str], labels: dict[str, str], source: SourceFolder) -> SourceImage:
     normal = row["label"] == "normal"
     return SourceImage(
         name=row["image"],
         label=Label.NORMAL if normal else Label.ANOMALOUS,
         defect_type="" if normal else labels.get(row["image"], row["label"]),
         split_hint=_SPLITS[row["split"]] if "split" in row else None,
-        read=reader(location, location / row["image"]),
-        read_masks=(reader(location, location / row["mask"]),) if row["mask"] else (),
+        read=source.reader(source.location / row["image"]),
+        read_masks=(source.reader(source.location / row["mask"]),) if row["mask"] else (),
     )
 
 

@@ -18,14 +18,14 @@ from pathlib import Path, PurePosixPath
 from shadowline.core.params import ClassParams
 from shadowline.data.images import Refusal, RefusedImage
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources.source_image import Read, SourceImage, expect_images, location_of
+from shadowline.data.sources.source_image import Listing, Read, SourceImage, expect_images, location_of
 
 _ELPV_DATA = "elpv_dataset/data"
 _TEXTILE_DATA = "conformal_clip_data/data/textile_images"
 _TEXTILE_KINDS = {"nominal": "", "local": "local", "global": "global"}  # folder → defect type
 
 
-def list_elpv(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
+def list_elpv(class_name: str, params: ClassParams, root: Path) -> Listing:
     _check_select(class_name, params.select, ("mono", "poly"))
     archive = _open(class_name, params, root)
     lines = _member(archive, f"{_ELPV_DATA}/labels.csv")(1 << 24).decode("utf-8").splitlines()
@@ -34,7 +34,7 @@ def list_elpv(class_name: str, params: ClassParams, root: Path) -> list[SourceIm
     return expect_images(images, class_name, location_of(class_name, params, root), f"{_ELPV_DATA}/labels.csv")
 
 
-def list_textile(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
+def list_textile(class_name: str, params: ClassParams, root: Path) -> Listing:
     _check_select(class_name, params.select, ("simulated",))
     archive = _open(class_name, params, root)
     members = [PurePosixPath(info.filename) for info in archive.infolist() if not info.is_dir()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from fixtures.learning import ROOT
-from shadowline.core.params import EncoderParams, Params, TrainParams, load_params
+from shadowline.core.params import CLASS_NAME_PATTERN, EncoderParams, Params, TrainParams, class_key, load_params
 
 
 @pytest.fixture
@@ -29,6 +31,30 @@ def load(tmp_path):
         return load_params(path)
 
     return write_and_load
+
+
+@pytest.fixture
+def params_text() -> str:
+    return (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def load_text(tmp_path):
+    """Writes a text as params.yaml, and returns the lines of the error that loading it ends with."""
+
+    def write_and_load(text: str) -> list[str]:
+        path = tmp_path / "params.yaml"
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError) as caught:
+            load_params(path)
+        return str(caught.value).splitlines()
+
+    return write_and_load
+
+
+def line_of(text: str, line: str, occurrence: int = 0) -> int:
+    """The number of the line, from 1."""
+    return [number for number, found in enumerate(text.splitlines(), start=1) if found == line][occurrence]
 
 
 def set_at(values: dict, dotted: str, value: object) -> None:
@@ -93,7 +119,7 @@ def leaves(model: type[Params]) -> list[str]:
 
 @pytest.mark.parametrize("dotted", leaves(Params))
 def test_no_value_has_a_fallback_in_the_code(dotted, raw, load):
-    """What is left out of the file is an error that names it; only an encoder from the hub has no location."""
+    """What is left out of the file is an error that names it; but for the demo, and the location of the hub."""
     *parents, last = dotted.split(".")
     values = raw
     for parent in parents:
@@ -101,6 +127,9 @@ def test_no_value_has_a_fallback_in_the_code(dotted, raw, load):
     del values[last]
     if dotted == "encoder.location":
         assert load(raw).encoder.location == ""
+    elif dotted == "demo":
+        with pytest.raises(ValueError, match=r"params.yaml: no section demo"):
+            load(raw).of_demo()
     else:
         assert error_of(load, raw) == [f"params.yaml: {dotted}: Field required"]
 
@@ -146,6 +175,9 @@ def test_a_value_out_of_bounds_is_refused_with_key_and_bound(dotted, value, reas
         ({"encoder.layers": [2, 2]}, "layers [2, 2] must be ascending, distinct and divisible into 2 groups"),
         ({"encoder.layers": []}, "layers [] must be ascending, distinct and divisible into 2 groups"),
         ({"encoder.crop": 238}, "crop 238 is larger than resize 224"),
+        ({"registry.model_name": "line7/inspector"}, "registry.model_name: 'line7/inspector' is no name for MLflow"),
+        ({"registry.model_name": "inspector:1"}, "which allows neither '/' nor ':' in it"),
+        ({"registry.model_name": " "}, "' ' is no name for MLflow"),
         ({"train.classes": ["textile", "bolt"]}, "train.classes names ['bolt'], not among classes"),
     ],
 )
@@ -175,11 +207,82 @@ def test_the_old_place_of_the_promises_names_the_new_one(raw, load):
 @pytest.mark.parametrize("name", ["Solar", "../etc", "a/b", "", "-x", "a b", "x" * 65, "ä"])
 def test_a_class_name_is_safe_as_a_file_name(name, raw, load):
     raw["classes"][name] = dict(raw["classes"]["textile"])
-    assert any("classes" in line and "pattern" in line for line in error_of(load, raw))
+    assert any(line.startswith(f"params.yaml: classes: {name!r} is no name of a class") for line in error_of(load, raw))
+
+
+def test_a_class_that_is_called_as_its_folder_is_told_a_legal_name(raw, load):
+    raw["classes"]["Metal Nut"] = dict(raw["classes"]["textile"])
+    (metal_nut,) = error_of(load, raw)
+    assert metal_nut.endswith(
+        "name it metal_nut, and set classes.metal_nut.select to 'Metal Nut' where its folder is called so"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("Metal Nut", "metal_nut"),
+        ("Müller Nuß", "mueller_nuss"),
+        ("Flansch Ø8", "flansch_o8"),
+        ("나사", "nasa"),
+        ("-bolt-M8_", "bolt-m8"),
+        ("螺母", "87ba6bcd"),
+        ("../etc", "etc"),
+        ("??", "class"),
+        ("x" * 80, "x" * 64),
+    ],
+)
+def test_a_name_becomes_one_that_a_class_may_have(name, key):
+    assert class_key(name) == key
+    assert re.fullmatch(CLASS_NAME_PATTERN, key)
+    assert class_key(unicodedata.normalize("NFD", name)) == key
+
+
+# --- YAML that two readers understand in two ways -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key", ["4711", "0815", "0711", "1e3", "0x1f", "1_000", "3.5", "on", "no", "null", "2026-01-01"]
+)
+def test_a_class_key_that_is_no_text_for_every_reader_of_yaml_is_refused_in_one_line(key, params_text, load_text):
+    assert load_text(params_text.replace("  textile:\n", f"  {key}:\n")) == [
+        f"params.yaml: classes.{key}: in line {line_of(params_text, '  textile:')} the key is not a text; "
+        f'quote it: "{key}":'
+    ]
+
+
+def test_a_quoted_number_is_a_class_name(params_text, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        params_text.replace("  textile:\n", '  "0815":\n').replace("solar_poly, textile", 'solar_poly, "0815"')
+    )
+    assert "0815" in load_params(path).classes
+
+
+def test_a_number_in_the_place_of_a_name_is_to_be_quoted(raw, load):
+    raw["classes"]["textile"]["select"] = 4711
+    assert error_of(load, raw) == ["params.yaml: classes.textile.select: 4711 is not a text; quote it"]
+
+
+def test_a_key_that_is_there_twice_is_refused_with_both_lines(params_text, load_text):
+    text = params_text.replace("  textile:\n", "  solar_poly:\n")
+    first, second = (line_of(text, "  solar_poly:", number) for number in (0, 1))
+    assert load_text(text) == [
+        f"params.yaml: classes.solar_poly: the key is there twice, in lines {first} and {second}; remove one"
+    ]
+
+
+@pytest.mark.parametrize("data", [b"seed: [1\n", b"seed: \xff\n", b"seed: 1\n\tdata: 2\n"])
+def test_a_file_that_cannot_be_parsed_is_refused_in_one_line(data, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"params.yaml: not (YAML|UTF-8)") as caught:
+        load_params(path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_missing_file_names_the_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file; run from the project's root or pass --params"):
+    with pytest.raises(FileNotFoundError, match="no such file; `shadowline init` makes a project"):
         load_params(tmp_path / "params.yaml")
 
 

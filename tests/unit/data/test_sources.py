@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import zipfile
 from collections import Counter
 from io import BytesIO
@@ -15,7 +16,7 @@ from fixtures.learning import ROOT
 from shadowline.core.params import ClassParams, load_params
 from shadowline.data.images import ImageLimits, Refusal, RefusedImage, open_within
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources import SOURCES, SourceImage, list_images
+from shadowline.data.sources import SOURCES, SourceImage, list_images, list_source
 
 LIMIT = 1 << 20
 
@@ -203,6 +204,181 @@ def test_what_is_no_image_is_listed_to_be_refused_by_name_but_leftovers_are_not(
     assert [Path(name).name for name in listed("folder", tmp_path)] == ["a.png", "b.BMP", "notes.txt"]
 
 
+@pytest.mark.parametrize(
+    ("normal", "defect"),
+    [
+        *[("Good", "NG"), ("ok", "ko"), ("OK", "nOK"), ("normal", "Abnormal"), ("i.O.", "n.i.O."), ("Gut", "Fehler")],
+        *[("01_good images", "02_bad images"), ("정상", "불량"), (unicodedata.normalize("NFD", "양품"), "결함")],
+    ],
+)
+@pytest.mark.parametrize("split", ["train/", "Training/", ""])
+def test_words_for_normal_images_are_understood_in_any_spelling(
+    tmp_path: Path, normal: str, defect: str, split: str
+) -> None:
+    place(tmp_path / "bolt", f"{split}{normal}/a.png", f"{split}{defect}/b.png", f"{split}scratch/c.png")
+    images = listed("folder", tmp_path)
+    assert {(image.label, image.defect_type) for image in images.values()} == {
+        (Label.ANOMALOUS, defect),
+        (Label.ANOMALOUS, "scratch"),
+        (Label.NORMAL, ""),
+    }
+
+
+def test_more_words_for_normal_images_can_be_named(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "Freigabe/a.png", "Kratzer/b.png")
+    with pytest.raises(
+        ValueError, match=r"0 normal images .*\(Freigabe, Kratzer\), name those .* classes\.bolt\.normal"
+    ):
+        listed("folder", tmp_path)
+    params = ClassParams(source="folder", location=str(tmp_path), normal_folders=("freigabe",))
+    assert [image.label for image in list_images("bolt", params, Path())] == [Label.NORMAL, Label.ANOMALOUS]
+
+
+@pytest.mark.parametrize("name", ["goood", "Norml", "good_", "goods"])
+def test_a_misspelt_folder_of_normal_images_is_no_kind_of_defect(tmp_path: Path, name: str) -> None:
+    place(tmp_path / "bolt", "train/good/a.png", f"test/{name}/b.png", "test/wood/c.png")
+    if name == "good_":
+        assert listed("folder", tmp_path)["bolt/test/good_/b.png"].label is Label.NORMAL
+        return
+    with pytest.raises(ValueError, match=rf"the folder '{name}' with .*did you mean (good|normal)\?"):
+        listed("folder", tmp_path)
+
+
+def test_defects_in_folders_of_an_unnamed_defect_are_told_apart_by_the_next_folder(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "ok/left/a.png", "NG/Kratzer/b.png", "NG/left/c.png", "NG/cam1/d.png", "NG/e.png")
+    images = listed("folder", tmp_path)
+    kinds = {image.defect_type for image in images.values()}
+    assert kinds == {"", "Kratzer", "NG"}
+
+
+def test_a_flat_folder_holds_normal_images(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "a.png", "b.png", "crack/c.png")
+    assert facts(listed("folder", tmp_path)) == {
+        "bolt/a.png": (Label.NORMAL, "", None),
+        "bolt/b.png": (Label.NORMAL, "", None),
+        "bolt/crack/c.png": (Label.ANOMALOUS, "crack", None),
+    }
+
+
+def test_images_without_a_label_play_production(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "train/a.png", "test/b.png", "test/good/c.png", "test_private/bad/d.png")
+    assert facts(listed("folder", tmp_path)) == {
+        "bolt/train/a.png": (Label.NORMAL, "", Split.TRAIN),
+        "bolt/test/b.png": (Label.UNKNOWN, "", Split.STREAM),
+        "bolt/test/good/c.png": (Label.NORMAL, "", Split.TEST),
+        "bolt/test_private/bad/d.png": (Label.UNKNOWN, "", Split.STREAM),
+    }
+
+
+@pytest.mark.parametrize("source", ["mvtec", "loco", "folder"])
+def test_without_normals_to_test_with_some_of_those_to_train_are_taken(tmp_path: Path, source: str) -> None:
+    place(tmp_path / "bolt", "train/good/a.png", "validation/good/b.png", "test/bent/c.png")
+    hints = {name: hint for name, (_, _, hint) in facts(listed(source, tmp_path)).items()}
+    assert hints == {
+        "bolt/train/good/a.png": None,
+        "bolt/validation/good/b.png": Split.VAL,
+        "bolt/test/bent/c.png": Split.TEST,
+    }
+
+
+# --- masks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "ground_truth/bent/000.png",
+        "ground_truth/bent/000_mask.png",
+        "ground_truth/bent/000_mask.bmp",
+        "ground_truth/bent/000_mask.PNG",
+        "Ground Truth/Bent/000_GT.tif",
+        "GT/bent/000-mask.png",
+        "masks/bent/000_label.png",
+        "masks/000_mask.png",
+        "test/masks/bent/000.png",
+        "test/bent/masks/000.png",
+        "labels/bent/000.png",
+        "ground_truth/test/bent/000_mask.png",
+        "test/bent/000_mask.png",
+        "마스크/bent/000.png",
+    ],
+)
+def test_a_mask_by_any_usual_name_is_found(tmp_path: Path, mask: str) -> None:
+    place(tmp_path / "bolt", "train/good/000.png", "test/good/000.png", "test/bent/000.png", "test/dirty/001.png", mask)
+    images = listed("folder", tmp_path)
+    assert [read(LIMIT) for read in images["bolt/test/bent/000.png"].read_masks] == [png(4)]
+    assert len(images) == 4 and not images["bolt/test/good/000.png"].read_masks
+
+
+def test_masks_of_which_none_fits_are_refused_with_both_names(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "train/good/000.png", "test/bent/000.png", "ground_truth/bent/mask_of_a.png")
+    with pytest.raises(ValueError, match=r"none of 1 masks in .*bent fits .* mask_of_a\.png, images such as 000\.png"):
+        listed("mvtec", tmp_path)
+
+
+def test_masks_of_nested_folders_belong_to_the_image_in_the_same_folders(tmp_path: Path) -> None:
+    cameras = ("cam1", "cam2")
+    place(
+        tmp_path / "bolt",
+        "train/good/0.png",
+        *(f"test/bent/{camera}/0.png" for camera in cameras),
+        *(f"ground_truth/bent/{camera}/0_mask.png" for camera in cameras),
+    )
+    images = listed("mvtec", tmp_path)
+    assert [read(LIMIT) for read in images["bolt/test/bent/cam1/0.png"].read_masks] == [png(3)]
+    assert [read(LIMIT) for read in images["bolt/test/bent/cam2/0.png"].read_masks] == [png(4)]
+
+
+def test_a_mask_that_fits_images_of_two_cameras_is_refused(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "train/good/0.png", "test/bent/cam1/0.png", "test/bent/cam2/0.png")
+    place(tmp_path / "bolt", "ground_truth/bent/0_mask.png")
+    with pytest.raises(ValueError, match=r"0_mask\.png fits .*cam1/0\.png and .*cam2/0\.png; put it into the folders"):
+        listed("mvtec", tmp_path)
+    (tmp_path / "bolt/test/bent/cam2/0.png").unlink()
+    assert listed("mvtec", tmp_path)["bolt/test/bent/cam1/0.png"].read_masks
+
+
+def test_masks_without_an_image_and_those_of_normals_are_left_out_and_counted(tmp_path: Path) -> None:
+    place(
+        tmp_path / "bolt",
+        *("train/good/000.png", "test/bent/000.png", "ground_truth/bent/000_mask.png"),
+        *("ground_truth/bent/001_mask.png", "ground_truth/good/000_mask.png", "ground_truth/bent/notes.txt"),
+    )
+    assert left_out("mvtec", tmp_path) == {
+        "a mask without an image": ["001_mask.png"],
+        "a mask of an image that is not known to have a defect": ["000_mask.png"],
+        "beside the folders of images": ["notes.txt"],
+    }
+
+
+# --- what is no image -----------------------------------------------------------------------------------------------
+
+
+def test_folders_of_storage_devices_and_systems_are_skipped_and_counted(tmp_path: Path) -> None:
+    system = (
+        "@eaDir",
+        "__MACOSX",
+        "lost+found",
+        "$RECYCLE.BIN",
+        "#recycle",
+        ".Trash-1000",
+        "System Volume Information",
+    )
+    place(
+        tmp_path / "bolt",
+        *("train/good/0.png", "train/good/Thumbs.db", "train/good/._0.png", "train/good/~$notes.docx"),
+        *(f"{folder}/train/good/0.png" for folder in system),
+        *(f"test/{folder}/0.png" for folder in system),
+    )
+    assert list(listed("folder", tmp_path)) == ["bolt/train/good/0.png"]
+    assert len(left_out("folder", tmp_path)["a file of the system"]) == 3 + 2 * len(system)
+
+
+def left_out(source: str, location: Path) -> dict[str, list[str]]:
+    listing = list_source("bolt", ClassParams(source=source, location=str(location)), Path())
+    return {reason: [path.name for path in paths] for reason, paths in listing.left_out.items()}
+
+
 LABELS = (
     b"images/cell0001.png  1.0                 mono\n"
     b"images/cell0002.png  0.0                 mono\n"
@@ -300,6 +476,38 @@ def test_a_link_that_leaves_the_location_is_refused_by_name(tmp_path: Path) -> N
         assert caught.value.refusal == Refusal.OUTSIDE_SOURCE
 
 
+def test_links_may_lead_to_a_folder_that_is_declared(tmp_path: Path) -> None:
+    place(tmp_path, "nas/good/a.png", "nas/good/b.png", "other/c.png", "data/bolt/test/good/d.png")
+    (tmp_path / "data/bolt/train").mkdir()
+    (tmp_path / "data/bolt/train/good").symlink_to(tmp_path / "nas/good")
+    (tmp_path / "data/bolt/test/good/a.png").symlink_to(tmp_path / "nas/good/a.png")
+    (tmp_path / "data/bolt/test/good/c.png").symlink_to(tmp_path / "other/c.png")
+    (tmp_path / "data/bolt/test/good/circle").symlink_to(tmp_path / "data/bolt")
+    params = ClassParams(source="folder", location="data", links_to="nas")
+    images = {image.name: image for image in list_images("bolt", params, tmp_path)}
+    for name in ("train/good/a.png", "train/good/b.png", "test/good/a.png", "test/good/d.png"):
+        assert images[f"bolt/{name}"].read(LIMIT)
+    for name in ("test/good/c.png", "test/good/circle"):
+        with pytest.raises(RefusedImage):
+            images[f"bolt/{name}"].read(LIMIT)
+
+
+@pytest.mark.parametrize("location", ["data/images", "data/images/bolt", "data", ".", "models", ".shadowline/copies"])
+def test_a_source_that_overlaps_what_stages_clear_is_refused(tmp_path: Path, location: str) -> None:
+    place(
+        tmp_path,
+        "data/images/bolt/a.png",
+        "models/bolt/a.png",
+        ".shadowline/copies/bolt/a.png",
+        "data/inbox/bolt/a.png",
+    )
+    params = ClassParams(source="folder", location=location)
+    (tmp_path / "params.yaml").touch()
+    with pytest.raises(ValueError, match=r"overlaps .*, which stages clear; .* correct classes\.bolt\.location"):
+        list_images("bolt", params, tmp_path)
+    assert list_images("bolt", params.model_copy(update={"location": "data/inbox"}), tmp_path)
+
+
 @pytest.mark.parametrize("path", ["../secret.png", "bolt/../../secret.png", "{root}/secret.png"])
 def test_a_table_that_points_out_of_the_location_is_refused_by_name(tmp_path: Path, path: str) -> None:
     place(tmp_path, "secret.png", "visa/bolt/Data/Images/Normal/0.png")
@@ -341,7 +549,7 @@ def test_a_missing_location_tells_the_way_out(tmp_path: Path, source: str) -> No
         listed(source, tmp_path / "nowhere", select=select)
 
 
-@pytest.mark.parametrize("source", ["mvtec", "loco", "folder"])
+@pytest.mark.parametrize("source", ["mvtec", "loco"])
 def test_a_folder_of_another_layout_names_the_expected_one(tmp_path: Path, source: str) -> None:
     place(tmp_path, "bolt/000.png")
     with pytest.raises(ValueError, match=r"class 'bolt': 0 images in .*expected train/good"):

@@ -1,0 +1,229 @@
+"""What lies in a folder that nobody prepared: which data set, which classes, how many images of which kind.
+
+    dataset = recognise(Path("/srv/images"))
+    dataset.layout                                  # MVTec AD
+    dataset.classes[0]                              # FoundClass(name="bottle", source="mvtec", …)
+
+The counts come from the importers that the import uses, so that what is shown is what is imported.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shadowline.core.params import ClassParams, class_key
+from shadowline.data.labels import Label, Split
+from shadowline.data.sources import Listing, list_source, realiad
+from shadowline.data.sources.folder_words import (
+    Meaning,
+    is_system_file,
+    is_system_folder,
+    meaning_of,
+    split_of,
+)
+from shadowline.data.sources.image_tree import PlacedFile
+from shadowline.data.sources.mask_files import masks_beside
+from shadowline.data.sources.source_image import IMAGE_SUFFIXES
+
+_HERE = "."  # `select` for a location that is the folder of the class
+_MAX_DEPTH = 4  # folders above those of the classes
+_MIN_MASKED = 3  # a mask for at least every third file: of images with masks beside them, nearly every second is one
+_NUM_NAMED = 5  # files or folders that an error names
+_HOW = (
+    "lay it out as CLASS/good/ with normal images and CLASS/NAME/ for each kind of defect, or as "
+    "CLASS/train/good, CLASS/test/good and CLASS/test/NAME"
+)
+
+
+@dataclass(frozen=True)
+class FoundClass:
+    """A class as params.yaml would name it, with the number of its images before anything is refused or split."""
+
+    name: str  # a legal class key
+    source: str  # importer
+    location: str
+    select: str | None
+    num_normal: int  # to train, to validate, or still to be split
+    num_test_normal: int  # that the source itself puts into its test split
+    defects: Mapping[str, int]  # kind → images
+    num_masks: int  # images with a mask
+    num_unknown: int = 0  # images without a label
+
+
+@dataclass(frozen=True)
+class FoundDataset:
+    layout: str
+    classes: tuple[FoundClass, ...]
+    left_out: Mapping[str, tuple[Path, ...]]  # reason → files
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A class that is assumed, and how it would be imported."""
+
+    name: str
+    layout: str
+    source: str
+    location: Path
+    select: str | None
+
+
+def recognise(folder: Path) -> FoundDataset:
+    """The classes below a folder, by the layout of its files.
+
+    Raises FileNotFoundError for a missing folder, and ValueError where no layout fits or an importer refuses one.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")
+    candidates = _distinct(_candidates(folder, _MAX_DEPTH))
+    if not candidates:
+        raise ValueError(f"{folder}: no images of a class found; seen: {_seen(folder)}; {_HOW}")
+    listings = [_list(candidate) for candidate in candidates]
+    classes = tuple(_found(candidate, listing) for candidate, listing in zip(candidates, listings, strict=True))
+    left_out: dict[str, list[Path]] = {}
+    for listing in listings:
+        for reason, paths in listing.left_out.items():
+            left_out.setdefault(reason, []).extend(paths)
+    layout = ", ".join(sorted({candidate.layout for candidate in candidates}))
+    return FoundDataset(layout, classes, {reason: tuple(paths) for reason, paths in left_out.items()})
+
+
+def _candidates(folder: Path, depth: int) -> list[_Candidate]:
+    """Classes in `folder` or below it, in the order of their names."""
+    for find in _LAYOUTS:
+        if candidates := find(folder):
+            return candidates
+    if depth == 0:
+        return []
+    return [candidate for child in _folders(folder) for candidate in _candidates(child, depth - 1)]
+
+
+def _one_class(folder: Path) -> list[_Candidate]:
+    """The folder itself as one class, if it has images, a folder of normals, or one of a split."""
+    names = [child.name for child in _folders(folder)]
+    splits = {split_of(name) for name in names}
+    if Split.TRAIN in splits:
+        source, layout = _published(folder, names)
+    elif any(meaning_of(name) is Meaning.NORMAL for name in names):
+        source, layout = "folder", "good and bad folders"
+    elif any(_is_picture(path) for path in folder.iterdir()):
+        source, layout = "folder", "plain folder"
+    else:
+        return []
+    return [_Candidate(class_key(folder.resolve().name), layout, source, folder, _HERE)]
+
+
+def _published(folder: Path, names: Sequence[str]) -> tuple[str, str]:
+    """Importer and name of the data set that a folder with train/ looks like."""
+    kinds = {child.name for split in ("train", "test") for child in _folders(folder / split)}
+    if "test_public" in names:
+        return "mvtec2", "MVTec AD 2"
+    if "logical_anomalies" in kinds or "structural_anomalies" in kinds:
+        return "loco", "MVTec LOCO AD"
+    if "ok" in kinds and kinds <= {"ok", "ko"}:
+        return "btad", "BTAD"
+    if (folder / "train" / "good").is_dir() and "test" in names:
+        return "mvtec", "MVTec AD"
+    return "folder", "train and test folders"
+
+
+def _real_iad(folder: Path) -> list[_Candidate]:
+    """A class for each table of the preferred set: that of the first folder with tables."""
+    paths = realiad.tables(folder)
+    names = [path.stem for path in paths if path.parent == paths[0].parent]
+    return [_of_table(name, "Real-IAD", "realiad", folder) for name in names]
+
+
+def _visa(folder: Path) -> list[_Candidate]:
+    names = [child.name for child in _folders(folder) if (child / "image_anno.csv").is_file()]
+    if not names and (folder / "split_csv/1cls.csv").is_file():
+        names = [child.name for child in _folders(folder) if (child / "Data/Images").is_dir()]
+    return [_of_table(name, "VisA", "visa", folder) for name in names]
+
+
+def _of_table(name: str, layout: str, source: str, folder: Path) -> _Candidate:
+    """A class whose table counts from the folder above it, so that `select` may have to name it."""
+    key = class_key(name)
+    return _Candidate(key, layout, source, folder, None if key == name else name)
+
+
+def _kolektor(folder: Path) -> list[_Candidate]:
+    """One class, where the images of every folder have masks beside them."""
+    inner = [child for child in _folders(folder) if any(_is_picture(path) for path in child.iterdir())]
+    if not inner or any(_folders(child) for child in inner):
+        return []
+    for child in inner:
+        pictures = [PlacedFile(path, None, ()) for path in sorted(child.iterdir()) if _is_picture(path)]
+        if len(masks_beside(pictures)) * _MIN_MASKED < len(pictures):
+            return []
+    is_first = not any(split_of(child.name) for child in inner)
+    name = class_key(folder.resolve().name)
+    return [_Candidate(name, "KolektorSDD" if is_first else "KolektorSDD2", "kolektor", folder, _HERE)]
+
+
+_LAYOUTS: tuple[Callable[[Path], list[_Candidate]], ...] = (_real_iad, _visa, _kolektor, _one_class)  # the first fits
+
+
+def _list(candidate: _Candidate) -> Listing:
+    params = ClassParams(source=candidate.source, location=str(candidate.location), select=candidate.select or "")
+    return list_source(candidate.name, params, Path())
+
+
+def _found(candidate: _Candidate, listing: Listing) -> FoundClass:
+    normals = [image for image in listing.images if image.label is Label.NORMAL]
+    num_test_normal = sum(image.split_hint is Split.TEST for image in normals)
+    return FoundClass(
+        name=candidate.name,
+        source=candidate.source,
+        location=str(candidate.location),
+        select=candidate.select,
+        num_normal=len(normals) - num_test_normal,
+        num_test_normal=num_test_normal,
+        defects=dict(Counter(image.defect_type for image in listing.images if image.label is Label.ANOMALOUS)),
+        num_masks=sum(bool(image.read_masks) for image in listing.images),
+        num_unknown=sum(image.label is Label.UNKNOWN for image in listing.images),
+    )
+
+
+def _distinct(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """The candidates with names that differ: of equal ones, the folder above is put in front."""
+    times = Counter(candidate.name for candidate in candidates)
+    renamed = [
+        _renamed(candidate, class_key(f"{candidate.location.resolve().parent.name}_{candidate.name}"))
+        if times[candidate.name] > 1
+        else candidate
+        for candidate in candidates
+    ]
+    taken: Counter[str] = Counter()
+    distinct = []
+    for candidate in renamed:
+        taken[candidate.name] += 1
+        number = taken[candidate.name]
+        distinct.append(candidate if number == 1 else _renamed(candidate, f"{candidate.name[:60]}_{number}"))
+    return distinct
+
+
+def _renamed(candidate: _Candidate, name: str) -> _Candidate:
+    return _Candidate(name, candidate.layout, candidate.source, candidate.location, candidate.select)
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders right below, without those of the system; empty for an absent folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_system_folder(path.name))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_system_file(path.name) and not path.is_dir()
+
+
+def _seen(folder: Path) -> str:
+    """The first names below a folder, as an error shows them."""
+    names: Iterable[str] = (f"{path.name}/" if path.is_dir() else path.name for path in sorted(folder.iterdir()))
+    listed = list(names)
+    more = f" and {len(listed) - _NUM_NAMED} more" if len(listed) > _NUM_NAMED else ""
+    return ", ".join(listed[:_NUM_NAMED]) + more if listed else "nothing"
