@@ -28,9 +28,9 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import CalibrationParams
 from shadowline.core.robust import robust_sigma
-from shadowline.models.conformal import conformal_threshold
 from shadowline.models.dinomaly.model import Decoder, reconstruction_map
 from shadowline.models.gaussian_bank.bank import Bank
 

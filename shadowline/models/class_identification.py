@@ -16,7 +16,7 @@ the others: bit for bit the same, whichever other classes there are and in whate
 
 B images · N images · G groups · T tokens · D width · C classes · R directions. Sources: Tipping & Bishop,
 "Probabilistic principal component analysis" (1999), equations 7 and 8; conformal p-values:
-shadowline/models/conformal.py.
+shadowline/core/conformal.py.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shadowline.core.atomic_files import replace_file
+from shadowline.core.conformal import required_normals
 from shadowline.core.params import IdentificationParams
-from shadowline.models.conformal import required_normals
 from shadowline.models.gaussian_bank.bank import Moments, shrunk_covariance
 
 Floats = npt.NDArray[np.float32]

@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from shadowline.core.atomic_files import replace_file
+from shadowline.core.conformal import conformal_threshold
 from shadowline.data.perturbations import ORIGINAL, apply_view
 from shadowline.features.encoder import Encoder
 from shadowline.models.calibration import pooled
-from shadowline.models.conformal import conformal_threshold
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_params
+from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import CalibrationParams
 from shadowline.data.splits import halve
 from shadowline.models.calibration import (
@@ -29,7 +30,6 @@ from shadowline.models.calibration import (
     rank_recipes,
     raw_maps,
 )
-from shadowline.models.conformal import conformal_threshold
 from shadowline.models.gaussian_bank.bank import Bank, Moments
 
 SIDE = 8

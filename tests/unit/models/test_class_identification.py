@@ -16,9 +16,9 @@ from sklearn.covariance import LedoitWolf
 from fixtures.effort import examples
 from fixtures.learning import fake_fused
 from shadowline.benchmarks.class_identification import open_set_scores, synthetic_classes
+from shadowline.core.conformal import required_normals
 from shadowline.core.params import IdentificationParams
 from shadowline.models.class_identification import ClassIdentity, Identities, embed
-from shadowline.models.conformal import required_normals
 
 WIDTH = 24
 PARAMS = IdentificationParams(unknown_share=0.1, directions=4)
