@@ -23,7 +23,12 @@ from shadowline.core.params import Params
 from shadowline.data.labels import Label, Split
 from shadowline.data.splits import num_held_out
 
-_MIN_VAL = 4  # two that choose the recipe and two that calibrate: a robust sigma of one image is 0
+USABLE = {  # images of a split and label without which a class cannot be computed
+    (Split.TRAIN, Label.NORMAL): 1,
+    (Split.VAL, Label.NORMAL): 4,  # two choose the recipe and two calibrate: a robust sigma of one image is 0
+    (Split.TEST, Label.NORMAL): 1,
+    (Split.TEST, Label.ANOMALOUS): 1,
+}
 _MOST_NORMALS = 5_000  # up to which the numbers of normals that would do are looked for
 
 
@@ -189,25 +194,16 @@ def _rates(class_name: str, splits: SplitSizes, params: Params) -> tuple[Promise
 
 
 def _problems(splits: SplitSizes) -> Iterator[str]:
-    for what, number, needed in usable_sizes(splits):
+    sizes = (splits.train, splits.val, splits.test_normal, splits.test_anomalous)
+    for ((split, label), needed), number in zip(USABLE.items(), sizes, strict=True):
         if number < needed:
-            yield f"{number} {what}, needs at least {needed}"
-
-
-def usable_sizes(splits: SplitSizes) -> tuple[tuple[str, int, int], ...]:
-    """What a class needs at the least: in words, how many images there are, and how many it takes."""
-    return (
-        ("normal training images", splits.train, 1),
-        ("normal val images", splits.val, _MIN_VAL),
-        ("normal test images", splits.test_normal, 1),
-        ("defects to test on", splits.test_anomalous, 1),
-    )
+            yield f"{number} {label} images in {split}, needs at least {needed}"
 
 
 def _notes(splits: SplitSizes, rates: Iterable[PromisedRate], params: Params) -> Iterator[str]:
     if splits.train < params.validation.min_normal:
         yield f"{splits.train} normal training images, validation.min_normal asks for {params.validation.min_normal}"
-    if splits.val >= _MIN_VAL:
+    if splits.val >= USABLE[Split.VAL, Label.NORMAL]:
         yield from (rate.note for rate in rates if not rate.is_kept)
 
 

@@ -99,7 +99,7 @@ def test_where_a_target_cannot_be_promised_the_possible_rate_is_and_the_number_t
 
 def test_too_few_images_for_any_model_are_a_problem_with_the_number_that_would_do():
     made = forecast(unassigned=10)
-    assert made.problems == ("3 normal val images, needs at least 4",)
+    assert made.problems == ("3 normal images in val, needs at least 4",)
     assert made.usable_normals == 11
     assert forecast(unassigned=11).problems == ()
 
