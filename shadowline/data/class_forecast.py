@@ -14,18 +14,24 @@ promise the least possible rate, and go on; `needed_normals` says with how many 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+import pandas as pd
 
 from shadowline.core.conformal import promised_rate, required_normals
 from shadowline.core.params import Params
 from shadowline.data.labels import Label, Split
 from shadowline.data.splits import num_held_out
+from shadowline.data.synthetic_defects import PREFIX as INJECTED_PREFIX
 
 USABLE = {  # images of a split and label without which a class cannot be computed
     (Split.TRAIN, Label.NORMAL): 1,
-    (Split.VAL, Label.NORMAL): 4,  # two choose the recipe and two calibrate: a robust sigma of one image is 0
+    (
+        Split.VAL,
+        Label.NORMAL,
+    ): 8,  # half choose the recipe: the larger of two scaled pools of 2 or 3 can be equal for all
     (Split.TEST, Label.NORMAL): 1,
     (Split.TEST, Label.ANOMALOUS): 1,
 }
@@ -91,6 +97,23 @@ class SplitSizes:
     tune: int
     stream: int
 
+    @classmethod
+    def of_manifest(cls, rows: pd.DataFrame) -> SplitSizes:
+        """The sizes in the manifest of one class."""
+        held = Counter(zip(rows["split"], rows["label"], strict=True))
+        val = held[Split.VAL, Label.NORMAL]
+        return cls(
+            train=held[Split.TRAIN, Label.NORMAL],
+            val=val,
+            selecting=val // 2,
+            calibrating=val - val // 2,
+            test_normal=held[Split.TEST, Label.NORMAL],
+            test_anomalous=held[Split.TEST, Label.ANOMALOUS],
+            injected=bool(rows["defect_type"].str.startswith(INJECTED_PREFIX).any()),
+            tune=held[Split.TUNE, Label.ANOMALOUS],
+            stream=int((rows["split"] == Split.STREAM).sum()),
+        )
+
 
 @dataclass(frozen=True)
 class PromisedRate:
@@ -130,8 +153,16 @@ class ClassForecast:
     needed_normals: int | None  # the fewest normals with which there are no notes either; None: likewise
 
     @property
+    def lines(self) -> tuple[str, ...]:
+        """Problems and notes for people, each with the number of normals that would do."""
+        few = "" if self.usable_normals is None else f"; {self.usable_normals} normal images would do"
+        all_kept = "" if self.needed_normals is None else f"; {self.needed_normals} normal images would do for all"
+        problems = [f"class '{self.class_name}': {problem}{few}" for problem in self.problems]
+        return (*problems, *(f"class '{self.class_name}': {note}{all_kept}" for note in self.notes))
+
+    @property
     def text(self) -> str:
-        """One line for people."""
+        """How the images are split, in one line for people."""
         splits = self.splits
         kind = "injected defects" if splits.injected else "defects"
         return (
@@ -142,17 +173,21 @@ class ClassForecast:
         )
 
 
-def forecast_class(class_name: str, counts: ClassCounts, params: Params) -> ClassForecast:
-    """The splits of a class with these images, what can be promised, and what would be needed."""
-    splits = split_sizes(class_name, counts, params)
-    rates = _rates(class_name, splits, params)
+def forecast_class(
+    class_name: str, counts: ClassCounts, params: Params, splits: SplitSizes | None = None
+) -> ClassForecast:
+    """The splits of a class with these images, what can be promised, and what would be needed.
+
+    `splits`: those of the class's manifest, once there is one. The class need not be in params.yaml yet.
+    """
+    splits = splits or split_sizes(class_name, counts, params)
     return ClassForecast(
         class_name=class_name,
         counts=counts,
         splits=splits,
-        rates=rates,
-        problems=tuple(_problems(splits)),
-        notes=tuple(_notes(splits, rates, params)),
+        rates=promised_rates(class_name, splits, params),
+        problems=find_problems(splits),
+        notes=find_notes(class_name, splits, params),
         usable_normals=_fewest_normals(class_name, counts, params, with_notes=True),
         needed_normals=_fewest_normals(class_name, counts, params, with_notes=False),
     )
@@ -183,7 +218,8 @@ def split_sizes(class_name: str, counts: ClassCounts, params: Params) -> SplitSi
     )
 
 
-def _rates(class_name: str, splits: SplitSizes, params: Params) -> tuple[PromisedRate, ...]:
+def promised_rates(class_name: str, splits: SplitSizes, params: Params) -> tuple[PromisedRate, ...]:
+    """What the class's images guarantee: false alarms, images rejected as unknown, false alarms of the baseline."""
     own = class_name in params.classes and params.classes[class_name].target_fpr is not None
     key = f"classes.{class_name}.target_fpr" if own else "calibration.target_fpr"
     return (
@@ -193,26 +229,29 @@ def _rates(class_name: str, splits: SplitSizes, params: Params) -> tuple[Promise
     )
 
 
-def _problems(splits: SplitSizes) -> Iterator[str]:
+def find_problems(splits: SplitSizes) -> tuple[str, ...]:
+    """Why no model of the class can be made; empty: it can."""
     sizes = (splits.train, splits.val, splits.test_normal, splits.test_anomalous)
-    for ((split, label), needed), number in zip(USABLE.items(), sizes, strict=True):
-        if number < needed:
-            yield f"{number} {label} images in {split}, needs at least {needed}"
+    return tuple(
+        f"{number} {label} images in {split}, needs at least {needed}"
+        for ((split, label), needed), number in zip(USABLE.items(), sizes, strict=True)
+        if number < needed
+    )
 
 
-def _notes(splits: SplitSizes, rates: Iterable[PromisedRate], params: Params) -> Iterator[str]:
+def find_notes(class_name: str, splits: SplitSizes, params: Params) -> tuple[str, ...]:
+    """What the class works with less of than params.yaml asks for."""
+    notes = [rate.note for rate in promised_rates(class_name, splits, params) if splits.val and not rate.is_kept]
     if splits.train < params.validation.min_normal:
-        yield f"{splits.train} normal training images, validation.min_normal asks for {params.validation.min_normal}"
-    if splits.val >= USABLE[Split.VAL, Label.NORMAL]:
-        yield from (rate.note for rate in rates if not rate.is_kept)
+        asked = params.validation.min_normal
+        notes.insert(0, f"{splits.train} normal training images, validation.min_normal asks for {asked}")
+    return tuple(notes)
 
 
 def _fewest_normals(class_name: str, counts: ClassCounts, params: Params, *, with_notes: bool) -> int | None:
     """The fewest normals without problems, or also without notes; searched, so that it follows whatever splits do."""
     for normals in range(counts.val + counts.test, _MOST_NORMALS):
         splits = split_sizes(class_name, counts.with_normals(normals), params)
-        if any(_problems(splits)):
-            continue
-        if with_notes or not any(_notes(splits, _rates(class_name, splits, params), params)):
+        if not find_problems(splits) and (with_notes or not find_notes(class_name, splits, params)):
             return normals
     return None

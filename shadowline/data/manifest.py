@@ -61,7 +61,7 @@ def write_manifest(rows: pd.DataFrame, path: Path) -> None:
 
 def empty_manifest() -> pd.DataFrame:
     """A table with the columns of a manifest, and no rows."""
-    return SCHEMA.empty_table().to_pandas()
+    return pd.DataFrame(SCHEMA.empty_table().to_pandas())
 
 
 def read_manifest(paths: Iterable[Path]) -> pd.DataFrame:

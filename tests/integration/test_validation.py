@@ -43,6 +43,7 @@ HOMES = (
     + [("test", "normal")] * 4
     + [("test", "anomalous")] * 5
     + [("stream", "unknown")] * 3
+    + [("val", "normal")] * 4
 )
 TRAIN, TEST_NORMAL, ANOMALOUS, STREAM = 0, 16, 20, 25  # the first row of each
 
@@ -236,7 +237,7 @@ def test_rows_beyond_the_bound_are_counted_and_not_listed(run: Run) -> None:
     check = failed(read(run.layout, "many"))["consistent_mode"]
     assert check["num_failed_rows"] == 26
     assert len(check["failed_rows"]) == MAX_FAILED_ROWS
-    assert check["observed"] == "28 of 54 rows as expected"
+    assert check["observed"] == "32 of 58 rows as expected"
     lines = [line for line in run.outcome.lines if "many" in line]
     assert len(lines) == MAX_FAILED_ROWS + 1
     assert "6 more rows" in lines[-1]
@@ -415,7 +416,7 @@ def test_a_class_that_was_not_imported_is_a_critical_failure_whatever_the_severi
     assert main() == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
-        "critical: class 'nut': enough_images: 0, 0, 0, 0, expected at least 1 normal in train, 4 normal in val, "
+        "critical: class 'nut': enough_images: 0, 0, 0, 0, expected at least 1 normal in train, 8 normal in val, "
         "1 normal in test, 1 anomalous in test; nothing was imported; run `dvc repro import@nut`"
     )
     assert lines[-1] == "validation failed: nut.enough_images; see data/validation/docs/index.html"
