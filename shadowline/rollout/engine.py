@@ -151,20 +151,19 @@ def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> Rollo
     return RolloutStep(after, events, _promotion(state, after), reason, (), {})
 
 
-def retire(state: RolloutState, class_name: str, now: datetime, by: str, why: str) -> RolloutStep:
+def retire(state: RolloutState, cls: ClassState, now: datetime, by: str, why: str) -> RolloutStep:
     """The class leaves the rollout from any phase: no model answers for it any more, and its events stay.
 
-    A legacy model that was not archived yet is archived. Where the class was the last that had not been taken over, the
-    others are promoted. Raises ValueError for a class that is not in the rollout.
+    A legacy model that may still be there is archived. Where the class was the last that had not been taken over, the
+    others are promoted. `cls` need not be in the rollout: a class outside of it is answered by models on record.
     """
-    cls = state.of(class_name)
     retired = replace(
         cls, phase=Phase.RETIRED, wave=STAYS, since=now, share=0.0, held_from=None, held_at=None, days_before=0,
         reason=f"{by}: {why}",
     )  # fmt: skip
     after, events = _changed(state, [retired], now, by)
-    archive = Action(ActionKind.ARCHIVE_LEGACY, class_name, cls.legacy, retired.reason)
-    notify = Action(ActionKind.NOTIFY, class_name, cls.candidate, f"{Phase.RETIRED}: {retired.reason}")
+    archive = Action(ActionKind.ARCHIVE_LEGACY, cls.class_name, cls.legacy, retired.reason)
+    notify = Action(ActionKind.NOTIFY, cls.class_name, cls.candidate, f"{Phase.RETIRED}: {retired.reason}")
     has_legacy = cls.legacy and cls.standing not in WITHOUT_LEGACY
     actions = (*((archive,) if has_legacy else ()), notify, *_promotion(state, after))
     return RolloutStep(after, events, actions, retired.reason, (), {})

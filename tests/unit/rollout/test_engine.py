@@ -879,7 +879,7 @@ def _check_class(old: ClassState, new: ClassState, factory: Factory, result: Rol
 class TestAClassThatIsRetired:
     def test_it_is_gone_and_its_history_stays(self, factory: Factory) -> None:
         factory.run_to("bolt", Phase.LIVE)
-        done = retire(factory.state, "bolt", factory.now, "Ada", "made no more")
+        done = retire(factory.state, factory.state.of("bolt"), factory.now, "Ada", "made no more")
         factory.take((done.state, done.events))
         assert [cls.class_name for cls in factory.state.classes] == ["nut", "gear"]
         assert factory.state.retired_names == {"bolt"}
@@ -892,21 +892,21 @@ class TestAClassThatIsRetired:
 
     def test_the_last_that_was_not_taken_over_makes_the_others_champions(self, factory: Factory) -> None:
         factory.run_to("gear", Phase.SHADOW)
-        done = retire(factory.state, "gear", factory.now, "Ada", "made no more")
+        done = retire(factory.state, factory.state.of("gear"), factory.now, "Ada", "made no more")
         assert ActionKind.PROMOTE in {action.kind for action in done.actions}
 
     def test_a_class_that_is_held_or_has_no_legacy_model_left_can_be_retired(self, factory: Factory) -> None:
         factory.tick(0.1, [Order(OrderKind.HOLD, ("gear",), "Ada", "wait")])
-        done = retire(factory.state, "gear", factory.now, "Ada", "made no more")
+        done = retire(factory.state, factory.state.of("gear"), factory.now, "Ada", "made no more")
         factory.take((done.state, done.events))
         factory.run_to("bolt", Phase.LEGACY_DELETED)
-        done = retire(factory.state, "bolt", factory.now, "Ada", "made no more")
+        done = retire(factory.state, factory.state.of("bolt"), factory.now, "Ada", "made no more")
         assert [action.kind for action in done.actions] == [ActionKind.NOTIFY]
 
     def test_it_can_be_planned_or_enrolled_again_as_a_new_class(self, factory: Factory) -> None:
         factory.run_to("bolt", Phase.CANARY)
         for name in ("bolt", "nut"):
-            done = retire(factory.state, name, factory.now, "Ada", "made no more")
+            done = retire(factory.state, factory.state.of(name), factory.now, "Ada", "made no more")
             factory.take((done.state, done.events))
         factory.take(begin([["bolt"]], LEGACY, FIRST, factory.now, "Ada", factory.state))
         new = factory.state.of("bolt")
@@ -916,7 +916,7 @@ class TestAClassThatIsRetired:
         assert replay(factory.events).retired == ()
 
     def test_an_order_for_a_class_that_was_retired_since_stops_no_tick(self, factory: Factory) -> None:
-        done = retire(factory.state, "gear", factory.now, "Ada", "made no more")
+        done = retire(factory.state, factory.state.of("gear"), factory.now, "Ada", "made no more")
         factory.take((done.state, done.events))
         factory.tick(1, [Order(OrderKind.HOLD, ("gear", "bolt"), "Ada", "wait")])
         assert factory.state.of("bolt").phase is Phase.HELD
