@@ -226,9 +226,9 @@ def history(
     Example: `shadowline rollout history --class solar_mono`
     """
     store = open_records().rollout
-    if class_name is not None:
-        store.state().of(class_name)  # raises ValueError for a class that is not in the rollout
     events = list(changes_of_place(store.events(class_name)))
+    if class_name is not None and not events:
+        store.state().of(class_name)  # raises ValueError, with the classes of the rollout
     if as_json:
         typer.echo(json.dumps([_as_dict(event) for event in events]))
         return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from shadowline.core.conformal import conformal_threshold
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.data.labels import Label, Split
@@ -19,7 +20,6 @@ from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.models.class_identification import ClassIdentity, Identities
-from shadowline.models.conformal import conformal_threshold
 from shadowline.stages.identity import embed_all
 
 UNKNOWN = "unknown"  # among the names of classes

@@ -24,6 +24,10 @@ class Layout:
         """Images of products that are being enrolled, a folder per class; see `shadowline/enrolment/inbox.py`."""
         return self.root / "data/inbox"
 
+    def retired(self, class_name: str) -> Path:
+        """What lay in the inbox of a class that was removed, a folder per removal."""
+        return self.root / "data/retired" / class_name
+
     @property
     def additions(self) -> Path:
         """Images that came to a class after its source, a folder per class; see `shadowline/data/additions.py`."""
@@ -175,6 +179,11 @@ class Layout:
     def enrolments_tried(self) -> Path:
         """Class → number of images with which its enrolment was last tried by the poll."""
         return self.scratch / "enrolments.json"
+
+    def imported_classes(self) -> frozenset[str]:
+        """Classes that an import has left something of, in params.yaml or not."""
+        slices = self.manifest("*"), self.import_report("*")
+        return frozenset(path.stem for pattern in slices for path in pattern.parent.glob(pattern.name))
 
     def forget(self, class_name: str) -> None:
         """Remove everything that the stages made of one class, finished or not; its inbox stays."""

@@ -59,6 +59,11 @@ def write_manifest(rows: pd.DataFrame, path: Path) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
+def empty_manifest() -> pd.DataFrame:
+    """A table with the columns of a manifest, and no rows."""
+    return pd.DataFrame(SCHEMA.empty_table().to_pandas())
+
+
 def read_manifest(paths: Iterable[Path]) -> pd.DataFrame:
     """Read one or many slices as one table, in the contract's column order.
 

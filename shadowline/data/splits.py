@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,10 @@ def assign_pools(frame: pd.DataFrame, params: DataParams, seed: int) -> pd.Serie
     """The split that each row of `frame` may enter, in its order; see `assign_splits`.
 
     Of the source:
-    1. normal with a hint: there. Where the source has no validation images, `val_share` of its train ones is val.
+    1. normal with a hint: there. Where the source has no normal test images, `test_share` of its train ones is test;
+       where it has no validation images, `val_share` of the rest is val.
     2. normal without: `test_share` is test, `val_share` of the rest is val, what remains is train.
+    In both, `val_share` gives way to `min_val` images, as long as half of the rest remains for train.
     3. anomalous: test, in turns over the defect types, so that each is there, up to the maximum; what is left, tune;
        never train or val.
     4. unknown, or hinted as stream: stream.
@@ -110,21 +112,33 @@ def _pools_of_source(ranked: pd.DataFrame, params: DataParams) -> pd.Series:
     normal, anomalous = ranked["label"] == Label.NORMAL, ranked["label"] == Label.ANOMALOUS
     wanted = hint.where(normal, Split.STREAM.value)
 
-    free = wanted.index[wanted == ""]
-    num_test = _count(params.test_share, len(free))
-    num_val = _count(params.val_share, len(free) - num_test)
-    wanted[free[:num_test]] = Split.TEST.value
-    wanted[free[num_test : num_test + num_val]] = Split.VAL.value
-    wanted[free[num_test + num_val :]] = Split.TRAIN.value
-
-    hinted_train = ranked.index[normal & (hint == Split.TRAIN)]
-    if not (normal & (hint == Split.VAL)).any():
-        wanted[hinted_train[: _count(params.val_share, len(hinted_train))]] = Split.VAL.value
+    num_of = {split: int((wanted == split).sum()) for split in (*Split, "")}
+    for own_hint in ("", Split.TRAIN):
+        images = ranked.index[normal & (hint == own_hint)]
+        num_test, num_val = num_held_out(own_hint, num_of, params)
+        wanted[images[:num_test]] = Split.TEST.value
+        wanted[images[num_test : num_test + num_val]] = Split.VAL.value
+        wanted[images[num_test + num_val :]] = Split.TRAIN.value
 
     defects = ranked[anomalous & (hint != Split.STREAM)].sort_values("turn", kind="stable").index
     wanted[defects[: params.max_test_anomalous]] = Split.TEST.value
     wanted[defects[params.max_test_anomalous :]] = Split.TUNE.value
     return wanted
+
+
+def num_held_out(hint: str, num_of: Mapping[str, int], params: DataParams) -> tuple[int, int]:
+    """How many of a source's normals with `hint` ("" or train) are held out for test and for val.
+
+    `num_of`: hint → normals of the source.
+    """
+    is_free = hint == ""
+    total = num_of[hint]
+    needs_test = is_free or not (num_of[Split.TEST] or num_of[""])
+    num_test = _count(params.test_share, total) if needs_test else 0
+    if not is_free and num_of[Split.VAL]:
+        return num_test, 0
+    rest = total - num_test
+    return num_test, max(_count(params.val_share, rest), min(params.min_val, rest // 2))
 
 
 def _pools_of_later(ranked: pd.DataFrame, params: DataParams) -> pd.Series:

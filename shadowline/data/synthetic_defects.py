@@ -22,6 +22,7 @@ from shadowline.data.perturbations import DEFECT_PREFIX, View, apply_view, view_
 from shadowline.data.sources import SourceImage
 
 PREFIX = "injected_"  # of defect_type
+INJECTED = "injected/"  # the folder of the images' names
 
 
 def injected_defects(rows: pd.DataFrame, params: Params, layout: Layout) -> list[SourceImage]:
@@ -42,7 +43,7 @@ def _each(chosen: pd.DataFrame, params: Params, layout: Layout) -> Iterator[Sour
         for kind in params.calibration.injected:
             view = DEFECT_PREFIX + kind
             injected = apply_view(normal, view, view_seed(params.seed, image_id, view))
-            yield _source_image(f"injected/{kind}/{image_id}", kind, injected)
+            yield _source_image(f"{INJECTED}{kind}/{image_id}", kind, injected)
 
 
 def _source_image(name: str, kind: str, view: View) -> SourceImage:

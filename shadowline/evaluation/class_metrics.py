@@ -23,7 +23,8 @@ class Decisions:
     """Test images at the class's threshold."""
 
     threshold: float  # robust sigmas
-    target_fpr: float  # of the calibration
+    target_fpr: float  # the false-alarm rate that was asked for
+    promised_fpr: float  # the one that the calibration guarantees: the target, or more where normals are few
     false_alarms: int
     misses: int
     fpr: float

@@ -53,8 +53,8 @@ Options = tuple[tuple[Side, str], ...]  # side and fingerprint of the models tha
 def unplanned_classes(
     state: RolloutState, known: Mapping[str, KnownModels], preferred: Unplanned
 ) -> dict[str, Options]:
-    """Class outside the rollout → the models that can answer for it."""
-    planned = {cls.class_name for cls in state.classes}
+    """Class outside the rollout → the models that can answer for it; for a retired class none does."""
+    planned = {cls.class_name for cls in state.classes} | state.retired_names
     return {name: unplanned_options(models, preferred) for name, models in known.items() if name not in planned}
 
 

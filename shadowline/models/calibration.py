@@ -28,9 +28,9 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from shadowline.core.conformal import conformal_threshold, promised_rate
 from shadowline.core.params import CalibrationParams
 from shadowline.core.robust import robust_sigma
-from shadowline.models.conformal import conformal_threshold
 from shadowline.models.dinomaly.model import Decoder, reconstruction_map
 from shadowline.models.gaussian_bank.bank import Bank
 
@@ -113,9 +113,14 @@ class Calibration:
     alone: dict[str, Recipe]  # the best recipe of the reconstruction map alone and of the bank alone: for comparison
     threshold: float  # robust sigmas; a score above it is anomalous
     map_level: float  # robust sigmas; 99.5 % of the patches of normals lie below: where a heat map begins to colour
-    target_fpr: float
+    target_fpr: float  # the false-alarm rate that was asked for
     num_selecting: int
     num_calibrating: int
+
+    @property
+    def promised_fpr(self) -> float:
+        """The guaranteed false-alarm rate: the target, or the least that the calibrating images allow."""
+        return promised_rate(self.target_fpr, self.num_calibrating)
 
     def fuse(self, raw_BMP: Array, recipe: Recipe | None = None) -> Array:
         """Raw maps → fused, smoothed map in robust sigmas: (B, H, W)."""
@@ -185,11 +190,15 @@ def calibrate(
 ) -> CalibrationResult:
     """Choose a class's recipe on the selecting half and its threshold on the other.
 
-    `defects` maps a kind of defect, known or injected, to the raw maps of images that carry it. Raises ValueError for
-    too few images and for saturated maps.
+    `defects` maps a kind of defect, known or injected, to the raw maps of images that carry it. Where the calibrating
+    images are too few for `target_fpr`, the threshold keeps the least rate that they allow (`promised_fpr`). Raises
+    ValueError for too few images and for saturated maps.
     """
-    if len(selecting_BMP) < 2 or not defects:
-        raise ValueError(f"class {class_name!r}: {len(selecting_BMP)} selecting images; add normal images to val")
+    if min(len(selecting_BMP), len(calibrating_BMP)) < 2 or not defects:
+        raise ValueError(
+            f"class {class_name!r}: {len(selecting_BMP)} selecting and {len(calibrating_BMP)} calibrating images, "
+            "need 2 of each; add normal images to val"
+        )
     num_maps = selecting_BMP.shape[1]
     names = ("reconstruction", *(f"bank_{group}" for group in range(num_maps - 1)))
     scales = tuple(Scale.of(selecting_BMP[:, m], f"class {class_name!r}, {names[m]}") for m in range(num_maps))
@@ -216,7 +225,7 @@ def calibrate(
     )
     fused = draft.fuse(calibrating_BMP)
     scores = draft.score(fused)
-    threshold = conformal_threshold(scores, draft.target_fpr, subject=f"class {class_name!r}")
+    threshold = conformal_threshold(scores, draft.promised_fpr, subject=f"class {class_name!r}")
     candidates = [replace(candidate, chosen=index == 0) for index, (candidate, _) in enumerate(tried)]
     level = float(np.quantile(fused, _MAP_QUANTILE))
     return CalibrationResult(

@@ -16,7 +16,7 @@ the others: bit for bit the same, whichever other classes there are and in whate
 
 B images · N images · G groups · T tokens · D width · C classes · R directions. Sources: Tipping & Bishop,
 "Probabilistic principal component analysis" (1999), equations 7 and 8; conformal p-values:
-shadowline/models/conformal.py.
+shadowline/core/conformal.py.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from shadowline.core.atomic_files import replace_file
+from shadowline.core.conformal import promised_rate
 from shadowline.core.params import IdentificationParams
-from shadowline.models.conformal import required_normals
 from shadowline.models.gaussian_bank.bank import Moments, shrunk_covariance
 
 Floats = npt.NDArray[np.float32]
@@ -74,15 +74,12 @@ class ClassIdentity:
     ) -> ClassIdentity:
         """Fit the Gaussian to `known_ND`, images of the class with or without defects; `val_ND` are other, normal ones.
 
-        Raises ValueError for fewer val images than `params.unknown_share` needs.
+        Where the val images are too few for `params.unknown_share`, the class rejects the least share that they allow.
+        Raises ValueError without val images.
         """
         val, known = np.asarray(val_ND, dtype=np.float32), np.asarray(known_ND, dtype=np.float64)
-        needed = required_normals(params.unknown_share)
-        if len(val) < needed:
-            raise ValueError(
-                f"class {class_name!r}: {len(val)} val images, need {needed} to reject at most a share of "
-                f"{params.unknown_share:g}; add normal images or raise identification.unknown_share"
-            )
+        if not len(val):
+            raise ValueError(f"class {class_name!r}: 0 val images; add normal images")
         mean, directions, precision = _gaussian(known, params.directions)
         alone = mean[None], directions[None], np.full(1, precision, dtype=np.float32)
         distances = [_distance(*alone, embedding)[0] for embedding in val]
@@ -91,7 +88,7 @@ class ClassIdentity:
             directions_RD=directions,
             precision=precision,
             distances_N=np.sort(np.array(distances, dtype=np.float32)),
-            unknown_share=params.unknown_share,
+            unknown_share=promised_rate(params.unknown_share, len(val)),
             num_images=len(known),
             fingerprint=fingerprint,
         )

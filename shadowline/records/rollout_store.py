@@ -68,8 +68,7 @@ class RolloutStore:
         with self._session.reading() as connection:
             rows = connection.execute(select(ClassRow.state)).scalars().all()
             revision = _last_revision(connection)
-        classes = sorted((ClassState.from_dict(raw) for raw in rows), key=lambda state: (state.wave, state.class_name))
-        return RolloutState(tuple(classes), revision)
+        return RolloutState.of_all((ClassState.from_dict(raw) for raw in rows), revision)
 
     def events(self, class_name: str | None = None) -> tuple[Event, ...]:
         query = select(EventRow).order_by(EventRow.revision)

@@ -149,13 +149,15 @@ class Totals:
 
 
 def promise(metrics: ClassMetrics, confidence: float) -> str:
-    """The target false-positive rate beside the observed rate, and whether chance alone explains the gap."""
-    promised, seen = metrics.decisions.target_fpr, metrics.decisions.false_alarms
+    """The promised false-positive rate beside the observed rate, and whether chance alone explains the gap."""
+    promised, seen = metrics.decisions.promised_fpr, metrics.decisions.false_alarms
     if not metrics.num_test_normal:
         return "The promised and the seen false-alarm rate cannot be compared: the test split has no good part."
     interval = binomtest(seen, metrics.num_test_normal).proportion_ci(confidence_level=confidence, method="wilson")
+    target = metrics.decisions.target_fpr
+    less = f" ({percent(target)} was asked for, and takes more calibrating images)" if target < promised else ""
     text = (
-        f"Promised: at most {percent(promised)} false alarms. Seen: {seen} on "
+        f"Promised: at most {percent(promised)} false alarms{less}. Seen: {seen} on "
         f"{plural(metrics.num_test_normal, 'good test part')}, {percent(seen / metrics.num_test_normal)} "
         f"({percent(confidence, 0)} interval {percent(interval.low)} to {percent(interval.high)})."
     )

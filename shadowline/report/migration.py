@@ -40,6 +40,7 @@ MEANING = {  # short name, and what it means on the line
     Phase.ALONE: ("alone", "the first model of this product works, and no other"),
     Phase.ROLLED_BACK: ("rolled back", "today’s model decides again, this candidate has failed"),
     Phase.HELD: ("held", "a person stopped the clock; who decides stayed as it was"),
+    Phase.RETIRED: ("retired", "the product is made no more: no model decides"),
 }
 IN_WORDS = {  # guard → what it noticed
     "agreement": "The two models disagreed too often.",

@@ -151,18 +151,36 @@ def leave(state: RolloutState, class_name: str, now: datetime, by: str) -> Rollo
     return RolloutStep(after, events, _promotion(state, after), reason, (), {})
 
 
+def retire(state: RolloutState, cls: ClassState, now: datetime, by: str, why: str) -> RolloutStep:
+    """The class leaves the rollout from any phase: no model answers for it any more, and its events stay.
+
+    A legacy model that may still be there is archived. Where the class was the last that had not been taken over, the
+    others are promoted. `cls` need not be in the rollout: a class outside of it is answered by models on record.
+    """
+    retired = replace(
+        cls, phase=Phase.RETIRED, wave=STAYS, since=now, share=0.0, held_from=None, held_at=None, days_before=0,
+        reason=f"{by}: {why}",
+    )  # fmt: skip
+    after, events = _changed(state, [retired], now, by)
+    archive = Action(ActionKind.ARCHIVE_LEGACY, cls.class_name, cls.legacy, retired.reason)
+    notify = Action(ActionKind.NOTIFY, cls.class_name, cls.candidate, f"{Phase.RETIRED}: {retired.reason}")
+    has_legacy = cls.legacy and cls.standing not in WITHOUT_LEGACY
+    actions = (*((archive,) if has_legacy else ()), notify, *_promotion(state, after))
+    return RolloutStep(after, events, actions, retired.reason, (), {})
+
+
 def _changed(
     before: RolloutState, states: Sequence[ClassState], now: datetime, by: str
 ) -> tuple[RolloutState, tuple[Event, ...]]:
-    phases = {cls.class_name: cls.phase for cls in before.classes}
+    all_before = (*before.classes, *before.retired)
+    phases = {cls.class_name: cls.phase for cls in all_before}
     events = tuple(
         Event(number, now, by, phases.get(cls.class_name), cls)
         for number, cls in enumerate(states, start=before.revision + 1)
     )
     changed = {state.class_name: state for state in states}
-    kept = [cls for cls in before.classes if cls.class_name not in changed]
-    ordered = sorted((*kept, *states), key=lambda cls: (cls.wave, cls.class_name))
-    return RolloutState(tuple(ordered), before.revision + len(events)), events
+    kept = [cls for cls in all_before if cls.class_name not in changed]
+    return RolloutState.of_all((*kept, *states), before.revision + len(events)), events
 
 
 def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: str) -> tuple[Event, ...]:
@@ -175,7 +193,8 @@ def join(state: RolloutState, class_name: str, starter: str, now: datetime, by: 
     reason = f"enrolled, {starter[:12]} answers"
     if present is None:
         cls = ClassState(class_name, NEW_PRODUCT, Phase.LEGACY, now, starter, "", 0.0, reason=reason)
-        return (Event(state.revision + 1, now, by, None, cls),)
+        source = Phase.RETIRED if class_name in state.retired_names else None
+        return (Event(state.revision + 1, now, by, source, cls),)
     if present.phase is not Phase.LEGACY or present.legacy == starter:
         return ()
     cls = replace(present, legacy=starter, since=now, reason=reason)
@@ -257,7 +276,7 @@ def _evidence_of(cls: ClassState, seen: Observation) -> ClassObservation | None:
 
 def _obey(tick: _Tick, _: _Changes) -> dict[str, _Change]:
     for order in tick.seen.orders:
-        targets = [tick.state.of(name) for name in order.classes]
+        targets = [tick.state.of(name) for name in order.classes if name not in tick.state.retired_names]
         changed = [cls for cls in (_apply(order, before, tick.seen) for before in targets) if cls is not None]
         if changed:
             return {cls.class_name: _Change(cls, order.by) for cls in changed}

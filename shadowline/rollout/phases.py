@@ -2,7 +2,7 @@
 
 LEGACY → SHADOW → CANARY → LIVE → LEGACY_READ_ONLY → LEGACY_OFF → LEGACY_DELETED → SHADOW, of its successor
 LEGACY → ALONE → SHADOW, of its successor, where there is no legacy model
-ROLLED_BACK and HELD can be reached from most of them; see LEGAL_MOVES.
+ROLLED_BACK and HELD can be reached from most of them, RETIRED from all; see LEGAL_MOVES.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ class Phase(StrEnum):
     ALONE = "alone"  # the first model of a class that never had a legacy one; until a successor comes
     ROLLED_BACK = "rolled_back"  # the legacy model answers; this candidate has failed and stays failed
     HELD = "held"  # a person stopped the clock; traffic stays as it was, hard guards still act
+    RETIRED = "retired"  # a person removed the class: no model answers, and its history stays
 
 
 P = Phase
-LEGAL_MOVES: dict[Phase, frozenset[Phase]] = {
+_ON_THE_WAY: dict[Phase, frozenset[Phase]] = {
     P.LEGACY: frozenset({P.SHADOW, P.ALONE, P.HELD}),
     P.SHADOW: frozenset({P.CANARY, P.ROLLED_BACK, P.HELD}),
     P.CANARY: frozenset({P.LIVE, P.ROLLED_BACK, P.HELD}),
@@ -35,6 +36,10 @@ LEGAL_MOVES: dict[Phase, frozenset[Phase]] = {
     P.ALONE: frozenset({P.SHADOW}),
     P.ROLLED_BACK: frozenset({P.SHADOW}),
     P.HELD: frozenset({P.LEGACY, P.SHADOW, P.CANARY, P.LIVE, P.LEGACY_READ_ONLY, P.LEGACY_OFF, P.ROLLED_BACK}),
+}
+LEGAL_MOVES: dict[Phase, frozenset[Phase]] = {
+    **{source: targets | {P.RETIRED} for source, targets in _ON_THE_WAY.items()},
+    P.RETIRED: frozenset({P.LEGACY}),  # planned or enrolled again, as a new class
 }
 
 FORWARD: tuple[Phase, ...] = (

@@ -91,9 +91,17 @@ class RolloutState:
 
     classes: tuple[ClassState, ...]  # by wave, then by name
     revision: int = 0  # number of the last event
+    retired: tuple[ClassState, ...] = ()  # in no wave, and answered by no model
+
+    @classmethod
+    def of_all(cls, states: Iterable[ClassState], revision: int) -> RolloutState:
+        """From the states of all classes, whether they are retired or not."""
+        ordered = sorted(states, key=lambda state: (state.wave, state.class_name))
+        in_service = tuple(state for state in ordered if state.phase is not Phase.RETIRED)
+        return cls(in_service, revision, tuple(state for state in ordered if state.phase is Phase.RETIRED))
 
     def __post_init__(self) -> None:
-        names = [cls.class_name for cls in self.classes]
+        names = [cls.class_name for cls in (*self.classes, *self.retired)]
         if len(set(names)) < len(names):
             raise ValueError(f"rollout: a class occurs twice in {sorted(names)}")
 
@@ -101,7 +109,15 @@ class RolloutState:
         for cls in self.classes:
             if cls.class_name == class_name:
                 return cls
+        if class_name in self.retired_names:
+            raise ValueError(
+                f"class {class_name!r} is retired; `shadowline rollout history --class {class_name}` tells"
+            )
         raise ValueError(f"class {class_name!r} is not in the rollout; it has {[c.class_name for c in self.classes]}")
+
+    @property
+    def retired_names(self) -> frozenset[str]:
+        return frozenset(cls.class_name for cls in self.retired)
 
     def wave(self, number: int) -> tuple[ClassState, ...]:
         return tuple(cls for cls in self.classes if cls.wave == number)
@@ -175,5 +191,4 @@ def replay(events: Iterable[Event]) -> RolloutState:
             check_move(name, event.source, event.after.phase)
         classes[name] = event.after
         revision = event.revision
-    ordered = sorted(classes.values(), key=lambda cls: (cls.wave, cls.class_name))
-    return RolloutState(tuple(ordered), revision)
+    return RolloutState.of_all(classes.values(), revision)

@@ -5,6 +5,8 @@
     data/classes/bolt/augment.json     its declared views: `features`, `bank`, `identity`
     data/classes/bolt/promise.json     its target false-positive rate, own or common: `calibrate`
 
+What earlier runs made of a class that is not in params.yaml any more is removed, so that no stage reads it.
+
 The stages read params.yaml itself. The files are what DVC compares: it cannot watch a parameter that may be absent, and
 watching a class as a whole would run all its stages again for another target rate.
 """
@@ -26,6 +28,12 @@ _WHERE_SET = {
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> None:
+    for name in sorted(layout.imported_classes() - params.classes.keys()):
+        layout.forget(name)
+        progress.message(
+            f"class '{name}' is not in params.yaml any more: its files are removed; `shadowline class remove {name}` "
+            "takes it out of rollout and inbox as well"
+        )
     shutil.rmtree(layout.classes, ignore_errors=True)
     write_json(layout.classes / "names.json", sorted(params.classes))
     for name, class_params in params.classes.items():

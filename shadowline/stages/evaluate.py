@@ -100,6 +100,7 @@ def _decisions(scores: pd.DataFrame, calibration: Calibration) -> Decisions:
     return Decisions(
         threshold=calibration.threshold,
         target_fpr=calibration.target_fpr,
+        promised_fpr=calibration.promised_fpr,
         false_alarms=int((flagged & ~anomalous).sum()),
         misses=int((~flagged & anomalous).sum()),
         fpr=float(flagged[~anomalous].mean()),

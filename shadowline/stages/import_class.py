@@ -35,12 +35,13 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
 from shadowline.core.progress import Progress
 from shadowline.data.additions import list_additions
+from shadowline.data.class_forecast import ClassCounts, SplitSizes, forecast_class
 from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure_image, read_mask
 from shadowline.data.labels import Label, Split
 from shadowline.data.manifest import ADDED, COLUMNS, content_id, write_manifest
 from shadowline.data.sources import SourceImage, list_source
 from shadowline.data.splits import assign_pools, assign_splits
-from shadowline.data.synthetic_defects import PREFIX, injected_defects
+from shadowline.data.synthetic_defects import INJECTED, PREFIX, injected_defects
 
 _NUM_NAMED = 5  # refused files that an error names; the report names all
 
@@ -96,6 +97,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
         added, _ = _read_all(injected, params.data, layout.images(class_name), progress, f"inject {class_name}")
         kept += added
         rows = _rows(class_name, kept, params, layout)
+    _say_forecast(class_name, kept, rows, params, progress)
     training_images = _training_images(rows, params.of_class(class_name), params.seed)
     rows = rows.drop(columns=["split_hint", "received_at"])
     left_out = {reason: len(paths) for reason, paths in source.left_out.items()}
@@ -109,6 +111,16 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     _remove_stale(layout, class_name, kept)
     report.write(layout.import_report(class_name))
     return report
+
+
+def _say_forecast(
+    class_name: str, kept: Iterable[_Imported], rows: pd.DataFrame, params: Params, progress: Progress
+) -> None:
+    """What the later stages will have too little of, said before anything is computed."""
+    own = [image.source for image in kept if not image.source.name.startswith(INJECTED)]
+    forecast = forecast_class(class_name, ClassCounts.of(own), params, SplitSizes.of_manifest(rows))
+    for line in forecast.lines:
+        progress.message(line)
 
 
 def _read_all(

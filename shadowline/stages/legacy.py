@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from shadowline.core.atomic_files import replace_file
+from shadowline.core.conformal import promised_rate
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
@@ -26,7 +27,8 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
 
     legacy = params.legacy.model_copy(update={"location": str(layout.root / params.legacy.location)})
     detector = PatchCore.fit(class_name, images(Split.TRAIN), legacy, seed=params.seed, progress=progress)
-    detector = detector.calibrate(detector.score(images(Split.VAL)), params.legacy.target_fpr)
+    val_scores = detector.score(images(Split.VAL))
+    detector = detector.calibrate(val_scores, promised_rate(params.legacy.target_fpr, len(val_scores)))
     folder = layout.legacy(class_name)
     detector.save(folder)
     test_ids = manifest.loc[manifest["split"] == Split.TEST, "image_id"]

@@ -152,7 +152,8 @@ def _places(pair: Pair, given: Path | None, layout: Layout) -> Iterator[Path]:
     if re.fullmatch(CLASS_NAME_PATTERN, pair.class_name) and _SHA256.fullmatch(pair.image_id):
         for folder in (layout.inspected / pair.class_name, layout.images(pair.class_name)):
             yield from sorted(folder.glob(f"{pair.image_id}.*"))
-        yield from sorted(Inbox(layout.inbox, pair.class_name).folder.rglob(f"{pair.image_id}.*"))
+        for folder in (Inbox(layout.inbox, pair.class_name).folder, layout.retired(pair.class_name)):
+            yield from sorted(folder.rglob(f"{pair.image_id}.*"))
 
 
 # --- again ----------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def _calibration(detector: Detector, since: CalibrationFacts) -> CalibrationFact
         calibration = detector.inspector.calibrations[detector.class_name]
         method, target_fpr, num_images = (
             "split-conformal threshold",
-            calibration.target_fpr,
+            calibration.promised_fpr,
             calibration.num_calibrating,
         )
         return replace(

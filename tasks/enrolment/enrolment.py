@@ -39,6 +39,7 @@ from shadowline.models.fingerprints import class_fingerprints
 from shadowline.models.legacy_validation import DeclaredMetrics, LegacyModel, validate_legacy_model
 from shadowline.models.loader import DetectorKind
 from shadowline.models.winclip.weights import MissingWeightsError
+from shadowline.records.stores import open_records
 from shadowline.stages.identity import embed_all
 from tasks.integrations.dvc_pipeline import stale_targets
 from tasks.integrations.object_storage import folders_of, local_copy
@@ -324,12 +325,13 @@ class Enrolment:
 
 
 def list_enrolments(root: Path) -> list[Enrolment]:
-    """Every class that has a folder in the inbox, or a starter model on record."""
+    """Every class that has a folder in the inbox, or a starter model on record, and was not removed."""
     layout = Layout(root)
     params = load_params(layout.params)
     tags = {model.place.class_name: model.tags for model in reversed(list_legacy())}
     started = {name for name, class_tags in tags.items() if class_tags.get("kind") in _STARTERS}
-    names = sorted({*classes_waiting(layout.inbox), *started})
+    removed = open_records().rollout.state().retired_names - params.classes.keys()
+    names = sorted({*classes_waiting(layout.inbox), *started} - removed)
     return [_enrolment(name, params, layout, tags.get(name, {})) for name in names]
 
 

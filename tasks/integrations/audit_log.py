@@ -19,6 +19,7 @@ from typing import Any
 import mlflow
 
 from shadowline.core.atomic_files import read_json
+from shadowline.core.conformal import promised_rate
 from shadowline.core.differences import differences
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
@@ -235,11 +236,16 @@ def _registration(version: ModelVersion, layout: Layout) -> dict[str, Any]:
 
 
 def _deciding(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides on a class: its threshold, its target false-positive rate, and how its score is made."""
-    recipe = calibration["recipe"]
+    """What decides on a class: its threshold, its target false-positive rate, and how its score is made.
+
+    `promised_fpr` is there where less than the target can be promised.
+    """
+    recipe, target = calibration["recipe"], calibration["target_fpr"]
+    promised = promised_rate(target, calibration["num_calibrating"])
     return {
         "threshold": calibration["threshold"],
-        "target_fpr": calibration["target_fpr"],
+        "target_fpr": target,
+        **({"promised_fpr": promised} if promised > target else {}),
         "weights": recipe["weights"],
         "pool_shares": [pool["share"] for pool in recipe["pools"]],
     }

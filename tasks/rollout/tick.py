@@ -44,6 +44,8 @@ def begin_rollout(
     before = records.rollout.state()
     starters = {cls.class_name: cls.legacy for cls in before.classes if cls.wave == NEW_PRODUCT and cls.legacy}
     legacy = {**starters, **records.locations.current_legacy()}
+    for name in {name for wave in waves for name in wave} & before.retired_names - params.classes.keys():
+        raise ValueError(f"class {name!r} was removed; add it again with `shadowline class add {name}`")
     state, events = begin(waves, legacy, candidates, at, by, before, without_legacy)
     records.rollout.begin(events)
     return state

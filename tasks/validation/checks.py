@@ -26,7 +26,7 @@ import pandas as pd
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, SeverityParams, load_params
-from shadowline.data.manifest import read_manifest
+from shadowline.data.manifest import empty_manifest, read_manifest
 from shadowline.data.validation_results import Balance, CheckResult, ClassChecks, FailedRow, OverallChecks
 from tasks.validation.expectations import (
     DataCheck,
@@ -76,7 +76,8 @@ class ValidationOutcome:
 def validate(params: Params, layout: Layout) -> ValidationOutcome:
     """Judge all manifest slices of `params.classes` and write the results below `layout.validation`.
 
-    Raises FileNotFoundError or ValueError for slices that cannot be read; a failed check is an outcome.
+    A class without a slice is judged as one without images. Raises ValueError for slices that cannot be read; a failed
+    check is an outcome.
     """
     return _validate(_read_slices(params, layout), params, layout)
 
@@ -84,7 +85,8 @@ def validate(params: Params, layout: Layout) -> ValidationOutcome:
 def _read_slices(params: Params, layout: Layout) -> dict[str, pd.DataFrame]:
     if OVERALL in params.classes:
         raise ValueError(f"class '{OVERALL}': its results would overwrite the summary; rename the class")
-    return {name: read_manifest([layout.manifest(name)]) for name in params.classes}
+    paths = {name: layout.manifest(name) for name in params.classes}
+    return {name: read_manifest([path]) if path.is_file() else empty_manifest() for name, path in paths.items()}
 
 
 def _validate(slices: Mapping[str, pd.DataFrame], params: Params, layout: Layout) -> ValidationOutcome:
@@ -162,7 +164,7 @@ def _expectation(clause: Expectation, check: DataCheck, severities: SeverityPara
 
 
 def _severity(check: DataCheck, severities: SeverityParams) -> Severity:
-    severity: Severity = getattr(severities, check.name)
+    severity: Severity = Severity.CRITICAL if check.always_critical else getattr(severities, check.name)
     return severity
 
 

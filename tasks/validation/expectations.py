@@ -21,6 +21,7 @@ import pandas as pd
 
 from shadowline.core.params import DataParams, ValidationParams
 from shadowline.core.robust import robust_sigma
+from shadowline.data.class_forecast import USABLE
 from shadowline.data.images import RefusedImage, read_mask
 from shadowline.data.labels import Label, Split
 from shadowline.data.manifest import ADDED
@@ -41,10 +42,11 @@ class Expectation:
 class DataCheck:
     """Clauses that pass or fail under one name; `expected` and `way_out` are the texts of its failure message."""
 
-    name: str  # a field of params.validation.severity
+    name: str  # a field of params.validation.severity, unless always critical
     expected: str
     way_out: str
     clauses: tuple[Expectation, ...]
+    always_critical: bool = False  # without it no later stage can work, whatever params.yaml says
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def overall_table(slices: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def class_checks(table: pd.DataFrame, class_name: str, params: ValidationParams) -> tuple[DataCheck, ...]:
     """The checks of one class, from its own `class_table` only."""
     return (
+        _enough_images(table, class_name),
         _min_normal(params.min_normal),
         _known_labels(class_name),
         _consistent(table, "size", "crop or resize the image to it"),
@@ -176,6 +179,21 @@ def _one_of(column: str, values: list[str], where: Mapping[str, tuple[str, ...]]
 
 def _not_empty(column: str) -> Expectation:
     return Expectation("ExpectColumnValuesToNotBeNull", {"column": column})
+
+
+def _enough_images(table: pd.DataFrame, class_name: str) -> DataCheck:
+    """What the later stages cannot do without; a class that was not imported has nothing."""
+    clauses = tuple(
+        Expectation(
+            "ExpectTableRowCountToBeBetween", {"min_value": bound}, {"split": (str(split),), "label": (str(label),)}
+        )
+        for (split, label), bound in USABLE.items()
+    )
+    wanted = ", ".join(f"{bound} {label} in {split}" for (split, label), bound in USABLE.items())
+    way_out = "add images; `shadowline data list` says how many are needed"
+    if table.empty:
+        way_out = f"nothing was imported; run `dvc repro import@{class_name}`"
+    return DataCheck("enough_images", f"at least {wanted}", way_out, clauses, always_critical=True)
 
 
 def _min_normal(bound: int) -> DataCheck:

@@ -74,7 +74,7 @@ def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plant]:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["classes"] = {name: {"source": "folder", "location": "factory"} for name in ("bolt", "nut")}
     raw["train"]["classes"] = ["bolt"]
-    raw["data"].update({"injected_test": 0, "max_train": 20, "max_test_anomalous": 3, "max_tune": 2})
+    raw["data"].update({"injected_test": 0, "min_val": 0, "max_train": 20, "max_test_anomalous": 3, "max_tune": 2})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
     for first, name in ((0, "bolt"), (1000, "nut")):
         folder = tmp_path / f"factory/{name}/train/good"

@@ -26,6 +26,7 @@ from tasks.validation.checks import MAX_FAILED_ROWS, ValidationOutcome, main, va
 
 SIDE = 8  # pixels
 CLASS_CHECKS = [
+    "enough_images",
     "min_normal",
     "known_labels",
     "consistent_size",
@@ -42,6 +43,7 @@ HOMES = (
     + [("test", "normal")] * 4
     + [("test", "anomalous")] * 5
     + [("stream", "unknown")] * 3
+    + [("val", "normal")] * 4
 )
 TRAIN, TEST_NORMAL, ANOMALOUS, STREAM = 0, 16, 20, 25  # the first row of each
 
@@ -142,7 +144,7 @@ FAULTS = {
     "tainted": Fault("train_is_normal", {(TRAIN, "label"): "unknown"}, {TRAIN: "unknown"}),
     "maskless_row": Fault("masks_match", {(ANOMALOUS, "mask_path"): ""}, {ANOMALOUS: "no mask"}),
 }
-CRITICAL = {"min_normal", "known_labels", "consistent_size", "consistent_mode", "train_is_normal", "masks_match"}
+CRITICAL = {"known_labels", "consistent_size", "consistent_mode", "train_is_normal", "masks_match"}
 
 
 @dataclass(frozen=True)
@@ -235,7 +237,7 @@ def test_rows_beyond_the_bound_are_counted_and_not_listed(run: Run) -> None:
     check = failed(read(run.layout, "many"))["consistent_mode"]
     assert check["num_failed_rows"] == 26
     assert len(check["failed_rows"]) == MAX_FAILED_ROWS
-    assert check["observed"] == "28 of 54 rows as expected"
+    assert check["observed"] == "32 of 58 rows as expected"
     lines = [line for line in run.outcome.lines if "many" in line]
     assert len(lines) == MAX_FAILED_ROWS + 1
     assert "6 more rows" in lines[-1]
@@ -247,7 +249,7 @@ def test_a_line_names_file_value_bound_and_way_out(run: Run) -> None:
     assert bright.endswith("; look at the image and leave it out, or raise validation.robust_range")
     (few,) = [line for line in run.outcome.lines if "'few'" in line]
     assert few == (
-        "critical: class 'few': min_normal: 9, expected at least 10 normal training images; "
+        "advisory: class 'few': min_normal: 9, expected at least 10 normal training images; "
         "add normal images or lower validation.min_normal"
     )
 
@@ -331,8 +333,9 @@ def test_an_empty_class_fails_closed(tmp_path: Path, others: list[str]) -> None:
     write_manifest(rows_of("bolt").iloc[:0], layout.manifest("bolt"))
     write_slices(layout, *map(rows_of, others))
     outcome = validate(params_for(["bolt", *others]), layout)
-    assert outcome.critical_failures == ("bolt.min_normal",)
+    assert outcome.critical_failures == ("bolt.enough_images",)
     assert set(outcome.advisory_failures) == {
+        "bolt.min_normal",
         "bolt.brightness_range",
         "bolt.contrast_range",
         "bolt.sharpness_range",
@@ -400,9 +403,30 @@ def test_a_critical_failure_exits_1_after_writing_everything(tmp_path: Path) -> 
     assert (tmp_path / "data/validation/docs/index.html").is_file()
 
 
+def test_a_class_that_was_not_imported_is_a_critical_failure_whatever_the_severities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Zero rows break no rule on rows: alone, an import that failed would count as sound."""
+    write_project(tmp_path)
+    raw = yaml.safe_load((tmp_path / "params.yaml").read_text(encoding="utf-8"))
+    raw["classes"]["nut"] = {"source": "folder", "location": "nut"}
+    raw["validation"]["severity"] = dict.fromkeys(raw["validation"]["severity"], "advisory")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "critical: class 'nut': enough_images: 0, 0, 0, 0, expected at least 1 normal in train, 8 normal in val, "
+        "1 normal in test, 1 anomalous in test; nothing was imported; run `dvc repro import@nut`"
+    )
+    assert lines[-1] == "validation failed: nut.enough_images; see data/validation/docs/index.html"
+    assert read(Layout(tmp_path), "nut")["passed"] is False
+    assert read(Layout(tmp_path), "bolt")["passed"] is True
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("params.yaml", "no such file"), ("data/manifest/bolt.parquet", "dvc repro import@bolt")],
+    [("params.yaml", "no such file")],
 )
 def test_unusable_input_exits_2_and_says_the_way_out(
     tmp_path: Path,

@@ -142,7 +142,9 @@ class Params(FrozenModel):
         return self
 
     def of_class(self, class_name: str) -> DataParams:
-        """The section `data` with the class's own shares in it."""
+        """The section `data` with the class's own shares in it, if the class is known and has any."""
+        if class_name not in self.classes:
+            return self.data
         own = self.classes[class_name].model_dump(include={"test_share", "val_share"}, exclude_none=True)
         return self.data.model_copy(update=own)
 

@@ -41,7 +41,8 @@ class DataParams(FrozenModel):
     max_test_anomalous: Positive  # images per class
     max_tune: Annotated[int, Field(ge=0)]  # known defects per class that selection may use; 0: injected ones instead
     val_share: Share  # of a class's training normals, before max_val
-    test_share: Share  # of a class's normals, where the source has no test split
+    min_val: Annotated[int, Field(ge=0)]  # images per class that val_share is raised to, up to half of those normals
+    test_share: Share  # of a class's normals, where the source has no normal test images
     injected_test: Annotated[int, Field(ge=0)]  # test defects per injected kind, for a class without any of its own
     max_pixels: Positive  # pixels per image
     max_file_bytes: Positive  # bytes per image file

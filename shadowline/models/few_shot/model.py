@@ -31,10 +31,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from shadowline.core.atomic_files import replace_file
+from shadowline.core.conformal import conformal_threshold, promised_rate
 from shadowline.data.perturbations import ORIGINAL, apply_view
 from shadowline.features.encoder import Encoder
 from shadowline.models.calibration import pooled
-from shadowline.models.conformal import conformal_threshold
 
 Floats = npt.NDArray[np.float64]
 
@@ -188,7 +188,7 @@ def leave_one_out(references: FewShotReferences, distance: Distance, top_share: 
         scores = _leave_each_out(references.unit_NVGPD[0][:, None], references.class_name, distance, top_share)
         return Rule(scores[-1], None, True, Basis.VIEWS, scores)
     scores = _leave_each_out(references.unit_NVGPD, references.class_name, distance, top_share)
-    promised = max(target_fpr, 1.0 / (n + 1))
+    promised = promised_rate(target_fpr, n)
     threshold = conformal_threshold(scores, promised, subject=f"class '{references.class_name}'")
     return Rule(threshold, promised, promised > target_fpr, Basis.IMAGES, scores)
 

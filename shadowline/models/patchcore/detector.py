@@ -30,11 +30,11 @@ from torch import nn
 from torch.nn import functional
 
 from shadowline.core.atomic_files import read_json, replace_file, write_json
+from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import LegacyParams
 from shadowline.core.progress import Progress
 from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
-from shadowline.models.conformal import conformal_threshold
 from shadowline.models.patchcore.coreset import choose_coreset, join_layers, nearest, reweighted_image_score
 from shadowline.models.patchcore.lite0_weights import NETWORK as LITE0
 from shadowline.models.patchcore.lite0_weights import read_lite0
@@ -116,7 +116,7 @@ class PatchCore(SavedDetector):
     def calibrate(self, normal_scores: npt.ArrayLike, target_fpr: float) -> PatchCore:
         """This detector with the split-conformal threshold of held-out normals, hence with a new fingerprint.
 
-        Raises ValueError for too few scores; see `shadowline.models.conformal`.
+        Raises ValueError for too few scores; see `shadowline.core.conformal`.
         """
         threshold = conformal_threshold(normal_scores, target_fpr, subject=f"class '{self.class_name}'")
         return dataclasses.replace(self, config=self.config.model_copy(update={"threshold": threshold}))

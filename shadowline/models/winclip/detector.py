@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shadowline.core.atomic_files import read_json, replace_file, write_json
+from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import ZeroShotParams
 from shadowline.data.transforms import to_tensor
-from shadowline.models.conformal import conformal_threshold
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
 from shadowline.models.winclip.scoring import anomaly_share, language_map, window_patches
@@ -104,7 +104,7 @@ class WinClip(SavedDetector):
     def calibrate(self, normal_scores: npt.ArrayLike, target_fpr: float) -> WinClip:
         """This detector with the split-conformal threshold of held-out normals, hence with a new fingerprint.
 
-        Raises ValueError for too few scores; see `shadowline.models.conformal`.
+        Raises ValueError for too few scores; see `shadowline.core.conformal`.
         """
         threshold = conformal_threshold(normal_scores, target_fpr, subject=f"class '{self.class_name}'")
         return dataclasses.replace(self, config=self.config.model_copy(update={"threshold": threshold}))

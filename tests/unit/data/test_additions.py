@@ -71,7 +71,7 @@ def table(source: int, later: int, *, bank_only: bool, seed: int = 0) -> pd.Data
 
 
 def sized(**maxima: int) -> object:
-    return DATA.model_copy(update=maxima)
+    return DATA.model_copy(update={"min_val": 0, **maxima})
 
 
 def splits_of(frame: pd.DataFrame) -> dict[str, str]:
@@ -188,7 +188,7 @@ def imported(root: Path, *additions: AdditionParams, **maxima: int) -> tuple[Imp
     raw = load_params(ROOT / "params.yaml").model_dump()
     entry = {"source": "folder", "location": "source", "additions": [addition.model_dump() for addition in additions]}
     raw["classes"], raw["train"]["classes"] = {"bolt": entry}, ["bolt"]
-    raw["data"].update({"injected_test": 0, **maxima})
+    raw["data"].update({"injected_test": 0, "min_val": 0, **maxima})
     params = Params.model_validate(raw)
     report = run("bolt", params, Layout(root), Progress())
     return report, read_manifest([Layout(root).manifest("bolt")]), params

@@ -45,7 +45,7 @@ def any_images(draw: st.DrawFn) -> pd.DataFrame:
 @st.composite
 def any_params(draw: st.DrawFn) -> DataParams:
     shares = {name: draw(st.floats(0, 1)) for name in ("val_share", "test_share")}
-    return sized(**shares, **{name: draw(st.integers(1, 60)) for name in CAPS})
+    return sized(**shares, **{name: draw(st.integers(1, 60)) for name in CAPS}, min_val=draw(st.integers(0, 60)))
 
 
 @settings(max_examples=examples(150), deadline=None)
@@ -105,14 +105,14 @@ def test_one_new_image_moves_at_most_one_other_over_each_boundary(
 
 
 def test_without_hints_normals_are_carved_into_test_val_and_train() -> None:
-    params = sized(test_share=0.25, val_share=0.2, max_train=1000, max_val=1000, max_test_normal=1000)
+    params = sized(test_share=0.25, val_share=0.2, min_val=0, max_train=1000, max_val=1000, max_test_normal=1000)
     result = assign_splits(images((200, Label.NORMAL, "", ""), (30, Label.ANOMALOUS, "crack", "")), params, 7)
     assert counts(result) == {"test": 50 + 30, "val": 30, "train": 120}
 
 
 def test_what_is_over_a_maximum_plays_production() -> None:
     caps = {"max_train": 10, "max_val": 5, "max_tune": 4, "max_test_normal": 3, "max_test_anomalous": 2}
-    params = sized(test_share=0.25, val_share=0.2, **caps)
+    params = sized(test_share=0.25, val_share=0.2, min_val=0, **caps)
     result = assign_splits(images((200, Label.NORMAL, "", ""), (30, Label.ANOMALOUS, "crack", "")), params, 7)
     assert counts(result) == {"train": 10, "val": 5, "tune": 4, "test": 5, "stream": 206}
 
@@ -124,14 +124,33 @@ def test_hints_are_followed_and_only_train_is_carved_for_val() -> None:
         (6, Label.NORMAL, "", "stream"),
         (4, Label.ANOMALOUS, "crack", "stream"),
     )
-    result = assign_splits(frame, sized(val_share=0.2), 7)
+    result = assign_splits(frame, sized(val_share=0.2, min_val=0), 7)
     assert counts(result) == {"train": 40, "val": 10, "test": 20, "stream": 10}
     assert (result["split"][result["split_hint"] == "test"] == "test").all()
 
 
 def test_a_source_with_its_own_validation_images_keeps_all_its_training_images() -> None:
-    frame = images((50, Label.NORMAL, "", "train"), (12, Label.NORMAL, "", "val"))
-    assert counts(assign_splits(frame, sized(val_share=0.2), 7)) == {"train": 50, "val": 12}
+    frame = images((50, Label.NORMAL, "", "train"), (12, Label.NORMAL, "", "val"), (6, Label.NORMAL, "", "test"))
+    assert counts(assign_splits(frame, sized(val_share=0.2), 7)) == {"train": 50, "val": 12, "test": 6}
+
+
+@pytest.mark.parametrize(("with_val", "train"), [(True, 30), (False, 24)])
+def test_a_source_without_normal_test_images_gives_some_of_its_training_images(with_val: bool, train: int) -> None:
+    """Without them, false alarms could not be counted."""
+    frame = images((40, Label.NORMAL, "", "train"), (9, Label.ANOMALOUS, "crack", "test"))
+    if with_val:
+        frame = images((40, Label.NORMAL, "", "train"), (9, Label.NORMAL, "", "val"))
+    result = assign_splits(frame, sized(test_share=0.25, val_share=0.2, min_val=0), 7)
+    assert ((result["split"] == "test") & (result["label"] == "normal")).sum() == 10
+    assert (result["split"] == "train").sum() == train
+
+
+@pytest.mark.parametrize(("num_images", "num_val"), [(400, 80), (209, 51), (102, 51), (60, 30), (1, 0)])
+def test_a_small_class_gives_more_to_val_up_to_half_of_its_training_images(num_images: int, num_val: int) -> None:
+    frame = images((num_images, Label.NORMAL, "", "train"), (5, Label.NORMAL, "", "test"))
+    result = counts(assign_splits(frame, sized(val_share=0.2, min_val=51, max_train=1000), 7))
+    assert result.get("val", 0) == num_val
+    assert result["train"] == num_images - num_val
 
 
 def test_an_anomalous_image_in_a_training_folder_is_tested_on_not_trained_on() -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures.learning import GROUPS, PATCHES, PREFIX, SPEC, WIDTH, fake_fused, project_params
+from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import CalibrationParams
 from shadowline.data.splits import halve
 from shadowline.models.calibration import (
@@ -29,7 +30,6 @@ from shadowline.models.calibration import (
     rank_recipes,
     raw_maps,
 )
-from shadowline.models.conformal import conformal_threshold
 from shadowline.models.gaussian_bank.bank import Bank, Moments
 
 SIDE = 8
@@ -377,13 +377,17 @@ def test_a_map_that_is_not_finite_is_refused():
         calibrate("bolt", normals, {"a": normals}, normal_maps(30, 1), calibration_params())
 
 
-def test_too_few_calibrating_images_name_how_many_are_needed():
-    with pytest.raises(ValueError, match="class 'bolt': 8 calibration normals, need 9 for a false-alarm rate"):
-        calibrated(calibrating=8)
+def test_with_too_few_calibrating_images_the_least_possible_rate_is_promised():
+    """The target is 10 %, and 9 images are needed for it; then the threshold is the largest score."""
+    few, enough = calibrated(calibrating=8), calibrated(calibrating=9)
+    assert (few.calibration.target_fpr, few.calibration.promised_fpr) == (0.1, 1 / 9)
+    assert few.calibration.threshold == max(few.calibrating_scores)
+    assert (enough.calibration.target_fpr, enough.calibration.promised_fpr) == (0.1, 0.1)
 
 
-@pytest.mark.parametrize("selecting", [0, 1])
-def test_too_few_selecting_images_are_refused(selecting):
+@pytest.mark.parametrize(("selecting", "calibrating"), [(0, 30), (1, 30), (30, 1), (30, 0)])
+def test_too_few_images_of_either_half_are_refused(selecting, calibrating):
     maps = normal_maps(30, 0)
-    with pytest.raises(ValueError, match=f"class 'bolt': {selecting} selecting images; add normal images to val"):
-        calibrate("bolt", maps[:selecting], {"a": maps}, maps, calibration_params())
+    message = f"class 'bolt': {selecting} selecting and {calibrating} calibrating images, need 2 of each; add normal im"
+    with pytest.raises(ValueError, match=message):
+        calibrate("bolt", maps[:selecting], {"a": maps}, maps[:calibrating], calibration_params())

@@ -16,9 +16,9 @@ from sklearn.covariance import LedoitWolf
 from fixtures.effort import examples
 from fixtures.learning import fake_fused
 from shadowline.benchmarks.class_identification import open_set_scores, synthetic_classes
+from shadowline.core.conformal import required_normals
 from shadowline.core.params import IdentificationParams
 from shadowline.models.class_identification import ClassIdentity, Identities, embed
-from shadowline.models.conformal import required_normals
 
 WIDTH = 24
 PARAMS = IdentificationParams(unknown_share=0.1, directions=4)
@@ -127,21 +127,21 @@ def test_wrong_answers_are_as_rare_as_their_confidence_promises():
 
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
-def test_too_few_val_images_say_how_many_are_needed(share: float):
+def test_with_few_val_images_a_class_rejects_the_least_share_that_they_allow(share: float):
     params, needed = IdentificationParams(unknown_share=share, directions=4), required_normals(share)
-    identity(0, num_val=needed, params=params)
-    with pytest.raises(ValueError) as caught:
-        identity(0, num_val=needed - 1, params=params)
-    assert str(caught.value) == (
-        f"class 'class-0': {needed - 1} val images, need {needed} to reject at most a share of {share:g}; "
-        "add normal images or raise identification.unknown_share"
-    )
+    assert identity(0, num_val=needed, params=params).unknown_share == share
+    assert identity(0, num_val=needed - 1, params=params).unknown_share == 1 / needed
 
 
-def test_with_the_fewest_val_images_a_strange_image_is_still_rejected():
-    """At the bound itself: one image fewer and no p-value could be small enough."""
+def test_without_val_images_there_is_no_identity():
+    with pytest.raises(ValueError, match="class 'class-0': 0 val images; add normal images"):
+        identity(0, num_val=0)
+
+
+@pytest.mark.parametrize("num_val", [3, 18, 19, 20])
+def test_however_few_val_images_there_are_a_strange_image_is_still_rejected(num_val: int):
     params = IdentificationParams(unknown_share=0.05, directions=4)
-    alone = Identities.of({"a": identity(0, num_val=19, params=params)})
+    alone = Identities.of({"a": identity(0, num_val=num_val, params=params)})
     assert alone.identify(images(1, 1)[0]).class_name is None
 
 

@@ -27,7 +27,7 @@ from fixtures.rollout import (
     verdict,
 )
 from shadowline.core.params import Params
-from shadowline.rollout.engine import ActionKind, RolloutStep, begin, join, leave, step
+from shadowline.rollout.engine import ActionKind, RolloutStep, begin, join, leave, retire, step
 from shadowline.rollout.guards import GuardResult
 from shadowline.rollout.observation import (
     Approval,
@@ -72,7 +72,8 @@ class TestTheTableOfLegalMoves:
     @pytest.mark.parametrize("target", list(Phase))
     def test_every_pair_of_phases_is_legal_or_refused(self, source: Phase, target: Phase) -> None:
         lines = (line.split(">") for line in self.LEGAL.split("\n") if ">" in line)
-        legal = {Phase(left.strip()): {Phase(word) for word in right.split()} for left, right in lines}
+        legal = {Phase(left.strip()): {*map(Phase, right.split()), Phase.RETIRED} for left, right in lines}
+        legal[Phase.RETIRED] = {Phase.LEGACY}
         assert set(legal) == set(Phase) == set(LEGAL_MOVES)
         if target in legal[source]:
             check_move("bolt", source, target)
@@ -873,3 +874,49 @@ def _check_class(old: ClassState, new: ClassState, factory: Factory, result: Rol
     assert (new.share > 0) == (new.standing in TAKEN_OVER | {Phase.CANARY})
     assert new.standing in CANDIDATE_JUDGES or new.share == 0
     assert (new.evidence_since is not None) == (new.standing in CANDIDATE_JUDGES)
+
+
+class TestAClassThatIsRetired:
+    def test_it_is_gone_and_its_history_stays(self, factory: Factory) -> None:
+        factory.run_to("bolt", Phase.LIVE)
+        done = retire(factory.state, factory.state.of("bolt"), factory.now, "Ada", "made no more")
+        factory.take((done.state, done.events))
+        assert [cls.class_name for cls in factory.state.classes] == ["nut", "gear"]
+        assert factory.state.retired_names == {"bolt"}
+        assert (done.events[0].source, done.events[0].after.phase) == (Phase.LIVE, Phase.RETIRED)
+        assert done.reason == "Ada: made no more"
+        assert {action.kind for action in done.actions} == {ActionKind.ARCHIVE_LEGACY, ActionKind.NOTIFY}
+        factory.run_to("gear", Phase.LEGACY_DELETED)  # nothing waits for the bolt
+        with pytest.raises(ValueError, match="class 'bolt' is retired"):
+            factory.state.of("bolt")
+
+    def test_the_last_that_was_not_taken_over_makes_the_others_champions(self, factory: Factory) -> None:
+        factory.run_to("gear", Phase.SHADOW)
+        done = retire(factory.state, factory.state.of("gear"), factory.now, "Ada", "made no more")
+        assert ActionKind.PROMOTE in {action.kind for action in done.actions}
+
+    def test_a_class_that_is_held_or_has_no_legacy_model_left_can_be_retired(self, factory: Factory) -> None:
+        factory.tick(0.1, [Order(OrderKind.HOLD, ("gear",), "Ada", "wait")])
+        done = retire(factory.state, factory.state.of("gear"), factory.now, "Ada", "made no more")
+        factory.take((done.state, done.events))
+        factory.run_to("bolt", Phase.LEGACY_DELETED)
+        done = retire(factory.state, factory.state.of("bolt"), factory.now, "Ada", "made no more")
+        assert [action.kind for action in done.actions] == [ActionKind.NOTIFY]
+
+    def test_it_can_be_planned_or_enrolled_again_as_a_new_class(self, factory: Factory) -> None:
+        factory.run_to("bolt", Phase.CANARY)
+        for name in ("bolt", "nut"):
+            done = retire(factory.state, factory.state.of(name), factory.now, "Ada", "made no more")
+            factory.take((done.state, done.events))
+        factory.take(begin([["bolt"]], LEGACY, FIRST, factory.now, "Ada", factory.state))
+        new = factory.state.of("bolt")
+        assert (new.phase, new.share, new.evidence_since, new.wave) == (Phase.LEGACY, 0.0, None, 3)
+        factory.events += join(factory.state, "nut", "starter", factory.now, "enrolment")
+        assert replay(factory.events).of("nut").phase is Phase.LEGACY
+        assert replay(factory.events).retired == ()
+
+    def test_an_order_for_a_class_that_was_retired_since_stops_no_tick(self, factory: Factory) -> None:
+        done = retire(factory.state, factory.state.of("gear"), factory.now, "Ada", "made no more")
+        factory.take((done.state, done.events))
+        factory.tick(1, [Order(OrderKind.HOLD, ("gear", "bolt"), "Ada", "wait")])
+        assert factory.state.of("bolt").phase is Phase.HELD

@@ -55,7 +55,7 @@ def params_for(source: str, select: str = "", **data: float) -> Params:
     location = "source" if not source.endswith("whl") else source
     raw["classes"] = {"bolt": {"source": source, "location": location, "select": select}}
     raw["train"]["classes"] = ["bolt"]
-    raw["data"].update({"injected_test": 0, **data})
+    raw["data"].update({"injected_test": 0, "min_val": 0, **data})
     return Params.model_validate(raw)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadowline.models.conformal import conformal_threshold, required_normals
+from shadowline.core.conformal import conformal_threshold, promised_rate, required_normals
 
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 1 / 3, 0.5)
 
@@ -93,3 +93,11 @@ def test_the_error_names_subject_value_bound_and_the_way_out():
         "class 'bolt': 12 calibration normals, need 19 for a false-alarm rate of 0.05; "
         "add normal images or raise calibration.target_fpr"
     )
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_what_can_be_promised_is_the_target_or_the_least_above_it(rate):
+    for count in range(1, 130):
+        promised = promised_rate(rate, count)
+        conformal_threshold(np.arange(count), promised)  # enough scores for it
+        assert promised == (rate if count >= required_normals(rate) else 1 / (count + 1))

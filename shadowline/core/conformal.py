@@ -17,6 +17,14 @@ def required_normals(target_fpr: float) -> int:
     return math.ceil(1.0 / target_fpr - 1e-9) - 1
 
 
+def promised_rate(target: float, num_normals: int) -> float:
+    """The least false-alarm rate, of `target` and more, that so many calibration scores can guarantee.
+
+    With n scores no rate below 1 / (n + 1) can be had: where the target lies below, that rate takes its place.
+    """
+    return max(target, 1.0 / (num_normals + 1))
+
+
 def conformal_threshold(scores: npt.ArrayLike, target_fpr: float, *, subject: str = "calibration") -> float:
     """The ⌈(n+1)(1−α)⌉-th smallest of n scores of normals: P(score of a fresh normal > threshold) ≤ α.
 
