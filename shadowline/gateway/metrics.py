@@ -47,6 +47,7 @@ class Metrics:
         self.shadow_latency = seconds("shadow", "Of a model in the shadow", "class_name", "side")
         self.shadow_queue = gauge("shadow_queue", "Images that wait for their shadow", "livesum")
         self.in_flight = gauge("in_flight", "Requests in work", "livesum")
+        self.waiting = gauge("pairs_waiting", "Pairs in memory alone, which a kill would lose", "livesum")
         self.spool_bytes = gauge("spool_bytes", "Pairs on disk", "livemax")
         self.revision = gauge("rollout_revision", "Last event in force, of the slowest worker", "livemin")
         self.database_up = gauge("database_up", "1 while the database answers every worker", "livemin")

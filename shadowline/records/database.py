@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -147,7 +146,7 @@ def _watch_file(engine: Engine) -> None:
 def _identity(name: str) -> tuple[int, int] | None:
     """Which file has this name now: its device and inode."""
     try:
-        status = os.stat(name)
+        status = Path(name).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino
