@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from typing import Annotated
@@ -49,13 +48,9 @@ def _prepare_workers(workers: int, shared: str) -> None:
 def _serve(host: str, port: int, workers: int, params: Params) -> None:
     import uvicorn
 
+    from shadowline.gateway.connections import server_options
+
+    options = server_options(params.gateway)
     uvicorn.run(
-        _APP,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(params.gateway.answer_timeout_ms / 1000),
-        timeout_worker_healthcheck=_HEALTH_S,
+        _APP, factory=True, host=host, port=port, workers=workers, timeout_worker_healthcheck=_HEALTH_S, **options
     )

@@ -51,12 +51,14 @@ from shadowline.gateway.schemas import (
     Liveness,
     Readiness,
     ReviewAnswer,
+    ReviewQuery,
     RolloutAnswer,
     UnknownProductAnswer,
     multipart,
     refusals,
 )
 from shadowline.gateway.shadow_worker import UploadedImage
+from shadowline.gateway.single_values import RouteOfSingleValues
 from shadowline.gateway.uploads import InspectForm, explain, read_sample, read_upload
 from shadowline.inference.overlay import heatmap_overlay
 from shadowline.inference.scoring import Heatmap
@@ -65,7 +67,10 @@ from shadowline.records.kept_images import waiting_to_dict
 log = logging.getLogger(__name__)
 
 # the AuthMiddleware compares the key; here it is named for /openapi.json alone
-router = APIRouter(dependencies=[Security(APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False))])
+router = APIRouter(
+    route_class=RouteOfSingleValues,
+    dependencies=[Security(APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False))],
+)
 probes = APIRouter(tags=["probes"])
 
 
@@ -205,11 +210,10 @@ def feedback(word: FeedbackRequest, gateway: GatewayHere) -> FeedbackAnswer:
 @router.get("/v1/review", tags=["inspection"], summary="List the parts that wait for a label", responses=refusals(422))
 def review(
     gateway: GatewayHere,
-    class_name: Annotated[str | None, Query(max_length=64, description="of this product class alone")] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="at most so many parts")] = 100,
+    query: Annotated[ReviewQuery, Query()],
 ) -> ReviewAnswer:
     """Of one class or of all, the oldest first: disagreements, alarms, and parts that chance has drawn."""
-    parts = gateway.records.pairs.waiting_for_review(class_name, limit)
+    parts = gateway.records.pairs.waiting_for_review(query.class_name, query.limit)
     return ReviewAnswer.model_validate({"parts": [waiting_to_dict(part, gateway.layout) for part in parts]})
 
 

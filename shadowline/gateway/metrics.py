@@ -34,7 +34,7 @@ class Metrics:
 
         self.answers = counter("answers", "Images answered", "class_name", "side", "decision")
         self.unknown = counter("unknown_products", "Images sent without a class that no class accepts", "nearest_class")
-        self.refusals = counter("refusals", "Requests refused", "status")
+        self.refusals = counter("refusals", "Requests refused; 499: the caller hung up", "status")
         self.errors = counter("model_errors", "Images on which a model failed", "class_name", "side", "kind")
         self.dropped = counter("shadow_dropped", "Images that no shadow judged", "class_name", "side")
         self.pairs = counter("pairs_recorded", "Pairs written to the database, spooled ones included")
