@@ -7,6 +7,7 @@ POST /v1/feedback   an inspector's label of an image
 GET  /v1/review     parts that wait for a label, the oldest first: class_name?, limit?
 POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
+GET  /              a first request and every route, in plain text
 GET  /healthz · /readyz · /metrics
 GET  /openapi.json  all of this for programs, behind the key (decision 29); `gateway/schemas.py` holds the models
 """
@@ -39,6 +40,7 @@ from shadowline.data.labels import Label
 from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, AuthMiddleware
 from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
 from shadowline.gateway.errors import RETRY_LATER, RefusedRequestError
+from shadowline.gateway.front_page import front_page
 from shadowline.gateway.inspection_service import Reply, UnknownProductReply
 from shadowline.gateway.lifecycle import Gateway
 from shadowline.gateway.schemas import (
@@ -251,6 +253,13 @@ def rollout(gateway: GatewayHere) -> JSONResponse:
     state = gateway.table.state
     classes = [state_of_class.to_dict() for state_of_class in state.classes]
     return JSONResponse({"revision": state.revision, "classes": classes, "unplanned": gateway.table.unplanned})
+
+
+@probes.get("/", summary="Show a first request and every route", response_class=PlainTextResponse)
+def front(request: Request, gateway: GatewayHere) -> PlainTextResponse:
+    """For people with a browser; it needs no key, and says nothing of models or classes."""
+    page = front_page(request.app.openapi(), str(request.base_url), with_key=bool(gateway.keys))
+    return PlainTextResponse(page, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @probes.get("/healthz", summary="Say that this process runs")

@@ -19,7 +19,7 @@ from shadowline.gateway.errors import CALLER_GONE, RefusedRequestError
 from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes: no images, no secrets
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})  # for people and probes: no images, no secrets
 UPLOAD_PATH = "/v1/inspect"
 INTAKE_PATH = "/v1/classes/"  # and what follows
 _SMALL_BODY = 65_536  # bytes; of every request but an upload, and of an upload's other fields
