@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
-from shadowline.data.images import Refusal, RefusedImage, open_within
+from shadowline.data.images import FORMATS, Refusal, RefusedImage, open_within
 from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
@@ -29,6 +29,14 @@ from shadowline.records.pairs import utc_now
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MAX_FIELD = 1_024  # bytes
+_WAY_OUT = {
+    Refusal.EMPTY: "send the whole file",
+    Refusal.NOT_AN_IMAGE: f"send one of {', '.join(FORMATS)}",
+    Refusal.TRUNCATED: "send the whole file",
+    Refusal.DECOMPRESSION_BOMB: "send a smaller image",
+    Refusal.TOO_LARGE_FILE: "send a smaller image",
+    Refusal.ANIMATED: "send the one to be inspected",
+}
 
 
 class InspectForm(BaseModel):
@@ -124,7 +132,10 @@ def _place(names: Iterable[str | int]) -> str:
 
 
 def refusal_of(refused: RefusedImage) -> RefusedRequestError:
-    return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, str(refused))
+    """The problem is that of any image; the way out, which follows the last semicolon, is a caller's."""
+    problem, _, way_out = str(refused).rpartition("; ")
+    message = f"{problem}; {_WAY_OUT.get(refused.refusal, way_out)}"
+    return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, message)
 
 
 def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> UploadedImage:
