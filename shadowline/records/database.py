@@ -19,6 +19,8 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
+from shadowline.core.secrets import mask
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "postgresql+psycopg")
 _READING = "shadowline_reading"  # execution option of a connection that writes nothing and waits for no writer
@@ -43,7 +45,7 @@ def open_database(url: str) -> Engine:
             _watch_file(engine)
     except (DatabaseError, CommandError, OSError, ImportError) as error:
         cause = error.orig if isinstance(error, DatabaseError) else error
-        one_line = " ".join(str(cause).split())
+        one_line = mask(" ".join(str(cause).split()))
         raise ValueError(f"database {shown}: {one_line}; check SHADOWLINE_DATABASE_URL") from None
     return engine
 
