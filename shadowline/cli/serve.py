@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,33 +29,30 @@ def serve(
     Example: `SHADOWLINE_GATEWAY_KEYS=… shadowline serve --host 0.0.0.0 --port 8080 --workers 2`
     """
     from shadowline.gateway.auth import check_exposure, keys_of
+    from shadowline.gateway.metrics import shared_directory
     from shadowline.records.database import open_database
 
     settings, params = Settings(), load_params(Layout().params)
     check_exposure(host, keys_of(settings))
     open_database(settings.database_url).dispose()  # raises before any worker starts
-    with tempfile.TemporaryDirectory(prefix="shadowline-metrics-") as shared:
-        if workers > 1:
+    with shared_directory() if workers > 1 else nullcontext() as shared:
+        if shared is not None:
             _prepare_workers(workers, shared)
         _serve(host, port, workers, params)
 
 
-def _prepare_workers(workers: int, shared: str) -> None:
+def _prepare_workers(workers: int, shared: Path) -> None:
     """Set what the worker processes inherit: a common folder for their metrics, and their share of the processors."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def _serve(host: str, port: int, workers: int, params: Params) -> None:
     import uvicorn
 
+    from shadowline.gateway.connections import server_options
+
+    options = server_options(params.gateway)
     uvicorn.run(
-        _APP,
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        timeout_graceful_shutdown=math.ceil(params.gateway.answer_timeout_ms / 1000),
-        timeout_worker_healthcheck=_HEALTH_S,
+        _APP, factory=True, host=host, port=port, workers=workers, timeout_worker_healthcheck=_HEALTH_S, **options
     )

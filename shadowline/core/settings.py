@@ -6,9 +6,12 @@ import json
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shadowline.core.masked_logs import mask_logs
 
 _OFFLINE = {
     "DO_NOT_TRACK": "1",
@@ -50,15 +53,32 @@ class Settings(BaseSettings):
 
 
 def prepare_environment() -> None:
-    """Set environment variables: no tool contacts its vendor, retries are patient, and MLflow gets our settings of S3.
-
-    A value that the user has set stays.
+    """Set environment variables: no tool contacts its vendor, retries are patient, and MLflow gets our settings of S3
+    and of its server. A value that the user has set stays. Logs of this process hold no secrets from here on.
     """
+    mask_logs()
     settings = Settings()
-    for name, value in {**_OFFLINE, **_PATIENT, **_s3(settings)}.items():
+    for name, value in {**_OFFLINE, **_PATIENT, **_s3(settings), **_server_login(settings.tracking_uri)}.items():
         if name == "HF_HUB_OFFLINE" and settings.allow_network:
             continue
         os.environ.setdefault(name, value)
+
+
+def tracking_address(uri: str) -> str:
+    """The tracking URI as MLflow may repeat it in errors: of a server without its login, which `prepare_environment`
+    puts into MLflow's own variables."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _server_login(uri: str) -> dict[str, str]:
+    """MLflow's variables for the login that a server's URI holds."""
+    if tracking_address(uri) == uri:
+        return {}
+    user, _, password = urlsplit(uri).netloc.rpartition("@")[0].partition(":")
+    return {"MLFLOW_TRACKING_USERNAME": unquote(user), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
 
 
 def _s3(settings: Settings) -> dict[str, str]:

@@ -7,6 +7,7 @@ POST /v1/feedback   an inspector's label of an image
 GET  /v1/review     parts that wait for a label, the oldest first: class_name?, limit?
 POST /v1/classes/{class_name}/images    an image of a product that is being enrolled
 GET  /v1/rollout    the rollout that is in force here
+GET  /              a first request and every route, in plain text
 GET  /healthz · /readyz · /metrics
 GET  /openapi.json  all of this for programs, behind the key (decision 29); `gateway/schemas.py` holds the models
 """
@@ -39,6 +40,7 @@ from shadowline.data.labels import Label
 from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, AuthMiddleware
 from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
 from shadowline.gateway.errors import RETRY_LATER, RefusedRequestError
+from shadowline.gateway.front_page import front_page
 from shadowline.gateway.inspection_service import Reply, UnknownProductReply
 from shadowline.gateway.lifecycle import Gateway
 from shadowline.gateway.schemas import (
@@ -51,12 +53,14 @@ from shadowline.gateway.schemas import (
     Liveness,
     Readiness,
     ReviewAnswer,
+    ReviewQuery,
     RolloutAnswer,
     UnknownProductAnswer,
     multipart,
     refusals,
 )
 from shadowline.gateway.shadow_worker import UploadedImage
+from shadowline.gateway.single_values import RouteOfSingleValues
 from shadowline.gateway.uploads import InspectForm, explain, read_sample, read_upload
 from shadowline.inference.overlay import heatmap_overlay
 from shadowline.inference.scoring import Heatmap
@@ -65,7 +69,10 @@ from shadowline.records.kept_images import waiting_to_dict
 log = logging.getLogger(__name__)
 
 # the AuthMiddleware compares the key; here it is named for /openapi.json alone
-router = APIRouter(dependencies=[Security(APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False))])
+router = APIRouter(
+    route_class=RouteOfSingleValues,
+    dependencies=[Security(APIKeyHeader(name="X-API-Key", scheme_name="key", auto_error=False))],
+)
 probes = APIRouter(tags=["probes"])
 
 
@@ -205,11 +212,10 @@ def feedback(word: FeedbackRequest, gateway: GatewayHere) -> FeedbackAnswer:
 @router.get("/v1/review", tags=["inspection"], summary="List the parts that wait for a label", responses=refusals(422))
 def review(
     gateway: GatewayHere,
-    class_name: Annotated[str | None, Query(max_length=64, description="of this product class alone")] = None,
-    limit: Annotated[int, Query(ge=1, le=1_000, description="at most so many parts")] = 100,
+    query: Annotated[ReviewQuery, Query()],
 ) -> ReviewAnswer:
     """Of one class or of all, the oldest first: disagreements, alarms, and parts that chance has drawn."""
-    parts = gateway.records.pairs.waiting_for_review(class_name, limit)
+    parts = gateway.records.pairs.waiting_for_review(query.class_name, query.limit)
     return ReviewAnswer.model_validate({"parts": [waiting_to_dict(part, gateway.layout) for part in parts]})
 
 
@@ -247,6 +253,13 @@ def rollout(gateway: GatewayHere) -> JSONResponse:
     state = gateway.table.state
     classes = [state_of_class.to_dict() for state_of_class in state.classes]
     return JSONResponse({"revision": state.revision, "classes": classes, "unplanned": gateway.table.unplanned})
+
+
+@probes.get("/", summary="Show a first request and every route", response_class=PlainTextResponse)
+def front(request: Request, gateway: GatewayHere) -> PlainTextResponse:
+    """For people with a browser; it needs no key, and says nothing of models or classes."""
+    page = front_page(request.app.openapi(), str(request.base_url), with_key=bool(gateway.keys))
+    return PlainTextResponse(page, headers={"X-Content-Type-Options": "nosniff"})
 
 
 @probes.get("/healthz", summary="Say that this process runs")

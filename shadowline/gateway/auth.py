@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shadowline.core.params import Params
 from shadowline.core.settings import Settings
-from shadowline.gateway.errors import RefusedRequestError
+from shadowline.gateway.errors import CALLER_GONE, RefusedRequestError
 from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})  # for probes: no images, no secrets
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics"})  # for people and probes: no images, no secrets
 UPLOAD_PATH = "/v1/inspect"
 INTAKE_PATH = "/v1/classes/"  # and what follows
 _SMALL_BODY = 65_536  # bytes; of every request but an upload, and of an upload's other fields
@@ -86,7 +86,10 @@ class AuthMiddleware:
 
 
 class _Bounded:
-    """`receive` that refuses a body of more than `limit` bytes (413) or that takes longer than `limit_s` (408)."""
+    """`receive` that refuses a body of more than `limit` bytes (413), or that takes longer than `limit_s` (408).
+
+    Where the caller hangs up before its end, the request ends as well, counted as a refusal of status 499.
+    """
 
     def __init__(self, receive: Receive, limit: int, limit_s: float) -> None:
         self._receive, self._limit = receive, limit
@@ -109,7 +112,9 @@ class _Bounded:
         except TimeoutError:
             raise RefusedRequestError(408, "the upload took too long; send it again") from None
         self._num_bytes += len(message.get("body", b""))
-        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+        if message["type"] == "http.disconnect":
+            raise RefusedRequestError(CALLER_GONE, "the caller hung up")
+        self._complete = not message.get("more_body", False)
         return message
 
 

@@ -7,6 +7,9 @@ from fastapi import HTTPException
 RETRY_LATER = {"Retry-After": "1"}  # seconds; for temporary errors
 
 
+CALLER_GONE = 499  # a status that nobody receives: the caller hung up before the body was complete
+
+
 class RefusedRequestError(HTTPException):
     """An HTTPException, so that it passes through FastAPI's own error handling wherever it is raised."""
 

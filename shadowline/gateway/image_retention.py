@@ -101,7 +101,10 @@ def _suffix(data: bytes) -> str:
 
 
 class ImageRetention:
-    """One thread in front of the folder; `gateway.keep_queue` and `keep_queue_mb` bound the images that wait for it."""
+    """One thread in front of the folder; `gateway.keep_queue` and `keep_queue_mb` bound the images that wait for it.
+
+    An image that the disk does not take is tried again until the end; `problem` says why, until it is written.
+    """
 
     def __init__(self, folder: Path, params: GatewayParams, metrics: Metrics) -> None:
         self._images = RetainedImages(folder, int(params.max_kept_mb * 1e6))
@@ -109,10 +112,12 @@ class ImageRetention:
         self._queue: queue.SimpleQueue[_Kept | None] = queue.SimpleQueue()
         self._waiting = threading.Lock()
         self._num_waiting, self._bytes_waiting = 0, 0
-        self._thread = threading.Thread(target=self._run, daemon=True, name="image-keeper")
+        self._closing = threading.Event()
+        self.problem: str | None = None
+        self.thread = threading.Thread(target=self._run, daemon=True, name="image-keeper")
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def offer(self, sample: UploadedImage, class_name: str, flagged: bool = True) -> None:
         """Never waits; an image that does not fit is counted as not kept. `flagged`: it waits for review."""
@@ -125,8 +130,9 @@ class ImageRetention:
 
     def close(self, limit_s: float) -> None:
         """Write what waits; what is left after `limit_s` is counted as not kept."""
+        self._closing.set()
         self._queue.put(None)
-        self._thread.join(limit_s)
+        self.thread.join(limit_s)
         if left := self._num_waiting:
             self._metrics.not_kept.labels("end").inc(left)
             log.error("kept images: %d were not written before the end", left)
@@ -145,18 +151,26 @@ class ImageRetention:
 
     def _run(self) -> None:
         while (kept := self._queue.get()) is not None:
-            self._keep(kept)
+            while not self._keep(kept) and not self._closing.wait(self._params.poll_interval_ms / 1000):
+                pass
             with self._waiting:
                 self._change_waiting(-1, -len(kept.data))
 
-    def _keep(self, kept: _Kept) -> None:
+    def _keep(self, kept: _Kept) -> bool:
+        """False where another attempt may do."""
         try:
             removed = self._images.keep(kept.class_name, kept.image_id, kept.data)
         except (OSError, ValueError) as error:
+            if self.problem is None:
+                log.error("kept images: %s", describe(error))
+            if not self._closing.is_set() and getattr(error, "errno", None) is not None:
+                self.problem = f"kept images: {self._num_waiting} wait, the disk does not take them ({describe(error)})"
+                return False
             self._metrics.not_kept.labels("disk").inc()
-            log.error("kept images: %s", describe(error))
-            return
+            return True
+        self.problem = None
         self._metrics.kept.inc()
         if removed:
             self._metrics.kept_removed.inc(removed)
             log.warning("kept images: %d of the oldest went; gateway.max_kept_mb bounds them", removed)
+        return True

@@ -94,6 +94,7 @@ class Gateway:
             problems.append("the database does not answer; the last rollout stays in force")
         if waiting := self.writer.spool.num_bytes:
             problems.append(f"spool: {waiting} bytes of pairs wait for the database")
-        if self.writer.disk_error:
-            problems.append(f"spool: {self.writer.disk_error}; {self.writer.num_lost} pairs lost so far")
+        problems += [problem for problem in (self.writer.problem, self._keeper.problem) if problem]
+        threads = (self.writer.thread, self._shadow.thread, self._keeper.thread)
+        problems += [f"{thread.name}: it has ended; restart" for thread in threads if not thread.is_alive()]
         return tuple(problems)

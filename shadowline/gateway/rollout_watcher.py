@@ -67,11 +67,15 @@ class RolloutWatcher:
     # --- looking ---
 
     def _keep_looking(self) -> None:
+        complaint = ""  # said once and not at every look
         while not self._stopped.wait(self._params.poll_interval_ms / 1000):
             try:
                 self._look()
+                complaint = ""
             except (SQLAlchemyError, ValueError) as error:  # ValueError: a row that this version cannot read
-                log.warning("rollout: %s; the last table stays in force", describe(error))
+                if describe(error) != complaint:
+                    complaint = describe(error)
+                    log.warning("rollout: %s; the last table stays in force", complaint)
             self._metrics.database_up.set(self.database_answers)
 
     def _look(self) -> None:

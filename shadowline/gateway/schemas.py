@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from shadowline.data.images import FORMATS
 from shadowline.data.labels import Label
@@ -15,6 +17,19 @@ from shadowline.records.pair import Side
 from shadowline.records.review import ReviewReason
 from shadowline.rollout.state import ClassState
 
+
+def _without_controls(text: str, allowed: str = "") -> str:
+    """NUL fits into no PostgreSQL text, lone surrogates into no file, and the others would act on a terminal."""
+    for character in text:
+        if unicodedata.category(character) in ("Cc", "Cs") and character not in allowed:
+            raise PydanticCustomError(
+                "control_character", "holds the character {character}; leave it out", {"character": ascii(character)}
+            )
+    return text
+
+
+Line = Annotated[str, AfterValidator(_without_controls)]
+Lines = Annotated[str, AfterValidator(lambda text: _without_controls(text, "\t\n\r"))]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]  # ISO 8601 in UTC, with its offset
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -72,16 +87,18 @@ class FeedbackRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    class_name: str = Field(max_length=64, description="the product class")
+    class_name: Line = Field(max_length=64, description="the product class")
     image_id: str | None = Field(
         None, pattern=r"^[0-9a-f]{64}$", description="sha256 of the image file, as the inspection answered it"
     )
-    trace_id: str | None = Field(None, max_length=64, description="the trace id of the inspection")
+    trace_id: Line | None = Field(None, max_length=64, description="the trace id of the inspection")
     label: Literal["normal", "anomalous"] = Field(description="what the inspector found")
-    by: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=128)] = Field(
-        description="who says so"
-    )
-    note: str = Field("", max_length=2_000, description="why")
+    by: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, min_length=1, max_length=128),
+        AfterValidator(_without_controls),
+    ] = Field(description="who says so")
+    note: Lines = Field("", max_length=2_000, description="why")
 
     @model_validator(mode="after")
     def _names_one_image(self) -> FeedbackRequest:
@@ -97,6 +114,15 @@ class FeedbackAnswer(Answered):
     class_name: str
     image_id: Sha256
     label: Literal["normal", "anomalous"]
+
+
+class ReviewQuery(BaseModel):
+    """Which parts are asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class_name: Line | None = Field(None, max_length=64, description="of this product class alone")
+    limit: int = Field(100, ge=1, le=1_000, description="at most so many parts")
 
 
 class WaitingPartAnswer(Answered):

@@ -138,10 +138,10 @@ class ShadowWorker:
         self._queue = ShadowQueue(params.shadow_queue, params.shadow_queue_mb * 1e6)
         self._in_hand: ShadowJob | None = None
         self._draining, self._stopped = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="shadow")
+        self.thread = threading.Thread(target=self._run, daemon=True, name="shadow")
 
     def start(self) -> None:
-        self._thread.start()
+        self.thread.start()
 
     def offer(self, job: ShadowJob) -> None:
         """Never waits; an image that does not fit is recorded as dropped."""
@@ -152,7 +152,7 @@ class ShadowWorker:
     def close(self, limit_s: float) -> None:
         """Judge what waits; what is left after `limit_s` is recorded as dropped."""
         self._draining.set()
-        self._thread.join(limit_s)
+        self.thread.join(limit_s)
         self._stopped.set()
         if (unfinished := self._in_hand) is not None:  # its model hangs
             self._drop(unfinished)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
@@ -17,16 +17,26 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
-from shadowline.data.images import Refusal, RefusedImage, open_within
+from shadowline.data.images import FORMATS, Refusal, RefusedImage, open_within
 from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
+from shadowline.gateway.schemas import Line
 from shadowline.gateway.shadow_worker import UploadedImage
+from shadowline.gateway.single_values import single_values
 from shadowline.records.pair import is_capture_suspect
 from shadowline.records.pairs import utc_now
 
 _TRACE_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _MAX_FIELD = 1_024  # bytes
+_WAY_OUT = {
+    Refusal.EMPTY: "send the whole file",
+    Refusal.NOT_AN_IMAGE: f"send one of {', '.join(FORMATS)}",
+    Refusal.TRUNCATED: "send the whole file",
+    Refusal.DECOMPRESSION_BOMB: "send a smaller image",
+    Refusal.TOO_LARGE_FILE: "send a smaller image",
+    Refusal.ANIMATED: "send the one to be inspected",
+}
 
 
 class InspectForm(BaseModel):
@@ -34,7 +44,7 @@ class InspectForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    class_name: str | None = Field(
+    class_name: Line | None = Field(
         None, max_length=64, description="the product class; not needed where the model can tell classes apart"
     )
     captured_at: AwareDatetime | None = Field(
@@ -76,7 +86,8 @@ async def read_sample(request: Request, params: Params, clock: Callable[[], date
 
     `clock` gives the time of receipt: the moment at which the upload is complete.
     """
-    trace_id = request.headers.get("x-trace-id") or uuid.uuid4().hex
+    given = [("X-Trace-Id", value) for value in request.headers.getlist("x-trace-id")]
+    trace_id = single_values(given).get("X-Trace-Id") or uuid.uuid4().hex
     if not _TRACE_ID.fullmatch(trace_id):
         raise RefusedRequestError(422, "X-Trace-Id: 1 to 64 letters, digits and . _ : -")
     upload = await read_upload(request, InspectForm)
@@ -95,10 +106,10 @@ async def read_upload(request: Request, kind: type[F]) -> Upload[F]:
         form = await parser.parse()
     except MultiPartException as error:
         raise RefusedRequestError(400, f"multipart body: {error.message}") from None
-    image = form.get("image")
+    fields = single_values(form.multi_items())
+    image = fields.pop("image", None)
     if not isinstance(image, UploadFile):
         raise RefusedRequestError(422, "image: missing; send it as a file field")
-    fields = {name: value for name, value in form.items() if name != "image"}
     return Upload(await image.read(), _check_fields(fields, kind))
 
 
@@ -111,11 +122,20 @@ def _check_fields(fields: Mapping[str, Any], kind: type[F]) -> F:
 
 def explain(errors: Any) -> str:
     """Pydantic's errors in one line."""
-    return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in errors)
+    return "; ".join(f"{_place(error['loc'])}{error['msg'].removeprefix('Value error, ')}" for error in errors)
+
+
+def _place(names: Iterable[str | int]) -> str:
+    """The name of the field; nothing where the error is about all of them together."""
+    place = ".".join(str(name) for name in names if name not in ("body", "query"))
+    return f"{place}: " if place else ""
 
 
 def refusal_of(refused: RefusedImage) -> RefusedRequestError:
-    return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, str(refused))
+    """The problem is that of any image; the way out, which follows the last semicolon, is a caller's."""
+    problem, _, way_out = str(refused).rpartition("; ")
+    message = f"{problem}; {_WAY_OUT.get(refused.refusal, way_out)}"
+    return RefusedRequestError(413 if refused.refusal is Refusal.TOO_LARGE_FILE else 422, message)
 
 
 def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> UploadedImage:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from shadowline.core.params import DataParams
 from shadowline.core.progress import Task
+from shadowline.core.secrets import mask
 from shadowline.data.images import open_within, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.models.detector import Detector
@@ -82,7 +83,7 @@ def _find_model(fingerprint: str, class_name: str, records: Records) -> Rescorin
         if detector.fingerprint != fingerprint:
             raise ValueError(f"{place.location} holds another model by now")
     except (ValueError, OSError, SafetensorError) as error:
-        return RescoringModel(fingerprint, version, None, f"the model cannot be loaded: {error}", 1.0)
+        return RescoringModel(fingerprint, version, None, f"the model cannot be loaded: {mask(str(error))}", 1.0)
     return RescoringModel(fingerprint, version, detector, "", _coverage(detector))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from shadowline.core.secrets import mask
 from shadowline.models.class_identification import Identification
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import Inspection, Inspector
@@ -154,6 +155,6 @@ def _checked(answer: Result) -> Result | ScoringError:
 
 
 def describe(error: BaseException) -> str:
-    """One bounded line that any database can keep."""
-    text = f"{type(error).__name__}: {error}".replace("\x00", "")
+    """One bounded line without secrets that any database can keep."""
+    text = mask(f"{type(error).__name__}: {error}".replace("\x00", ""))
     return " ".join(text.split())[:_MAX_ERROR]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
-from shadowline.core.settings import Settings, prepare_environment
+from shadowline.core.secrets import mask
+from shadowline.core.settings import Settings, prepare_environment, tracking_address
 
 SCHEME = "models:/"
 _ATTEMPTS = 3  # of a download
@@ -28,7 +29,7 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
     import mlflow
 
     prepare_environment()
-    mlflow.set_tracking_uri(Settings().tracking_uri)
+    mlflow.set_tracking_uri(tracking_address(Settings().tracking_uri))
     name, _, alias = location.removeprefix(SCHEME).partition("@")
     client = mlflow.MlflowClient()
     try:
@@ -36,7 +37,7 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
         exact = f"{SCHEME}{name.partition('/')[0]}/{version}"
         folder = download_with_retries(lambda: mlflow.artifacts.download_artifacts(exact))
     except mlflow.exceptions.MlflowException as error:
-        raise ValueError(f"{location}: {error.message}; `shadowline models` lists what is registered") from None
+        raise ValueError(f"{location}: {mask(error.message)}; `shadowline models` lists what is registered") from None
     return folder / inside, str(version)
 
 

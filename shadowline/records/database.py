@@ -15,19 +15,24 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
+
+from shadowline.core.secrets import mask
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _DRIVERS = ("sqlite", "postgresql+psycopg")
 _READING = "shadowline_reading"  # execution option of a connection that writes nothing and waits for no writer
 _MIGRATION_LOCK = 728_913  # any fixed number; PostgreSQL's advisory lock
 _PATIENCE_S = 30  # for SQLite's other writers
+_CONNECT_S = 10  # for a PostgreSQL server that does not answer
+_IDENTITY = "file"  # in a connection's record: which file it has open
 _OPENING = threading.Lock()  # Alembic keeps the running migration in variables of its modules
 
 
 def open_database(url: str) -> Engine:
-    """An engine on an up-to-date schema; a SQLite file is created.
+    """An engine on an up-to-date schema; a SQLite file is created here, and never again by the engine.
 
     Raises ValueError, without the password, for an invalid URL and a database that cannot be used.
     """
@@ -37,9 +42,10 @@ def open_database(url: str) -> Engine:
         engine = _create(parsed)
         with _OPENING:
             _bring_up_to_date(engine)
+            _watch_file(engine)
     except (DatabaseError, CommandError, OSError, ImportError) as error:
         cause = error.orig if isinstance(error, DatabaseError) else error
-        one_line = " ".join(str(cause).split())
+        one_line = mask(" ".join(str(cause).split()))
         raise ValueError(f"database {shown}: {one_line}; check SHADOWLINE_DATABASE_URL") from None
     return engine
 
@@ -83,7 +89,8 @@ def _parse(url: str) -> URL:
 
 def _create(parsed: URL) -> Engine:
     if parsed.drivername != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        patience = {} if "connect_timeout" in parsed.query else {"connect_timeout": _CONNECT_S}
+        return create_engine(parsed, pool_pre_ping=True, connect_args=patience)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed)
@@ -110,6 +117,41 @@ def migrations(connection: Connection) -> Config:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+def _watch_file(engine: Engine) -> None:
+    """From now on each transaction begins on the file that has the database's name at that moment.
+
+    An open connection would go on with a file that was removed or replaced, and what it writes would be lost.
+    """
+    name = engine.url.database
+    if engine.dialect.name != "sqlite" or not name or name.startswith((":", "file:")):
+        return
+
+    def refuse_to_create(*_: object) -> None:
+        if _identity(name) is None:
+            raise sqlite3.OperationalError(f"{name}: no such file any more; put it back, or restore a backup")
+
+    def remember(_: object, record: ConnectionPoolEntry) -> None:
+        record.info[_IDENTITY] = _identity(name)
+
+    def compare(_: object, record: ConnectionPoolEntry, __: object) -> None:
+        if record.info.get(_IDENTITY) != _identity(name):
+            raise DisconnectionError(f"{name} was removed or replaced")  # the pool connects again
+
+    engine.dispose()
+    event.listen(engine, "do_connect", refuse_to_create)
+    event.listen(engine, "connect", remember)
+    event.listen(engine, "checkout", compare)
+
+
+def _identity(name: str) -> tuple[int, int] | None:
+    """Which file has this name now: its device and inode."""
+    try:
+        status = Path(name).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

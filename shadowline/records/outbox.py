@@ -13,6 +13,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
 
+from shadowline.core.secrets import mask
 from shadowline.records.store_session import StoreSession
 from shadowline.records.tables import ActionRow
 from shadowline.rollout.engine import Action, ActionKind
@@ -47,7 +48,7 @@ class Outbox:
 
     def finish_action(self, action_id: int, at: datetime, error: str | None = None) -> None:
         """Cross an action off, or note why it failed and leave it pending."""
-        values = {"done_at": at, "last_error": None} if error is None else {"last_error": error}
+        values = {"done_at": at, "last_error": None} if error is None else {"last_error": mask(error)}
         with self._session.engine.begin() as connection:
             connection.execute(update(ActionRow).where(ActionRow.id == action_id).values(**values))
 

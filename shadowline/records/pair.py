@@ -12,7 +12,7 @@ from typing import Any, Literal
 from shadowline.core.params import GatewayParams
 from shadowline.data.labels import Label
 
-DROPPED = "dropped"  # the candidate was never asked: the queue was full
+DROPPED = "dropped"  # never paired: the candidate was not asked because a queue was full, or its decision was lost
 REFERENCE_PART = "reference part"  # `by` of the label that a reference part came with
 Side = Literal["candidate", "legacy"]
 

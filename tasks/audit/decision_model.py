@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from shadowline.audit.inspection import CalibrationFacts, ModelFacts
 from shadowline.core.hashing import file_sha256
+from shadowline.core.secrets import mask
 from shadowline.models.detector import Detector
 from shadowline.models.few_shot.detector import FewShot
 from shadowline.models.inspector_detector import CandidateDetector
@@ -53,7 +54,7 @@ def load_deciding(stored: StoredPair, records: Records, scratch: Path) -> Decisi
         facts, since = _of_registry(facts, place, stored.received_at)
         facts, detector, directory = _open(facts, place, pair.class_name, scratch)
     except _CANNOT_BE_LOADED as error:
-        problem = f"the model that decided cannot be loaded: {error}"
+        problem = f"the model that decided cannot be loaded: {mask(str(error))}"
         return DecisionModel(replace(facts, problem=problem), since, None)
     if detector.fingerprint != fingerprint:
         problem = f"{directory} holds model {detector.fingerprint[:12]}…, the pair names {fingerprint[:12]}…"

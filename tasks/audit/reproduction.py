@@ -37,6 +37,7 @@ from shadowline.audit.environment import same_settings
 from shadowline.core.atomic_files import link_or_copy, read_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
+from shadowline.core.secrets import mask
 from shadowline.data.additions import Additions
 from tasks.integrations.dvc_pipeline import StageFailedError, run_stage, stage_server
 from tasks.integrations.dvc_remote import configure_remote, open_remote, read_steps
@@ -173,7 +174,7 @@ def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
 def _own_words(error: StageFailedError) -> str:
     """The last line of a failed stage's message that is not DVC's own."""
     lines = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
-    return lines[-1]
+    return mask(lines[-1])
 
 
 def _run(place: Checkout, targets: list[str], variables: Mapping[str, str], server: Mapping[str, str]) -> float:
@@ -234,7 +235,7 @@ def additions_gone(place: Checkout) -> dict[str, str]:
         try:
             Additions(place.layout.additions, name).check(addition["index"] for addition in entry.get("additions", ()))
         except (FileNotFoundError, ValueError) as error:
-            gone[f"import@{name}"] = f"source not at hand: {error}"
+            gone[f"import@{name}"] = f"source not at hand: {mask(str(error))}"
     return gone
 
 

@@ -28,6 +28,7 @@ from uuid import uuid4
 from sqlalchemy import URL, Connection, Engine, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from shadowline.core.secrets import mask
 from shadowline.records.database import reading
 from tasks.backup.manifest import DatabaseKind
 
@@ -98,7 +99,9 @@ def require_empty(url: str, name: str) -> None:
         try:
             tables = inspect(engine).get_table_names()
         except SQLAlchemyError as error:
-            raise ValueError(f"{name} {shown}: {' '.join(str(error).split())[:200]}; name an empty database") from None
+            raise ValueError(
+                f"{name} {shown}: {mask(' '.join(str(error).split()))[:200]}; name an empty database"
+            ) from None
     if tables:
         raise ValueError(f"{name} {shown}: holds {len(tables)} tables, need an empty database; create a new one")
 
@@ -157,7 +160,7 @@ def _run(command: list[str], url: URL) -> None:
     environment = {**os.environ, "PGPASSWORD": str(password)} if password else dict(os.environ)
     answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if answer.returncode:
-        message = " ".join(answer.stderr.split())[:300]
+        message = mask(" ".join(answer.stderr.split()))[:300]
         raise ValueError(f"{Path(command[0]).name}: {message}; check the database and that it can be reached")
 
 

@@ -25,6 +25,7 @@ from typing import Protocol
 from shadowline.core.atomic_files import replace_private_file
 from shadowline.core.hashing import file_sha256
 from shadowline.core.progress import Progress
+from shadowline.core.secrets import mask
 from tasks.backup.manifest import MANIFEST, BackedUpFile, BackupManifest, read_backup_manifest
 from tasks.integrations.object_storage import FolderStorage, S3Storage, open_storage
 
@@ -78,7 +79,7 @@ def one_line_errors(way_out: str) -> Iterator[None]:
         raise
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise ValueError(f"{message}; {way_out}") from None
+        raise ValueError(mask(f"{message}; {way_out}")) from None
 
 
 # --- folders --------------------------------------------------------------------------------------------------------

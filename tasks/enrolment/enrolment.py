@@ -21,6 +21,7 @@ from shadowline.core.device import pick_device
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.core.secrets import mask
 from shadowline.data.additions import Addition, Additions, Intake, Offer, known_images
 from shadowline.data.images import open_within
 from shadowline.data.labels import Label, Split
@@ -358,7 +359,7 @@ def collect_due(location: str, root: Path) -> list[str]:
         try:
             take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
         except (FileNotFoundError, ValueError) as error:
-            get_run_logger().error("class '%s' not taken in: %s", class_name, error)
+            get_run_logger().error("class '%s' not taken in: %s", class_name, mask(str(error)))
     due = {
         enrolment.class_name: enrolment.num_normal + enrolment.num_defects
         for enrolment in list_enrolments(root)

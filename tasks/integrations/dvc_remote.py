@@ -26,6 +26,7 @@ from prefect import get_run_logger, task
 from shadowline.audit.comparison import Finding, Item, Output, StageRecord
 from shadowline.core.atomic_files import read_json, replace_file
 from shadowline.core.hashing import file_md5
+from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
 from tasks.integrations.retry import configure_dvc_retries
@@ -247,7 +248,7 @@ def _damage(subject: str, error: DamagedError) -> Item:
 
 def _away(url: str, error: Exception) -> str:
     reason = str(error).strip().splitlines() or [type(error).__name__]
-    return f"data remote {url}: {reason[0]}; check SHADOWLINE_DATA_URL"
+    return mask(f"data remote {url}: {reason[0]}; check SHADOWLINE_DATA_URL")
 
 
 @contextmanager

@@ -21,7 +21,8 @@ import shadowline
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
-from shadowline.core.settings import Settings, prepare_environment
+from shadowline.core.secrets import mask
+from shadowline.core.settings import Settings, prepare_environment, tracking_address
 from shadowline.evaluation.gates import Verdict
 from shadowline.evaluation.summary import Summary
 from shadowline.models.fingerprints import class_fingerprints
@@ -63,7 +64,7 @@ SIGNATURE = ModelSignature(
 def client() -> mlflow.MlflowClient:
     """A client of the store that SHADOWLINE_TRACKING_URI names."""
     prepare_environment()
-    uri = Settings().tracking_uri
+    uri = tracking_address(Settings().tracking_uri)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 
@@ -276,7 +277,7 @@ def challenger_if_known(model_name: str) -> dict[str, str]:
     try:
         return challenger_fingerprints(model_name)
     except STORE_ERRORS as error:
-        log.warning("registry: %s; this tick tries no new challenger", str(error).partition("\n")[0])
+        log.warning("registry: %s; this tick tries no new challenger", mask(str(error)).partition("\n")[0])
         return {}
 
 

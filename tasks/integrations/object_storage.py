@@ -25,6 +25,7 @@ from typing import Any, Protocol
 
 from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.hashing import file_sha256
+from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings
 from shadowline.models.archive import is_inside
 from tasks.integrations.retry import T, call_with_retry, code_of, is_transient
@@ -220,7 +221,7 @@ class S3Storage:
             if code_of(error) in _MISSING:
                 raise
             advice = f"away for {self.patience_s:g} s; run again when it is back" if is_transient(error) else _CHECK
-            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {error}; {advice}") from None
+            raise ValueError(f"s3://{self.bucket}/{self.prefix}{key}: {mask(str(error))}; {advice}") from None
 
 
 def open_storage(url: str | None = None) -> FolderStorage | S3Storage:

@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from shadowline.core.atomic_files import write_json
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
+from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings
 from shadowline.models.registry_uri import download_with_retries
 
@@ -31,7 +32,7 @@ _OF_THE_STORE = "registered_model_meta"  # MLflow writes it itself beside the lo
 def log_provenance(tracking: mlflow.MlflowClient, model_name: str, version: str, params: Params, root: Path) -> None:
     """Tag a version with its provenance beside its commit; existing tags stay."""
     registered = tracking.get_model_version(model_name, version)
-    tags = {"data_url": Settings().data_url, **_encoder_source(params, root)}
+    tags = {"data_url": mask(Settings().data_url), **_encoder_source(params, root)}
     if "verdict" not in registered.tags:  # made by this run; the environment of an older version is unknown
         from shadowline.audit.environment import describe_environment  # loads torch, which a tick does not need
 
@@ -75,4 +76,4 @@ def download(uri: str, source: str, folder: Path) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (mask(str(error)).splitlines() or [type(error).__name__])[0]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-import httpx
 from mlflow.exceptions import MlflowException
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from shadowline.core.params import Params
+from shadowline.core.secrets import mask
 from shadowline.records.model_locations import CANDIDATE
 from shadowline.records.outbox import PendingAction
 from shadowline.records.stores import Records
@@ -21,7 +21,7 @@ from tasks.integrations.mlflow_registry import promote_live
 from tasks.integrations.webhook import notify
 from tasks.rollout.legacy_models import archive_legacy, delete_legacy, keep_predecessor, prove_archive
 
-_OUTSIDE = (ValueError, OSError, MlflowException, httpx.HTTPError)  # errors of the systems outside
+_OUTSIDE = (ValueError, OSError, MlflowException)  # errors of the systems outside
 
 
 DECOMMISSIONING = frozenset({ActionKind.ARCHIVE_LEGACY, ActionKind.PROVE_ARCHIVE, ActionKind.DELETE_LEGACY})
@@ -41,8 +41,9 @@ def drain_outbox(records: Records, params: Params, root: Path, at: datetime, kin
         try:
             execute_action(pending.action, records, params, root)
         except _OUTSIDE as error:
-            get_run_logger().error("%s %s: %s", pending.action.kind, pending.action.class_name, error)
-            records.outbox.finish_action(pending.id, at, error=str(error))
+            why = mask(str(error))
+            get_run_logger().error("%s %s: %s", pending.action.kind, pending.action.class_name, why)
+            records.outbox.finish_action(pending.id, at, error=why)
             stuck.add(pending.action.class_name)
         else:
             records.outbox.finish_action(pending.id, at)

@@ -18,6 +18,7 @@ from mlflow.entities import Metric
 from prefect.logging import get_logger
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from shadowline.core.secrets import mask
 from tasks.integrations.mlflow_registry import STORE_ERRORS, client
 
 _PAUSE_S = 2.0  # between two attempts while the store is away
@@ -74,4 +75,4 @@ class _Curves:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return mask(str(error)).partition("\n")[0]

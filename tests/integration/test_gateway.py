@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -593,17 +595,14 @@ def test_more_requests_than_allowed_are_refused_at_once(factory: Factory) -> Non
 
 
 class Outage:
-    """The database's folder is somewhere else; connections that were open are closed."""
+    """The database's folder is somewhere else."""
 
-    def __init__(self, factory: Factory, site: Site) -> None:
+    def __init__(self, factory: Factory) -> None:
         self.folder = factory.root / "database"
-        self.engines = [factory.records.pairs.engine, site.gateway.records.pairs.engine]  # type: ignore[union-attr]
 
     def __enter__(self) -> None:
         self.folder.rename(self.folder.with_name("elsewhere"))
         self.folder.write_text("a file where the folder was", encoding="utf-8")
-        for engine in self.engines:
-            engine.dispose()
 
     def __exit__(self, *_: object) -> None:
         self.folder.unlink()
@@ -615,7 +614,7 @@ def test_pairs_outlive_the_database_on_disk_and_are_replayed_once(factory: Facto
     with factory.serve(factory.params(database_timeout_ms=100)) as site:
         site.inspect("dots", png("dots", 0), captured_at=AT)
         factory.wait_for_pairs("dots", 1)
-        with Outage(factory, site):
+        with Outage(factory):
             for number in range(4):  # the first is a retry of what is in the database already
                 assert site.inspect("dots", png("dots", number), captured_at=AT)["answered_by"] == "legacy"
             wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 4)
@@ -639,7 +638,7 @@ def test_pairs_outlive_the_database_on_disk_and_are_replayed_once(factory: Facto
 def test_what_a_dead_gateway_left_on_disk_the_next_one_replays_as_received_then(factory: Factory) -> None:
     factory.move(dots=Phase.SHADOW)
     then = datetime.fromisoformat(AT)
-    with factory.serve(clock=lambda: then) as site, Outage(factory, site):
+    with factory.serve(clock=lambda: then) as site, Outage(factory):
         site.inspect("dots", png("dots"))
         wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)
         site.gateway.watcher.stop()  # type: ignore[union-attr]
@@ -648,22 +647,20 @@ def test_what_a_dead_gateway_left_on_disk_the_next_one_replays_as_received_then(
         assert factory.wait_for_pairs("dots", 1)["received_at"].tolist() == [then]
 
 
-def test_inspection_goes_on_without_database_and_without_disk_and_says_what_is_lost(factory: Factory) -> None:
+def test_inspection_goes_on_without_database_and_without_disk_and_nothing_is_lost(factory: Factory) -> None:
     factory.move(dots=Phase.SHADOW)
     (factory.root / "spool").mkdir()
     (factory.root / "spool/pairs.jsonl").symlink_to("/dev/full")
     with factory.serve() as site:
-        with Outage(factory, site):
+        with Outage(factory):
             for number in range(3):
                 assert site.inspect("dots", png("dots", number))["answered_by"] == "legacy"
-            wait_for(lambda: site.metric("shadowline_pairs_lost_total") == 3)
+            wait_for(lambda: site.metric("shadowline_pairs_waiting") == 3)
             status, body = site.ready()
-            assert status == 503
-            assert body["lost_pairs"] == 3
+            assert (status, body["lost_pairs"]) == (503, 0)
+            assert any("pairs: 3 are in memory alone" in reason for reason in body["reasons"])
             assert any("No space left on device" in reason for reason in body["reasons"])
-        (factory.root / "spool/pairs.jsonl").unlink(missing_ok=True)
-        site.inspect("dots", png("dots", 3))
-        factory.wait_for_pairs("dots", 1)
+        factory.wait_for_pairs("dots", 3)
         wait_for(lambda: site.ready()[0] == 200)
 
 
@@ -720,7 +717,7 @@ def test_a_reference_part_brings_its_label_also_through_the_spool(factory: Facto
     with factory.serve() as site:
         site.inspect("dots", png("dots", hole=True), known_label="anomalous")
         factory.wait_for_pairs("dots", 1)
-        with Outage(factory, site):
+        with Outage(factory):
             site.inspect("dots", png("dots", 1), known_label="normal")
             wait_for(lambda: site.metric("shadowline_pairs_spooled_total") == 1)
         pairs = factory.wait_for_pairs("dots", 2)
@@ -760,14 +757,42 @@ def test_an_inspectors_word_reaches_the_pair_by_image_and_by_trace(factory: Fact
         ({"image_id": "0" * 64, "by": ""}, 422, "by: String should have at least 1 character"),
         ({"image_id": "0" * 64, "by": " \t"}, 422, "by: String should have at least 1 character"),
         ({"image_id": "0" * 64, "at": "2026-01-01T00:00:00Z"}, 422, "at: Extra inputs are not permitted"),
+        ({"image_id": "0" * 64, "note": "a\0b"}, 422, "note: holds the character '\\x00'; leave it out"),
+        ({"image_id": "0" * 64, "note": "\x1b[2J"}, 422, "note: holds the character '\\x1b'; leave it out"),
+        ({"image_id": "0" * 64, "note": "\ud800"}, 422, "note: "),
+        ({"image_id": "0" * 64, "by": "A\0da"}, 422, "by: holds the character '\\x00'; leave it out"),
+        ({"image_id": "0" * 64, "by": "A\nda"}, 422, "by: holds the character '\\n'; leave it out"),
+        ({"image_id": "0" * 64, "class_name": "do\0ts"}, 422, "class_name: holds the character '\\x00'; leave it out"),
+        ({"trace_id": "t\0"}, 422, "trace_id: holds the character '\\x00'; leave it out"),
+        ({"image_id": "0" * 64, "note": "a\tscratch,\nperhaps “two”"}, 404, "was never inspected"),
     ],
 )
 def test_feedback_that_says_nothing_usable_is_refused(
     door: Site, change: dict[str, str], status: int, error: str
 ) -> None:
     word = {"class_name": "dots", "label": "normal", "by": "Ada", **change}
-    answer = door.client.post("/v1/feedback", json=word)
+    answer = door.client.post("/v1/feedback", content=json.dumps(word), headers={"Content-Type": "application/json"})
     assert answer.status_code == status
+    assert error in answer.json()["error"]
+
+
+def test_feedback_that_says_a_thing_twice_is_refused(door: Site) -> None:
+    word = '{"class_name": "dots", "image_id": "%s", "label": "normal", "by": "Ada", "label": "anomalous"}' % ("0" * 64)
+    answer = door.client.post("/v1/feedback", content=word, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (422, "label: given twice; send it once")
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("class_name=dots&class_name=stripes", "class_name: given twice; send it once"),
+        ("clas_name=dots", "clas_name: Extra inputs are not permitted"),
+        ("class_name=do%00ts", "class_name: holds the character '\\x00'; leave it out"),
+    ],
+)
+def test_a_question_that_is_not_understood_is_refused(door: Site, query: str, error: str) -> None:
+    answer = door.client.get(f"/v1/review?{query}")
+    assert answer.status_code == 422
     assert error in answer.json()["error"]
 
 
@@ -858,6 +883,17 @@ def test_fields_that_mean_nothing_are_refused(door: Site, fields: dict[str, str]
     assert error in answer.json()["error"]
 
 
+def test_what_is_said_twice_is_refused(door: Site) -> None:
+    fields = [("class_name", (None, "dots")), ("class_name", (None, "stripes")), ("image", ("a.png", png("dots")))]
+    answer = door.client.post("/v1/inspect", files=fields)
+    assert (answer.status_code, answer.json()["error"]) == (422, "class_name: given twice; send it once")
+    answer = door.client.post("/v1/inspect", files=[("image", (None, "dots")), ("image", ("a.png", png("dots")))])
+    assert (answer.status_code, answer.json()["error"]) == (422, "image: given twice; send it once")
+    twice = [("X-Trace-Id", "a"), ("X-Trace-Id", "b")]
+    answer = door.client.post("/v1/inspect", files={"image": png("dots")}, headers=twice)
+    assert (answer.status_code, answer.json()["error"]) == (422, "X-Trace-Id: given twice; send it once")
+
+
 def test_requests_that_are_no_upload_are_refused(door: Site) -> None:
     post = door.client.post
     assert post("/v1/inspect", json={"image": "/etc/passwd"}).status_code == 415
@@ -867,6 +903,28 @@ def test_requests_that_are_no_upload_are_refused(door: Site) -> None:
     bad_trace = door.post(png("dots"), {"X-Trace-Id": "a b"}, class_name="dots")
     assert (bad_trace.status_code, "X-Trace-Id" in bad_trace.json()["error"]) == (422, True)
     assert door.client.get("/nowhere").json() == {"error": "Not Found"}
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type"), [("/v1/inspect", "multipart/form-data; boundary=b"), ("/v1/feedback", "application/json")]
+)
+def test_a_caller_that_hangs_up_is_counted_and_is_no_error(
+    door: Site, caplog: pytest.LogCaptureFixture, path: str, content_type: str
+) -> None:
+    def counted() -> float:
+        return door.metric("shadowline_refusals_total", status="499")
+
+    before, server_log = counted(), logging.getLogger("uvicorn")
+    server_log.addHandler(caplog.handler)
+    with socket.create_connection(("127.0.0.1", door.port)) as caller:
+        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nX-API-Key: {KEY}\r\nContent-Type: {content_type}\r\n"
+        caller.sendall(f"{head}Content-Length: 1000\r\n\r\n--b".encode())
+        wait_for(lambda: door.metric("shadowline_in_flight") == 1)
+    wait_for(lambda: counted() == before + 1)
+    wait_for(lambda: door.metric("shadowline_in_flight") == 0)
+    server_log.removeHandler(caplog.handler)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert door.metric("shadowline_refusals_total", status="500") == 0
 
 
 def test_an_upload_that_never_ends_is_given_up(factory: Factory) -> None:

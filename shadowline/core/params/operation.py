@@ -135,6 +135,8 @@ class GatewayParams(FrozenModel):
     batch_window_ms: float = Field(ge=0)  # how long the first image of a batch waits for others
     candidate_timeout_ms: float = Field(gt=0)  # limit for one batch; then the legacy model answers, if one still judges
     answer_timeout_ms: float = Field(gt=0)  # then there is no answer; also of work in the shadow
+    max_connections: Positive  # open at once, with or without a request; more are refused
+    header_timeout_ms: float = Field(gt=0)  # limit to the end of a request's headers
     upload_timeout_ms: float = Field(gt=0)  # limit from the first to the last byte of a request
     shadow_queue: Positive  # images that wait for the other model; more are dropped, counted and recorded
     shadow_queue_mb: float = Field(gt=0)  # pixels and files of the images that wait, 10^6 bytes

@@ -26,6 +26,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from shadowline.core.progress import Progress
+from shadowline.core.secrets import mask
 from shadowline.records.audit_log.chain_heads import HeadPlace
 from shadowline.records.audit_log.entry import (
     FIELDS,
@@ -347,7 +348,7 @@ def _hash_of(connection: Connection, number: int) -> str | None:
 
 
 def _complain(error: Exception) -> None:
-    log.error("audit: not sealed, tried again later: %s", " ".join(str(error).split()))
+    log.error("audit: not sealed, tried again later: %s", mask(" ".join(str(error).split())))
 
 
 def _entry(row: Any) -> Entry:

@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol, TypeVar
 
+from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings
 from shadowline.records.audit_log.keys import ChainHead
 
@@ -78,7 +79,7 @@ class HeadPlace:
         if results:
             return results[0]
         reason = " ".join(str(errors[0]).split()) if errors else f"no answer within {patience_s:g} s"
-        raise AwayError(f"{self.location}: {reason}; check SHADOWLINE_AUDIT_WITNESS")
+        raise AwayError(f"{mask(self.location)}: {mask(reason)}; check SHADOWLINE_AUDIT_WITNESS")
 
 
 @dataclass(frozen=True)

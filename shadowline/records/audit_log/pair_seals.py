@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import InstrumentedAttribute
 
 from shadowline.core.progress import Progress
+from shadowline.core.secrets import mask
 from shadowline.records.audit_log.chain import Chain
 from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.merkle import Tree
@@ -106,7 +107,7 @@ def seal_pairs_if_possible(chain: Chain, now: datetime) -> None:
     try:
         seal_pairs(chain, now)
     except (ValueError, OSError, SQLAlchemyError) as error:
-        log.error("audit: pairs not sealed, tried again at the next tick: %s", " ".join(str(error).split()))
+        log.error("audit: pairs not sealed, tried again at the next tick: %s", mask(" ".join(str(error).split())))
 
 
 @dataclass

@@ -13,6 +13,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
+from fixtures.waiting import wait_for
 from shadowline.core.params import ImageRetentionPolicy, Params
 from shadowline.gateway.image_retention import ImageRetention, RetainedImages
 from shadowline.gateway.metrics import Metrics
@@ -85,7 +86,7 @@ def test_the_oldest_go_first_and_an_image_seen_again_is_new_again(tmp_path: Path
 
 
 def test_the_bound_holds_for_what_several_processes_write(tmp_path: Path) -> None:
-    size, context = len(file_of(0)), get_context("spawn")
+    size, context = len(file_of(0)), get_context("fork")
     workers = [context.Process(target=_keep_many, args=(tmp_path, 20 * size, start)) for start in (0, 100, 200)]
     for worker in workers:
         worker.start()
@@ -137,6 +138,22 @@ def test_a_disk_that_takes_nothing_is_counted_and_harms_nobody(tmp_path: Path, p
     keeper.close(30)
     assert value(metrics, "images_not_kept", why="disk") == 2
     assert value(metrics, "images_kept") == 0
+
+
+def test_an_image_that_the_disk_does_not_take_is_tried_again_and_the_gateway_says_so(
+    tmp_path: Path, params: Params
+) -> None:
+    in_the_way = tmp_path / "inspected"
+    in_the_way.write_text("a file in the place of the folder")
+    keeper = ImageRetention(in_the_way, params.gateway.model_copy(update={"poll_interval_ms": 5}), Metrics())
+    keeper.start()
+    keeper.offer(sample_of(file_of(0)), "bolt", flagged=True)
+    wait_for(lambda: keeper.problem is not None)
+    assert "kept images: 1 wait, the disk does not take them" in (keeper.problem or "")
+    in_the_way.unlink()
+    wait_for(lambda: keeper.problem is None)
+    keeper.close(30)
+    assert kept(in_the_way) == {id_of(file_of(0))}
 
 
 _NO_BOUND = {"shadow_queue": 1000, "shadow_queue_mb": 1000.0, "keep_queue": 1000, "keep_queue_mb": 1000.0}

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from fixtures.gateway import app_without_models
 from shadowline.core.params import Params
-from shadowline.gateway.app import build_app
 from shadowline.gateway.auth import OPEN_PATHS
-from shadowline.gateway.load_limit import LoadLimiter
-from shadowline.gateway.metrics import Metrics
 
 KEY = "a-key"
 ELSEWHERE = ("203.0.113.5", 50_000)
 
 
-def app_with(params: Params, *keys: str) -> FastAPI:
-    """The application with no models behind it; it is not started."""
-    metrics = Metrics()
-    return build_app(SimpleNamespace(keys=keys, params=params, traffic=LoadLimiter(metrics), metrics=metrics))  # type: ignore[arg-type]
-
-
 @pytest.fixture
 def schema(params: Params) -> dict[str, Any]:
-    answer = TestClient(app_with(params, KEY), headers={"X-API-Key": KEY}).get("/openapi.json")
+    answer = TestClient(app_without_models(params, KEY), headers={"X-API-Key": KEY}).get("/openapi.json")
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
     return found
@@ -44,6 +34,7 @@ def test_the_schema_lists_every_route(schema: dict[str, Any]) -> None:
         ("/v1/review", "get"),
         ("/v1/classes/{class_name}/images", "post"),
         ("/v1/rollout", "get"),
+        ("/", "get"),
         ("/healthz", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),
@@ -96,10 +87,10 @@ def test_the_schema_is_behind_the_key_like_the_routes(
     params: Params, keys: tuple[str, ...], sent: str | None, caller: tuple[str, int], status: int
 ) -> None:
     headers = {} if sent is None else {"X-API-Key": sent}
-    client = TestClient(app_with(params, *keys), headers=headers, client=caller)
+    client = TestClient(app_without_models(params, *keys), headers=headers, client=caller)
     assert client.get("/openapi.json").status_code == status
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
 def test_no_page_loads_scripts_from_elsewhere(params: Params, path: str) -> None:
-    assert TestClient(app_with(params, KEY), headers={"X-API-Key": KEY}).get(path).status_code == 404
+    assert TestClient(app_without_models(params, KEY), headers={"X-API-Key": KEY}).get(path).status_code == 404

@@ -5,41 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
-from shadowline.core.params import Params
+from fixtures.pairs import AT, pair
 from shadowline.data.labels import Label
-from shadowline.data.near_duplicates import FrameRule
-from shadowline.gateway.metrics import Metrics
-from shadowline.gateway.pair_writer import PairWriter
 from shadowline.gateway.spool import Spool, pair_from_line, pair_to_line
-from shadowline.records.audit_log.keys import KeyFolder
-from shadowline.records.database import open_database
 from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource
-from shadowline.records.pairs import PairStore
-from shadowline.records.stores import records_on
-
-FRAMES = FrameRule(window=200, levels=0.5)
-AT = datetime(2026, 1, 5, 6, 0, 0, 123_456, tzinfo=UTC)
-
-
-def pair(number: int = 0, **changes: object) -> Pair:
-    fields: dict[str, object] = {
-        "class_name": "bolt",
-        "image_id": f"{number:064x}",
-        "captured_at": AT + timedelta(seconds=number),
-        "candidate": "new",
-        "legacy": "old",
-        "answered_by": "legacy",
-        "candidate_said": ModelDecision(0.1 + number, 1.5, 20.0),
-        "legacy_said": ModelDecision(1 / 3, 0.5, 30.0),
-        "trace_id": f"t-{number}",
-    }
-    return Pair(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -149,45 +122,3 @@ def test_many_writers_share_one_folder(spool):
     found, damaged = taken(spool)
     assert sorted(found_pair.image_id for found_pair in found) == [pair(n).image_id for n in range(40)]
     assert damaged == 0
-
-
-# --- the writer -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> PairStore:
-    return records_on(open_database(f"sqlite:///{tmp_path / 'records.db'}"), KeyFolder(tmp_path / "keys")).pairs
-
-
-def test_the_writer_writes_in_batches_and_once(store, spool, params: Params):
-    metrics = Metrics()
-    writer = PairWriter(store, spool, params.gateway, FRAMES, metrics)
-    for number in range(250):
-        writer.offer(pair(number % 200))
-    writer.start()
-    writer.close(30)
-    assert len(store.table("bolt", "new", "old")) == 200
-    assert metrics.registry.get_sample_value("shadowline_pairs_recorded_total") == 200
-    assert spool.num_bytes == 0
-
-
-def test_a_writer_whose_database_hangs_at_the_end_leaves_everything_on_disk(store, spool, params: Params):
-    blocker = create_engine(store.engine.url, isolation_level="AUTOCOMMIT").connect()
-    blocker.execute(text("BEGIN EXCLUSIVE"))
-    writer = PairWriter(store, spool, params.gateway.model_copy(update={"record_batch": 2}), FRAMES, Metrics())
-    for number in range(5):
-        writer.offer(pair(number))
-    writer.start()
-    writer.close(0.2)
-    found, _ = taken(spool)
-    blocker.execute(text("ROLLBACK"))
-    assert {found_pair.image_id for found_pair in found} == {pair(number).image_id for number in range(5)}
-
-
-def test_a_full_queue_loses_the_pair_and_counts_it(store, spool, params: Params):
-    metrics = Metrics()
-    writer = PairWriter(store, spool, params.gateway.model_copy(update={"pair_queue": 1}), FRAMES, metrics)
-    for number in range(3):
-        writer.offer(pair(number))
-    assert writer.num_lost == 2
-    assert metrics.registry.get_sample_value("shadowline_pairs_lost_total") == 2
