@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
@@ -28,7 +27,7 @@ def fetch_demo(
     Example: `shadowline data fetch`
     """
     for path in fetch(PINNED, directory, default_progress()):
-        typer.echo(path)
+        say(path)
 
 
 @app.command("list")
@@ -53,4 +52,4 @@ def list_images(
     table = Table("class", *(split.value for split in Split))
     for name, row in rows.items():
         table.add_row(name, *(str(count) for count in row.values()))
-    Console().print(table)
+    print_tables(table)
