@@ -7,11 +7,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from flows.commands.dates import DAY, utc
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.progress import Progress, default_progress
@@ -80,8 +78,8 @@ def log(
     table = Table("entry", "when", "by", "kind", "subject", "what")
     for entry in entries:
         cells = (str(entry.number), entry.at[:16].replace("T", " "), entry.by, entry.kind, entry.subject, _short(entry))
-        table.add_row(*(escape(cell) for cell in cells))
-    Console().print(table)
+        table.add_row(*cells)
+    print_tables(table)
 
 
 @keys.command("list")
@@ -99,10 +97,10 @@ def list_keys(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("key", Column("public half", overflow="fold"), "introduced by", "entry", "signs to")
+    table = Table("key", "public half", "introduced by", "entry", "signs to")
     for row in rows:
         table.add_row(row["name"], row["public_key"], row["by"], str(row["from_entry"]), str(row["to_entry"] or "now"))
-    Console().print(table)
+    print_tables(table)
 
 
 @keys.command("create")
@@ -133,7 +131,7 @@ def rotate(name: KeyName, by: By) -> None:
 def _introduce(chain: Chain, name: str, by: str) -> None:
     entry = chain.rotate(name, by)
     public = entry.facts["public_key"]
-    typer.echo(f"entry {entry.number}: {name} signs from here on; keep its public half elsewhere: {name}={public}")
+    say(f"entry {entry.number}: {name} signs from here on; keep its public half elsewhere: {name}={public}")
 
 
 def _key(text: str) -> tuple[str, str]:
@@ -150,15 +148,15 @@ def _key(text: str) -> tuple[str, str]:
 def _say(result: Verification, chain: Chain) -> None:
     if result.chain.last is not None:
         last = result.chain.last
-        typer.echo(f"{result.chain.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
+        say(f"{result.chain.num_entries} entries in order, the last of {last.at[:19]} with hash {last.hash}")
     if chain.num_noted():
-        typer.secho(f"{chain.num_noted()} notes wait to be sealed, since {chain.pending_since()}", fg="yellow")
+        say(f"{chain.num_noted()} notes wait to be sealed, since {chain.pending_since()}", colour="yellow")
     for line in _remarks(result):
-        typer.secho(line, fg="yellow")
+        say(line, colour="yellow")
     for line in _faults(result):
-        typer.secho(line, fg="red")
+        say(line, colour="red")
     if result.sound:
-        typer.secho("sound" if result.chain.last else "sound: nothing is on record yet", fg="green")
+        say("sound" if result.chain.last else "sound: nothing is on record yet", colour="green")
 
 
 def _remarks(result: Verification) -> Iterator[str]:

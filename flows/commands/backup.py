@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shadowline.cli.output import say
 from shadowline.core.progress import Progress, default_progress
 from shadowline.core.project import anywhere
 
@@ -69,32 +70,30 @@ def _progress(as_json: bool) -> Progress:
 
 def _print_backup(done: BackupDone) -> None:
     size = f"{done.num_files} files, {_mb(done.num_bytes)}, of which {_mb(done.num_new_bytes)} are new"
-    typer.echo(f"{done.location}: {size}, {done.seconds:.0f} s; manifest {done.manifest_sha256[:12]}")
+    say(f"{done.location}: {size}, {done.seconds:.0f} s; manifest {done.manifest_sha256[:12]}")
     if done.has_private_keys:
-        typer.secho("private keys of the audit chain are inside: whoever reads it can sign", fg="yellow", err=True)
+        say("private keys of the audit chain are inside: whoever reads it can sign", colour="yellow", err=True)
     _print_lines(done.left_out, done.problems)
 
 
 def _print_restore(done: RestoreDone) -> None:
-    typer.echo(
-        f"{done.folder}: {done.num_files} files, {_mb(done.num_bytes)}, all verified; {done.seconds / 60:.1f} min"
-    )
-    typer.echo(f"audit chain: {done.num_entries} entries, sound")
-    typer.echo(f"registered: {len(done.registered)} versions; tried {done.inspector or 'none'}")
+    say(f"{done.folder}: {done.num_files} files, {_mb(done.num_bytes)}, all verified; {done.seconds / 60:.1f} min")
+    say(f"audit chain: {done.num_entries} entries, sound")
+    say(f"registered: {len(done.registered)} versions; tried {done.inspector or 'none'}")
     for check in done.inspected:
-        typer.echo(f"  {check.class_name}: {Path(check.image).name[:16]} {check.decision}, score {check.score:.2f}")
+        say(f"  {check.class_name}: {Path(check.image).name[:16]} {check.decision}, score {check.score:.2f}")
     stale = ", ".join(done.stale)
-    typer.echo(f"dvc: stale are {stale}" if stale else "dvc: everything is up to date")
+    say(f"dvc: stale are {stale}" if stale else "dvc: everything is up to date")
     for name, value in done.environment.items():
-        typer.echo(f"set {name}={value}")
+        say(f"set {name}={value}")
     _print_lines(done.left_out, done.problems)
 
 
 def _print_lines(left_out: tuple[str, ...], problems: tuple[str, ...]) -> None:
     for line in left_out:
-        typer.echo(f"left out: {line}")
+        say(f"left out: {line}")
     for line in problems:
-        typer.secho(f"problem: {line}", fg="red", err=True)
+        say(f"problem: {line}", colour="red", err=True)
 
 
 def _mb(num_bytes: int) -> str:

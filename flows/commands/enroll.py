@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.enrolment.policy import Advice
@@ -43,9 +42,7 @@ def enroll(
     Example: `shadowline enroll bolt /srv/new/bolt`
     """
     if class_name == _STATUS and not location and not _is_class(_STATUS, Layout()):
-        typer.secho(
-            "`shadowline enroll status` is going away: use `shadowline enrolment status`", fg="yellow", err=True
-        )
+        say("`shadowline enroll status` is going away: use `shadowline enrolment status`", colour="yellow", err=True)
         status(as_json)
     else:
         _enroll(class_name, location, as_json, update=False)
@@ -73,7 +70,7 @@ def status(as_json: JsonOption = False) -> None:
         auroc = "-" if product.auroc is None else f"{product.auroc:.3f}"
         counts = (str(product.num_normal), str(product.num_defects))
         table.add_row(product.class_name, *counts, product.reached or "nothing yet", auroc, _next(product))
-    Console().print(table)
+    print_tables(table)
 
 
 def _is_class(name: str, layout: Layout) -> bool:
@@ -107,25 +104,25 @@ def _enroll(class_name: str, location: str, as_json: bool, *, update: bool) -> N
     try:
         done = flow(class_name, location, Path(), update)
     except RefusedEnrolmentError as error:
-        typer.secho(f"refused: {error}", fg="red", err=True)
+        say(f"refused: {error}", colour="red", err=True)
         raise typer.Exit(1) from None
     except (StageFailedError, RepositoryError) as error:
         raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
     if as_json:
         typer.echo(json.dumps(_as_dict(done)))
     else:
-        typer.echo(_say(done))
+        say(*_lines(done))
     raise typer.Exit(1 if done.starter is not None and done.starter.model is None else 0)
 
 
-def _say(done: Enrolled) -> str:
+def _lines(done: Enrolled) -> list[str]:
     if done.made is not None:
         times = " · ".join(f"{stage.name} {stage.seconds:.0f} s" for stage in done.made.stages if not stage.skipped)
         where = f"{done.class_name}: in {done.made.version.uri}, which waits for its rollout"
-        return f"{where}; {done.num_normal} normal images\n{times}"
+        return [f"{where}; {done.num_normal} normal images", times]
     assert done.starter is not None
     trial = f"{done.class_name}: {done.phase}, {done.num_normal} normal images; {done.starter.trial}"
-    return f"{trial}; {_advice(done.starter.advice)}"
+    return [f"{trial}; {_advice(done.starter.advice)}"]
 
 
 def _advice(advice: Advice) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.dates import DAY, utc
+from shadowline.cli.output import say
 from shadowline.cli.records import open_records
 from shadowline.cli.who import ByOrAccount
 from shadowline.core.layout import Layout
@@ -42,13 +43,13 @@ def export(
     try:
         done = export_pack(open_records(), layout, params, period, target, by or operator(), now, progress)
     except BrokenChainError as error:
-        typer.secho(str(error), fg="red", err=True)
+        say(str(error), colour="red", err=True)
         raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps({**done.__dict__, "path": str(done.path)}))
         return
-    typer.echo(f"{done.path}: {done.num_entries} entries, {done.num_versions} versions, {done.num_files} files")
-    typer.echo(f"the chain's first key is {done.root}; give it to whoever verifies, apart from the pack")
+    say(f"{done.path}: {done.num_entries} entries, {done.num_versions} versions, {done.num_files} files")
+    say(f"the chain's first key is {done.root}; give it to whoever verifies, apart from the pack")
 
 
 def _day(at: datetime | None) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 
@@ -59,7 +58,7 @@ def import_legacy(
         tags = version.tags
         measured = (_short(tags.get("auroc")), tags["num_images"], f"{float(tags['storage_mb']):.1f}")
         table.add_row(tags["class"], version.uri, tags["kind"], *measured, tags["fingerprint"][:12])
-    Console().print(table)
+    print_tables(table)
 
 
 @app.command("list")
@@ -79,7 +78,7 @@ def list_models(as_json: JsonOption = False) -> None:
         place, tags = model.place, model.tags
         facts = (tags.get("kind", ""), _short(tags.get("auroc")), "yes" if model.is_registered else "deleted")
         table.add_row(place.class_name, place.location, *facts, model.archive or "no", place.fingerprint[:12])
-    Console().print(table)
+    print_tables(table)
 
 
 @app.command("restore")
@@ -94,7 +93,7 @@ def restore(
     """
     from tasks.rollout.legacy_models import restore_legacy
 
-    typer.echo(restore_legacy(class_name, fingerprint, folder))
+    say(restore_legacy(class_name, fingerprint, folder))
 
 
 def _chosen(class_name: str | None, location: str | None, all_classes: bool) -> dict[str, str]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from shadowline.cli.output import Table, coloured, print_tables, say
 
 if TYPE_CHECKING:
     from shadowline.audit.comparison import Item, ReproductionResult
@@ -50,18 +49,16 @@ def _print(result: ReproductionResult, path: Path) -> None:
         "stage", "finding", "outputs", "seconds", title=f"{result.version}, {what} from {result.git_commit[:12]}"
     )
     for stage in result.stages:
-        verdict = f"{stage.finding}{', inherited' if stage.inherited else ''}{_say(escape(stage.failure))}"
+        verdict = f"{stage.finding}{', inherited' if stage.inherited else ''}{_say(stage.failure)}"
         seconds = f"{stage.seconds:.1f}" if stage.seconds else "-"
         table.add_row(stage.name, verdict, _counts(stage.items), seconds)
     for name, items in (("package", result.package), ("registry", result.artifact), ("metrics", result.metrics)):
         if items:
-            table.add_row(f"[bold]{name}[/]", str(_worst(items)), _counts(items), "-")
-    console = Console()
-    console.print(table)
-    for line in _remarks(result):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+            table.add_row(coloured(name, "bold"), str(_worst(items)), _counts(items), "-")
+    print_tables(table)
+    say(*_remarks(result))
     colour = "red" if result.finding == "different" else "green"
-    console.print(f"[{colour}]{result.finding}[/] · {result.seconds:.0f} s · {path}")
+    say(f"{result.finding} · {result.seconds:.0f} s · {path}", colour=colour)
 
 
 def _remarks(result: ReproductionResult) -> Iterable[str]:

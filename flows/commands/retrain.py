@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -83,7 +82,7 @@ def report() -> None:
     from shadowline.report.build import build_report
 
     layout = Layout()
-    typer.echo(build_report(layout, load_params(layout.params)))
+    say(build_report(layout, load_params(layout.params)))
 
 
 def models(as_json: JsonOption = False) -> None:
@@ -102,7 +101,7 @@ def models(as_json: JsonOption = False) -> None:
         tags = version.tags
         short = (tags.get("git_commit", "")[:10], tags.get("fingerprint", "")[:12])
         table.add_row(version.version, ", ".join(version.aliases), tags.get("verdict", ""), *short)
-    Console().print(table)
+    print_tables(table)
 
 
 def promote(
@@ -120,7 +119,7 @@ def promote(
 
     promoted = promote_version(load_params(Layout().params).registry.model_name, version, replaces)
     note_promotion(promoted, operator(), replaces)
-    typer.echo(f"{promoted.uri} is champion")
+    say(f"{promoted.uri} is champion")
 
 
 def _run(as_json: bool, remeasure: bool = False) -> bool:
@@ -152,7 +151,7 @@ def _migrate() -> None:
     result = run_demo_migration()
     ticks = f"{result.num_ticks + result.num_idle} ticks, {result.num_idle} of them without news"
     line = f"migration: {ticks}, run in {time.monotonic() - started:.0f} s, {result.stop_reason}"
-    typer.echo(f"{line}; `shadowline rollout history` lists every move")
+    say(f"{line}; `shadowline rollout history` lists every move")
     raise typer.Exit(0 if result.stop_reason is StopReason.FINISHED else 1)
 
 
@@ -160,22 +159,26 @@ def _print(result: RetrainResult, seconds: float) -> None:
     from shadowline.evaluation.summary import Summary
     from tasks.training.reporting import class_rows
 
-    layout, console = Layout(), Console()
+    layout = Layout()
     summary = Summary.read(layout.summary)
     rows = class_rows(layout, summary)
     table = Table(*rows[0].keys(), title="Image AUROC on the test split, worst class first")
     for row in rows:
         table.add_row(*row.values())
-    console.print(table)
+    print_tables(table)
     failed = [check for check in summary.verdict.checks if not check.passed]
     lines = [f"{'advice: ' if check.advisory else ''}{check.reason}" for check in failed]
-    console.print("[green]gates passed[/]" if result.passed else "[red]gates not passed[/]", *lines, sep="\n  ")
+    if result.passed:
+        say("gates passed", colour="green")
+    else:
+        say("gates not passed", colour="red")
+    say(*(f"  {line}" for line in lines))
     skipped = sum(stage.skipped for stage in result.stages)
-    console.print(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
-    console.print(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
+    say(f"stages: {len(result.stages) - skipped} ran, {skipped} skipped · {seconds:.0f} s")
+    say(f"model:  {result.version.uri} {' '.join(result.version.aliases)}")
     if result.git_commit != result.version.tags["git_commit"]:
-        console.print(
+        say(
             f"        registered before, from commit {result.version.tags['git_commit'][:10]}; this run's is "
             f"{result.git_commit[:10]}; the version's verdict is '{result.version.tags['verdict']}'"
         )
-    console.print(f"report: {result.report}")
+    say(f"report: {result.report}")

@@ -6,11 +6,9 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from flows.commands.shadow import Image, feedback
+from shadowline.cli.output import Table, print_tables
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.layout import Layout
@@ -73,10 +71,9 @@ def _print(described: list[dict[str, Any]]) -> None:
     """Print the table. The shown beginning of an id is never wrapped, since `shadowline review label` takes it."""
     from shadowline.records.image_ids import SHOWN_DIGITS
 
-    image = Column("image", no_wrap=True, min_width=SHOWN_DIGITS)
-    table = Table("class", image, Column("trace", overflow="fold"), "received", "why", Column("file", overflow="fold"))
+    table = Table("class", "image", "trace", "received", "why", "file")
     for part in described:
         when, why = part["received_at"][:19], ", ".join(part["reasons"])
         cells = (part["trace_id"], when, why, part["image_path"])
-        table.add_row(part["class_name"], part["image_id"][:SHOWN_DIGITS], *(escape(cell) for cell in cells))
-    Console().print(table)
+        table.add_row(part["class_name"], part["image_id"][:SHOWN_DIGITS], *cells)
+    print_tables(table)

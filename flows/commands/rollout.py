@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.layout import Layout
@@ -88,10 +87,10 @@ def status(as_json: JsonOption = False) -> None:
     _print_state(state)
     _print_alarms(state)
     for line in ahead.waiting:
-        typer.secho(f"waits for {line}", fg="yellow")
+        say(f"waits for {line}", colour="yellow")
     for entry in pending:
         error = f": {entry.last_error}" if entry.last_error else ""
-        typer.secho(f"to be done: {entry.action.kind} {entry.action.class_name}{error}", fg="yellow")
+        say(f"to be done: {entry.action.kind} {entry.action.class_name}{error}", colour="yellow")
 
 
 @app.command("advance")
@@ -137,7 +136,7 @@ def approve(
     for name in classes:
         cls = state.of(name)
         records.approvals.approve(Approval(name, target, cls.legacy, cls.candidate, by), now)
-        typer.echo(f"{name} may enter {target} with {cls.candidate[:12]} in the place of {cls.legacy[:12]}")
+        say(f"{name} may enter {target} with {cls.candidate[:12]} in the place of {cls.legacy[:12]}")
 
 
 @app.command("hold")
@@ -187,9 +186,9 @@ def retune(
     params, now = load_params(Layout().params), datetime.now(UTC)
     done = retune_to_version(open_records(), class_name, version, by, why, now, params)
     if done is None:
-        typer.echo(f"{class_name}: is decided by version {version} already")
+        say(f"{class_name}: is decided by version {version} already")
         return
-    typer.echo(
+    say(
         f"{class_name}: {done.num_pairs} pairs decided again, {done.num_flipped} of {done.num_decided} decisions "
         f"turned ({done.flipped_share:.2%}); verdict {done.verdict.outcome}: {'; '.join(done.verdict.reasons)}"
     )
@@ -237,7 +236,7 @@ def history(
         cls = event.after
         place = (_wave(cls), event.source or "", cls.phase, f"{cls.share:.0%}")
         table.add_row(f"{event.at:%Y-%m-%d %H:%M}", cls.class_name, *place, event.by, cls.reason)
-    Console().print(table)
+    print_tables(table)
 
 
 @app.command("timeline")
@@ -249,7 +248,7 @@ def timeline() -> None:
     from tasks.training.reporting import write_migration
 
     layout = Layout()
-    typer.echo(write_migration.fn(open_records(), load_params(layout.params), layout))
+    say(write_migration.fn(open_records(), load_params(layout.params), layout))
 
 
 def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
@@ -263,7 +262,7 @@ def _order(kind: OrderKind, classes: list[str], by: str, why: str) -> None:
     if not meant:
         raise ValueError(f"{kind}: {'; '.join(lines)}")
     records.approvals.order(Order(kind, tuple(meant), by, why), datetime.now(UTC))
-    typer.echo("\n".join([*lines, f"{kind} of {', '.join(meant)} is on record for the next tick"]))
+    say(*lines, f"{kind} of {', '.join(meant)} is on record for the next tick")
 
 
 def _as_dict(event: Event) -> dict[str, object]:
@@ -293,19 +292,19 @@ def _print_state(state: RolloutState) -> None:
         table.add_row(
             _wave(cls), cls.class_name, phase, f"{cls.share:.0%}", f"{cls.since:%Y-%m-%d}", *models, cls.reason
         )
-    Console().print(table)
+    print_tables(table)
 
 
 def _print_alarms(state: RolloutState) -> None:
     for cls in state.classes:
         if cls.alarm:
-            typer.secho(f"{cls.class_name}, last alarm: {cls.alarm}", fg="red")
+            say(f"{cls.class_name}, last alarm: {cls.alarm}", colour="red")
 
 
 def _print_step(result: RolloutStep) -> None:
-    typer.echo(result.reason)
+    say(result.reason)
     for event in result.events:
         if event.is_move:
-            typer.echo(f"{event.after.class_name}: {event.source} → {event.after.phase}: {event.after.reason}")
+            say(f"{event.after.class_name}: {event.source} → {event.after.phase}: {event.after.reason}")
     for line in result.waiting:
-        typer.secho(f"waits for {line}", fg="yellow")
+        say(f"waits for {line}", colour="yellow")

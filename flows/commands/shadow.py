@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, coloured, print_tables, say
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.layout import Layout
@@ -54,11 +53,11 @@ def run(
     paths = fetch_images.fn(location, Layout())
     done = shadow_images(class_name, paths, *models, records.pairs, params, default_progress())
     for line in done.refused:
-        typer.secho(f"refused {line}", fg="red", err=True)
+        say(f"refused {line}", colour="red", err=True)
     if as_json:
         typer.echo(json.dumps(done.__dict__))
     else:
-        typer.echo(f"{class_name}: {done.num_new} new pairs, {done.num_known} known, {len(done.refused)} refused")
+        say(f"{class_name}: {done.num_new} new pairs, {done.num_known} known, {len(done.refused)} refused")
     raise typer.Exit(2 if done.refused else 0)
 
 
@@ -91,8 +90,8 @@ def status(as_json: JsonOption = False) -> None:
         _print(rows)
         for (cls, _, _), rate in zip(rows, rates, strict=True):
             for model, errors in (("candidate", rate.candidate), ("legacy model", rate.legacy)):
-                typer.echo(f"{cls.class_name}, {model}: missed defects {errors.missed_defects}")
-                typer.echo(f"    false alarms on good parts {errors.false_alarms}")
+                say(f"{cls.class_name}, {model}: missed defects {errors.missed_defects}")
+                say(f"    false alarms on good parts {errors.false_alarms}")
     raise typer.Exit(1 if any(verdict.outcome is VerdictOutcome.FAIL for _, verdict, _ in rows) else 0)
 
 
@@ -111,7 +110,7 @@ def gallery(
     records = open_records()
     cls = records.rollout.state().of(class_name)
     page = build_gallery(cls, records, load_params(Layout().params), out, limit, default_progress())
-    typer.echo(page)
+    say(page)
 
 
 def feedback(
@@ -131,7 +130,7 @@ def feedback(
     image_id = image_id_of(image, class_name, records.pairs.engine)
     records.pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
     records.chain.seal_if_possible()
-    typer.echo(f"{class_name} {image_id[:12]}: {label}, says {by}")
+    say(f"{class_name} {image_id[:12]}: {label}, says {by}")
 
 
 def _correlation(records: Records, cls: ClassState) -> float | None:
@@ -168,10 +167,10 @@ def _print(rows: list[tuple[ClassState, ShadowVerdict, float | None]]) -> None:
     for cls, verdict, correlation in rows:
         agreement = verdict.agreement
         numbers = (_number(agreement.kappa), _number(correlation), _number(agreement.mcnemar_p))
-        outcome = f"[{colours[verdict.outcome]}]{verdict.outcome}[/]"
+        outcome = coloured(verdict.outcome, colours[verdict.outcome])
         cells = (str(agreement.agreement), str(agreement.settled), *numbers, "; ".join(verdict.reasons))
         table.add_row(cls.class_name, cls.phase, outcome, *cells)
-    Console().print(table)
+    print_tables(table)
 
 
 def _number(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """The root of the command line: a group that imports a command's module when the command is called.
 
 The commands are the entry points `shadowline.commands` in pyproject.toml, so that no module of the library names
-`flows` or `tasks`. Exit codes: 0 fine · 1 the verdict is negative · 2 the input cannot be used.
+`flows` or `tasks`. Exit codes: 0 fine · 1 the verdict is negative · 2 it could not be done · 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import sys
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from io import TextIOWrapper
 from typing import Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
+from shadowline.cli.errors import describe, usage_error, write_fault
+from shadowline.cli.output import say
 from shadowline.core.project import in_project
 from shadowline.core.settings import prepare_environment
+
+FAILED, INTERRUPTED = 2, 130  # exit codes; the latter is Typer's after Ctrl-C
 
 
 @cache
@@ -72,10 +77,30 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run a command; an error that the user can correct ends in one line and exit code 2, not in a traceback."""
-    prepare_environment()
+    """Run a command; whatever ends it early is one line on stderr and exit code 2, an interrupt 130."""
+    _print_any_character()
     try:
-        app()
-    except (ValueError, FileNotFoundError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(2)
+        prepare_environment()
+        code = app(prog_name="shadowline", standalone_mode=False)
+    except Exception as error:  # noqa: BLE001 (the one place where errors become text)
+        sys.exit(_report(error))
+    if code == INTERRUPTED:
+        say("stopped; run the same command again, it goes on where it was", colour="yellow", err=True)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """Print the error as a line; the help of a group that was called without a command as it is."""
+    usage = usage_error(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message())  # type: ignore[attr-defined]
+    else:
+        say(f"error: {usage or describe(error) or write_fault(error)}", colour="red", err=True)
+    return FAILED
+
+
+def _print_any_character() -> None:
+    """A name with characters that the terminal's encoding lacks is printed with escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, coloured, print_tables, say
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -45,17 +44,15 @@ def _print(assessment: Assessment) -> None:
     met = sum(row.met for row in assessment.checklist)
     checklist = Table("item", "met", "found", "what would meet it", title="Suitability")
     for row in assessment.checklist:
-        checklist.add_row(
-            row.name, "[green]yes[/]" if row.met else "[red]no[/]", row.found, "" if row.met else row.action
-        )
+        is_met = coloured("yes", "green") if row.met else coloured("no", "red")
+        checklist.add_row(row.name, is_met, row.found, "" if row.met else row.action)
     waves = Table("wave", "class", "why", title="Proposed waves")
     for number, wave in enumerate(assessment.waves, start=1):
         for name in wave:
             waves.add_row(str(number), name, assessment.reasons[name].partition(": ")[2])
-    summary = f"{met} of {len(assessment.checklist)} met: {assessment.suitability} – {ADVICE[assessment.suitability]}"
-    Console().print(
-        checklist, summary, "", _goal_table(assessment.goals), _economy_table(assessment.economy), waves, sep="\n"
-    )
+    print_tables(checklist)
+    say(f"{met} of {len(assessment.checklist)} met: {assessment.suitability} – {ADVICE[assessment.suitability]}", "")
+    print_tables(_goal_table(assessment.goals), _economy_table(assessment.economy), waves)
 
 
 def _goal_table(goals: tuple[Goal, ...]) -> Table:

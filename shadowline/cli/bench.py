@@ -10,9 +10,8 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
@@ -53,7 +52,7 @@ def train(
     for result in results:
         cells = (f"{result.seconds_per_step:.2f}", f"{result.seconds_per_step / fastest:.2f}", str(result.steps))
         table.add_row(result.name, *cells, _number(result.auroc, 3), _number(result.seconds_to_target, 0))
-    Console().print(table)
+    print_tables(table)
 
 
 @app.command("memory")
@@ -77,7 +76,7 @@ def memory(
     for name, value in {**rows, f"{use.num_classes} PatchCores": use.patchcores_mb}.items():
         table.add_row(name, f"{value:.1f}")
     table.add_row("ratio", f"{use.patchcores_mb / use.total_mb:.2f}")
-    Console().print(table)
+    print_tables(table)
 
 
 @app.command("pairs")
@@ -101,7 +100,7 @@ def pairs(
     if as_json:
         typer.echo(json.dumps(asdict(speed)))
         return
-    Console().print(_pairs_table(speed))
+    print_tables(_pairs_table(speed))
 
 
 def _pairs_table(speed: PairSpeed) -> Table:
@@ -138,7 +137,7 @@ def audit(
     if as_json:
         typer.echo(json.dumps(asdict(speed)))
         return
-    Console().print(_audit_table(speed))
+    print_tables(_audit_table(speed))
 
 
 def _audit_table(speed: AuditSpeed) -> Table:
@@ -176,7 +175,7 @@ def gateway(
         typer.echo(json.dumps(asdict(speed)))
         return
     for table in _gateway_tables(speed):
-        Console().print(table)
+        print_tables(table)
 
 
 def _gateway_tables(speed: GatewaySpeed) -> list[Table]:
@@ -218,7 +217,7 @@ def few_shot(
         typer.echo(json.dumps(asdict(bench)))
         return
     for table in _few_shot_tables(bench):
-        Console().print(table)
+        print_tables(table)
 
 
 def _few_shot_tables(bench: FewShotBench) -> list[Table]:
@@ -258,7 +257,7 @@ def compression(
     if as_json:
         typer.echo(json.dumps([asdict(result) for result in results]))
         return
-    Console().print(_compression_table(results))
+    print_tables(_compression_table(results))
 
 
 def _compression_table(results: list[CompressedQuality]) -> Table:
@@ -294,7 +293,7 @@ def identify(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(asdict(bench)))
         return
     for table in _identification_tables(bench):
-        Console().print(table)
+        print_tables(table)
 
 
 def _identification_tables(bench: IdentificationBench) -> list[Table]:
@@ -347,11 +346,11 @@ def rollout(
         fate = (f"{cell.num_stopped}/{cell.num_rollouts}", str(cell.num_passed))
         days = "inconclusive" if cell.median_days is None else f"{cell.median_days:.1f}"
         table.add_row("legacy" if cell.beside_legacy else "nobody", str(cell.parts_per_day), *shares, *fate, days)
-    Console().print(table)
+    print_tables(table)
     for rate in rates:
         share, interval = rate.num_wrong / rate.num_rollouts, f"[{rate.low:.2%}, {rate.high:.2%}]"
         text = f"{share:.2%} {interval} of {rate.num_rollouts}, promised {rate.promised:.1%}"
-        typer.echo(f"{rate.name}: {text}")
+        say(f"{rate.name}: {text}")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
@@ -44,7 +43,7 @@ def fetch_packages(
         root = require_project(Path())
         directory, wheels = Path("data/downloads"), named_wheels(load_params(Layout(root).params))
     for path in fetch(wheels, directory, default_progress()):
-        typer.echo(path)
+        say(path)
 
 
 @app.command("list")
@@ -78,9 +77,9 @@ def list_images(
             promised, lacking = _judge(name, rows, params)
             table.add_row(name, *(str(number) for number in _count(rows).values()), promised)
             notes += lacking
-    Console().print(table)
+    print_tables(table)
     for note in notes:
-        typer.echo(note)
+        say(note)
 
 
 def _count(rows: pd.DataFrame) -> dict[str, int]:

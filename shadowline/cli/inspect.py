@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Cell, Table, coloured, print_tables, say
 from shadowline.cli.records import open_records
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
@@ -60,7 +59,7 @@ def inspect(
             answered.append((path, _judge(path, class_name, live, inspector, wants_heat=heatmap is not None)))
         except (RefusedImage, FileNotFoundError) as error:
             refused += 1
-            typer.secho(f"refused {path}: {error}", fg="red", err=True)  # the error knows the file's name alone
+            say(f"refused {path}: {error}", colour="red", err=True)  # the error knows the file's name alone
     if as_json:
         for path, answer in answered:
             typer.echo(json.dumps({"image": str(path), **answer.to_dict()}))
@@ -69,7 +68,7 @@ def inspect(
     judged = [(path, answer) for path, answer in answered if not isinstance(answer, UnknownProduct)]
     if heatmap is not None:
         for path, inspection in judged:
-            typer.echo(_write_overlay(path, inspection, inspector, heatmap), err=as_json)
+            say(_write_overlay(path, inspection, inspector, heatmap), err=as_json)
     if refused or len(judged) < len(answered):
         raise typer.Exit(2)
     raise typer.Exit(1 if any(inspection.decision is Label.ANOMALOUS for _, inspection in judged) else 0)
@@ -102,22 +101,22 @@ def _print(answered: list[tuple[Path, Answered]]) -> None:
     table = Table("image", "class", "score", "threshold", "decision", "ms")
     for path, answer in answered:
         table.add_row(str(path), *_cells(answer), f"{answer.latency_ms:.0f}")
-    Console().print(table)
+    print_tables(table)
 
 
-def _cells(answer: Answered) -> tuple[str, str, str, str]:
+def _cells(answer: Answered) -> tuple[str | Cell, ...]:
     """Class, score, threshold and decision as text; an identified class with its confidence."""
     from shadowline.models.inspector import UnknownProduct
 
     confidence = "" if answer.class_confidence is None else f" ({answer.class_confidence:.2f})"
     if isinstance(answer, UnknownProduct):
-        return f"unknown{confidence}, nearest {answer.nearest_class}", "-", "-", "[yellow]none[/]"
+        return f"unknown{confidence}, nearest {answer.nearest_class}", "-", "-", coloured("none", "yellow")
     colour = "red" if answer.decision is Label.ANOMALOUS else "green"
     return (
         f"{answer.class_name}{confidence}",
         f"{answer.score:.2f}",
         f"{answer.threshold:.2f}",
-        f"[{colour}]{answer.decision}[/]",
+        coloured(answer.decision, colour),
     )
 
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.core.progress import default_progress
@@ -50,9 +49,9 @@ def show(
         )
         return
     for side, prompts in (("normal", prompt_set.normal), ("anomalous", prompt_set.anomalous)):
-        typer.echo(f"{side} ({prompt_set.set_name}, {len(prompts)} prompts)")
+        say(f"{side} ({prompt_set.set_name}, {len(prompts)} prompts)")
         for prompt in prompts:
-            typer.echo(f"  {prompt}")
+            say(f"  {prompt}")
 
 
 @app.command("search")
@@ -129,7 +128,8 @@ def _report(tried: tuple[Tried, ...], path: Path, as_json: bool) -> None:
     for trial in tried:
         numbers = (str(_count(trial.prompts)), f"{trial.auroc:.3f}", f"{trial.separation:.2f}")
         table.add_row(trial.prompts.set_name, *numbers, "yes" if trial.chosen else "")
-    Console().print(table, f"recorded in {path}", sep="\n")
+    print_tables(table)
+    say(f"recorded in {path}")
 
 
 def _as_dict(trial: Tried) -> dict[str, Any]:
