@@ -19,7 +19,7 @@ from shadowline.data.labels import Label, Split
 from shadowline.data.sources import SourceImage
 from shadowline.data.splits import assign_splits
 
-_MOST_NORMALS = 1 << 14  # that are tried to find a number that does
+_MOST_NORMALS = 1 << 12  # that are tried to find a number that does
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def normals_needed(
 
     None where no number is.
     """
-    frame = _frame(images)
+    frame = _frame([image for image in images if image.label is Label.NORMAL])  # defects take no place from them
 
     def with_more(count: int) -> ClassPlan:
         return _plan(class_name, _with_more_normals(frame, count), params)
