@@ -19,6 +19,7 @@ from shadowline.data.labels import Label, Split
 from shadowline.data.sources import SourceImage
 from shadowline.data.splits import assign_splits
 
+_FIRST_TRIED = 1 << 6  # normals more than there are
 _MOST_NORMALS = 1 << 12  # that are tried to find a number that does
 
 
@@ -70,7 +71,7 @@ def normals_needed(
     def with_more(count: int) -> ClassPlan:
         return _plan(class_name, _with_more_normals(frame, count), params)
 
-    too_few, enough = 0, 1
+    too_few, enough = 0, _FIRST_TRIED
     while not is_enough(with_more(enough)):
         too_few, enough = enough, 2 * enough
         if enough > _MOST_NORMALS:

@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 
 from fixtures.replicas import picture, save_picture
 from shadowline.core.layout import Layout
+from shadowline.core.params import load_params
 from shadowline.core.params_file import editing
 from shadowline.data.sources.recognition import recognise
 from shadowline.features.encoder import build_network
+from shadowline.features.encoder_weights import check_weights
 from shadowline.project.checks import ProjectCheck, check_project
 from shadowline.project.skeleton import write_project
 
@@ -150,9 +152,7 @@ def test_images_that_differ_or_are_none_are_seen(project: Path) -> None:
 
 def test_a_device_that_is_none_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHADOWLINE_DEVICE", "gpu")
-    assert lines(check(project)) == [
-        "SHADOWLINE_DEVICE: SHADOWLINE_DEVICE=gpu: no such device; use auto, cpu, cuda or cuda:0"
-    ]
+    assert lines(check(project)) == ["SHADOWLINE_DEVICE: gpu: no such device; use auto, cpu, cuda or cuda:0"]
 
 
 def test_another_pipeline_is_said(project: Path) -> None:
@@ -165,14 +165,22 @@ def test_another_pipeline_is_said(project: Path) -> None:
 # --- the encoder's weights ------------------------------------------------------------------------------------------
 
 
-def of_encoder(project: Path, **fields: object) -> str:
-    edit(project, "encoder", **fields)
-    (finding,) = [finding for finding in check(project).findings if finding.subject.startswith("encoder")]
-    assert finding.blocks
-    return f"{finding.subject}: {finding.message}; {finding.way_out}"
+def of_encoder(root: Path, **fields: object) -> str:
+    """The error of the weights with these fields of params.encoder."""
+    params = load_params(root / "params.yaml").encoder.model_copy(update=fields)
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        check_weights(params, root)
+    return str(caught.value)
 
 
-def test_weights_that_are_none_are_seen_and_say_what_they_are(project: Path, tmp_path: Path) -> None:
+def test_the_weights_are_in_the_list(project: Path) -> None:
+    edit(project, "encoder", location="nowhere.safetensors")
+    (line,) = lines(check(project))
+    assert line.startswith("encoder.location: ")
+    assert line.endswith("nowhere.safetensors is missing; run `shadowline data fetch` or place the file there")
+
+
+def test_weights_that_are_none_are_seen_and_say_what_they_are(made: Path, tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "model.pth")
     (tmp_path / "pointer.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
@@ -187,7 +195,7 @@ def test_weights_that_are_none_are_seen_and_say_what_they_are(project: Path, tmp
         "other.safetensors": "lacks",
         ".": "is no file",
     }.items():
-        assert what in of_encoder(project, location=str(tmp_path / name)), name
+        assert what in of_encoder(made, location=str(tmp_path / name)), name
 
 
 @pytest.mark.parametrize(
@@ -198,9 +206,9 @@ def test_weights_that_are_none_are_seen_and_say_what_they_are(project: Path, tmp
         ("nothing", "timm has no model 'nothing'"),
     ],
 )
-def test_a_network_that_is_no_dinov2_is_seen_by_name(project: Path, name: str, what: str) -> None:
-    assert f"encoder.name: {what}" in of_encoder(project, name=name)
+def test_a_network_that_is_no_dinov2_is_seen_by_name(made: Path, name: str, what: str) -> None:
+    assert f"encoder.name: {what}" in of_encoder(made, name=name)
 
 
-def test_weights_of_another_network_are_seen(project: Path) -> None:
-    assert "is (192,), vit_small_patch16_224 needs (384,)" in of_encoder(project, name="vit_small_patch16_224")
+def test_weights_of_another_network_are_seen(made: Path) -> None:
+    assert "is (192,), vit_small_patch16_224 needs (384,)" in of_encoder(made, name="vit_small_patch16_224")
