@@ -18,7 +18,8 @@ from pathlib import Path
 
 from shadowline.core.params import ClassParams, class_key
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources import Listing, list_source, realiad
+from shadowline.data.sources import Listing, list_location, realiad
+from shadowline.data.sources.folder import list_folder
 from shadowline.data.sources.folder_words import (
     Meaning,
     is_system_file,
@@ -28,9 +29,10 @@ from shadowline.data.sources.folder_words import (
 )
 from shadowline.data.sources.image_tree import PlacedFile
 from shadowline.data.sources.mask_files import masks_beside
-from shadowline.data.sources.source_image import IMAGE_SUFFIXES, walk
+from shadowline.data.sources.source_image import IMAGE_SUFFIXES, class_folder, walk
 
 _HERE = "."  # `select` for a location that is the folder of the class
+_PLAIN = "plain folder"
 _BESIDE = "beside the folders of the classes"
 _MIN_PARTS = 2  # of a folder's path, the root of the file system among them
 _MAX_STEM = 60  # characters before a number that tells equal names apart
@@ -95,6 +97,37 @@ def recognise(folder: Path) -> FoundDataset:
     return FoundDataset(layout, tuple(found_class for found_class, _ in found), left_out)
 
 
+def list_class(folder: Path, class_name: str) -> tuple[Path, Listing]:
+    """The images of one class, from a folder of its own in any layout, or from a data set that names the class.
+
+    Returns the folder that the names of the images count from, too.
+
+    Images right in the folder are normal, and those in a folder whose name says nothing else show the defect that it
+    names; there may be none. Raises FileNotFoundError for a missing folder, and ValueError for one of several classes.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")
+    folder = folder.absolute()
+    candidates = [
+        candidate
+        for candidate in _distinct(_candidates(folder, _MAX_DEPTH))
+        if candidate.layout != _PLAIN or candidate.location == folder
+    ]
+    named = [candidate for candidate in candidates if candidate.name == class_name]
+    chosen = named if len(candidates) > 1 else candidates
+    if chosen:
+        return chosen[0].location, list_location(class_name, _params_of(chosen[0]))
+    if candidates:
+        names = [candidate.name for candidate in candidates]
+        more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+        raise ValueError(
+            f"class '{class_name}': {folder} holds {len(names)} other classes ({', '.join(names[:_NUM_NAMED])}{more}); "
+            "name the folder of one"
+        )
+    own = ClassParams(source="folder", location=str(folder), select=_HERE)
+    return folder, list_folder(class_name, own, class_folder(class_name, own, Path()))
+
+
 def _candidates(folder: Path, depth: int) -> list[_Candidate]:
     """Classes in `folder` or below it, in the order of their names."""
     for find in _LAYOUTS:
@@ -112,8 +145,8 @@ def _one_class(folder: Path) -> list[_Candidate]:
         source, layout = _published(folder, names)
     elif _is_class(folder):
         source, layout = "folder", "good and bad folders"
-    elif any(map(_is_picture, folder.iterdir())) and not any(map(_is_class, _folders(folder))):
-        source, layout = "folder", "plain folder"
+    elif any(map(_is_picture, _entries(folder))) and not any(map(_is_class, _folders(folder))):
+        source, layout = "folder", _PLAIN
     else:
         return []
     return [_Candidate(_name_of(folder), layout, source, folder, _HERE)]
@@ -165,11 +198,11 @@ def _of_table(name: str, layout: str, source: str, folder: Path) -> _Candidate:
 
 def _kolektor(folder: Path) -> list[_Candidate]:
     """One class, where the images of every folder have masks beside them."""
-    inner = [child for child in _folders(folder) if any(_is_picture(path) for path in child.iterdir())]
+    inner = [child for child in _folders(folder) if any(map(_is_picture, _entries(child)))]
     if not inner or any(_folders(child) for child in inner):
         return []
     for child in inner:
-        pictures = [PlacedFile(path, None, ()) for path in sorted(child.iterdir()) if _is_picture(path)]
+        pictures = [PlacedFile(path, None, ()) for path in _entries(child) if _is_picture(path)]
         if len(masks_beside(pictures)) * _MIN_MASKED < len(pictures):
             return []
     is_first = not any(split_of(child.name) for child in inner)
@@ -182,13 +215,7 @@ _LAYOUTS: tuple[Callable[[Path], list[_Candidate]], ...] = (_real_iad, _visa, _k
 
 def _find(candidate: _Candidate, links_to: str) -> tuple[FoundClass, Listing]:
     """The class as its importer lists it."""
-    params = ClassParams(
-        source=candidate.source,
-        location=str(candidate.location),
-        select=candidate.select or "",
-        links_to=links_to,
-    )
-    listing = list_source(candidate.name, params, Path())
+    listing = list_location(candidate.name, _params_of(candidate, links_to))
     normals = [image for image in listing.images if image.label is Label.NORMAL]
     num_test_normal = sum(image.split_hint is Split.TEST for image in normals)
     found = FoundClass(
@@ -204,6 +231,15 @@ def _find(candidate: _Candidate, links_to: str) -> tuple[FoundClass, Listing]:
         links_to=links_to,
     )
     return found, listing
+
+
+def _params_of(candidate: _Candidate, links_to: str = "") -> ClassParams:
+    return ClassParams(
+        source=candidate.source,
+        location=str(candidate.location),
+        select=candidate.select or "",
+        links_to=links_to,
+    )
 
 
 def _target_of_links(location: Path) -> str:
@@ -248,11 +284,17 @@ def _distinct(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     return distinct
 
 
-def _folders(folder: Path) -> list[Path]:
-    """Folders right below, without those of the system; empty for an absent folder."""
-    if not folder.is_dir():
+def _entries(folder: Path) -> list[Path]:
+    """Files and folders right below, sorted; empty for a folder that is absent or cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_system_folder(path.name))
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders right below, without those of the system."""
+    return [path for path in _entries(folder) if path.is_dir() and not is_system_folder(path.name)]
 
 
 def _is_picture(path: Path) -> bool:
@@ -261,6 +303,6 @@ def _is_picture(path: Path) -> bool:
 
 def _seen(folder: Path) -> str:
     """The first names below a folder, as an error shows them."""
-    names = [f"{path.name}/" if path.is_dir() else path.name for path in sorted(folder.iterdir())]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in _entries(folder)]
     more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
     return ", ".join(names[:_NUM_NAMED]) + more if names else "nothing"
