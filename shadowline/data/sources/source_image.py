@@ -63,6 +63,10 @@ class SourceFolder:
 def location_of(class_name: str, params: ClassParams, root: Path) -> Path:
     """The folder or file that holds the source; raises FileNotFoundError with the way out."""
     location = root / params.location
+    if not location.exists() and params.copy_of:
+        raise FileNotFoundError(
+            f"class '{class_name}': {location}: not copied from {params.copy_of} yet; run `shadowline retrain`"
+        )
     if not location.exists():
         raise FileNotFoundError(
             f"class '{class_name}': {location}: no such file or folder; run `shadowline data fetch` for the demo "
