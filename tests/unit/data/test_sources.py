@@ -477,13 +477,13 @@ def test_a_link_that_leaves_the_location_is_refused_by_name(tmp_path: Path) -> N
 
 
 def test_links_may_lead_to_a_folder_that_is_declared(tmp_path: Path) -> None:
-    place(tmp_path, "nas/good/a.png", "nas/good/b.png", "other/c.png", "data/bolt/test/good/d.png")
-    (tmp_path / "data/bolt/train").mkdir()
-    (tmp_path / "data/bolt/train/good").symlink_to(tmp_path / "nas/good")
-    (tmp_path / "data/bolt/test/good/a.png").symlink_to(tmp_path / "nas/good/a.png")
-    (tmp_path / "data/bolt/test/good/c.png").symlink_to(tmp_path / "other/c.png")
-    (tmp_path / "data/bolt/test/good/circle").symlink_to(tmp_path / "data/bolt")
-    params = ClassParams(source="folder", location="data", links_to="nas")
+    place(tmp_path, "nas/good/a.png", "nas/good/b.png", "other/c.png", "set/bolt/test/good/d.png")
+    (tmp_path / "set/bolt/train").mkdir()
+    (tmp_path / "set/bolt/train/good").symlink_to(tmp_path / "nas/good")
+    (tmp_path / "set/bolt/test/good/a.png").symlink_to(tmp_path / "nas/good/a.png")
+    (tmp_path / "set/bolt/test/good/c.png").symlink_to(tmp_path / "other/c.png")
+    (tmp_path / "set/bolt/test/good/circle").symlink_to(tmp_path / "set/bolt")
+    params = ClassParams(source="folder", location="set", links_to="nas")
     images = {image.name: image for image in list_images("bolt", params, tmp_path)}
     for name in ("train/good/a.png", "train/good/b.png", "test/good/a.png", "test/good/d.png"):
         assert images[f"bolt/{name}"].read(LIMIT)
@@ -502,7 +502,6 @@ def test_a_source_that_overlaps_what_stages_clear_is_refused(tmp_path: Path, loc
         "data/inbox/bolt/a.png",
     )
     params = ClassParams(source="folder", location=location)
-    (tmp_path / "params.yaml").touch()
     with pytest.raises(ValueError, match=r"overlaps .*, which stages clear; .* correct classes\.bolt\.location"):
         list_images("bolt", params, tmp_path)
     assert list_images("bolt", params.model_copy(update={"location": "data/inbox"}), tmp_path)
