@@ -310,6 +310,14 @@ def test_a_mask_by_any_usual_name_is_found(tmp_path: Path, mask: str) -> None:
     assert len(images) == 4 and not images["bolt/test/good/000.png"].read_masks
 
 
+def test_an_image_and_a_mask_of_one_name_in_one_folder_are_not_two_defects(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "good/0.jpg", "good/0.png", "bad/0.jpg", "bad/0.png")
+    with pytest.raises(
+        ValueError, match=r"bad/0\.jpg and 0\.png have one name; if one is the mask, call it 0_mask\.png"
+    ):
+        listed("folder", tmp_path)
+
+
 def test_masks_of_which_none_fits_are_refused_with_both_names(tmp_path: Path) -> None:
     place(tmp_path / "bolt", "train/good/000.png", "test/bent/000.png", "ground_truth/bent/mask_of_a.png")
     with pytest.raises(ValueError, match=r"none of 1 masks in .*bent fits .* mask_of_a\.png, images such as 000\.png"):
