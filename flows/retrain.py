@@ -33,6 +33,7 @@ from tasks.integrations.registered_version import known_commits
 from tasks.training.live_metrics import live_metrics
 from tasks.training.production_images import take_in
 from tasks.training.reporting import failed_on_latency_only, publish_artifacts, read_summary, write_report
+from tasks.training.source_copies import update_copies
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
         load_params(Layout(root).params)  # raises a clear error outside of a project
         check_repository(root)
         recover_enrolment(root)
+        update_copies(load_params(Layout(root).params), root)
         take_in(root, open_records().pairs.engine)
         result = make_version(root, "Retrain", remeasure=remeasure)
     if result.passed:

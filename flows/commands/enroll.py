@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,8 @@ def enroll(
 
     Without images it is judged by words (WinCLIP), with a handful by their nearest patches, and from
     enrolment.bank_images normal ones on it gets a bank and joins the model. Images that lie in the folder itself or in
-    good/ are normal, those in any other folder show the defect of its name. Exit code 0: it may answer, 1: it may not
+    good/ are normal, those in any other folder show the defect of its name; the layouts of an import, such as
+    train/good and test/crack, are understood as well, and masks are left out. Exit code 0: it may answer, 1: it may not
     yet, or the evidence speaks against it, 2: the images or the project cannot be used.
 
     Example: `shadowline enroll bolt /srv/new/bolt`
@@ -46,11 +48,6 @@ def enroll(
         status(as_json)
     else:
         _enroll(class_name, location, as_json, update=False)
-
-
-@enrolment.callback()
-def _group() -> None:
-    """A group also while it has one command."""
 
 
 @enrolment.command()
@@ -71,6 +68,27 @@ def status(as_json: JsonOption = False) -> None:
         counts = (str(product.num_normal), str(product.num_defects))
         table.add_row(product.class_name, *counts, product.reached or "nothing yet", auroc, _next(product))
     print_tables(table)
+
+
+@enrolment.command()
+def forget(
+    class_name: Annotated[str, typer.Argument(metavar="CLASS", help="A product whose images wait in the inbox.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Take all images of a product out of its inbox, after a wrong folder or wrong labels were taken in.
+
+    The images are moved to .shadowline/forgotten, from where they may be deleted. A starter model made of them answers
+    until the next `shadowline enroll`. Refused where the class is in the model already.
+
+    Example: `shadowline enrolment forget bolt`
+    """
+    from tasks.enrolment.enrolment import forget_images
+
+    done = forget_images(class_name, Path(), datetime.now(UTC))
+    if as_json:
+        typer.echo(json.dumps({**asdict(done), "kept_in": done.kept_in.as_posix()}))
+    else:
+        typer.echo(f"{done.class_name}: {done.num_images} images forgotten; they are kept in {done.kept_in}")
 
 
 def _is_class(name: str, layout: Layout) -> bool:

@@ -34,6 +34,11 @@ class Layout:
         return self.root / "data/additions"
 
     @property
+    def sources(self) -> Path:
+        """Copies of images that lie in S3; see `tasks/training/source_copies.py`."""
+        return self.root / "data/sources"
+
+    @property
     def inspected(self) -> Path:
         """Images that the gateway kept, a folder per class; see `shadowline/gateway/image_retention.py`."""
         return self.root / "data/inspected"

@@ -1,7 +1,8 @@
 """The inbox: images of products that are being enrolled, one folder per class, one file per content.
 
     inbox = Inbox(layout.inbox, "bolt")
-    done = inbox.take(named_images(Path("/srv/new/bolt")), params.data)     # names the files that are no images
+    offered = read_folder(Path("/srv/new/bolt"), "bolt")
+    done = inbox.take(offered.images, params.data)      # names the files that are no images
     inbox.stock                                                             # how many normals, which defects
 
     <inbox>/<class>/train/good/<image_id>.png        normals
@@ -14,17 +15,23 @@ taking the same image twice changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from shadowline.core.atomic_files import replace_file
-from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams
-from shadowline.data.images import SUFFIX_OF, RefusedImage, measure_image
+from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams, class_key
+from shadowline.data.images import SUFFIX_OF, Refusal, RefusedImage, measure_image
+from shadowline.data.labels import Label
 from shadowline.data.manifest import content_id
-from shadowline.data.sources.source_image import GOOD, Read, files_below, reader
+from shadowline.data.sources.folder_words import Meaning, meaning_of, misspelt_normal
+from shadowline.data.sources.recognition import list_class
+from shadowline.data.sources.source_image import GOOD, Read, files_below
 
 _NAME = re.compile(CLASS_NAME_PATTERN)  # of classes, and of kinds of defects
+_UNLABELLED = "an image without a label"
+_MASK = "a mask"
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,10 @@ class Inbox:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.class_name):
-            raise ValueError(f"class {self.class_name!r}: use a-z, 0-9, _ and -, at most 64 of them")
+            raise ValueError(
+                f"class {self.class_name!r}: use a-z, 0-9, _ and -, at most 64 of them, such as "
+                f"{class_key(self.class_name)}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -88,16 +98,29 @@ class Inbox:
 
     def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> Path | None:
         """Store one image; None where it is there already. Raises RefusedImage, or ValueError for an invalid `kind`."""
-        if not _NAME.fullmatch(kind):
-            raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
+        kind = _checked_kind(kind)
         properties = measure_image(data, limits, name=name)
         file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
         path = self.folder / ("train" if kind == GOOD else "test") / kind / file_name
         if path.is_file():
             return None
+        if held := next(self.folder.glob(f"*/*/{file_name}"), None):
+            message = (
+                f"{name}: comes as {kind}, and lies in the inbox as {held.parent.name}; if that is wrong, "
+                f"`shadowline enrolment forget {self.class_name}` empties the inbox"
+            )
+            raise RefusedImage(Refusal.CONTRADICTORY_LABELS, message)
         with replace_file(path) as temporary:
             temporary.write_bytes(data)
         return path
+
+    def forget(self, kept_in: Path) -> int:
+        """Move all images to the folder `kept_in`, which must not exist; returns their number."""
+        num_images = self.stock.num_images
+        if self.folder.is_dir():
+            kept_in.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(self.folder, kept_in)
+        return num_images
 
     def as_source(self, root: Path, params: EnrolmentParams) -> ClassParams:
         """The entry of params.yaml of the project at `root` that imports this inbox."""
@@ -116,20 +139,44 @@ class Inbox:
             return str(error)
 
 
-def named_images(folder: Path) -> Iterator[NamedImage]:
-    """Every file below `folder`: those in it or in good/ are normal, those in another folder show that defect.
+def _checked_kind(kind: str) -> str:
+    """`kind` as the name of a folder that an import understands alike; raises ValueError for one that it does not."""
+    if not _NAME.fullmatch(kind):
+        raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
+    meaning = meaning_of(kind, at_top=False)
+    if meaning in (Meaning.MASKS, Meaning.CONTENT):
+        raise ValueError(f"kind {kind!r}: a folder of this name says nothing of a defect; use good, or another name")
+    if meaning is None and (nearest := misspelt_normal(kind)):
+        raise ValueError(f"kind {kind!r}: did you mean {nearest}?")
+    return GOOD if meaning is Meaning.NORMAL else kind
 
-    Raises FileNotFoundError for a missing folder, and ValueError for a folder without files.
+
+@dataclass(frozen=True)
+class OfferedFolder:
+    """What a folder offers to a class."""
+
+    images: tuple[NamedImage, ...]
+    left_out: Mapping[str, int]  # reason → files; an inbox keeps no masks, and no images without a label
+
+
+def read_folder(folder: Path, class_name: str) -> OfferedFolder:
+    """The images below a folder in any layout that an import understands (`shadowline/data/sources/recognition.py`).
+
+    Raises FileNotFoundError for a missing folder, and ValueError for one without files or with several classes.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")
-    paths = list(files_below(folder))
-    if not paths:
+    location, listing = list_class(folder, class_name)
+    left_out = {reason: len(paths) for reason, paths in listing.left_out.items()}
+    images = []
+    for image in listing.images:
+        if image.label is Label.UNKNOWN:
+            left_out[_UNLABELLED] = left_out.get(_UNLABELLED, 0) + 1
+            continue
+        left_out[_MASK] = left_out.get(_MASK, 0) + len(image.read_masks)
+        kind = GOOD if image.label is Label.NORMAL else class_key(image.defect_type)
+        images.append(NamedImage((location / image.name).as_posix(), kind, image.read))
+    if not images:
         raise ValueError(f"{folder}: no files; put the images there, those with a defect in a folder of its name")
-    for path in paths:
-        parts = path.relative_to(folder).parts
-        kind = parts[0] if len(parts) > 1 else GOOD
-        yield NamedImage(path.as_posix(), kind, reader(folder, path))
+    return OfferedFolder(tuple(images), {reason: count for reason, count in left_out.items() if count})
 
 
 def classes_waiting(root: Path) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from shadowline.project.image_survey import ImageSurvey, survey_images
 from shadowline.project.skeleton import pipeline_text
 
 _COMMITTED_BY_A_RUN = frozenset({"params.yaml", "dvc.lock"})
-_KEY = re.compile(r"([a-z_]+\.[a-z_.]+): ")  # of params.yaml
+_KEY = re.compile(r"([a-z_]+\.[a-z_.]+|SHADOWLINE_[A-Z_]+)[:=] ?")  # of params.yaml, or an environment variable
 _RESERVED = "overall"  # the name of the results that all classes have together
 _NUM_NAMED = 3  # files, sizes or modes that a finding names
 _FEATURE_BYTES = 2 * 2  # half precision, two groups of layers
@@ -91,7 +91,7 @@ def _repository(root: Path) -> Iterator[Finding]:
             Severity.ADVISORY,
             "dvc.yaml",
             "differs from the pipeline of this version of Shadowline",
-            "see the upgrade page",
+            "see docs/how-to/upgrade.md",
         )
     if not _git(root, "rev-parse", "--verify", "HEAD"):
         yield Finding(

@@ -19,7 +19,8 @@ from shadowline.data.labels import Label, Split
 from shadowline.data.sources import SourceImage
 from shadowline.data.splits import assign_splits
 
-_MOST_NORMALS = 1 << 14  # that are tried to find a number that does
+_FIRST_TRIED = 1 << 6  # normals more than there are
+_MOST_NORMALS = 1 << 12  # that are tried to find a number that does
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ def normals_needed(
 
     None where no number is.
     """
-    frame = _frame(images)
+    frame = _frame([image for image in images if image.label is Label.NORMAL])  # defects take no place from them
 
     def with_more(count: int) -> ClassPlan:
         return _plan(class_name, _with_more_normals(frame, count), params)
 
-    too_few, enough = 0, 1
+    too_few, enough = 0, _FIRST_TRIED
     while not is_enough(with_more(enough)):
         too_few, enough = enough, 2 * enough
         if enough > _MOST_NORMALS:

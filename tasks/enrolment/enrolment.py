@@ -27,7 +27,7 @@ from shadowline.data.images import open_within
 from shadowline.data.labels import Label, Split
 from shadowline.data.manifest import read_manifest
 from shadowline.data.sources.source_image import reader
-from shadowline.enrolment.inbox import Inbox, InboxContents, classes_waiting, named_images
+from shadowline.enrolment.inbox import Inbox, InboxContents, OfferedFolder, classes_waiting, read_folder
 from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
 from shadowline.enrolment.starter import build_few_shot, build_zero_shot, try_few_shot, try_zero_shot
 from shadowline.evaluation.summary import Summary
@@ -43,6 +43,7 @@ from shadowline.models.winclip.weights import MissingWeightsError
 from shadowline.records.stores import open_records
 from shadowline.stages.identity import embed_all
 from tasks.integrations.dvc_pipeline import stale_targets
+from tasks.integrations.git import project_lock
 from tasks.integrations.object_storage import folders_of, local_copy
 from tasks.rollout.legacy_models import list_legacy
 
@@ -75,17 +76,23 @@ def take_images(class_name: str, location: str, layout: Layout, params: Params) 
     inbox = Inbox(layout.inbox, class_name)
     if location:
         folder = local_copy(location, layout.scratch / "inbox", SUFFIXES, drop_gone=True)
-        offered = list(named_images(folder))
-        done = inbox.take(offered, params.data)
-        if len(done.refused) > params.data.max_refused_share * len(offered):
+        offered = read_folder(folder, class_name)
+        done = inbox.take(offered.images, params.data)
+        if len(done.refused) > params.data.max_refused_share * len(offered.images):
             for path in done.new:
                 path.unlink()
                 with suppress(OSError):  # other images lie there; an empty folder would be taken for a new class
                     os.removedirs(path.parent)
             raise ValueError(_name_all(f"class '{class_name}': {len(done.refused)} images refused", done.refused))
+        _say_left_out(class_name, offered)
         for line in done.refused:
             get_run_logger().warning("refused %s", line)
     return inbox.stock
+
+
+def _say_left_out(class_name: str, offered: OfferedFolder) -> None:
+    for reason, count in offered.left_out.items():
+        get_run_logger().info("class '%s': left out %s, %d times", class_name, reason, count)
 
 
 def _name_all(subject: str, lines: Sequence[str]) -> str:
@@ -128,7 +135,9 @@ def _offers(class_name: str, location: str, layout: Layout, params: Params) -> l
     inbox = Inbox(layout.inbox, class_name)
     if location:
         folder = local_copy(location, layout.scratch / "additions", SUFFIXES, drop_gone=True)
-        return [Offer(image.name, image.kind, image.read, image.name) for image in named_images(folder)]
+        offered = read_folder(folder, class_name)
+        _say_left_out(class_name, offered)
+        return [Offer(image.name, image.kind, image.read, image.name) for image in offered.images]
     is_source = layout.root / params.classes[class_name].location == inbox.folder
     paths = [] if is_source else [*inbox.stock.normals, *inbox.stock.defects]
     if not paths:
@@ -344,6 +353,36 @@ def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, 
     auroc = float(tags["auroc"]) if "auroc" in tags else None
     due, missing = choose_phase(num_normal, params.enrolment), missing_images(num_normal, params.enrolment)
     return Enrolment(class_name, num_normal, len(stock.defects), due, reached, auroc, missing)
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """Images that were taken out of an inbox."""
+
+    class_name: str
+    num_images: int
+    kept_in: Path  # may be deleted
+
+
+def forget_images(class_name: str, root: Path, now: datetime) -> Forgotten:
+    """Empty the inbox of a class, to undo a wrong take-in; its starter model answers until the next enrolment.
+
+    Raises ValueError where there is nothing to forget, and where the model was made from the inbox.
+    """
+    layout = Layout(root)
+    inbox = Inbox(layout.inbox, class_name)
+    known = load_params(layout.params).classes.get(class_name)
+    if known and (root / known.location).resolve() == inbox.folder.resolve():
+        raise ValueError(
+            f"class '{class_name}': it is in the model, which was made from its inbox; correct single images there, "
+            "or take the class out of params.yaml first"
+        )
+    if not inbox.folder.is_dir():
+        waiting = ", ".join(classes_waiting(layout.inbox)) or "none"
+        raise ValueError(f"class '{class_name}': no images in the inbox; classes with images there: {waiting}")
+    kept_in = layout.scratch / "forgotten" / f"{class_name}-{now:%Y%m%dT%H%M%S%f}"
+    with project_lock(root, wait=True):
+        return Forgotten(class_name, inbox.forget(kept_in), kept_in)
 
 
 @task

@@ -312,13 +312,13 @@ class TestKillsAndRaces:
 def test_the_poll_takes_what_is_due_once(plant: Project, prefect_server: str) -> None:
     from flows.enroll import enroll_waiting
     from shadowline.core.params import load_params
-    from shadowline.enrolment.inbox import Inbox, named_images
+    from shadowline.enrolment.inbox import Inbox, read_folder
 
     inbox = Inbox(plant.layout.inbox, EXTRA_CLASS)
-    inbox.take(named_images(images(plant, 6)), load_params(plant.layout.params).data)
+    inbox.take(read_folder(images(plant, 6), EXTRA_CLASS).images, load_params(plant.layout.params).data)
     assert enroll_waiting() == [EXTRA_CLASS]
     assert enroll_waiting() == []  # nothing has come since
-    inbox.take(named_images(images(plant, 7)), load_params(plant.layout.params).data)
+    inbox.take(read_folder(images(plant, 7), EXTRA_CLASS).images, load_params(plant.layout.params).data)
     assert enroll_waiting() == [EXTRA_CLASS]
 
 

@@ -14,7 +14,11 @@ import httpx
 import pytest
 
 from fixtures.s3 import s3_server
+from shadowline.core.params import ClassParams, Params
+from shadowline.data.labels import Label
+from shadowline.data.sources import list_images
 from tasks.integrations.object_storage import ObjectStore, S3Storage, local_copy, open_storage
+from tasks.training.source_copies import copy_location, update_copies
 
 BUCKET = "archive"
 KEY = "legacy/bolt/model.zip"
@@ -312,3 +316,27 @@ def test_a_busy_store_is_asked_less_often() -> None:
     storage = open_storage("s3://bucket")
     assert isinstance(storage, S3Storage)
     assert storage.client.meta.config.retries == {"mode": "adaptive", "total_max_attempts": 5}
+
+
+def test_the_copy_of_a_classs_images_follows_s3_and_is_what_stages_read(
+    bucket: S3Storage, path: Path, tmp_path: Path
+) -> None:
+    url, names = f"s3://{BUCKET}/{tmp_path.name}", ("good/1.png", "good/@eaDir/1.png", "Kratzer/2.bmp", "a.pdf")
+    for key in names:
+        bucket.put(path, key)
+    location = copy_location(url, Path()).as_posix()
+    entry = ClassParams(source="folder", location=location, select=".", copy_of=url)
+    params = Params.model_construct(classes={"bolt": entry})
+    with pytest.raises(FileNotFoundError, match=rf"class 'bolt': .*: not copied from {url} yet; run"):
+        list_images("bolt", entry, tmp_path)
+    update_copies.fn(params, tmp_path)
+    images = {image.name: image.label for image in list_images("bolt", entry, tmp_path)}
+    assert images == {"good/1.png": Label.NORMAL, "Kratzer/2.bmp": Label.ANOMALOUS}
+    remove(bucket, "Kratzer/2.bmp")
+    update_copies.fn(params, tmp_path)
+    assert len(list_images("bolt", entry, tmp_path)) == 1
+    for key in ("good/1.png", "good/@eaDir/1.png"):
+        remove(bucket, key)
+    with pytest.raises(ValueError, match=rf"{url}: no images there; correct copy_of"):
+        update_copies.fn(params, tmp_path)
+    assert len(list_images("bolt", entry, tmp_path)) == 1

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shadowline.core.params.base import FrozenModel, Positive, Severity, Share
+
+_S3 = "s3://"
+_COPIES = "data/sources"  # of images in S3, see tasks/training/source_copies.py
 
 
 class AdditionParams(FrozenModel):
@@ -24,6 +28,7 @@ class ClassParams(FrozenModel):
 
     source: str  # importer: folder | mvtec | mvtec2 | loco | btad | visa | realiad | kolektor | elpv | textile
     location: str  # folder or file that the importer reads
+    copy_of: str = ""  # s3:// prefix that the location is a copy of; `shadowline retrain` brings it up to date
     select: str = ""  # which part of the location, in the importer's words
     normal_folders: tuple[str, ...] = ()  # names of folders with normal images, beside good, ok, normal, gut, 정상, …
     links_to: str = ""  # folder outside of the location that links in it may lead to, e.g. of a storage device
@@ -32,6 +37,26 @@ class ClassParams(FrozenModel):
     val_share: Share | None = None  # in the place of data.val_share
     target_fpr: Annotated[float, Field(gt=0, lt=1)] | None = None  # promise, in the place of calibration.target_fpr
     additions: tuple[AdditionParams, ...] = ()  # images that came later, in their order; written by program
+
+    @model_validator(mode="after")
+    def _stages_read_local_files(self) -> ClassParams:
+        bucket = self.copy_of.removeprefix(_S3) if self.copy_of.startswith(_S3) else ""
+        if self.location.startswith(_S3):
+            name = self.location.removeprefix(_S3).strip("/")
+            raise ValueError(
+                f"location {self.location}: stages read local files; set location: {_COPIES}/{name} and "
+                f"copy_of: {self.location}"
+            )
+        if self.copy_of and not bucket.strip("/"):
+            raise ValueError(f"copy_of {self.copy_of}: need s3://BUCKET/PREFIX")
+        parts = PurePosixPath(self.location).parts
+        is_copy = parts[:2] == PurePosixPath(_COPIES).parts and len(parts) > 2 and ".." not in parts
+        if self.copy_of and not is_copy:
+            raise ValueError(
+                f"location {self.location}: a copy of images in S3 lies below {_COPIES}, since files that are gone "
+                f"from S3 are removed from it; set location: {_COPIES}/{bucket.strip('/')}"
+            )
+        return self
 
 
 class DataParams(FrozenModel):

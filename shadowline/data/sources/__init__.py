@@ -12,12 +12,13 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
+from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources import folder, kolektor, mvtec, realiad, visa, wheels
 from shadowline.data.sources.source_image import Importer, Listing, SourceImage
 
-__all__ = ["SOURCES", "Listing", "SourceImage", "list_images", "list_source"]
+__all__ = ["SOURCES", "Listing", "SourceImage", "list_images", "list_location", "list_source"]
 
 SOURCES: dict[str, Importer] = {
     "folder": folder.list_images,
@@ -43,8 +44,21 @@ def list_source(class_name: str, params: ClassParams, root: Path) -> Listing:
 
     Where a source has no normals to test with, those to train carry no hint, and are split by `data.test_share`.
 
-    Raises ValueError for an unknown source or a layout that does not fit it, FileNotFoundError for a missing location.
+    Raises ValueError for an unknown source, a layout that does not fit it, and a location that overlaps the outputs of
+    the project, from which stages remove what they did not write; FileNotFoundError for a missing location.
     """
+    location = (root / params.location).resolve()
+    for output in Layout(root).outputs:
+        if location.is_relative_to(output.resolve()) or output.resolve().is_relative_to(location):
+            raise ValueError(
+                f"class '{class_name}': {params.location} overlaps {output}, which stages clear; move the images to a "
+                f"folder of their own and correct classes.{class_name}.location"
+            )
+    return list_location(class_name, params, root)
+
+
+def list_location(class_name: str, params: ClassParams, root: Path = Path()) -> Listing:
+    """As `list_source`, for a location that no stage reads."""
     if params.source not in SOURCES:
         nearest = difflib.get_close_matches(params.source, SOURCES, n=1, cutoff=0.0)[0]
         names = ", ".join(SOURCES)

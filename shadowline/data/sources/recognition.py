@@ -9,14 +9,18 @@ The counts come from the importers that the import uses, so that what is shown i
 
 from __future__ import annotations
 
+import itertools
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shadowline.core.params import ClassParams, class_key
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources import Listing, list_source, realiad
+from shadowline.data.sources import Listing, list_location, realiad
+from shadowline.data.sources.folder import list_folder
 from shadowline.data.sources.folder_words import (
     Meaning,
     is_system_file,
@@ -26,11 +30,16 @@ from shadowline.data.sources.folder_words import (
 )
 from shadowline.data.sources.image_tree import PlacedFile
 from shadowline.data.sources.mask_files import masks_beside
-from shadowline.data.sources.source_image import IMAGE_SUFFIXES
+from shadowline.data.sources.source_image import IMAGE_SUFFIXES, class_folder, walk
 
 _HERE = "."  # `select` for a location that is the folder of the class
+_PLAIN = "plain folder"
+_BESIDE = "beside the folders of the classes"
+_MIN_PARTS = 2  # of a folder's path, the root of the file system among them
+_MAX_STEM = 60  # characters before a number that tells equal names apart
 _MAX_DEPTH = 4  # folders above those of the classes
 _MIN_MASKED = 3  # a mask for at least every third file: of images with masks beside them, nearly every second is one
+_PART = re.compile(r"kos\d+", re.IGNORECASE)  # a folder of KolektorSDD
 _NUM_NAMED = 5  # files or folders that an error names
 _HOW = (
     "lay it out as CLASS/good/ with normal images and CLASS/NAME/ for each kind of defect, or as "
@@ -51,6 +60,7 @@ class FoundClass:
     defects: Mapping[str, int]  # kind → images
     num_masks: int  # images with a mask
     num_unknown: int = 0  # images without a label
+    links_to: str = ""  # folder outside of the location that links in it lead to; they are read where it is declared
 
 
 @dataclass(frozen=True)
@@ -72,23 +82,52 @@ class _Candidate:
 
 
 def recognise(folder: Path) -> FoundDataset:
-    """The classes below a folder, by the layout of its files.
+    """The classes below a folder, by the layout of its files; their locations are absolute.
 
     Raises FileNotFoundError for a missing folder, and ValueError where no layout fits or an importer refuses one.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")
+    folder = folder.absolute()
     candidates = _distinct(_candidates(folder, _MAX_DEPTH))
     if not candidates:
         raise ValueError(f"{folder}: no images of a class found; seen: {_seen(folder)}; {_HOW}")
-    listings = [_list(candidate) for candidate in candidates]
-    classes = tuple(_found(candidate, listing) for candidate, listing in zip(candidates, listings, strict=True))
-    left_out: dict[str, list[Path]] = {}
-    for listing in listings:
-        for reason, paths in listing.left_out.items():
-            left_out.setdefault(reason, []).extend(paths)
+    links = {location: _target_of_links(location) for location in {candidate.location for candidate in candidates}}
+    found = [_find(candidate, links[candidate.location]) for candidate in candidates]
+    left_out = _merged([{_BESIDE: _beside(folder, candidates)}, *(listing.left_out for _, listing in found)])
     layout = ", ".join(sorted({candidate.layout for candidate in candidates}))
-    return FoundDataset(layout, classes, {reason: tuple(paths) for reason, paths in left_out.items()})
+    return FoundDataset(layout, tuple(found_class for found_class, _ in found), left_out)
+
+
+def list_class(folder: Path, class_name: str) -> tuple[Path, Listing]:
+    """The images of one class, from a folder of its own in any layout, or from a data set that names the class.
+
+    Returns the folder that the names of the images count from, too.
+
+    Images right in the folder are normal, and those in a folder whose name says nothing else show the defect that it
+    names; there may be none. Raises FileNotFoundError for a missing folder, and ValueError for one of several classes.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; name the one that holds the images")
+    folder = folder.absolute()
+    candidates = [
+        candidate
+        for candidate in _distinct(_candidates(folder, _MAX_DEPTH))
+        if candidate.layout != _PLAIN or candidate.location == folder
+    ]
+    named = [candidate for candidate in candidates if candidate.name == class_name]
+    chosen = named if len(candidates) > 1 else candidates
+    if chosen:
+        return chosen[0].location, list_location(class_name, _params_of(chosen[0]))
+    if candidates:
+        names = [candidate.name for candidate in candidates]
+        more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+        raise ValueError(
+            f"class '{class_name}': {folder} holds {len(names)} other classes ({', '.join(names[:_NUM_NAMED])}{more}); "
+            "name the folder of one"
+        )
+    own = ClassParams(source="folder", location=str(folder), select=_HERE)
+    return folder, list_folder(class_name, own, class_folder(class_name, own, Path()))
 
 
 def _candidates(folder: Path, depth: int) -> list[_Candidate]:
@@ -102,18 +141,27 @@ def _candidates(folder: Path, depth: int) -> list[_Candidate]:
 
 
 def _one_class(folder: Path) -> list[_Candidate]:
-    """The folder itself as one class, if it has images, a folder of normals, or one of a split."""
+    """The folder itself as one class, if it has a folder of a split or of normals, or pictures and no such class."""
     names = [child.name for child in _folders(folder)]
-    splits = {split_of(name) for name in names}
-    if Split.TRAIN in splits:
+    if any(split_of(name) is Split.TRAIN for name in names):
         source, layout = _published(folder, names)
-    elif any(meaning_of(name) is Meaning.NORMAL for name in names):
+    elif _is_class(folder):
         source, layout = "folder", "good and bad folders"
-    elif any(_is_picture(path) for path in folder.iterdir()):
-        source, layout = "folder", "plain folder"
+    elif any(map(_is_picture, _entries(folder))) and not any(map(_is_class, _folders(folder))):
+        source, layout = "folder", _PLAIN
     else:
         return []
-    return [_Candidate(class_key(folder.resolve().name), layout, source, folder, _HERE)]
+    return [_Candidate(_name_of(folder), layout, source, folder, _HERE)]
+
+
+def _is_class(folder: Path) -> bool:
+    """Whether a folder below says that it holds normal images, or those of a split."""
+    names = [child.name for child in _folders(folder)]
+    return any(meaning_of(name) is Meaning.NORMAL or split_of(name) is Split.TRAIN for name in names)
+
+
+def _name_of(folder: Path) -> str:
+    return class_key(folder.name if folder.name not in ("", "..") else folder.resolve().name)
 
 
 def _published(folder: Path, names: Sequence[str]) -> tuple[str, str]:
@@ -151,31 +199,30 @@ def _of_table(name: str, layout: str, source: str, folder: Path) -> _Candidate:
 
 
 def _kolektor(folder: Path) -> list[_Candidate]:
-    """One class, where the images of every folder have masks beside them."""
-    inner = [child for child in _folders(folder) if any(_is_picture(path) for path in child.iterdir())]
-    if not inner or any(_folders(child) for child in inner):
+    """One class, in folders for parts (kos01) or for splits, whose images have masks beside them."""
+    inner = [child for child in _folders(folder) if any(map(_is_picture, _entries(child)))]
+    is_first = all(_PART.fullmatch(child.name) for child in inner)
+    is_second = all(split_of(child.name) for child in inner)
+    if not inner or not (is_first or is_second) or not all(map(_has_masks_beside, inner)):
         return []
-    for child in inner:
-        pictures = [PlacedFile(path, None, ()) for path in sorted(child.iterdir()) if _is_picture(path)]
-        if len(masks_beside(pictures)) * _MIN_MASKED < len(pictures):
-            return []
-    is_first = not any(split_of(child.name) for child in inner)
-    name = class_key(folder.resolve().name)
-    return [_Candidate(name, "KolektorSDD" if is_first else "KolektorSDD2", "kolektor", folder, _HERE)]
+    layout = "KolektorSDD" if is_first else "KolektorSDD2"
+    return [_Candidate(_name_of(folder), layout, "kolektor", folder, _HERE)]
+
+
+def _has_masks_beside(folder: Path) -> bool:
+    pictures = [PlacedFile(path, None, ()) for path in _entries(folder) if _is_picture(path)]
+    return len(masks_beside(pictures)) * _MIN_MASKED >= len(pictures)
 
 
 _LAYOUTS: tuple[Callable[[Path], list[_Candidate]], ...] = (_real_iad, _visa, _kolektor, _one_class)  # the first fits
 
 
-def _list(candidate: _Candidate) -> Listing:
-    params = ClassParams(source=candidate.source, location=str(candidate.location), select=candidate.select or "")
-    return list_source(candidate.name, params, Path())
-
-
-def _found(candidate: _Candidate, listing: Listing) -> FoundClass:
+def _find(candidate: _Candidate, links_to: str) -> tuple[FoundClass, Listing]:
+    """The class as its importer lists it."""
+    listing = list_location(candidate.name, _params_of(candidate, links_to))
     normals = [image for image in listing.images if image.label is Label.NORMAL]
     num_test_normal = sum(image.split_hint is Split.TEST for image in normals)
-    return FoundClass(
+    found = FoundClass(
         name=candidate.name,
         source=candidate.source,
         location=str(candidate.location),
@@ -185,36 +232,75 @@ def _found(candidate: _Candidate, listing: Listing) -> FoundClass:
         defects=dict(Counter(image.defect_type for image in listing.images if image.label is Label.ANOMALOUS)),
         num_masks=sum(bool(image.read_masks) for image in listing.images),
         num_unknown=sum(image.label is Label.UNKNOWN for image in listing.images),
+        links_to=links_to,
+    )
+    return found, listing
+
+
+def _params_of(candidate: _Candidate, links_to: str = "") -> ClassParams:
+    return ClassParams(
+        source=candidate.source,
+        location=str(candidate.location),
+        select=candidate.select or "",
+        links_to=links_to,
     )
 
 
+def _target_of_links(location: Path) -> str:
+    """The folder above all targets of links that lead out of the location; "" where there are none, or no such folder.
+
+    The root of the file system and a folder right below it are too much to declare.
+    """
+    links = [path.resolve() for path in walk(location).kept if path.is_symlink()]
+    targets = [target for target in links if not target.is_relative_to(location.resolve())]
+    folders = [target if target.is_dir() else target.parent for target in targets]
+    common = Path(os.path.commonpath(folders)) if folders else Path("/")
+    return str(common) if len(common.parts) > _MIN_PARTS else ""
+
+
+def _beside(folder: Path, candidates: Sequence[_Candidate]) -> tuple[Path, ...]:
+    """The files below `folder` that lie in no class; tables that name images one by one are not asked."""
+    locations = {candidate.location for candidate in candidates}
+    if folder in locations:
+        return ()
+    return tuple(path for path in walk(folder).kept if not locations & {path, *path.parents})
+
+
+def _merged(parts: Iterable[Mapping[str, tuple[Path, ...]]]) -> dict[str, tuple[Path, ...]]:
+    merged: dict[str, tuple[Path, ...]] = {}
+    for part in parts:
+        for reason, paths in part.items():
+            merged[reason] = merged.get(reason, ()) + paths
+    return {reason: paths for reason, paths in merged.items() if paths}
+
+
 def _distinct(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """The candidates with names that differ: of equal ones, the folder above is put in front."""
+    """The candidates with names that differ: before equal ones stands the name of the folder above, else a number."""
     times = Counter(candidate.name for candidate in candidates)
-    renamed = [
-        _renamed(candidate, class_key(f"{candidate.location.resolve().parent.name}_{candidate.name}"))
-        if times[candidate.name] > 1
-        else candidate
-        for candidate in candidates
-    ]
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
     distinct = []
-    for candidate in renamed:
-        taken[candidate.name] += 1
-        number = taken[candidate.name]
-        distinct.append(candidate if number == 1 else _renamed(candidate, f"{candidate.name[:60]}_{number}"))
+    for candidate in candidates:
+        name = candidate.name
+        if times[name] > 1:
+            name = class_key(f"{candidate.location.parent.name}_{name}")
+        numbered = (f"{name[:_MAX_STEM]}_{number}" for number in itertools.count(2))
+        free = next(key for key in itertools.chain([name], numbered) if key not in taken)
+        taken.add(free)
+        distinct.append(replace(candidate, name=free))
     return distinct
 
 
-def _renamed(candidate: _Candidate, name: str) -> _Candidate:
-    return _Candidate(name, candidate.layout, candidate.source, candidate.location, candidate.select)
+def _entries(folder: Path) -> list[Path]:
+    """Files and folders right below, sorted; empty for a folder that is absent or cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _folders(folder: Path) -> list[Path]:
-    """Folders right below, without those of the system; empty for an absent folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_system_folder(path.name))
+    """Folders right below, without those of the system."""
+    return [path for path in _entries(folder) if path.is_dir() and not is_system_folder(path.name)]
 
 
 def _is_picture(path: Path) -> bool:
@@ -223,7 +309,6 @@ def _is_picture(path: Path) -> bool:
 
 def _seen(folder: Path) -> str:
     """The first names below a folder, as an error shows them."""
-    names: Iterable[str] = (f"{path.name}/" if path.is_dir() else path.name for path in sorted(folder.iterdir()))
-    listed = list(names)
-    more = f" and {len(listed) - _NUM_NAMED} more" if len(listed) > _NUM_NAMED else ""
-    return ", ".join(listed[:_NUM_NAMED]) + more if listed else "nothing"
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in _entries(folder)]
+    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
+    return ", ".join(names[:_NUM_NAMED]) + more if names else "nothing"

@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams
 from shadowline.data.images import Refusal, RefusedImage, read_bounded
 from shadowline.data.labels import Label, Split
@@ -62,24 +61,17 @@ class SourceFolder:
 
 
 def location_of(class_name: str, params: ClassParams, root: Path) -> Path:
-    """The folder or file that holds the source.
-
-    Raises FileNotFoundError for a missing one, ValueError for one in the project's outputs: stages remove what they did
-    not write themselves.
-    """
+    """The folder or file that holds the source; raises FileNotFoundError with the way out."""
     location = root / params.location
+    if not location.exists() and params.copy_of:
+        raise FileNotFoundError(
+            f"class '{class_name}': {location}: not copied from {params.copy_of} yet; run `shadowline retrain`"
+        )
     if not location.exists():
         raise FileNotFoundError(
             f"class '{class_name}': {location}: no such file or folder; run `shadowline data fetch` for the demo "
             f"or correct classes.{class_name}.location"
         )
-    layout = Layout(root)
-    for output in layout.outputs if layout.params.is_file() else ():
-        if _overlap(location.resolve(), output.resolve()):
-            raise ValueError(
-                f"class '{class_name}': {location} overlaps {output}, which stages clear; move the images to a folder "
-                f"of their own and correct classes.{class_name}.location"
-            )
     return location
 
 
@@ -114,10 +106,6 @@ def _is_below(path: Path, roots: Iterable[Path]) -> bool:
     except (OSError, RuntimeError):
         return False
     return any(target.is_relative_to(root) for root in roots)
-
-
-def _overlap(first: Path, second: Path) -> bool:
-    return first.is_relative_to(second) or second.is_relative_to(first)
 
 
 @dataclass(frozen=True)

@@ -238,6 +238,24 @@ def test_a_name_becomes_one_that_a_class_may_have(name, key):
     assert class_key(unicodedata.normalize("NFD", name)) == key
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"location": "s3://plant/bolt"}, "set location: data/sources/plant/bolt and copy_of: s3://plant/bolt"),
+        ({"location": "data/sources/x", "copy_of": "http://plant"}, "copy_of http://plant: need s3://BUCKET/PREFIX"),
+        ({"location": "/srv/bolt", "copy_of": "s3://plant/bolt"}, "set location: data/sources/plant/bolt"),
+        ({"location": "data/sources/../images", "copy_of": "s3://plant/bolt"}, "lies below data/sources"),
+        ({"location": "data/sources", "copy_of": "s3://plant/bolt"}, "lies below data/sources"),
+    ],
+)
+def test_images_in_s3_are_read_from_a_copy_that_is_the_projects_own(entry, message, raw, load):
+    raw["classes"]["textile"] |= entry
+    (line,) = error_of(load, raw)
+    assert line.startswith("params.yaml: classes.textile: ") and message in line
+    raw["classes"]["textile"] |= {"location": "data/sources/plant/bolt", "copy_of": "s3://plant/bolt"}
+    assert load(raw).classes["textile"].copy_of == "s3://plant/bolt"
+
+
 # --- YAML that two readers understand in two ways -------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +53,7 @@ def command(
     name: str = "here",
     out: Path = Path("out"),
 ) -> None:
-    typer.echo(repr({"cwd": os.getcwd(), **{key: value for key, value in locals().items() if key != "cwd"}}))
+    typer.echo(repr({"cwd": str(Path.cwd()), **{key: value for key, value in locals().items() if key != "cwd"}}))
 
 
 def run(function: Any, *arguments: str) -> Any:

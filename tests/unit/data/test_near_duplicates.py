@@ -45,7 +45,7 @@ def images_of(name: str, params: Params) -> Iterator[Image.Image]:
     chosen = params.classes[name]
     if not (ROOT / chosen.location).is_file():
         pytest.skip(f"{chosen.location} is not here; run `shadowline data fetch`")
-    for source in (list_textile if name == "textile" else list_elpv)(name, chosen, ROOT):
+    for source in (list_textile if name == "textile" else list_elpv)(name, chosen, ROOT).images:
         with Image.open(io.BytesIO(source.read(1 << 26))) as image:
             yield image.convert("RGB")
 

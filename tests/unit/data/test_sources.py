@@ -310,6 +310,14 @@ def test_a_mask_by_any_usual_name_is_found(tmp_path: Path, mask: str) -> None:
     assert len(images) == 4 and not images["bolt/test/good/000.png"].read_masks
 
 
+def test_an_image_and_a_mask_of_one_name_in_one_folder_are_not_two_defects(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "good/0.jpg", "good/0.png", "bad/0.jpg", "bad/0.png")
+    with pytest.raises(
+        ValueError, match=r"bad/0\.jpg and 0\.png have one name; if one is the mask, call it 0_mask\.png"
+    ):
+        listed("folder", tmp_path)
+
+
 def test_masks_of_which_none_fits_are_refused_with_both_names(tmp_path: Path) -> None:
     place(tmp_path / "bolt", "train/good/000.png", "test/bent/000.png", "ground_truth/bent/mask_of_a.png")
     with pytest.raises(ValueError, match=r"none of 1 masks in .*bent fits .* mask_of_a\.png, images such as 000\.png"):
@@ -477,13 +485,13 @@ def test_a_link_that_leaves_the_location_is_refused_by_name(tmp_path: Path) -> N
 
 
 def test_links_may_lead_to_a_folder_that_is_declared(tmp_path: Path) -> None:
-    place(tmp_path, "nas/good/a.png", "nas/good/b.png", "other/c.png", "data/bolt/test/good/d.png")
-    (tmp_path / "data/bolt/train").mkdir()
-    (tmp_path / "data/bolt/train/good").symlink_to(tmp_path / "nas/good")
-    (tmp_path / "data/bolt/test/good/a.png").symlink_to(tmp_path / "nas/good/a.png")
-    (tmp_path / "data/bolt/test/good/c.png").symlink_to(tmp_path / "other/c.png")
-    (tmp_path / "data/bolt/test/good/circle").symlink_to(tmp_path / "data/bolt")
-    params = ClassParams(source="folder", location="data", links_to="nas")
+    place(tmp_path, "nas/good/a.png", "nas/good/b.png", "other/c.png", "set/bolt/test/good/d.png")
+    (tmp_path / "set/bolt/train").mkdir()
+    (tmp_path / "set/bolt/train/good").symlink_to(tmp_path / "nas/good")
+    (tmp_path / "set/bolt/test/good/a.png").symlink_to(tmp_path / "nas/good/a.png")
+    (tmp_path / "set/bolt/test/good/c.png").symlink_to(tmp_path / "other/c.png")
+    (tmp_path / "set/bolt/test/good/circle").symlink_to(tmp_path / "set/bolt")
+    params = ClassParams(source="folder", location="set", links_to="nas")
     images = {image.name: image for image in list_images("bolt", params, tmp_path)}
     for name in ("train/good/a.png", "train/good/b.png", "test/good/a.png", "test/good/d.png"):
         assert images[f"bolt/{name}"].read(LIMIT)
@@ -502,7 +510,6 @@ def test_a_source_that_overlaps_what_stages_clear_is_refused(tmp_path: Path, loc
         "data/inbox/bolt/a.png",
     )
     params = ClassParams(source="folder", location=location)
-    (tmp_path / "params.yaml").touch()
     with pytest.raises(ValueError, match=r"overlaps .*, which stages clear; .* correct classes\.bolt\.location"):
         list_images("bolt", params, tmp_path)
     assert list_images("bolt", params.model_copy(update={"location": "data/inbox"}), tmp_path)

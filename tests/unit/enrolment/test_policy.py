@@ -15,7 +15,7 @@ from shadowline.core.params import Params
 from shadowline.core.params_file import editing
 from shadowline.data.images import read_bounded
 from shadowline.data.sources import list_images
-from shadowline.enrolment.inbox import Inbox, NamedImage, classes_waiting, named_images
+from shadowline.enrolment.inbox import Inbox, NamedImage, classes_waiting, read_folder
 from shadowline.enrolment.policy import Advice, EnrolmentPhase, Trial, advise, choose_phase, missing_images
 from shadowline.enrolment.starter import build_few_shot, inject_defects, try_few_shot
 from shadowline.features.encoder import Encoder
@@ -119,21 +119,72 @@ class TestInbox:
         for path in ("1.png", "good/2.png", "crack/3.png"):
             (tmp_path / "new" / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / "new" / path).write_bytes(png(int(Path(path).stem)))
-        kinds = {Path(image.name).name: image.kind for image in named_images(tmp_path / "new")}
+        kinds = {Path(image.name).name: image.kind for image in read_folder(tmp_path / "new", "bolt").images}
         assert kinds == {"1.png": "good", "2.png": "good", "3.png": "crack"}
+
+    def test_the_layouts_of_an_import_are_read_and_masks_left_out(self, tmp_path: Path, params: Params) -> None:
+        names = ("train/good/1.png", "test/Good/2.png", "test/Broken Edge/3.png", "ground_truth/Broken Edge/3_mask.png")
+        for name in (*names, "test_private/5.png", "train/good/@eaDir/6.png"):
+            (tmp_path / "new" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "new" / name).write_bytes(png(int(Path(name).stem[0])))
+        offered = read_folder(tmp_path / "new", "bolt")
+        kinds = {Path(image.name).name: image.kind for image in offered.images}
+        assert kinds == {"1.png": "good", "2.png": "good", "3.png": "broken_edge"}
+        assert offered.left_out == {"a mask": 1, "an image without a label": 1, "a file of the system": 1}
+
+    def test_folders_of_defects_alone_are_defects_and_a_data_set_of_other_classes_is_refused(
+        self, tmp_path: Path, params: Params
+    ) -> None:
+        for name in (
+            "new/crack/1.png",
+            "new/dent/2.png",
+            "set/nut/good/3.png",
+            "set/bolt/good/4.png",
+            "set/a/ok/5.png",
+        ):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(png(int(Path(name).stem)))
+        assert {image.kind for image in read_folder(tmp_path / "new", "bolt").images} == {"crack", "dent"}
+        assert [Path(image.name).name for image in read_folder(tmp_path / "set", "bolt").images] == ["4.png"]
+        with pytest.raises(
+            ValueError, match=r"class 'gear': .*set holds 3 other classes \(a, bolt, nut\); name the folder"
+        ):
+            read_folder(tmp_path / "set", "gear")
+
+    def test_a_kind_means_the_same_to_the_inbox_and_to_an_import(self, tmp_path: Path, params: Params) -> None:
+        inbox = Inbox(tmp_path / "data/inbox", "bolt")
+        inbox.take(offer((png(1), "ok"), (png(2), "ng"), (png(3), "label"), (png(4), "test")), params.data)
+        assert [len(part) for part in (inbox.stock.normals, inbox.stock.defects)] == [1, 3]
+        listed = list_images("bolt", inbox.as_source(tmp_path, params.enrolment), tmp_path)
+        assert sorted(image.defect_type for image in listed) == ["", "label", "ng", "test"]
+        for kind, message in (("mask", "says nothing of a defect"), ("goood", "did you mean good")):
+            with pytest.raises(ValueError, match=message):
+                inbox.put(png(5), kind, params.data, "x")
+
+    def test_a_kind_that_contradicts_the_inbox_is_refused_until_its_images_are_forgotten(
+        self, tmp_path: Path, params: Params
+    ) -> None:
+        inbox = Inbox(tmp_path / "inbox", "bolt")
+        inbox.take(offer((png(1), "train"), (png(2), "train")), params.data)
+        (refused,) = inbox.take(offer((png(1), "good")), params.data).refused
+        assert "comes as good, and lies in the inbox as train" in refused and "enrolment forget bolt" in refused
+        assert inbox.forget(tmp_path / "forgotten/bolt") == 2
+        assert not inbox.stock.num_images and classes_waiting(tmp_path / "inbox") == ()
+        assert len(list((tmp_path / "forgotten/bolt").rglob("*.png"))) == 2
+        assert len(inbox.take(offer((png(1), "good")), params.data).new) == 1
 
     def test_a_link_that_leads_out_of_the_folder_is_refused_by_name(self, tmp_path: Path, params: Params) -> None:
         (tmp_path / "secret.png").write_bytes(png(1))
         (tmp_path / "new").mkdir()
         (tmp_path / "new/2.png").symlink_to(tmp_path / "secret.png")
-        done = Inbox(tmp_path / "inbox", "bolt").take(named_images(tmp_path / "new"), params.data)
+        done = Inbox(tmp_path / "inbox", "bolt").take(read_folder(tmp_path / "new", "bolt").images, params.data)
         assert not done.new and "2.png" in done.refused[0]
 
     def test_an_empty_or_missing_folder_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="no such folder"):
-            list(named_images(tmp_path / "nowhere"))
+            read_folder(tmp_path / "nowhere", "bolt")
         with pytest.raises(ValueError, match="no files"):
-            list(named_images(tmp_path))
+            read_folder(tmp_path, "bolt")
 
     def test_the_importer_reads_what_the_inbox_keeps(self, tmp_path: Path, params: Params) -> None:
         inbox = Inbox(tmp_path / "data/inbox", "bolt")
@@ -153,7 +204,7 @@ class TestInbox:
         (tmp_path / "new").mkdir()
         (tmp_path / "new/big.png").write_bytes(png(1, 64))
         limits = params.data.model_copy(update={"max_file_bytes": 1000})
-        done = Inbox(tmp_path / "inbox", "bolt").take(named_images(tmp_path / "new"), limits)
+        done = Inbox(tmp_path / "inbox", "bolt").take(read_folder(tmp_path / "new", "bolt").images, limits)
         assert len(done.refused) == 1 and len(read_bounded(tmp_path / "new/big.png", 1001)) == 1001
 
 

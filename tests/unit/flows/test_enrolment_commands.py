@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from typer.testing import CliRunner, Result
 
 from fixtures.learning import ROOT
@@ -66,6 +68,29 @@ def test_a_class_named_status_is_a_class(project: Path, asked: list[str]) -> Non
     text = (project / "params.yaml").read_text(encoding="utf-8")
     (project / "params.yaml").write_text(text.replace("solar_poly", "status"), encoding="utf-8")
     assert (run("enroll", "status").stderr, asked) == ("", ["enroll status"])
+
+
+def test_a_wrong_take_in_is_forgotten_and_its_images_are_kept_aside(project: Path) -> None:
+    image = project / "data/inbox/bolt/test/ground_truth/0.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"mask")
+    done = run("enrolment", "forget", "bolt", "--json")
+    told = json.loads(done.stdout)
+    assert (told["class_name"], told["num_images"]) == ("bolt", 1)
+    assert not (project / "data/inbox/bolt").exists()
+    assert (project / told["kept_in"] / "test/ground_truth/0.png").read_bytes() == b"mask"
+    with pytest.raises(ValueError, match="class 'bolt': no images in the inbox; classes with images there: none"):
+        run("enrolment", "forget", "bolt")
+
+
+def test_the_images_that_a_class_of_the_model_was_made_from_are_not_forgotten(project: Path) -> None:
+    params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params["classes"]["bolt"] = {"source": "folder", "location": "data/inbox/bolt", "select": "."}
+    (project / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (project / "data/inbox/bolt/train/good").mkdir(parents=True)
+    with pytest.raises(ValueError, match="class 'bolt': it is in the model"):
+        run("enrolment", "forget", "bolt")
+    assert (project / "data/inbox/bolt").is_dir()
 
 
 def test_the_group_is_an_entry_point() -> None:
