@@ -429,7 +429,8 @@ def test_the_import_says_what_the_images_are_too_few_for(tmp_path: Path) -> None
     run("bolt", params_for("folder", min_val=51, injected_test=2), Layout(tmp_path), heard)
     assert heard.lines[:3] == [
         "class 'bolt': 3 normal images in val, needs at least 8; 21 normal images would do",
-        "class 'bolt': 4 normal training images, validation.min_normal asks for 100; 201 normal images would do for all",
+        "class 'bolt': 4 normal training images, validation.min_normal asks for 100; 201 normal "
+        "images would do for all",
         "class 'bolt': 2 normal images promise a rate of 0.333, not of calibration.target_fpr 0.05, which needs 19; "
         "201 normal images would do for all",
     ]
