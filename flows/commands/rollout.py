@@ -19,6 +19,7 @@ from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import NEW_PRODUCT, STAYS, changes_of_place
 
 if TYPE_CHECKING:
+    from shadowline.core.params import Params
     from shadowline.rollout.engine import RolloutStep
     from shadowline.rollout.state import ClassState, Event, RolloutState
 
@@ -86,6 +87,8 @@ def status(as_json: JsonOption = False) -> None:
         return
     _print_state(state)
     _print_alarms(state)
+    for name in _deleted_classes(state, params):
+        typer.secho(f"{name} is not in params.yaml any more; `shadowline class remove {name}` retires it", fg="yellow")
     for line in ahead.waiting:
         say(f"waits for {line}", colour="yellow")
     for entry in pending:
@@ -293,6 +296,11 @@ def _print_state(state: RolloutState) -> None:
             _wave(cls), cls.class_name, phase, f"{cls.share:.0%}", f"{cls.since:%Y-%m-%d}", *models, cls.reason
         )
     print_tables(table)
+
+
+def _deleted_classes(state: RolloutState, params: Params) -> list[str]:
+    """Classes that were in the model and are not in params.yaml; a new product comes into it later."""
+    return [cls.class_name for cls in state.classes if cls.wave != NEW_PRODUCT and cls.class_name not in params.classes]
 
 
 def _print_alarms(state: RolloutState) -> None:

@@ -250,7 +250,8 @@ def find_notes(class_name: str, splits: SplitSizes, params: Params) -> tuple[str
 
 def _fewest_normals(class_name: str, counts: ClassCounts, params: Params, *, with_notes: bool) -> int | None:
     """The fewest normals without problems, or also without notes; searched, so that it follows whatever splits do."""
-    for normals in range(counts.val + counts.test, _MOST_NORMALS):
+    fixed = counts.normals - (counts.train or counts.unassigned)
+    for normals in range(fixed, _MOST_NORMALS):
         splits = split_sizes(class_name, counts.with_normals(normals), params)
         if not find_problems(splits) and (with_notes or not find_notes(class_name, splits, params)):
             return normals

@@ -43,10 +43,12 @@ def _take_round(
     """Every class's images once, beside its legacy model; the first images of a class only warm up."""
     for name in sorted(params.classes):
         detector = PatchCore.load(layout.legacy(name))
-        for index, path in enumerate(test_paths(name, layout)[: _IMAGES_PER_CLASS + _WARM_UP]):
+        paths = test_paths(name, layout)[: _IMAGES_PER_CLASS + _WARM_UP]
+        warm_up = min(_WARM_UP, len(paths) - 1)  # at least one image is timed
+        for index, path in enumerate(paths):
             judge = partial(inspector.inspect, path, name)
             timing = time_image(str(path), reference, judge, partial(_judge_legacy, detector, path, params.data))
-            if index >= _WARM_UP:
+            if index >= warm_up:
                 yield timing
 
 

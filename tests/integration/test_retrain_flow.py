@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fixtures.tiny_project import CLASSES, MODEL, FirstRun, Project, read_json, wait_until
+from shadowline.core.params import load_params
 from shadowline.stages.pipeline import STAGE_MODULES
 
 if TYPE_CHECKING:
@@ -201,7 +202,8 @@ def test_a_critical_check_turns_the_flow_red_and_nothing_after_it_runs(
     from tasks.integrations.mlflow_registry import client, list_versions
 
     outputs, head = in_project.outputs(), in_project.git("rev-parse", "HEAD")
-    in_project.edit_params(validation={"min_normal": 100})
+    severity = load_params(in_project.layout.params).validation.severity.model_dump(mode="json")
+    in_project.edit_params(validation={"min_normal": 100, "severity": {**severity, "min_normal": "critical"}})
     state = in_project.retrain()
     assert state.is_failed()
     words = r"(?s)stage validate failed.*dots.*min_normal: 32, expected at least 100"

@@ -130,6 +130,12 @@ def test_more_training_images_do_not_help_where_the_source_brings_too_few_val_im
     assert made.needed_normals is None
 
 
+def test_a_source_that_assigns_some_of_its_normals_alone_needs_no_fewer_than_it_has_of_the_others():
+    made = forecast(unassigned=20, train=20, test=5, defects=5)
+    assert made.usable_normals is not None and made.usable_normals >= 25
+    assert forecast(unassigned=20, train=made.usable_normals - 25, test=5, defects=5).problems == ()
+
+
 def test_a_class_s_own_target_is_named():
     own = PARAMS.classes["textile"].model_copy(update={"target_fpr": 0.01})
     params = PARAMS.model_copy(update={"classes": {"bolt": own}})

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -417,6 +418,14 @@ def test_numbers_are_written_as_people_read_them() -> None:
     assert duration(212.4) == "3.5\u202fmin"
     assert duration(12.0) == "12.0\u202fs"
     assert [join_words(names) for names in ([], ["a"], ["a", "b", "c"])] == ["", "a", "a, b and c"]
+
+
+def test_a_rate_that_cannot_be_promised_is_named_beside_the_one_that_is(small: Layout) -> None:
+    metrics = read_contents(small).classes[0].metrics
+    decisions = replace(metrics.decisions, target_fpr=0.05, promised_fpr=0.0625)
+    text = promise(metrics.model_copy(update={"decisions": decisions}), 0.95)
+    assert "at most 6.2\u202f% false alarms (5\u202f% was asked for, and takes more calibrating images). Seen" in text
+    assert "was asked for" not in promise(metrics, 0.95)
 
 
 def test_a_broken_promise_is_called_one(small: Layout) -> None:

@@ -412,3 +412,26 @@ def test_a_demo_class_is_imported_whole(tmp_path: Path) -> None:
     assert (report.num_imported, report.refused, report.duplicates) == (1074, (), ())
     assert report.splits == {"train": 200, "val": 88, "tune": 48, "test": 160, "stream": 578}
     assert set(rows["mode"]) == {"L"} and rows["source"].str.startswith("elpv:images/cell").all()
+
+
+def test_the_import_says_what_the_images_are_too_few_for(tmp_path: Path) -> None:
+    """Before anything is computed: the stages that need the images come minutes later."""
+
+    class Heard(Progress):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
+
+        def message(self, text: str) -> None:
+            self.lines.append(text)
+
+    heard = Heard()
+    place(tmp_path, **normals(10))
+    run("bolt", params_for("folder", min_val=51, injected_test=2), Layout(tmp_path), heard)
+    assert heard.lines[:3] == [
+        "class 'bolt': 3 normal images in val, needs at least 8; 21 normal images would do",
+        "class 'bolt': 4 normal training images, validation.min_normal asks for 100; 201 normal "
+        "images would do for all",
+        "class 'bolt': 2 normal images promise a rate of 0.333, not of calibration.target_fpr 0.05, which needs 19; "
+        "201 normal images would do for all",
+    ]
+    assert len(heard.lines) == 5  # two more rates

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from fixtures.learning import ROOT
 from fixtures.records import CANDIDATE, LEGACY
 from flows.commands.classes import app
+from flows.commands.rollout import _deleted_classes
 from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams, Unplanned, load_params
 from shadowline.core.params_file import editing
@@ -132,6 +133,7 @@ def test_a_class_that_somebody_deleted_from_params_can_be_removed_from_the_rest(
         del content["classes"]["bolt"]
         content["train"]["classes"].remove("bolt")
     assert list(load_params(project.params).classes) == ["nut"]
+    assert _deleted_classes(records.rollout.state(), load_params(project.params)) == ["bolt"]
     assert not remove_class("bolt", project.root, records, "Ada", "made no more").was_in_params
     assert names_in_service(records) == ["nut"]
 
@@ -149,20 +151,22 @@ def test_a_name_that_is_nowhere_and_the_only_class_are_refused(project: Layout, 
 
 
 def test_what_a_plain_deletion_leaves_behind_is_removed_and_said(project: Layout) -> None:
-    class Said(Progress):
-        lines: list[str] = []  # noqa: RUF012
+    class Heard(Progress):
+        def __init__(self) -> None:
+            self.lines: list[str] = []
 
         def message(self, text: str) -> None:
             self.lines.append(text)
 
+    heard = Heard()
     write_images(project.root / "data/images/of_a_person", 1)  # nothing that an import wrote
     params = load_params(project.params)
     left = params.model_copy(update={"classes": {"nut": params.classes["nut"]}})
-    classes_stage.run(left, project, Said())
+    classes_stage.run(left, project, heard)
     assert not project.images("bolt").exists() and not project.bank("bolt").exists()
     assert (project.inbox / "bolt").is_dir()
     assert (project.root / "data/images/of_a_person/000.png").is_file()
-    (line,) = Said.lines
+    (line,) = heard.lines
     assert line.startswith("class 'bolt' is not in params.yaml any more") and "shadowline class remove bolt" in line
 
 
