@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shadowline.core.masked_logs import mask_logs
+from shadowline.core.secrets import mask
 
 _OFFLINE = {
     "DO_NOT_TRACK": "1",
@@ -50,6 +52,10 @@ class Settings(BaseSettings):
     gateway_keys: SecretStr = SecretStr("")  # separated by commas; a caller sends one as X-API-Key; none: loopback
     spool_dir: Path = Path(".shadowline/spool")  # where the gateway keeps pairs while the database is away
     allow_network: bool = False  # let timm and open_clip reach the model hub
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What a debugger and an error of pydantic show: no password of a URL."""
+        return ((name, mask(value) if isinstance(value, str) else value) for name, value in super().__repr_args__())
 
 
 def prepare_environment() -> None:

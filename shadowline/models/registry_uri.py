@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings, prepare_environment, tracking_address
+from shadowline.models.registry_home import require_own_files
 
 SCHEME = "models:/"
 _ATTEMPTS = 3  # of a download
@@ -29,6 +30,7 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
     import mlflow
 
     prepare_environment()
+    require_own_files(Settings().tracking_uri, Path())
     mlflow.set_tracking_uri(tracking_address(Settings().tracking_uri))
     name, _, alias = location.removeprefix(SCHEME).partition("@")
     client = mlflow.MlflowClient()

@@ -99,9 +99,8 @@ def require_empty(url: str, name: str) -> None:
         try:
             tables = inspect(engine).get_table_names()
         except SQLAlchemyError as error:
-            raise ValueError(
-                f"{name} {shown}: {mask(' '.join(str(error).split()))[:200]}; name an empty database"
-            ) from None
+            reason = mask(" ".join(str(error).split()))[:200]
+            raise ValueError(f"{name} {shown}: {reason}; name an empty database") from None
     if tables:
         raise ValueError(f"{name} {shown}: holds {len(tables)} tables, need an empty database; create a new one")
 

@@ -29,7 +29,6 @@ from shadowline.models.inspector import Inspector
 from shadowline.records.audit_log.chain import Chain
 from shadowline.records.stores import open_records
 from shadowline.records.tables import ModelRow
-from tasks.backup.artifact_locations import move_artifacts
 from tasks.backup.consistency import local_folder
 from tasks.backup.databases import kind_of, load_dump, open_dump, require_empty
 from tasks.backup.manifest import (
@@ -42,6 +41,7 @@ from tasks.backup.manifest import (
 )
 from tasks.backup.snapshot import note_backup
 from tasks.backup.targets import local_copy, one_line_errors
+from tasks.integrations.artifact_locations import move_artifacts
 from tasks.integrations.audit_log import witnesses_in
 from tasks.integrations.dvc_pipeline import StageFailedError, stale_targets
 from tasks.integrations.git import run_git

@@ -55,18 +55,33 @@ class MissingError(DamagedError):
 def configure_remote(root: Path, project: Path | None = None) -> str:
     """Tell DVC in `root` about the remote of the project (itself, where none is given); returns its address.
 
+    A folder inside `root` is written relative to it, so that a copy of the project has a remote of its own.
+
     Raises ValueError for an invalid address, and where the package that S3 needs is not installed.
     """
     from dvc.config import Config
+    from dvc.config_schema import RelPath
 
     section = _section(project or root)
     config = Config(str(root / ".dvc"))
     with_local = config.load_one("local")
-    if with_local.get("remote", {}).get(NAME) != section:
+    inside = _is_inside(section["url"], root)
+    if with_local.get("remote", {}).get(NAME) != section or (inside and section["url"] in _text_of(config)):
         with config.edit("local") as content:
-            content.setdefault("remote", {})[NAME] = section
+            url = RelPath(section["url"]) if inside else section["url"]
+            content.setdefault("remote", {})[NAME] = {**section, "url": url}
             content.setdefault("core", {}).setdefault("remote", NAME)
     return section["url"]
+
+
+def _is_inside(url: str, root: Path) -> bool:
+    return "://" not in url and Path(url).is_relative_to(root.resolve())
+
+
+def _text_of(config: Any) -> str:
+    """.dvc/config.local as it is written; DVC makes its paths absolute when it reads it."""
+    path = Path(config.files["local"])
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _section(project: Path) -> dict[str, str]:

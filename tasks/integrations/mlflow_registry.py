@@ -26,6 +26,7 @@ from shadowline.core.settings import Settings, prepare_environment, tracking_add
 from shadowline.evaluation.gates import Verdict
 from shadowline.evaluation.summary import Summary
 from shadowline.models.fingerprints import class_fingerprints
+from tasks.integrations.artifact_locations import take_home
 from tasks.integrations.git import Provenance
 from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.provenance import log_provenance
@@ -62,9 +63,10 @@ SIGNATURE = ModelSignature(
 
 
 def client() -> mlflow.MlflowClient:
-    """A client of the store that SHADOWLINE_TRACKING_URI names."""
+    """A client of the store that SHADOWLINE_TRACKING_URI names; that of a copied project is given its own files."""
     prepare_environment()
     uri = tracking_address(Settings().tracking_uri)
+    take_home(uri, Path())
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
 

@@ -9,18 +9,43 @@ body was cut again and again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
+from prefect import Task, task
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from shadowline.core.secrets import mask
 
 _MAX_WAIT_S = 15
 # Throttled, too slow, cut in transit, or an upload that an earlier request ended, whose answer was lost.
 _PASSING = frozenset({"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "NoSuchUpload"})
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
-retried_task = task(retries=3, retry_delay_seconds=[2.0, 10.0, 30.0])  # a server may be away for a moment
+
+def retried_task(work: Callable[P, T]) -> Task[P, T]:
+    """A task that is tried again, since a server may be away for a moment; its errors hold no secrets."""
+
+    @wraps(work)
+    def masked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return work(*args, **kwargs)
+        except Exception as error:
+            mask_error(error)
+            raise
+
+    return task(retries=3, retry_delay_seconds=[2.0, 10.0, 30.0])(masked)
+
+
+def mask_error(error: BaseException | None) -> None:
+    """Mask the texts of an error and of what caused it, in place: Prefect keeps them with the run."""
+    while error is not None:
+        error.args = tuple(mask(arg) if isinstance(arg, str) else arg for arg in error.args)
+        if isinstance(message := getattr(error, "message", None), str):  # of MLflow's
+            error.message = mask(message)  # type: ignore[attr-defined]
+        error = error.__cause__ or error.__context__
 
 
 def call_with_retry(request: Callable[[], T], patience_s: float) -> T:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from fixtures.learning import ROOT
 from fixtures.plant import Server, connected
+from fixtures.planted_secrets import planted
 from fixtures.tiny_project import CLASSES, FirstRun, Project, build_project, free_port, kill, wait_until
 from shadowline.core.settings import prepare_environment
 from shadowline.records.stores import Records, open_records
@@ -86,7 +87,8 @@ def first_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def _retrain_first(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
-    state = build_project(folder / "project").retrain()
+    with planted():
+        state = build_project(folder / "project").retrain()
     assert state.is_completed(), state.message
     found = {"result": asdict(state.result()), "artifacts": asyncio.run(_artifacts_of(state))}
     (folder / "run.json").write_text(json.dumps(found, default=str), encoding="utf-8")

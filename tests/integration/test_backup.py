@@ -20,10 +20,11 @@ import pytest
 
 from fixtures.gateway import Factory, Site, png, wait_for
 from fixtures.learning import ROOT
+from fixtures.planted_secrets import planted, secrets_in
 from fixtures.postgres import PASSWORD, Postgres
 from fixtures.s3 import s3_server
 from fixtures.tiny_project import CLASSES, MODEL, Project, kill, rewrite, wait_until
-from shadowline.core.params import load_params
+from shadowline.core.params import Params, load_params
 from shadowline.core.progress import Progress
 from shadowline.evaluation.summary import Summary
 from shadowline.gateway.image_retention import RetainedImages
@@ -31,8 +32,10 @@ from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy
 from shadowline.models.loader import load_detector
 from shadowline.records.audit_log.entry import EntryKind, Record
 from shadowline.records.audit_log.keys import ChainHead
+from shadowline.records.outbox import put_actions
 from shadowline.records.pair import ModelDecision, Pair
 from shadowline.records.stores import Records, open_records
+from shadowline.rollout.engine import Action, ActionKind
 from shadowline.rollout.phases import Phase
 from shadowline.rollout.state import replay
 from tasks.backup.consistency import DatabaseSnapshot, Registry, Version, disagreements
@@ -41,6 +44,7 @@ from tasks.backup.manifest import MANIFEST, BackupManifest, read_backup_manifest
 from tasks.backup.restore import restore
 from tasks.backup.snapshot import BackupDone, back_up
 from tasks.backup.targets import newest
+from tasks.integrations.webhook import WebhookError, post
 
 Command = Callable[..., tuple[int, str, str]]
 BUCKET = "backups"
@@ -53,7 +57,7 @@ def lived(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
     from tasks.rollout.tick import begin_rollout
 
     project = finished.copy(tmp_path_factory.mktemp("lived") / "project")
-    with project.inside():
+    with project.inside(), planted():
         params, now = load_params(project.layout.params), datetime.now(UTC)
         places = {name: str(project.layout.legacy(name)) for name in CLASSES}
         models = [
@@ -63,14 +67,25 @@ def lived(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Projec
         register_legacy_models(models, params.registry.experiment, now)
         begin_rollout(open_records(), [CLASSES], params, now, "Ada")
         open_records().chain.append(made_up(0))
+        _fail_to_notify(open_records(), params, now)
     return project
+
+
+def _fail_to_notify(records: Records, params: Params, now: datetime) -> None:
+    """An error of the webhook, whose address is a secret, is on record; the notification waits for another attempt."""
+    with records.rollout.engine.begin() as connection:
+        put_actions(connection, [Action(ActionKind.NOTIFY, "dots", "", "moved")], 1)
+    (pending,) = records.outbox.pending_actions()
+    with pytest.raises(WebhookError) as caught:
+        post(os.environ["SHADOWLINE_NOTIFY_URL"], {"subject": "dots", "text": "moved"})
+    records.outbox.finish_action(pending.id, now, error=str(caught.value))
 
 
 @pytest.fixture(scope="module")
 def made(lived: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One complete backup. Not to be changed."""
     target = tmp_path_factory.mktemp("backups")
-    with lived.inside():
+    with lived.inside(), planted():
         return Path(back_up(str(target), Path(), Progress()).location)
 
 
@@ -85,6 +100,11 @@ def damaged(made: Path, tmp_path: Path) -> Path:
     """A copy of the backup, to be damaged."""
     shutil.copytree(made, tmp_path / made.name)
     return tmp_path / made.name
+
+
+def test_no_secret_of_the_environment_is_in_a_retrained_project_or_in_its_backup(lived: Project, made: Path) -> None:
+    assert secrets_in(lived.root) == []
+    assert secrets_in(made) == []
 
 
 def made_up(number: int) -> Record:

@@ -8,10 +8,16 @@ absolute, and a proxied one needs a server (docs/decisions/0032). The columns ar
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import mlflow
-from sqlalchemy import Column, Engine, MetaData, Table, select, update
+from sqlalchemy import Column, Engine, MetaData, Table, create_engine, select, update
+
+from shadowline.models.registry_home import former_home
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     ("experiments", "artifact_location"),
@@ -20,6 +26,25 @@ COLUMNS = (
     ("model_versions", "storage_location"),
     ("model_versions", "source"),
 )
+
+
+def take_home(tracking_uri: str, root: Path) -> None:
+    """Give the store of a project that was copied or moved to `root` the files that came with it.
+
+    Raises ValueError where they did not come along.
+    """
+    other = former_home(tracking_uri, root)
+    if other is None:
+        return
+    old, new = other / "mlruns", root.resolve() / "mlruns"
+    if not new.is_dir():
+        raise ValueError(f"{tracking_uri}: its files lie in {old}; copy that folder to {new} as well")
+    engine = create_engine(tracking_uri)
+    try:
+        move_artifacts(engine, {str(old): str(new)})
+    finally:
+        engine.dispose()
+    log.warning("%s: this project was copied or moved; its files are now in %s, no more in %s", tracking_uri, new, old)
 
 
 def move_artifacts(engine: Engine, moved: Mapping[str, str]) -> None:

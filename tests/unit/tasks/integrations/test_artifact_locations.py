@@ -10,9 +10,9 @@ import mlflow
 import pytest
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from tasks.backup.artifact_locations import COLUMNS, move_artifacts
 from tasks.backup.consistency import read_registry
 from tasks.backup.databases import dump_database
+from tasks.integrations.artifact_locations import COLUMNS, move_artifacts
 from tasks.integrations.registry_comparison import WITNESS_TAG
 
 PINNED = "3.17.2"
