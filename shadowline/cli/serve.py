@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import tempfile
 from typing import Annotated
 
@@ -33,11 +34,25 @@ def serve(
 
     settings, params = Settings(), load_params(Layout().params)
     check_exposure(host, keys_of(settings))
+    _require_free(host, port)
     open_database(settings.database_url).dispose()  # raises before any worker starts
     with tempfile.TemporaryDirectory(prefix="shadowline-metrics-") as shared:
         if workers > 1:
             _prepare_workers(workers, shared)
         _serve(host, port, workers, params)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises ValueError where the gateway could not listen; the models, which take long, are loaded after this."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn binds
+            listener.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: {error.strerror}; name another, or stop what listens there"
+        ) from None
 
 
 def _prepare_workers(workers: int, shared: str) -> None:
