@@ -61,10 +61,16 @@ def demo(
 
 
 def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
-    """Install the quarterly retraining on a Prefect server and serve it until stopped.
+    """Install every deployment on a Prefect server and run what becomes due, until stopped.
+
+    The deployments: retrain/quarterly, rollout/tick, decommission/nightly, enroll/on-images, enroll-waiting/poll,
+    shadow/batch, shadow-waiting/nightly, backup/nightly, audit/on-demand and approve/ask.
 
     Example: `PREFECT_API_URL=http://127.0.0.1:4200/api shadowline deploy`
     """
+    from tasks.integrations.prefect_api import require_named_server
+
+    require_named_server()
     from flows.deployments import serve_deployments
 
     serve_deployments(root)

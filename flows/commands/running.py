@@ -47,12 +47,18 @@ def check_training(root: Path, params: Params) -> None:
 def check_change(root: Path, params: Params) -> None:
     """A run that commits and registers: git, DVC, encoder weights, disk, database and model registry are there."""
     from tasks.integrations.git import check_repository
-    from tasks.integrations.mlflow_registry import client
 
     check_repository.fn(root)
     _check_dvc(root)
     _check_weights(root, params)
     _check_disk(root)
+    check_registry(root, params)
+
+
+def check_registry(root: Path, params: Params) -> None:
+    """A run that registers: the database and the model registry are there."""
+    from tasks.integrations.mlflow_registry import client
+
     check_records(root, params)
     client()
 

@@ -84,6 +84,15 @@ def home_of(root: Path) -> dict[str, str]:
     return variables
 
 
+def require_named_server() -> None:
+    """Raises ValueError where PREFECT_API_URL, or the user's Prefect profile, names a server that does not answer."""
+    prepare_environment()
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        require_server(PREFECT_API_URL.value())
+
+
 def require_server(url: str) -> None:
     """Raises ValueError where nobody listens at the address of a Prefect server."""
     why = why_unreachable(url)
