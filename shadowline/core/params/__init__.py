@@ -162,7 +162,7 @@ def load_params(path: Path) -> Params:
     Raises FileNotFoundError, or ValueError naming every wrong key with its place and the nearest right one.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; run from the project's root or pass --params")
+        raise FileNotFoundError(f"{path}: no such file; run from the project's root")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -179,7 +179,7 @@ def test_a_class_name_is_safe_as_a_file_name(name, raw, load):
 
 
 def test_a_missing_file_names_the_way_out(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file; run from the project's root or pass --params"):
+    with pytest.raises(FileNotFoundError, match="no such file; run from the project's root"):
         load_params(tmp_path / "params.yaml")
 
 
