@@ -239,6 +239,7 @@ def _parameter_table(entries: Iterable[Parameter]) -> str:
 
 OTHER_VARIABLES = {  # read elsewhere than in Settings
     "SHADOWLINE_FORK_SERVER": "Set by a flow for its stages: the socket of the process that forks them (decision 35).",
+    "SHADOWLINE_PROGRESS": "`json`: progress as JSON lines on stderr; a flow sets it for its stages.",
     "SHADOWLINE_IMAGE_ROOT": "Folder below which a model that MLflow serves may read paths; without it, base64 only.",
 }
 TEST_VARIABLES = {

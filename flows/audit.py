@@ -22,10 +22,11 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from tasks.audit.reproduction import Checkout, check_out, compare_package, compare_results, recompute
 from tasks.audit.verification import keep_result, verify_registered, verify_remote
+from tasks.integrations.prefect_api import cancel_interrupted
 from tasks.integrations.registered_version import find_registered
 
 
-@flow(name="audit")
+@flow(name="audit", on_crashed=[cancel_interrupted])
 def audit(
     version: str, root: Path = Path(), verify_only: bool = False, keep: Path | None = None
 ) -> tuple[ReproductionResult, Path]:

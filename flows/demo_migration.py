@@ -14,6 +14,7 @@ from flows.retrain import retrain
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.records.stores import open_records
+from tasks.integrations.prefect_api import cancel_interrupted
 from tasks.rollout.demo_migration import (
     FIRST_DAY,
     DemoResult,
@@ -27,7 +28,7 @@ from tasks.rollout.tick import begin_rollout
 from tasks.training.reporting import write_migration
 
 
-@flow(name="migration")
+@flow(name="migration", on_crashed=[cancel_interrupted])
 def run_demo_migration(root: Path = Path()) -> DemoResult:
     """Weeks in minutes, on a simulated clock; a migration that is over is shown, and not run again."""
     layout = Layout(root)

@@ -23,7 +23,7 @@ from flows.retrain import retrain
 from flows.rollout import tick
 from flows.shadow import shadow, shadow_waiting
 from shadowline.core.layout import Layout
-from shadowline.core.params import load_params
+from shadowline.core.params import ScheduleParams, load_params
 from shadowline.core.settings import Settings
 from shadowline.rollout.observation import ApprovalRequest
 from tasks.integrations.prefect_events import APPROVAL_GIVEN, APPROVAL_WANTED, VERSION_REGISTERED
@@ -38,6 +38,11 @@ def serve_deployments(root: Path) -> None:
     """
     schedule = load_params(Layout(root).params).schedule
     os.chdir(root)  # DVC, git and relative locations count from the project's root
+    serve(*make_deployments(schedule))
+
+
+def make_deployments(schedule: ScheduleParams) -> tuple[RunnerDeployment, ...]:
+    """Every deployment of the project."""
 
     def due(rule: str) -> Schedule:
         return RRule(rule, timezone=schedule.timezone)
@@ -45,7 +50,7 @@ def serve_deployments(root: Path) -> None:
     def deployment(of: Flow[Any, Any], **about: Any) -> RunnerDeployment:
         return cast(RunnerDeployment, of.to_deployment(**about))  # a coroutine only inside an event loop
 
-    serve(
+    return (
         deployment(
             retrain,
             name="quarterly",

@@ -36,6 +36,7 @@ from tasks.enrolment.enrolment import (
 from tasks.enrolment.params_transaction import params_transaction, recover_enrolment
 from tasks.integrations.audit_log import note_enrolment
 from tasks.integrations.git import check_repository, project_lock
+from tasks.integrations.prefect_api import cancel_interrupted
 from tasks.integrations.prefect_events import announce_version
 
 IMAGES_ARRIVED = "shadowline.images.arrived"  # event whose payload names class_name and location
@@ -52,7 +53,7 @@ class Enrolled:
     made: RetrainResult | None  # in the last phase: the new version, and what ran for it
 
 
-@flow(name="enroll")
+@flow(name="enroll", on_crashed=[cancel_interrupted])
 def enroll(class_name: str, location: str = "", root: Path = Path(), update: bool = False) -> Enrolled:
     """Bring a class as far as its images allow; one enrolment at a time, others wait.
 

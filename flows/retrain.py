@@ -28,6 +28,7 @@ from tasks.integrations.git import check_repository, commit_run, project_lock
 from tasks.integrations.mlflow_registry import close_run, log_results, register, start_run
 from tasks.integrations.model_locations import note_candidate
 from tasks.integrations.model_version import ModelVersion
+from tasks.integrations.prefect_api import cancel_interrupted
 from tasks.integrations.prefect_events import announce_version
 from tasks.integrations.registered_version import known_commits
 from tasks.training.live_metrics import live_metrics
@@ -47,7 +48,7 @@ class RetrainResult:
     stages: tuple[StageRun, ...]
 
 
-@flow(name="retrain")
+@flow(name="retrain", on_crashed=[cancel_interrupted])
 def retrain(root: Path = Path(), remeasure: bool = False) -> RetrainResult:
     """Take in what came since the last time, bring every stage up to date, judge the result, commit what made it,
     register it; one run at a time.

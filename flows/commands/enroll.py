@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.running import check_change, running
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -114,18 +115,15 @@ def update(
 
 
 def _enroll(class_name: str, location: str, as_json: bool, *, update: bool) -> None:
-    from flows.enroll import enroll as flow
-    from tasks.enrolment.enrolment import RefusedEnrolmentError
-    from tasks.integrations.dvc_pipeline import StageFailedError
-    from tasks.integrations.git import RepositoryError
+    with running(check_change):
+        from flows.enroll import enroll as flow
+        from tasks.enrolment.enrolment import RefusedEnrolmentError
 
-    try:
-        done = flow(class_name, location, Path(), update)
-    except RefusedEnrolmentError as error:
-        say(f"refused: {error}", colour="red", err=True)
-        raise typer.Exit(1) from None
-    except (StageFailedError, RepositoryError) as error:
-        raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
+        try:
+            done = flow(class_name, location, Path(), update)
+        except RefusedEnrolmentError as error:
+            say(f"refused: {error}", colour="red", err=True)
+            raise typer.Exit(1) from None
     if as_json:
         typer.echo(json.dumps(_as_dict(done)))
     else:

@@ -49,6 +49,8 @@ def export(
         typer.echo(json.dumps({**done.__dict__, "path": str(done.path)}))
         return
     say(f"{done.path}: {done.num_entries} entries, {done.num_versions} versions, {done.num_files} files")
+    if not done.num_versions:
+        say("no version was registered in this period; without --from it goes back to the beginning", colour="yellow")
     say(f"the chain's first key is {done.root}; give it to whoever verifies, apart from the pack")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.running import check_registry, running
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -39,8 +40,8 @@ def import_legacy(
 
     Example: `shadowline legacy import bolt /mnt/models/bolt --hours-per-month 4`
     """
-    from flows.register_legacy import register_legacy_models
     from shadowline.models.legacy_validation import DeclaredMetrics, validate_legacy_model
+    from shadowline.models.loader import find_model
 
     layout = Layout()
     params, stated = load_params(layout.params), DeclaredMetrics(auroc, storage_mb, hours_per_month, yearly_cost)
@@ -48,8 +49,14 @@ def import_legacy(
         raise ValueError("legacy import --all: what is stated is of one model; import them one by one")
 
     chosen = _chosen(class_name, location, all_classes)
-    models = [validate_legacy_model(name, place, params, layout, stated) for name, place in chosen.items()]
-    versions = register_legacy_models(models, params.registry.experiment, datetime.now(UTC))
+    for place in chosen.values():
+        if not place.startswith("models:/"):
+            find_model(place)
+    with running(check_registry):
+        from flows.register_legacy import register_legacy_models
+
+        models = [validate_legacy_model(name, place, params, layout, stated) for name, place in chosen.items()]
+        versions = register_legacy_models(models, params.registry.experiment, datetime.now(UTC))
     if as_json:
         typer.echo(json.dumps([{**asdict(version), "uri": version.uri} for version in versions]))
         return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.running import check_records, running
 from shadowline.cli.output import Table, coloured, print_tables, say
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ def reproduce(
 
     Example: `shadowline audit reproduce 3`
     """
-    from flows.audit import audit
+    with running(check_records):
+        from flows.audit import audit
 
-    result, path = audit(version, Path(), verify_only, keep)
+        result, path = audit(version, Path(), verify_only, keep)
     if as_json:
         typer.echo(json.dumps({**result.to_dict(), "result": str(path)}))
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.running import check_change, check_training, running
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
@@ -64,11 +65,17 @@ def demo(
 
 @anywhere
 def deploy(root: Annotated[Path, typer.Option("--work-dir", help="The project's root.")] = Path()) -> None:
-    """Install the quarterly retraining on a Prefect server and serve it until stopped.
+    """Install every deployment on a Prefect server and run what becomes due, until stopped.
+
+    The deployments: retrain/quarterly, rollout/tick, decommission/nightly, enroll/on-images, enroll-waiting/poll,
+    shadow/batch, shadow-waiting/nightly, backup/nightly, audit/on-demand and approve/ask.
 
     Example: `PREFECT_API_URL=http://127.0.0.1:4200/api shadowline deploy`
     """
     require_project(root)
+    from tasks.integrations.prefect_api import require_named_server
+
+    require_named_server()
     from flows.deployments import serve_deployments
 
     serve_deployments(root)
@@ -124,15 +131,11 @@ def promote(
 
 def _run(as_json: bool, remeasure: bool = False) -> bool:
     """Run the flow and print its result; returns whether all gates passed."""
-    from flows.retrain import retrain as flow
-    from tasks.integrations.dvc_pipeline import StageFailedError
-    from tasks.integrations.git import RepositoryError
-
     started = time.monotonic()
-    try:
+    with running(check_training):
+        from flows.retrain import retrain as flow
+
         result = flow(remeasure=remeasure)
-    except (StageFailedError, RepositoryError) as error:
-        raise ValueError(str(error)) from None  # Prefect's log above holds the traceback
     seconds = time.monotonic() - started
     if as_json:
         summary = read_json(Layout().summary)
@@ -144,11 +147,12 @@ def _run(as_json: bool, remeasure: bool = False) -> bool:
 
 
 def _migrate() -> None:
-    from flows.demo_migration import run_demo_migration
-    from tasks.rollout.demo_migration import StopReason
-
     started = time.monotonic()
-    result = run_demo_migration()
+    with running(check_change):
+        from flows.demo_migration import run_demo_migration
+        from tasks.rollout.demo_migration import StopReason
+
+        result = run_demo_migration()
     ticks = f"{result.num_ticks + result.num_idle} ticks, {result.num_idle} of them without news"
     line = f"migration: {ticks}, run in {time.monotonic() - started:.0f} s, {result.stop_reason}"
     say(f"{line}; `shadowline rollout history` lists every move")

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.shadow import Image, feedback
+from flows.commands.shadow import Image, InspectorLabel, feedback
 from shadowline.cli.output import Table, print_tables
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 from shadowline.core.layout import Layout
-from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
     from shadowline.records.stores import Records
@@ -47,7 +46,7 @@ def list_waiting(
 def label_part(
     class_name: Annotated[str, typer.Argument(help="Product class.")],
     image: Image,
-    label: Annotated[Label, typer.Argument(help="normal or anomalous")],
+    label: InspectorLabel,
     by: By,
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.commands.running import check_records, running
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
@@ -104,9 +105,10 @@ def advance(as_json: JsonOption = False) -> None:
 
     Example: `shadowline rollout advance`
     """
-    from flows.rollout import tick
+    with running(check_records):
+        from flows.rollout import tick
 
-    result = tick()
+        result = tick()
     moves = [event for event in result.events if event.is_move]
     if as_json:
         typer.echo(

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,7 @@ app = typer.Typer(help="Compare the candidate with the legacy models on the same
 Image = Annotated[
     str, typer.Argument(help="The image's id (sha256) or its first 8 digits or more, or a path to its file.")
 ]
+InspectorLabel = Annotated[Literal["normal", "anomalous"], typer.Argument(help="What the part is.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -116,7 +117,7 @@ def gallery(
 def feedback(
     class_name: Annotated[str, typer.Argument(help="Product class.")],
     image: Image,
-    label: Annotated[Label, typer.Argument(help="normal or anomalous")],
+    label: InspectorLabel,
     by: By,
     note: Annotated[str, typer.Option(help="Why.")] = "",
 ) -> None:
@@ -128,7 +129,7 @@ def feedback(
 
     records = open_records()
     image_id = image_id_of(image, class_name, records.pairs.engine)
-    records.pairs.label(class_name, image_id, label, by, datetime.now(UTC), note)
+    records.pairs.label(class_name, image_id, Label(label), by, datetime.now(UTC), note)
     records.chain.seal_if_possible()
     say(f"{class_name} {image_id[:12]}: {label}, says {by}")
 

@@ -47,31 +47,40 @@ def inspect(
     """
     if model is None:
         require_project(Path())
+    present = [path for path in images if path.exists()]
+    for path in images:
+        if path not in present:
+            _refuse(path, "no such file")
+    if not present:
+        raise typer.Exit(2)
     from shadowline.models.inspector import UnknownProduct  # and with it torch, which takes seconds to import
     from shadowline.models.registry_inspector import RegistryInspector
 
     live = _live() if model is None else None
     inspector = None if live is not None else RegistryInspector.load(model or PACKAGE)
     answered: list[tuple[Path, Answered]] = []
-    refused = 0
-    for path in images:
+    for path in present:
         try:
             answered.append((path, _judge(path, class_name, live, inspector, wants_heat=heatmap is not None)))
         except (RefusedImage, FileNotFoundError) as error:
-            refused += 1
-            say(f"refused {path}: {error}", colour="red", err=True)  # the error knows the file's name alone
+            _refuse(path, str(error))
     if as_json:
         for path, answer in answered:
             typer.echo(json.dumps({"image": str(path), **answer.to_dict()}))
-    else:
+    elif answered:
         _print(answered)
     judged = [(path, answer) for path, answer in answered if not isinstance(answer, UnknownProduct)]
     if heatmap is not None:
         for path, inspection in judged:
             say(_write_overlay(path, inspection, inspector, heatmap), err=as_json)
-    if refused or len(judged) < len(answered):
+    if len(judged) < len(images):
         raise typer.Exit(2)
     raise typer.Exit(1 if any(inspection.decision is Label.ANOMALOUS for _, inspection in judged) else 0)
+
+
+def _refuse(path: Path, reason: str) -> None:
+    """Say once which file is refused; an error of the decoder begins with the file's name."""
+    say(f"refused {path}: {reason.removeprefix(f'{path.name}: ')}", colour="red", err=True)
 
 
 def _live() -> LiveModels | None:

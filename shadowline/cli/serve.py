@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -34,11 +35,25 @@ def serve(
 
     settings, params = Settings(), load_params(Layout().params)
     check_exposure(host, keys_of(settings))
+    _require_free(host, port)
     open_database(settings.database_url).dispose()  # raises before any worker starts
     with shared_directory() if workers > 1 else nullcontext() as shared:
         if shared is not None:
             _prepare_workers(workers, shared)
         _serve(host, port, workers, params)
+
+
+def _require_free(host: str, port: int) -> None:
+    """Raises ValueError where the gateway could not listen; the models, which take long, are loaded after this."""
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn binds
+            listener.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"--host {host} --port {port}: {error.strerror}; name another, or stop what listens there"
+        ) from None
 
 
 def _prepare_workers(workers: int, shared: Path) -> None:

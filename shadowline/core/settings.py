@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shadowline.core.masked_logs import mask_logs
+from shadowline.core.network import bypass_proxy
 from shadowline.core.secrets import mask
 
 _OFFLINE = {
@@ -32,10 +34,19 @@ _PATIENT = {  # each about a minute or two in all
 }
 
 
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d+)?", name):
+        raise ValueError(f"{name!r} is no device; need auto, cpu, cuda or, for one of several GPUs, cuda:1")
+    return name
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHADOWLINE_", extra="ignore")
 
-    device: str = "auto"  # where models run: auto (a GPU if there is one), cpu, cuda, cuda:1 …
+    device: Device = "auto"  # where models run: auto (a GPU if there is one), cpu, cuda, cuda:1 …
     tracking_uri: str = "sqlite:///mlflow.db"  # MLflow's tracking and registry store
     database_url: str = "sqlite:///data/records.db"  # all records; or postgresql+psycopg://USER:PASSWORD@HOST/NAME
     notify_url: SecretStr | None = None  # webhook that is told of rollout moves; often holds a token, hence a secret
@@ -59,8 +70,10 @@ class Settings(BaseSettings):
 
 
 def prepare_environment() -> None:
-    """Set environment variables: no tool contacts its vendor, retries are patient, and MLflow gets our settings of S3
-    and of its server. A value that the user has set stays. Logs of this process hold no secrets from here on.
+    """Set environment variables: no tool contacts its vendor, retries are patient, MLflow gets our settings of S3 and
+    of its server, and loopback addresses are not asked through a proxy.
+
+    A value that the user has set stays. Logs of this process hold no secrets from here on.
     """
     mask_logs()
     settings = Settings()
@@ -68,6 +81,7 @@ def prepare_environment() -> None:
         if name == "HF_HUB_OFFLINE" and settings.allow_network:
             continue
         os.environ.setdefault(name, value)
+    os.environ.update(bypass_proxy(os.environ))
 
 
 def tracking_address(uri: str) -> str:

@@ -53,12 +53,14 @@ def find_model(location: str) -> tuple[Path, DetectorKind]:
 def _find(location: str) -> tuple[Path, str, DetectorKind]:
     """Directory, version and kind."""
     folder, version = resolve(location, inside="")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{location}: no such directory; name that of a model, or a version: models:/NAME/3")
     for place in _PLACES:
         kind = _kind_of(folder / place)
         if kind is not None:
             return folder / place, version, kind
     raise FileNotFoundError(
-        f"{location}: no config.json or detector.json in {folder}; name a model's directory or version"
+        f"{location}: no model, since there is no config.json or detector.json; name a model's directory or version"
     )
 
 

@@ -161,7 +161,7 @@ def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
             try:
                 seconds[name] = _run(place, targets, variables, server.variables if server else {})
             except StageFailedError as error:
-                failure[name] = _own_words(error)
+                failure[name] = error.reason
                 break
     recomputed = {step.name: step for step in read_steps(place.root)}
     reached = [name for name in recorded if name in seconds]
@@ -169,12 +169,6 @@ def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
         StageOutcome(name, _compare(recorded[name], recomputed, archived), seconds=seconds[name]) for name in reached
     ]
     return (*outcomes, *(StageOutcome(name, (), failure=reason) for name, reason in failure.items()))
-
-
-def _own_words(error: StageFailedError) -> str:
-    """The last line of a failed stage's message that is not DVC's own."""
-    lines = [line for line in str(error).splitlines() if not line.startswith("ERROR: failed to reproduce")]
-    return mask(lines[-1])
 
 
 def _run(place: Checkout, targets: list[str], variables: Mapping[str, str], server: Mapping[str, str]) -> float:

@@ -21,6 +21,7 @@ from shadowline.core.device import pick_device
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.core.progress import default_progress
 from shadowline.core.secrets import mask
 from shadowline.data.additions import Addition, Additions, Intake, Offer, known_images
 from shadowline.data.images import open_within
@@ -184,15 +185,20 @@ def _make_of_images(
     """Few-shot, unless zero-shot has its weights, may answer by the deployment rule, and has the higher AUROC."""
     normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
     encoder = load_encoder(layout.encoder, pick_device())
-    trial = try_few_shot(class_name, normals, defects, encoder, params)
-    with suppress(MissingWeightsError):
-        words = build_zero_shot(class_name, params, layout.root)
-        of_words = try_zero_shot(words, normals, defects, params)
-        may_answer = advise(EnrolmentPhase.ZERO_SHOT, of_words, params.enrolment) is Advice.DEPLOY
-        if may_answer and (of_words.auroc or 0.0) > (trial.auroc or 0.0):
-            words.save(directory)
-            return EnrolmentPhase.ZERO_SHOT, of_words
-    build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+    with default_progress().task(f"starter model of {class_name}", total=3) as steps:
+        trial = try_few_shot(class_name, normals, defects, encoder, params)
+        steps.advance(note="tried with images")
+        with suppress(MissingWeightsError):
+            words = build_zero_shot(class_name, params, layout.root)
+            of_words = try_zero_shot(words, normals, defects, params)
+            may_answer = advise(EnrolmentPhase.ZERO_SHOT, of_words, params.enrolment) is Advice.DEPLOY
+            if may_answer and (of_words.auroc or 0.0) > (trial.auroc or 0.0):
+                words.save(directory)
+                steps.advance(2, note="made of words")
+                return EnrolmentPhase.ZERO_SHOT, of_words
+        steps.advance(note="tried with words")
+        build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+        steps.advance(note="made of images")
     return EnrolmentPhase.FEW_SHOT, trial
 
 

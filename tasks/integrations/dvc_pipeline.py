@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -21,17 +22,21 @@ from typing import Any
 
 import psutil
 from prefect import get_run_logger, task
+from rich.markup import escape
 from rich.progress import Progress as RichBars
 from rich.progress import TaskID
 
 from shadowline.core.atomic_files import read_json
 from shadowline.core.fork_server import ForkServer
 from shadowline.core.layout import Layout
+from shadowline.core.printable import printable
+from shadowline.core.progress import JSON, WANTED
 from shadowline.stages.code import write_code_hashes
 
 Metric = Callable[[str, float, int], None]  # name, value, step
 
 _LOG_EVERY_S = 20.0
+_GRACE_S = 10  # for DVC and a stage that are interrupted
 _ADVICE = ("To track the changes", "git add", "To enable auto staging", "dvc config", "Use `dvc push`")  # of DVC
 _ALWAYS_CHANGED = "always changed"  # DVC's status of the stage `code`, whether it has changed or not
 _RESTORED = "is cached - skipping run"  # DVC took outputs of an earlier run with the same inputs: they did change
@@ -46,6 +51,18 @@ _TAIL_LINES = 30  # of a failed stage's output, repeated in the error
 
 class StageFailedError(RuntimeError):
     """A stage of dvc.yaml ended with an error; the message holds the end of its output."""
+
+    @property
+    def reason(self) -> str:
+        """The line in which the stage itself says what ended it, else the last one that is not DVC's."""
+        lines = [line for line in str(self).splitlines() if not line.startswith("ERROR: failed to reproduce")]
+        own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return own[-1] if own else lines[-1]
+
+    @property
+    def summary(self) -> str:
+        """Stage and reason on one line."""
+        return f"{str(self).partition(':')[0]}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,7 @@ def run_stage(
             command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         ) as process,
         _bars() as bars,
+        _ended_together(process),
     ):
         for line in process.stdout or ():
             ran = ran or line.startswith("Running stage") or _RESTORED in line
@@ -153,6 +171,33 @@ def _lives(pid: int, since: float) -> bool:
         return False
 
 
+@contextmanager
+def _ended_together(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Where the block is left by an error or an interrupt, end DVC and the stages that run below it as well.
+
+    A stage is a child of the fork server, and not of the process that stands for it (shadowline/core/fork_server.py).
+    """
+    try:
+        yield
+    except BaseException:
+        group = os.getpgrp()
+        children = [child for child in psutil.Process().children(recursive=True) if _group_of(child) == group]
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(signal.SIGINT)  # which the fork server itself ignores
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+        process.kill()  # and with it the command that it stands for
+        raise
+
+
+def _group_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return None
+
+
 class _Bars:
     """One Rich bar per task that a stage reports; a line in the log now and then where there is no terminal."""
 
@@ -166,8 +211,8 @@ class _Bars:
                 get_run_logger().info("%s: %d of %d %s", name, done, total, note)
             return
         if name not in self._ids:
-            self._ids[name] = self._rich.add_task(name, total=total)
-        self._rich.update(self._ids[name], completed=done, description=f"{name} {note}")
+            self._ids[name] = self._rich.add_task(escape(printable(name)), total=total)
+        self._rich.update(self._ids[name], completed=done, description=escape(printable(f"{name} {note}")))
 
 
 @contextmanager
@@ -205,8 +250,9 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def _environment() -> dict[str, str]:
-    """For stages: their commands `shadowline` and `python` are those beside this interpreter."""
-    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+    """For stages: their commands `shadowline` and `python` are beside this interpreter, and they report in JSON."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path, WANTED: JSON}
 
 
 def _dvc(*arguments: str, server: Mapping[str, str] = _NO_SERVER) -> list[str]:

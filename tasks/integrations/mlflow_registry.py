@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import shadowline
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
+from shadowline.core.network import why_unreachable
 from shadowline.core.params import Params
 from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings, prepare_environment, tracking_address
@@ -67,8 +70,18 @@ def client() -> mlflow.MlflowClient:
     prepare_environment()
     uri = tracking_address(Settings().tracking_uri)
     take_home(uri, Path())
+    if uri.startswith("http"):
+        _require_server(uri)
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri)
+
+
+@cache
+def _require_server(uri: str) -> None:
+    """Asked once in a process, before MLflow asks again for minutes. Raises MlflowException where nobody listens."""
+    why = why_unreachable(uri)
+    if why:
+        raise MlflowException(f"{mask(uri)}: no server answers ({why})")
 
 
 @retried_task
@@ -100,7 +113,9 @@ def _find_experiment(tracking: mlflow.MlflowClient, name: str) -> str:
 
 @retried_task
 def close_run(run_id: str, succeeded: bool) -> None:
-    client().set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+    """Say how the run ended; called while an interrupt is on its way up, it was stopped by a person."""
+    stopped = isinstance(sys.exc_info()[1], KeyboardInterrupt)
+    client().set_terminated(run_id, "FINISHED" if succeeded else "KILLED" if stopped else "FAILED")
 
 
 @retried_task

@@ -353,7 +353,7 @@ def test_what_is_imported_is_in_the_audit_chain_once(plant: Plant) -> None:
         (("import",), "give CLASS and LOCATION, or --all"),
         (("import", CLASS), "give CLASS and LOCATION, or --all"),
         (("import", CLASS, "models/legacy/weave", "--all"), "give CLASS and LOCATION, or --all"),
-        (("import", CLASS, "nowhere"), "no config.json or detector.json in nowhere"),
+        (("import", CLASS, "nowhere"), "nowhere: no such directory"),
         (("import", CLASS, "models:/legacy-weave/9"), "models:/legacy-weave/9: "),
         (("import", CLASS, "models/legacy/weave", "--auroc", "97"), "Invalid value for '--auroc'"),
         (("import", "--all", "--auroc", "0.97"), "--all: what is stated is of one model"),

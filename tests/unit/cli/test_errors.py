@@ -39,7 +39,7 @@ def missing_module(name: str) -> Exception:
         (FileNotFoundError("models/inspector: no packaged inspector"), "models/inspector: no packaged inspector"),
         (
             OSError(errno.ENOSPC, "No space left on device", "data/x.tmp"),
-            "data/x.tmp: no space left on the disk; free some, then run the same command again, it goes on where it was",
+            "data/x.tmp: no space left on the disk; free some, then run the same command again, it goes on",
         ),
         (missing_module("psycopg"), "this needs the package psycopg: run `pip install 'shadowline[postgres]'`"),
         (missing_module("open_clip"), "this needs the package open_clip: run `pip install 'shadowline[zero_shot]'`"),
