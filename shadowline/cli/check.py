@@ -7,15 +7,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 
 if TYPE_CHECKING:
+    from shadowline.data.class_forecast import ClassForecast
     from shadowline.project.checks import Finding, ProjectCheck
-    from shadowline.project.class_plan import Rate
 
 
 def check(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
@@ -36,41 +34,41 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable
 
 
 def print_check(result: ProjectCheck) -> None:
-    console = Console()
-    if result.plans:
-        console.print(_plans(result))
+    if result.forecasts:
+        print_tables(_splits(result))
     for finding in result.findings:
-        console.print(_lines(finding), soft_wrap=True)
+        _print_finding(finding)
     num_blocking = sum(finding.blocks for finding in result.findings)
     if num_blocking:
-        console.print(f"{num_blocking} of {len(result.findings)} findings stop a training")
+        say(f"{num_blocking} of {len(result.findings)} findings stop a training")
     else:
-        console.print("nothing stops a training: `shadowline retrain`")
+        say("nothing stops a training: `shadowline retrain`")
 
 
-def _plans(result: ProjectCheck) -> Table:
-    numbers = (Column(name, justify="right") for name in ("normal", "train", "val", "test", "defects", "false alarms"))
-    table = Table(Column("class", overflow="fold"), *numbers)
-    for name, plan in result.plans.items():
-        counts = (plan.num_normal, plan.num_train, plan.num_val, plan.num_test_normal)
-        defects = f"{plan.num_test_defects} injected" if plan.is_injected else str(plan.num_defects)
-        table.add_row(Text(name), *(str(count) for count in counts), defects, _rate(plan.false_alarms))
+def _splits(result: ProjectCheck) -> Table:
+    table = Table("class", "normal", "train", "val", "test", "defects", "promised false alarms")
+    for name, forecast in result.forecasts.items():
+        splits = forecast.splits
+        counts = (forecast.counts.normals, splits.train, splits.val, splits.test_normal)
+        defects = f"{splits.test_anomalous} injected" if splits.injected else str(forecast.counts.defects)
+        table.add_row(name, *(str(count) for count in counts), defects, _promise(forecast))
     return table
 
 
-def _rate(rate: Rate) -> str:
-    return f"≤ {rate.possible:.1%}"
+def _promise(forecast: ClassForecast) -> str:
+    return f"at most {forecast.rates[0].promised:.1%}" if forecast.splits.val else "none"
 
 
-def _lines(finding: Finding) -> Text:
+def _print_finding(finding: Finding) -> None:
     """Two lines that are whole in a pipe: what there is, and what would work."""
-    mark = ("stops ", "red") if finding.blocks else ("notes ", "yellow")
-    return Text.assemble(mark, (finding.subject, "bold"), f": {finding.message}\n      → {finding.way_out}")
+    mark, colour = ("stops", "red") if finding.blocks else ("notes", "yellow")
+    say(f"{mark} {finding.subject}: {finding.message}", colour=colour)
+    say(f"      → {finding.way_out}")
 
 
 def _as_dict(result: ProjectCheck) -> dict[str, object]:
     return {
         "blocks": result.blocks,
         "findings": [asdict(finding) for finding in result.findings],
-        "classes": {name: asdict(plan) for name, plan in result.plans.items()},
+        "classes": {name: asdict(forecast) for name, forecast in result.forecasts.items()},
     }

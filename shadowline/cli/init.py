@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
+from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams, load_params
 from shadowline.core.progress import default_progress
@@ -68,27 +66,20 @@ def _images_of(cls: FoundClass) -> Sequence[SourceImage]:
 
 
 def _print(folder: Path, dataset: FoundDataset, surveys: Mapping[str, ImageSurvey]) -> None:
-    console = Console()
-    table = Table(
-        *(Column(name, overflow="fold") for name in ("class", "normal", "defects", "masks", "size", "mode")),
-        title=f"{dataset.layout}: {len(surveys)} {'class' if len(surveys) == 1 else 'classes'}",
-        title_justify="left",
-    )
+    title = f"{dataset.layout}: {len(surveys)} {'class' if len(surveys) == 1 else 'classes'}"
+    table = Table("class", "normal", "defects", "masks", "size", "mode", title=title)
     for cls in dataset.classes:
         if cls.name in surveys:
-            table.add_row(*(Text(cell) for cell in _cells(cls, surveys[cls.name])))
-    console.print(table)
-    for line in _remarks(dataset, surveys):
-        console.print(Text(line), soft_wrap=True)
-    console.print(
-        Text(f"project: {folder}; go there, then `shadowline check` and `shadowline retrain`"), soft_wrap=True
-    )
+            table.add_row(*_cells(cls, surveys[cls.name]))
+    print_tables(table)
+    say(*_remarks(dataset, surveys))
+    say(f"project: {folder}; go there, then `shadowline check` and `shadowline retrain`")
 
 
 def _cells(cls: FoundClass, survey: ImageSurvey) -> tuple[str, ...]:
     normal = str(cls.num_normal + cls.num_test_normal)
     normal += f", {cls.num_test_normal} for test" if cls.num_test_normal else ""
-    defects = "\n".join(f"{kind} {count}" for kind, count in sorted(cls.defects.items())) or "none"
+    defects = ", ".join(f"{kind} {count}" for kind, count in sorted(cls.defects.items())) or "none"
     sizes = [f"{width} × {height}" for width, height in survey.sizes]
     return cls.name, normal, defects, str(cls.num_masks), _first(sizes), _first(list(survey.modes))
 
@@ -146,4 +137,4 @@ def _fetch_weights(folder: Path) -> None:
     try:
         fetch(named_wheels(load_params(layout.params)), folder / "data/downloads", default_progress())
     except DownloadError as error:
-        typer.secho(f"weights: {error}; then `shadowline data fetch`", fg="yellow", err=True)
+        say(f"weights: {error}; then `shadowline data fetch`", colour="yellow", err=True)

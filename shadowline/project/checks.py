@@ -2,7 +2,7 @@
 
     check = check_project(layout)
     check.findings              # those that stop a training first
-    check.plans["bolt"]         # what each class gets of its images
+    check.forecasts["bolt"]     # what each class gets of its images
 
 Nothing is trained and no image but a few is decoded: the files of the project, their headers and their numbers tell.
 """
@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, load_params
+from shadowline.data.class_forecast import ClassCounts, ClassForecast, forecast_class
 from shadowline.data.sources import SourceImage, list_images
-from shadowline.project.class_plan import ClassPlan, normals_needed, plan_class
 from shadowline.project.image_survey import ImageSurvey, survey_images
 from shadowline.project.skeleton import pipeline_text
 
@@ -49,7 +51,7 @@ class Finding:
 @dataclass(frozen=True)
 class ProjectCheck:
     findings: tuple[Finding, ...]  # those that block first
-    plans: Mapping[str, ClassPlan]  # of the classes whose images could be listed
+    forecasts: Mapping[str, ClassForecast]  # of the classes whose images could be listed
     surveys: Mapping[str, ImageSurvey]  # likewise
 
     @property
@@ -60,7 +62,7 @@ class ProjectCheck:
 def check_project(layout: Layout) -> ProjectCheck:
     """Look at the project below `layout.root`."""
     findings = list(_repository(layout.root))
-    plans: dict[str, ClassPlan] = {}
+    forecasts: dict[str, ClassForecast] = {}
     surveys: dict[str, ImageSurvey] = {}
     try:
         params = load_params(layout.params)
@@ -69,9 +71,9 @@ def check_project(layout: Layout) -> ProjectCheck:
     else:
         findings += [*_weights(params, layout.root), *_device()]
         for name in params.classes:
-            findings += _class(name, params, layout, plans, surveys)
-        findings += _disk(params, plans, surveys, layout)
-    return ProjectCheck(tuple(sorted(findings, key=lambda finding: not finding.blocks)), plans, surveys)
+            findings += _class(name, params, layout, forecasts, surveys)
+        findings += _disk(params, forecasts, surveys, layout)
+    return ProjectCheck(tuple(sorted(findings, key=lambda finding: not finding.blocks)), forecasts, surveys)
 
 
 def _params_line(line: str) -> Finding:
@@ -146,18 +148,25 @@ def _error(subject: str, check: Callable[[], object]) -> Iterator[Finding]:
     try:
         check()
     except (ValueError, OSError) as error:
-        message, _, way_out = str(error).partition("; ")
+        message, _, way_out = _text(error).partition("; ")
         message = message.removeprefix(f"class '{subject}': ")
         if match := _KEY.match(message):
             subject, message = match[1], message[match.end() :]
         yield Finding(Severity.CRITICAL, subject, message, way_out or "correct it")
 
 
+def _text(error: ValueError | OSError) -> str:
+    """What an error says; of an environment variable that is refused, without pydantic's frame."""
+    if isinstance(error, ValidationError):
+        return error.errors()[0]["msg"].removeprefix("Value error, ")
+    return str(error)
+
+
 def _disk(
-    params: Params, plans: Mapping[str, ClassPlan], surveys: Mapping[str, ImageSurvey], layout: Layout
+    params: Params, forecasts: Mapping[str, ClassForecast], surveys: Mapping[str, ImageSurvey], layout: Layout
 ) -> Iterator[Finding]:
     """Features are the largest part: a vector per patch of every image."""
-    num_images = sum(plan.num_normal + plan.num_defects for plan in plans.values())
+    num_images = sum(forecast.counts.normals + forecast.counts.defects for forecast in forecasts.values())
     num_patches = (params.encoder.crop // 14) ** 2
     needed = num_images * num_patches * _DINOV2_WIDTH * _FEATURE_BYTES * _CACHE_FACTOR
     free = shutil.disk_usage(layout.root).free
@@ -174,9 +183,9 @@ def _disk(
 
 
 def _class(
-    name: str, params: Params, layout: Layout, plans: dict[str, ClassPlan], surveys: dict[str, ImageSurvey]
+    name: str, params: Params, layout: Layout, forecasts: dict[str, ClassForecast], surveys: dict[str, ImageSurvey]
 ) -> Iterator[Finding]:
-    """Findings about one class; what its images are like is added to `plans` and `surveys`."""
+    """Findings about one class; what its images are like is added to `forecasts` and `surveys`."""
     if name == _RESERVED:
         yield Finding(Severity.CRITICAL, name, "the name is that of the results of all classes", "rename the class")
         return
@@ -185,62 +194,26 @@ def _class(
     yield from findings
     if findings:
         return
-    plans[name], surveys[name] = plan_class(name, images, params), survey_images(images, params.data)
-    yield from _numbers(name, images, plans[name], params)
+    forecasts[name] = forecast_class(name, ClassCounts.of(images), params)
+    surveys[name] = survey_images(images, params.data)
+    yield from _numbers(forecasts[name], params)
     yield from _looks(name, surveys[name], params)
 
 
-def _numbers(name: str, images: Sequence[SourceImage], plan: ClassPlan, params: Params) -> Iterator[Finding]:
-    def needed(is_enough: Callable[[ClassPlan], bool]) -> str:
-        count = normals_needed(name, images, params, is_enough)
-        return "raise the shares that `data` gives to val and test" if count is None else f"{count} normal images do"
-
-    minimum = params.validation.min_normal
-    if plan.num_train < minimum:
-        yield Finding(
-            params.validation.severity.min_normal,
-            name,
-            f"{plan.num_normal} normal images, of which {plan.num_train} train; validation.min_normal is {minimum}",
-            f"{needed(lambda more: more.num_train >= minimum)}, or set validation.min_normal to {plan.num_train}",
-        )
-    if plan.num_val < 2:
-        yield Finding(
-            Severity.CRITICAL,
-            name,
-            f"{plan.num_val} of {plan.num_normal} normal images to calibrate on",
-            needed(lambda more: more.num_val >= 2),
-        )
-    if not plan.num_test_normal:
-        yield Finding(
-            Severity.CRITICAL,
-            name,
-            "no normal images for test: false alarms could not be counted",
-            f"{needed(lambda more: more.num_test_normal > 0)}, or move some to test/good",
-        )
-    if not plan.num_test_defects:
-        yield Finding(
-            Severity.CRITICAL,
-            name,
-            "no defects for test, known or injected",
-            "add some, or raise data.injected_test above 0",
-        )
-    yield from _rates(name, plan, needed)
+def _numbers(forecast: ClassForecast, params: Params) -> Iterator[Finding]:
+    """What the class has too few images for, with the number that would do."""
+    name = forecast.class_name
+    for problem in forecast.problems:
+        yield Finding(Severity.CRITICAL, name, problem, _would_do(forecast.usable_normals))
+    minimum, severity = params.validation.min_normal, params.validation.severity.min_normal
+    for note in forecast.notes:
+        is_minimum = note is forecast.notes[0] and forecast.splits.train < minimum
+        way_out = _would_do(forecast.needed_normals)
+        yield Finding(severity if is_minimum else Severity.ADVISORY, name, note, way_out)
 
 
-def _rates(name: str, plan: ClassPlan, needed: Callable[[Callable[[ClassPlan], bool]], str]) -> Iterator[Finding]:
-    rates = {
-        "calibration.target_fpr": plan.false_alarms,
-        "identification.unknown_share": plan.unknown,
-        "legacy.target_fpr": plan.legacy,
-    }
-    missed = [f"{key} {rate.possible:.3g} and not {rate.target:g}" for key, rate in rates.items() if not rate.is_kept]
-    if missed:
-        yield Finding(
-            Severity.ADVISORY,
-            name,
-            f"{plan.num_val} normal images to calibrate on can promise {', '.join(missed)}",
-            needed(lambda more: more.false_alarms.is_kept and more.unknown.is_kept and more.legacy.is_kept),
-        )
+def _would_do(normals: int | None) -> str:
+    return "add images" if normals is None else f"{normals} normal images would do"
 
 
 def _looks(name: str, survey: ImageSurvey, params: Params) -> Iterator[Finding]:

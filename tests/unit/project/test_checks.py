@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content["encoder"].update(resize=CROP, crop=CROP)
         content["legacy"].update(location="data/legacy.safetensors", target_fpr=0.4)
         content["identification"]["unknown_share"] = content["calibration"]["target_fpr"] = 0.4
-        content["validation"]["min_normal"] = 10
+        content["validation"]["min_normal"] = 9
     return root
 
 
@@ -69,7 +69,7 @@ def lines(result: ProjectCheck) -> list[str]:
 def test_a_project_that_can_be_trained_has_no_finding(project: Path) -> None:
     result = check(project)
     assert (lines(result), result.blocks) == ([], False)
-    assert {name: plan.num_normal for name, plan in result.plans.items()} == {"bolt": 24, "nut": 24}
+    assert {name: forecast.counts.normals for name, forecast in result.forecasts.items()} == {"bolt": 24, "nut": 24}
     assert result.surveys["bolt"].sizes == {(32, 32): 25}
 
 
@@ -82,9 +82,9 @@ def test_everything_is_said_at_once_and_what_stops_comes_first(project: Path) ->
     assert subjects == [
         (True, "git"),
         (True, "legacy.location"),
-        (True, "bolt"),
-        (True, "nut"),
         (False, "bolt"),
+        (False, "bolt"),
+        (False, "nut"),
         (False, "nut"),
     ]
     assert result.blocks
@@ -94,25 +94,30 @@ def test_the_numbers_that_are_named_work(project: Path) -> None:
     edit(project, "validation", min_normal=30)
     result = check(project)
     bolt, nut = result.findings
-    num_train = result.plans["bolt"].num_train
-    assert bolt.message == f"24 normal images, of which {num_train} train; validation.min_normal is 30"
-    more, fewer = bolt.way_out.split(", or set validation.min_normal to ")
-    needed = int(more.removesuffix(" normal images do"))
+    num_train = result.forecasts["bolt"].splits.train
+    assert bolt.message == f"{num_train} normal training images, validation.min_normal asks for 30"
+    needed = int(bolt.way_out.removesuffix(" normal images would do"))
     write_normals(project / "images/bolt", needed - 24, start=24)
-    write_normals(project / "images/nut", needed - 24, start=24)
-    assert lines(check(project)) == []
-    edit(project, "validation", min_normal=int(fewer))
-    assert nut.way_out == bolt.way_out
+    write_normals(project / "images/nut", needed - 25, start=24)
+    (left,) = check(project).findings
+    assert (left.subject, left.way_out) == (nut.subject, nut.way_out)
+
+
+def test_a_minimum_that_the_plant_has_made_critical_stops_the_training(project: Path) -> None:
+    edit(project, "validation", min_normal=30)
+    with editing(project / "params.yaml") as content:
+        content["validation"]["severity"]["min_normal"] = "critical"
+    assert [finding.blocks for finding in check(project).findings] == [True, True]
 
 
 def test_a_rate_that_so_few_images_cannot_promise_is_said_and_stops_nothing(project: Path) -> None:
     edit(project, "identification", unknown_share=0.02)
     result = check(project)
     bolt, nut = result.findings
-    num_val = result.plans["bolt"].num_val
+    num_val = result.forecasts["bolt"].splits.val
     assert bolt.message == (
-        f"{num_val} normal images to calibrate on can promise identification.unknown_share "
-        f"{1 / (num_val + 1):.3g} and not 0.02"
+        f"{num_val} normal images promise a rate of {1 / (num_val + 1):.3g}, "
+        "not of identification.unknown_share 0.02, which needs 49"
     )
     assert nut.message == bolt.message
     assert not result.blocks
@@ -152,7 +157,7 @@ def test_images_that_differ_or_are_none_are_seen(project: Path) -> None:
 
 def test_a_device_that_is_none_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHADOWLINE_DEVICE", "gpu")
-    assert lines(check(project)) == ["SHADOWLINE_DEVICE: gpu: no such device; use auto, cpu, cuda or cuda:0"]
+    assert lines(check(project)) == ["SHADOWLINE_DEVICE: 'gpu' is no device; need auto, cpu, cuda or, for one of several GPUs, cuda:1"]
 
 
 def test_another_pipeline_is_said(project: Path) -> None:
