@@ -131,7 +131,7 @@ def _image(sample: _Sample, split: Split, meta: _Meta, folder: Path, source: Sou
     path = folder / sample.image_path
     masks = [folder / sample.mask_path] if sample.mask_path and not is_normal else []
     return SourceImage(
-        name=source.name(path),
+        name=f"{source.name(folder)}/{sample.image_path}",
         label=Label.NORMAL if is_normal else Label.ANOMALOUS,
         defect_type="" if is_normal else _KINDS.get(sample.anomaly_class, sample.anomaly_class),
         split_hint=split,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 import zipfile
 from collections import Counter
@@ -521,6 +522,18 @@ def test_a_table_that_points_out_of_the_location_is_refused_by_name(tmp_path: Pa
     path = path.format(root=tmp_path)
     (tmp_path / "visa/bolt/image_anno.csv").write_text(f"image,label,mask\n{path},anomaly,{path}\n")
     image = listed("visa", tmp_path / "visa")[path]
+    for read in (image.read, *image.read_masks):
+        with pytest.raises(RefusedImage, match=r"secret\.png") as caught:
+            read(LIMIT)
+        assert caught.value.refusal == Refusal.OUTSIDE_SOURCE
+
+
+@pytest.mark.parametrize("path", ["../../../secret.png", "{root}/secret.png"])
+def test_a_table_of_real_iad_that_points_out_of_the_location_is_refused_by_name(tmp_path: Path, path: str) -> None:
+    place(tmp_path, "secret.png", "set/realiad_1024/bolt/OK/0.jpg")
+    sample = {"anomaly_class": "AK", "image_path": path.format(root=tmp_path), "mask_path": path.format(root=tmp_path)}
+    (tmp_path / "set/bolt.json").write_text(json.dumps({"train": [], "test": [sample]}))
+    (image,) = listed("realiad", tmp_path / "set").values()
     for read in (image.read, *image.read_masks):
         with pytest.raises(RefusedImage, match=r"secret\.png") as caught:
             read(LIMIT)
