@@ -346,9 +346,13 @@ def list_enrolments(root: Path) -> list[Enrolment]:
     params = load_params(layout.params)
     tags = {model.place.class_name: model.tags for model in reversed(list_legacy())}
     started = {name for name, class_tags in tags.items() if class_tags.get("kind") in _STARTERS}
-    removed = open_records().rollout.state().retired_names - params.classes.keys()
-    names = sorted({*classes_waiting(layout.inbox), *started} - removed)
+    names = sorted({*classes_waiting(layout.inbox), *started} - removed_classes(params))
     return [_enrolment(name, params, layout, tags.get(name, {})) for name in names]
+
+
+def removed_classes(params: Params) -> frozenset[str]:
+    """Classes that a person has removed: no poll brings them back, only a person does."""
+    return open_records().rollout.state().retired_names - params.classes.keys()
 
 
 def _enrolment(class_name: str, params: Params, layout: Layout, tags: dict[str, str]) -> Enrolment:
@@ -395,12 +399,14 @@ def forget_images(class_name: str, root: Path, now: datetime) -> Forgotten:
 def collect_due(location: str, root: Path) -> list[str]:
     """Classes whose images allow a further phase than the one reached; each is tried once per number of images.
 
-    `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or empty.
+    `location`: an s3:// prefix with a folder per class, whose new images are taken into the inbox first; or empty. A
+    class that was removed is left alone.
     A class whose images cannot be taken in is logged, and does not block the other classes.
     """
     layout = Layout(root)
     params = load_params(layout.params)
-    for class_name in folders_of(location) if location else ():
+    offered = sorted(set(folders_of(location)) - removed_classes(params)) if location else []
+    for class_name in offered:
         try:
             take_images.fn(class_name, f"{location.rstrip('/')}/{class_name}", layout, params)
         except (FileNotFoundError, ValueError) as error:
