@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadowline.cli.check import refuse_first_training
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
@@ -125,6 +126,7 @@ def promote(
 
 def _run(as_json: bool, remeasure: bool = False) -> bool:
     """Run the flow and print its result; returns whether all gates passed."""
+    refuse_first_training(Layout())
     from flows.retrain import retrain as flow
     from tasks.integrations.dvc_pipeline import StageFailedError
     from tasks.integrations.git import RepositoryError

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 
 if TYPE_CHECKING:
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from shadowline.project.class_plan import Rate
 
 
-def check(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+def check(
+    update: Annotated[
+        bool, typer.Option("--update", help="Write dvc.yaml first, as this version of Shadowline has it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
     """Say in seconds what would stop a training, what each class gets of its images, and which numbers would work.
 
     Exit code 0: a training can begin, 2: something stops it.
@@ -26,13 +32,31 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable
     Example: `shadowline check`
     """
     from shadowline.project.checks import check_project
+    from shadowline.project.skeleton import pipeline_text
 
-    result = check_project(Layout())
+    layout = Layout()
+    if update:
+        with replace_file(layout.root / "dvc.yaml") as temporary:
+            temporary.write_text(pipeline_text(), encoding="utf-8")
+    result = check_project(layout)
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
     else:
         print_check(result)
     raise typer.Exit(2 if result.blocks else 0)
+
+
+def refuse_first_training(layout: Layout) -> None:
+    """Before a project is trained for the first time: print what stops it to stderr, and exit with code 2."""
+    from shadowline.project.checks import check_project
+
+    if (layout.root / "dvc.lock").is_file():
+        return
+    blocking = [finding for finding in check_project(layout).findings if finding.blocks]
+    for finding in blocking:
+        Console(stderr=True).print(_lines(finding), soft_wrap=True)
+    if blocking:
+        raise typer.Exit(2)
 
 
 def print_check(result: ProjectCheck) -> None:

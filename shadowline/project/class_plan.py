@@ -3,18 +3,20 @@
     plan = plan_class("bolt", images, params)
     plan.num_train, plan.false_alarms.possible, plan.false_alarms.target
 
-The splits are those of `shadowline/data/splits.py`, made on names in the place of contents.
+The splits are those of `shadowline/data/splits.py`, made on numbers in the place of contents.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 
-from shadowline.core.params import Params
+from shadowline.core.params import DataParams, Params
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources import SourceImage
 from shadowline.data.splits import assign_splits
@@ -56,7 +58,7 @@ class ClassPlan:
 
 def plan_class(class_name: str, images: Sequence[SourceImage], params: Params) -> ClassPlan:
     """What the class gets of `images`, its source; all of them count as readable and different."""
-    return _plan(class_name, _frame(images), params)
+    return _plan(class_name, _counts(images), params)
 
 
 def normals_needed(
@@ -66,10 +68,12 @@ def normals_needed(
 
     None where no number is.
     """
-    frame = _frame([image for image in images if image.label is Label.NORMAL])  # defects take no place from them
+    counts = _counts(images)
+    hints = {hint for (label, hint), count in counts.items() if label is Label.NORMAL and count}
+    hint = Split.TRAIN.value if Split.TRAIN.value in hints else ""
 
     def with_more(count: int) -> ClassPlan:
-        return _plan(class_name, _with_more_normals(frame, count), params)
+        return _plan(class_name, counts + Counter({(Label.NORMAL, hint): count}), params)
 
     too_few, enough = 0, _FIRST_TRIED
     while not is_enough(with_more(enough)):
@@ -82,47 +86,49 @@ def normals_needed(
     return with_more(enough).num_normal
 
 
-def _frame(images: Sequence[SourceImage]) -> pd.DataFrame:
-    rows = [
-        (image.name, image.label.value, image.defect_type, image.split_hint.value if image.split_hint else "")
-        for image in images
-    ]
-    return pd.DataFrame(rows, columns=["image_id", "label", "defect_type", "split_hint"])
+def _counts(images: Sequence[SourceImage]) -> Counter[tuple[Label, str]]:
+    """(label, split hint or empty) → images."""
+    return Counter((image.label, image.split_hint.value if image.split_hint else "") for image in images)
 
 
-def _with_more_normals(frame: pd.DataFrame, count: int) -> pd.DataFrame:
-    is_for_training = (frame["label"] == Label.NORMAL) & frame["split_hint"].isin(["", Split.TRAIN.value])
-    hints = frame["split_hint"][is_for_training]
-    more = pd.DataFrame(
-        {
-            "image_id": [f"\0{number}" for number in range(count)],  # the name of no file
-            "label": Label.NORMAL.value,
-            "defect_type": "",
-            "split_hint": hints.iloc[0] if len(hints) else "",
-        }
+def _plan(class_name: str, counts: Counter[tuple[Label, str]], params: Params) -> ClassPlan:
+    num_of = _split_counts(tuple(sorted(counts.items())), params.of_class(class_name), params.seed)
+    num_train, num_val, num_test, num_test_defects = (
+        num_of.get(key, 0)
+        for key in (
+            (Label.NORMAL, Split.TRAIN),
+            (Label.NORMAL, Split.VAL),
+            (Label.NORMAL, Split.TEST),
+            (Label.ANOMALOUS, Split.TEST),
+        )
     )
-    return pd.concat([frame, more], ignore_index=True)
-
-
-def _plan(class_name: str, frame: pd.DataFrame, params: Params) -> ClassPlan:
-    frame = assign_splits(frame, params.of_class(class_name), params.seed)
-    is_normal = frame["label"] == Label.NORMAL
-    num_of = frame[is_normal]["split"].value_counts()
-    num_train, num_val, num_test = (int(num_of.get(split.value, 0)) for split in (Split.TRAIN, Split.VAL, Split.TEST))
-    num_defects = int((frame["label"] == Label.ANOMALOUS).sum())
-    is_injected = num_defects == 0
-    num_test_defects = int((~is_normal & (frame["split"] == Split.TEST)).sum())
-    if is_injected:
+    num_normal, num_defects = (
+        sum(count for (own, _), count in counts.items() if own is label) for label in (Label.NORMAL, Label.ANOMALOUS)
+    )
+    if num_defects == 0:
         num_test_defects = min(num_test, params.data.injected_test) * len(params.calibration.injected)
     return ClassPlan(
-        num_normal=int(is_normal.sum()),
+        num_normal=num_normal,
         num_defects=num_defects,
         num_train=num_train,
         num_val=num_val,
         num_test_normal=num_test,
         num_test_defects=num_test_defects,
-        is_injected=is_injected,
+        is_injected=num_defects == 0,
         false_alarms=Rate.of(params.promise(class_name), num_val - num_val // 2),  # the calibrating half
         unknown=Rate.of(params.identification.unknown_share, num_val),
         legacy=Rate.of(params.legacy.target_fpr, num_val),
     )
+
+
+@cache
+def _split_counts(
+    counts: tuple[tuple[tuple[Label, str], int], ...], params: DataParams, seed: int
+) -> dict[tuple[Label, Split], int]:
+    """(label, split) → images, of so many images of each label and hint: which ones they are changes no number."""
+    rows = [(label.value, hint) for (label, hint), count in counts for _ in range(count)]
+    frame = pd.DataFrame(rows, columns=["label", "split_hint"])
+    frame = frame.assign(image_id=[str(number) for number in range(len(frame))], defect_type="")
+    split = assign_splits(frame, params, seed)
+    sizes: dict[tuple[str, str], int] = split.groupby(["label", "split"]).size().to_dict()
+    return {(Label(label), Split(name)): int(count) for (label, name), count in sizes.items()}

@@ -162,6 +162,18 @@ def test_another_pipeline_is_said(project: Path) -> None:
     assert said[-1].startswith("dvc.yaml: differs from the pipeline of this version of Shadowline; ")
 
 
+def test_images_in_s3_that_are_not_copied_yet_stop_nothing(project: Path) -> None:
+    with editing(project / "params.yaml") as content:
+        content["classes"]["bolt"] = {
+            "source": "folder",
+            "location": "data/sources/plant/bolt",
+            "copy_of": "s3://plant/bolt",
+        }
+    result = check(project)
+    assert not result.blocks
+    assert [finding.way_out for finding in result.findings] == ["`shadowline retrain` copies them first"]
+
+
 # --- the encoder's weights ------------------------------------------------------------------------------------------
 
 
