@@ -130,5 +130,5 @@ def _split_counts(
     frame = pd.DataFrame(rows, columns=["label", "split_hint"])
     frame = frame.assign(image_id=[str(number) for number in range(len(frame))], defect_type="")
     split = assign_splits(frame, params, seed)
-    sizes: dict[tuple[str, str], int] = split.groupby(["label", "split"]).size().to_dict()
-    return {(Label(label), Split(name)): int(count) for (label, name), count in sizes.items()}
+    pairs = zip(split["label"], split["split"], strict=True)
+    return dict(Counter((Label(label), Split(name)) for label, name in pairs))
