@@ -16,7 +16,7 @@ from shadowline.core.params import load_params
 from shadowline.core.params_file import editing
 from shadowline.data.sources.recognition import recognise
 from shadowline.features.encoder import build_network
-from shadowline.features.encoder_weights import check_weights
+from shadowline.features.encoder_weights import check_weights, fetch_state
 from shadowline.project.checks import ProjectCheck, check_project
 from shadowline.project.skeleton import write_project
 
@@ -224,3 +224,13 @@ def test_a_network_that_is_no_dinov2_is_seen_by_name(made: Path, name: str, what
 
 def test_weights_of_another_network_are_seen(made: Path) -> None:
     assert "is (192,), vit_small_patch16_224 needs (384,)" in of_encoder(made, name="vit_small_patch16_224")
+
+
+def test_weights_of_a_hub_that_is_not_reached_say_how_to_get_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    params = load_params(made / "params.yaml").encoder.model_copy(update={"weights": "hub", "location": ""})
+    with pytest.raises(ValueError, match=r"not in the cache of the model hub.*; set SHADOWLINE_ALLOW_NETWORK=true"):
+        fetch_state(params, made)
