@@ -25,6 +25,7 @@ from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams, 
 from shadowline.data.images import SUFFIX_OF, Refusal, RefusedImage, measure_image
 from shadowline.data.labels import Label
 from shadowline.data.manifest import content_id
+from shadowline.data.sources.folder_words import Meaning, meaning_of, misspelt_normal
 from shadowline.data.sources.recognition import list_class
 from shadowline.data.sources.source_image import GOOD, Read, files_below
 
@@ -97,8 +98,7 @@ class Inbox:
 
     def put(self, data: bytes, kind: str, limits: DataParams, name: str) -> Path | None:
         """Store one image; None where it is there already. Raises RefusedImage, or ValueError for an invalid `kind`."""
-        if not _NAME.fullmatch(kind):
-            raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
+        kind = _checked_kind(kind)
         properties = measure_image(data, limits, name=name)
         file_name = f"{content_id(data)}{SUFFIX_OF[properties.format]}"
         path = self.folder / ("train" if kind == GOOD else "test") / kind / file_name
@@ -137,6 +137,18 @@ class Inbox:
             return self.put(image.read(limits.max_file_bytes + 1), image.kind, limits, image.name)
         except RefusedImage as error:
             return str(error)
+
+
+def _checked_kind(kind: str) -> str:
+    """`kind` as the name of a folder that an import understands alike; raises ValueError for one that it does not."""
+    if not _NAME.fullmatch(kind):
+        raise ValueError(f"kind {kind!r}: use good, or a name of a-z, 0-9, _ and -")
+    meaning = meaning_of(kind, at_top=False)
+    if meaning in (Meaning.MASKS, Meaning.CONTENT):
+        raise ValueError(f"kind {kind!r}: a folder of this name says nothing of a defect; use good, or another name")
+    if meaning is None and (nearest := misspelt_normal(kind)):
+        raise ValueError(f"kind {kind!r}: did you mean {nearest}?")
+    return GOOD if meaning is Meaning.NORMAL else kind
 
 
 @dataclass(frozen=True)

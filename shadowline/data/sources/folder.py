@@ -20,7 +20,7 @@ from pathlib import Path
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources.folder_words import Meaning, meaning_of, misspelt_normal
-from shadowline.data.sources.image_tree import ImageTree, PlacedFile, read_tree
+from shadowline.data.sources.image_tree import ImageTree, PlacedFile, folded, read_tree
 from shadowline.data.sources.mask_files import masks_beside, match_masks
 from shadowline.data.sources.source_image import Listing, SourceFolder, SourceImage, class_folder, expect_images
 
@@ -55,6 +55,7 @@ def list_folder(class_name: str, params: ClassParams, source: SourceFolder) -> L
     images.sort(key=lambda image: _ORDER.index(image.split))
     labels = {image.path: image.label(params.normal_folders) for image in images}
     _refuse_misspelt(images, labels, class_name)
+    _refuse_pairs([image for image in images if labels[image.path] is Label.ANOMALOUS], subject)
     masks, left_out = _masks(tree, beside, labels, params.normal_folders, subject)
     kinds = kinds_of_defects(images, labels, params.normal_folders)
     listed = [
@@ -97,6 +98,18 @@ def _refuse_misspelt(images: Sequence[PlacedFile], labels: Mapping[Path, Label],
             raise ValueError(
                 f"class '{class_name}': the folder '{image.folders[0]}' with {image.path}: did you mean {nearest}? "
                 f"rename it, or name it in classes.{class_name}.normal_folders"
+            )
+
+
+def _refuse_pairs(defects: Sequence[PlacedFile], subject: str) -> None:
+    """Two files of one name, such as 0.jpg and 0.png, are probably an image and its mask, which is no second defect."""
+    seen: dict[tuple[Path, str], Path] = {}
+    for image in defects:
+        other = seen.setdefault((image.path.parent, folded(image.path.stem)), image.path)
+        if other != image.path:
+            raise ValueError(
+                f"{subject}: {other} and {image.path.name} have one name; if one is the mask, call it "
+                f"{image.path.stem}_mask{image.path.suffix}, else take one of them out"
             )
 
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ from shadowline.data.labels import Label, Split
 from shadowline.data.sources.source_image import Listing, SourceFolder, SourceImage, class_folder, expect_images
 
 _MAX_TABLE_DEPTH = 3  # folders between the location and a table
+_HEAD_BYTES = 4096  # of a table, with its first entry
 _KINDS = {
     "AK": "pit",
     "BX": "deformation",
@@ -63,7 +65,7 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     source = class_folder(class_name, params.model_copy(update={"select": "."}), root)
     location = source.location
     wanted = Path(params.select or class_name)
-    path = next((table for table in tables(location) if _fits(table, wanted)), None)
+    path = next((table for table in tables(location, wanted.name) if _fits(table, wanted)), None)
     if path is None:
         raise FileNotFoundError(
             f"class '{class_name}': no table {wanted}.json below {location}; unpack realiad_jsons beside the images, "
@@ -76,9 +78,10 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> Listing:
     return expect_images(images, class_name, path, "entries in train and test")
 
 
-def tables(location: Path) -> list[Path]:
-    """The tables of all classes, those to be preferred first; a file that only looks like one is among them."""
-    patterns = ["*/" * depth + "*.json" for depth in range(_MAX_TABLE_DEPTH)]
+def tables(location: Path, class_name: str | None = None) -> list[Path]:
+    """The tables of all classes, or of one; those to be preferred first."""
+    name = "*.json" if class_name is None else f"{glob.escape(class_name)}.json"
+    patterns = ["*/" * depth + name for depth in range(_MAX_TABLE_DEPTH)]
     found = (path for pattern in patterns for path in location.glob(pattern) if path.is_file())
     return sorted((path for path in found if _looks_like_table(path)), key=lambda path: path.parts)
 
@@ -86,7 +89,7 @@ def tables(location: Path) -> list[Path]:
 def _looks_like_table(path: Path) -> bool:
     """Whether a JSON file begins as the tables do, without reading all of it."""
     with path.open("rb") as file:
-        return re.match(rb'\s*\{\s*"(meta|train|test)"\s*:', file.read(64)) is not None
+        return b'"anomaly_class"' in file.read(_HEAD_BYTES)
 
 
 def _fits(table: Path, wanted: Path) -> bool:
@@ -128,7 +131,7 @@ def _image(sample: _Sample, split: Split, meta: _Meta, folder: Path, source: Sou
     path = folder / sample.image_path
     masks = [folder / sample.mask_path] if sample.mask_path and not is_normal else []
     return SourceImage(
-        name=source.name(path),
+        name=f"{source.name(folder)}/{sample.image_path}",
         label=Label.NORMAL if is_normal else Label.ANOMALOUS,
         defect_type="" if is_normal else _KINDS.get(sample.anomaly_class, sample.anomaly_class),
         split_hint=split,

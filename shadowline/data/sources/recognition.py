@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ _MIN_PARTS = 2  # of a folder's path, the root of the file system among them
 _MAX_STEM = 60  # characters before a number that tells equal names apart
 _MAX_DEPTH = 4  # folders above those of the classes
 _MIN_MASKED = 3  # a mask for at least every third file: of images with masks beside them, nearly every second is one
+_PART = re.compile(r"kos\d+", re.IGNORECASE)  # a folder of KolektorSDD
 _NUM_NAMED = 5  # files or folders that an error names
 _HOW = (
     "lay it out as CLASS/good/ with normal images and CLASS/NAME/ for each kind of defect, or as "
@@ -197,17 +199,19 @@ def _of_table(name: str, layout: str, source: str, folder: Path) -> _Candidate:
 
 
 def _kolektor(folder: Path) -> list[_Candidate]:
-    """One class, where the images of every folder have masks beside them."""
+    """One class, in folders for parts (kos01) or for splits, whose images have masks beside them."""
     inner = [child for child in _folders(folder) if any(map(_is_picture, _entries(child)))]
-    if not inner or any(_folders(child) for child in inner):
+    is_first = all(_PART.fullmatch(child.name) for child in inner)
+    is_second = all(split_of(child.name) for child in inner)
+    if not inner or not (is_first or is_second) or not all(map(_has_masks_beside, inner)):
         return []
-    for child in inner:
-        pictures = [PlacedFile(path, None, ()) for path in _entries(child) if _is_picture(path)]
-        if len(masks_beside(pictures)) * _MIN_MASKED < len(pictures):
-            return []
-    is_first = not any(split_of(child.name) for child in inner)
-    name = _name_of(folder)
-    return [_Candidate(name, "KolektorSDD" if is_first else "KolektorSDD2", "kolektor", folder, _HERE)]
+    layout = "KolektorSDD" if is_first else "KolektorSDD2"
+    return [_Candidate(_name_of(folder), layout, "kolektor", folder, _HERE)]
+
+
+def _has_masks_beside(folder: Path) -> bool:
+    pictures = [PlacedFile(path, None, ()) for path in _entries(folder) if _is_picture(path)]
+    return len(masks_beside(pictures)) * _MIN_MASKED >= len(pictures)
 
 
 _LAYOUTS: tuple[Callable[[Path], list[_Candidate]], ...] = (_real_iad, _visa, _kolektor, _one_class)  # the first fits
@@ -257,6 +261,8 @@ def _target_of_links(location: Path) -> str:
 def _beside(folder: Path, candidates: Sequence[_Candidate]) -> tuple[Path, ...]:
     """The files below `folder` that lie in no class; tables that name images one by one are not asked."""
     locations = {candidate.location for candidate in candidates}
+    if folder in locations:
+        return ()
     return tuple(path for path in walk(folder).kept if not locations & {path, *path.parents})
 
 

@@ -139,3 +139,15 @@ def test_a_mask_of_kolektor_that_cannot_be_read_leaves_its_image_anomalous(tmp_p
     REPLICAS["KolektorSDD"](tmp_path, scale=0.01)
     (tmp_path / "KolektorSDD/kos01/Part0_label.bmp").write_bytes(b"BM")
     assert the_class(tmp_path).defects == {"defect": 2}
+
+
+def test_masks_beside_defects_do_not_make_a_kolektor_of_a_factorys_folder(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "0.png", "1.png", "crack/2.png", "crack/2_mask.png")
+    found = the_class(tmp_path)
+    assert (found.source, found.num_normal, dict(found.defects), found.num_masks) == ("folder", 2, {"crack": 1}, 1)
+
+
+def test_another_json_file_beside_the_images_is_no_table(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "good/0.png")
+    (tmp_path / "bolt/coco.json").write_text('{"train": [], "test": []}')
+    assert the_class(tmp_path).source == "folder"

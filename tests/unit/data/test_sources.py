@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 import zipfile
 from collections import Counter
@@ -310,6 +311,14 @@ def test_a_mask_by_any_usual_name_is_found(tmp_path: Path, mask: str) -> None:
     assert len(images) == 4 and not images["bolt/test/good/000.png"].read_masks
 
 
+def test_an_image_and_a_mask_of_one_name_in_one_folder_are_not_two_defects(tmp_path: Path) -> None:
+    place(tmp_path / "bolt", "good/0.jpg", "good/0.png", "bad/0.jpg", "bad/0.png")
+    with pytest.raises(
+        ValueError, match=r"bad/0\.jpg and 0\.png have one name; if one is the mask, call it 0_mask\.png"
+    ):
+        listed("folder", tmp_path)
+
+
 def test_masks_of_which_none_fits_are_refused_with_both_names(tmp_path: Path) -> None:
     place(tmp_path / "bolt", "train/good/000.png", "test/bent/000.png", "ground_truth/bent/mask_of_a.png")
     with pytest.raises(ValueError, match=r"none of 1 masks in .*bent fits .* mask_of_a\.png, images such as 000\.png"):
@@ -513,6 +522,18 @@ def test_a_table_that_points_out_of_the_location_is_refused_by_name(tmp_path: Pa
     path = path.format(root=tmp_path)
     (tmp_path / "visa/bolt/image_anno.csv").write_text(f"image,label,mask\n{path},anomaly,{path}\n")
     image = listed("visa", tmp_path / "visa")[path]
+    for read in (image.read, *image.read_masks):
+        with pytest.raises(RefusedImage, match=r"secret\.png") as caught:
+            read(LIMIT)
+        assert caught.value.refusal == Refusal.OUTSIDE_SOURCE
+
+
+@pytest.mark.parametrize("path", ["../../../secret.png", "{root}/secret.png"])
+def test_a_table_of_real_iad_that_points_out_of_the_location_is_refused_by_name(tmp_path: Path, path: str) -> None:
+    place(tmp_path, "secret.png", "set/realiad_1024/bolt/OK/0.jpg")
+    sample = {"anomaly_class": "AK", "image_path": path.format(root=tmp_path), "mask_path": path.format(root=tmp_path)}
+    (tmp_path / "set/bolt.json").write_text(json.dumps({"train": [], "test": [sample]}))
+    (image,) = listed("realiad", tmp_path / "set").values()
     for read in (image.read, *image.read_masks):
         with pytest.raises(RefusedImage, match=r"secret\.png") as caught:
             read(LIMIT)

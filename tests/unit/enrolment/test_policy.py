@@ -151,6 +151,16 @@ class TestInbox:
         ):
             read_folder(tmp_path / "set", "gear")
 
+    def test_a_kind_means_the_same_to_the_inbox_and_to_an_import(self, tmp_path: Path, params: Params) -> None:
+        inbox = Inbox(tmp_path / "data/inbox", "bolt")
+        inbox.take(offer((png(1), "ok"), (png(2), "ng"), (png(3), "label"), (png(4), "test")), params.data)
+        assert [len(part) for part in (inbox.stock.normals, inbox.stock.defects)] == [1, 3]
+        listed = list_images("bolt", inbox.as_source(tmp_path, params.enrolment), tmp_path)
+        assert sorted(image.defect_type for image in listed) == ["", "label", "ng", "test"]
+        for kind, message in (("mask", "says nothing of a defect"), ("goood", "did you mean good")):
+            with pytest.raises(ValueError, match=message):
+                inbox.put(png(5), kind, params.data, "x")
+
     def test_a_kind_that_contradicts_the_inbox_is_refused_until_its_images_are_forgotten(
         self, tmp_path: Path, params: Params
     ) -> None:
