@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.commands.running import check_change, check_training, running
+from shadowline.cli.check import refuse_first_training
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
@@ -131,6 +132,7 @@ def promote(
 
 def _run(as_json: bool, remeasure: bool = False) -> bool:
     """Run the flow and print its result; returns whether all gates passed."""
+    refuse_first_training(Layout())
     started = time.monotonic()
     with running(check_training):
         from flows.retrain import retrain as flow

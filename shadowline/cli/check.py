@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shadowline.cli.output import Table, print_tables, say
+from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from shadowline.project.checks import Finding, ProjectCheck
 
 
-def check(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False) -> None:
+def check(
+    update: Annotated[
+        bool, typer.Option("--update", help="Write dvc.yaml first, as this version of Shadowline has it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
     """Say in seconds what would stop a training, what each class gets of its images, and which numbers would work.
 
     Exit code 0: a training can begin, 2: something stops it.
@@ -24,13 +30,31 @@ def check(as_json: Annotated[bool, typer.Option("--json", help="Machine-readable
     Example: `shadowline check`
     """
     from shadowline.project.checks import check_project
+    from shadowline.project.skeleton import pipeline_text
 
-    result = check_project(Layout())
+    layout = Layout()
+    if update:
+        with replace_file(layout.root / "dvc.yaml") as temporary:
+            temporary.write_text(pipeline_text(), encoding="utf-8")
+    result = check_project(layout)
     if as_json:
         typer.echo(json.dumps(_as_dict(result)))
     else:
         print_check(result)
     raise typer.Exit(2 if result.blocks else 0)
+
+
+def refuse_first_training(layout: Layout) -> None:
+    """Before a project is trained for the first time: print what stops it to stderr, and exit with code 2."""
+    from shadowline.project.checks import check_project
+
+    if (layout.root / "dvc.lock").is_file():
+        return
+    blocking = [finding for finding in check_project(layout).findings if finding.blocks]
+    for finding in blocking:
+        _print_finding(finding, err=True)
+    if blocking:
+        raise typer.Exit(2)
 
 
 def print_check(result: ProjectCheck) -> None:
@@ -59,11 +83,11 @@ def _promise(forecast: ClassForecast) -> str:
     return f"at most {forecast.rates[0].promised:.1%}" if forecast.splits.val else "none"
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: Finding, *, err: bool = False) -> None:
     """Two lines that are whole in a pipe: what there is, and what would work."""
     mark, colour = ("stops", "red") if finding.blocks else ("notes", "yellow")
-    say(f"{mark} {finding.subject}: {finding.message}", colour=colour)
-    say(f"      → {finding.way_out}")
+    say(f"{mark} {finding.subject}: {finding.message}", colour=colour, err=err)
+    say(f"      → {finding.way_out}", err=err)
 
 
 def _as_dict(result: ProjectCheck) -> dict[str, object]:

@@ -44,11 +44,21 @@ def fetch_state(params: EncoderParams, root: Path) -> dict[str, Tensor]:
     Raises FileNotFoundError or ValueError saying which file is missing or does not fit, and where to get it.
     """
     if params.weights == "hub":
-        state: dict[str, Tensor] = backbones.build(params.name, pretrained=True, num_classes=0).state_dict()
+        state = _read_hub(params.name)
     else:
         path = _weights_file(params, root)
         state = _read_file(path) if params.weights == "file" else _read_wheel(path)
     return _fit(state, params)
+
+
+def _read_hub(name: str) -> dict[str, Tensor]:
+    try:
+        return dict(backbones.build(name, pretrained=True, num_classes=0).state_dict())
+    except OSError:  # what the hub's client raises without a network
+        raise ValueError(
+            f"encoder.weights: the weights of {name} are not in the cache of the model hub, which was not reached; set "
+            "SHADOWLINE_ALLOW_NETWORK=true for one run, or use `weights: file`"
+        ) from None
 
 
 def _weights_file(params: EncoderParams, root: Path) -> Path:

@@ -93,7 +93,7 @@ def _repository(root: Path) -> Iterator[Finding]:
             Severity.ADVISORY,
             "dvc.yaml",
             "differs from the pipeline of this version of Shadowline",
-            "see docs/how-to/upgrade.md",
+            "run `shadowline check --update`, and commit dvc.yaml",
         )
     if not _git(root, "rev-parse", "--verify", "HEAD"):
         yield Finding(
@@ -189,8 +189,13 @@ def _class(
     if name == _RESERVED:
         yield Finding(Severity.CRITICAL, name, "the name is that of the results of all classes", "rename the class")
         return
+    cls = params.classes[name]
+    if cls.copy_of and not (layout.root / cls.location).exists():
+        message = f"{cls.location} is not copied from {cls.copy_of} yet, so that its images are not known"
+        yield Finding(Severity.ADVISORY, name, message, "`shadowline retrain` copies them first")
+        return
     images: list[SourceImage] = []
-    findings = list(_error(name, lambda: images.extend(list_images(name, params.classes[name], layout.root))))
+    findings = list(_error(name, lambda: images.extend(list_images(name, cls, layout.root))))
     yield from findings
     if findings:
         return

@@ -161,7 +161,7 @@ def recompute(place: Checkout) -> tuple[StageOutcome, ...]:
             try:
                 seconds[name] = _run(place, targets, variables, server.variables if server else {})
             except StageFailedError as error:
-                failure[name] = error.reason
+                failure[name] = mask(error.reason)
                 break
     recomputed = {step.name: step for step in read_steps(place.root)}
     reached = [name for name in recorded if name in seconds]

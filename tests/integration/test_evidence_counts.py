@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from sqlalchemy import Engine, MetaData, create_engine, select, text
 from sqlalchemy.exc import DBAPIError
 
 from fixtures.effort import examples
+from fixtures.learning import ROOT
 from fixtures.records import BOLT, START, compared_since, image_id, made_pair, stores_on, together
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
@@ -425,6 +427,8 @@ class TestWhatWaitsForReview:
     def test_the_command_lists_them_and_takes_a_label(
         self, command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        for name in ("params.yaml", "dvc.yaml"):
+            shutil.copy(ROOT / name, tmp_path)
         monkeypatch.chdir(tmp_path)
         assert command("review", "list", "--json")[:2] == (0, "[]\n")
         open_records().pairs.record([judged(1, LOUD, QUIET, trace_id="line-7")])

@@ -149,6 +149,7 @@ def plant(
     raw["train"]["classes"] = [CLASS]
     raw["evaluation"]["bootstrap"] = 5
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     layout = Layout(tmp_path)
     rows = [write_image(layout, seed, defect=seed >= 12) for seed in range(24)]
     write_manifest(pd.DataFrame(rows, columns=list(COLUMNS)), layout.manifest(CLASS))

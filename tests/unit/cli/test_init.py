@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from fixtures.replicas import save_mask, save_picture
+from flows.commands.retrain import retrain
 from shadowline.cli.check import check
 from shadowline.cli.init import init
 from shadowline.core.params import load_params
@@ -85,10 +86,39 @@ def test_a_folder_without_images_leaves_no_project(tmp_path: Path, content: tupl
     assert not (tmp_path / "line7").exists()
 
 
-def test_a_class_of_defects_alone_is_left_out(images: Path, tmp_path: Path) -> None:
-    for number in range(3):
-        save_picture(images / "gear/train/NG" / f"{number}.png", "gear", number, defect=True)
+def test_a_class_of_defects_alone_is_left_out(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for name, kind, label in (("bolt", "Normal", "normal"), ("gear", "Anomaly", "scratch")):
+        path = f"{name}/Data/Images/{kind}/000.png"
+        save_picture(images / path, name, 0)
+        (images / name / "image_anno.csv").write_text(f"image,label,mask\n{path},{label},\n", encoding="utf-8")
     answer = run(init, str(tmp_path / "line7"), "--images", str(images), "--no-download")
     assert answer.exit_code == 0, answer.output
     assert "left out: class gear, which has no normal images" in answer.output
-    assert list(load_params(tmp_path / "line7/params.yaml").classes) == ["metal_nut", "bolt"]
+    assert list(load_params(tmp_path / "line7/params.yaml").classes) == ["bolt"]
+
+
+def test_a_first_training_is_refused_before_anything_starts(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(init, "line7", "--images", "images", "--no-download").exit_code == 0
+    monkeypatch.chdir(tmp_path / "line7")
+    before = sorted(Path().rglob("*"))
+    answer = run(retrain)
+    assert answer.exit_code == 2
+    assert "stops encoder.location: " in answer.stderr
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_an_update_brings_the_pipeline_of_this_version(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(init, "line7", "--images", "images", "--no-download").exit_code == 0
+    monkeypatch.chdir(tmp_path / "line7")
+    current = Path("dvc.yaml").read_bytes()
+    Path("dvc.yaml").write_bytes(current.replace(b"always_changed: true", b"always_changed: false"))
+    assert "→ run `shadowline check --update`" in run(check).output
+    run(check, "--update")
+    assert Path("dvc.yaml").read_bytes() == current

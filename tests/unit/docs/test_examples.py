@@ -160,15 +160,6 @@ def test_the_description_of_an_onnx_model_is_legal() -> None:
     assert [OnnxDescription.model_validate(json.loads(text)).class_name for text in shown] == ["bolt"]
 
 
-def test_the_quickstart_makes_legal_parameters() -> None:
-    """The block of README in the place of the demo's classes."""
-    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    (shown,) = (yaml.safe_load(block.text) for block in blocks(ROOT / "README.md") if block.language == "yaml")
-    assert set(shown) == {"classes", "train"}
-    changed = {**content, "classes": shown["classes"], "train": {**content["train"], **shown["train"]}}
-    assert Params.model_validate(changed).classes.keys() == {"bolt"}
-
-
 @PAGES
 def test_parameters_in_prose_exist(path: Path) -> None:
     sections = "|".join(name for name in Params.model_fields if name not in {"seed", "classes"})

@@ -243,6 +243,7 @@ def project(tmp_path: Path, tiny: ZeroShotParams, monkeypatch: pytest.MonkeyPatc
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["zero_shot"] = {**tiny.model_dump(mode="json"), "prompts": "prompts"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     shutil.copytree(ROOT / "prompts", tmp_path / "prompts", ignore=shutil.ignore_patterns("chosen"))
     splits = [(Split.VAL, Label.NORMAL)] * 8 + [(Split.TUNE, Label.ANOMALOUS)] * 4 + [(Split.TEST, Label.NORMAL)] * 2
     rows = [manifest_row(tmp_path, seed, *split) for seed, split in enumerate(splits)]

@@ -16,7 +16,7 @@ from shadowline.core.params import load_params
 from shadowline.core.params_file import editing
 from shadowline.data.sources.recognition import recognise
 from shadowline.features.encoder import build_network
-from shadowline.features.encoder_weights import check_weights
+from shadowline.features.encoder_weights import check_weights, fetch_state
 from shadowline.project.checks import ProjectCheck, check_project
 from shadowline.project.skeleton import write_project
 
@@ -157,7 +157,9 @@ def test_images_that_differ_or_are_none_are_seen(project: Path) -> None:
 
 def test_a_device_that_is_none_is_seen(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHADOWLINE_DEVICE", "gpu")
-    assert lines(check(project)) == ["SHADOWLINE_DEVICE: 'gpu' is no device; need auto, cpu, cuda or, for one of several GPUs, cuda:1"]
+    assert lines(check(project)) == [
+        "SHADOWLINE_DEVICE: 'gpu' is no device; need auto, cpu, cuda or, for one of several GPUs, cuda:1"
+    ]
 
 
 def test_another_pipeline_is_said(project: Path) -> None:
@@ -165,6 +167,18 @@ def test_another_pipeline_is_said(project: Path) -> None:
         file.write("# mine\n")
     said = lines(check(project))
     assert said[-1].startswith("dvc.yaml: differs from the pipeline of this version of Shadowline; ")
+
+
+def test_images_in_s3_that_are_not_copied_yet_stop_nothing(project: Path) -> None:
+    with editing(project / "params.yaml") as content:
+        content["classes"]["bolt"] = {
+            "source": "folder",
+            "location": "data/sources/plant/bolt",
+            "copy_of": "s3://plant/bolt",
+        }
+    result = check(project)
+    assert not result.blocks
+    assert [finding.way_out for finding in result.findings] == ["`shadowline retrain` copies them first"]
 
 
 # --- the encoder's weights ------------------------------------------------------------------------------------------
@@ -217,3 +231,13 @@ def test_a_network_that_is_no_dinov2_is_seen_by_name(made: Path, name: str, what
 
 def test_weights_of_another_network_are_seen(made: Path) -> None:
     assert "is (192,), vit_small_patch16_224 needs (384,)" in of_encoder(made, name="vit_small_patch16_224")
+
+
+def test_weights_of_a_hub_that_is_not_reached_say_how_to_get_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    params = load_params(made / "params.yaml").encoder.model_copy(update={"weights": "hub", "location": ""})
+    with pytest.raises(ValueError, match=r"not in the cache of the model hub.*; set SHADOWLINE_ALLOW_NETWORK=true"):
+        fetch_state(params, made)
