@@ -20,6 +20,7 @@ from pathlib import Path
 
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams
+from shadowline.data.file_names import readable
 from shadowline.data.images import SUFFIX_OF, RefusedImage, measure_image
 from shadowline.data.manifest import content_id
 from shadowline.data.sources.source_image import GOOD, Read, files_below, reader
@@ -129,7 +130,7 @@ def named_images(folder: Path) -> Iterator[NamedImage]:
     for path in paths:
         parts = path.relative_to(folder).parts
         kind = parts[0] if len(parts) > 1 else GOOD
-        yield NamedImage(path.as_posix(), kind, reader(folder, path))
+        yield NamedImage(readable(path), kind, reader(folder, path))
 
 
 def classes_waiting(root: Path) -> tuple[str, ...]:

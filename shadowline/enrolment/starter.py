@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from shadowline.core.params import Params
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.perturbations import DEFECT_PREFIX, apply_view, view_seed
 from shadowline.enrolment.policy import Trial
 from shadowline.features.encoder import Encoder
@@ -31,11 +32,14 @@ _MIN_HELD_OUT = 2  # normal images in each half of a trial
 Images = Sequence[Image.Image]
 
 
-def build_few_shot(class_name: str, normals: Images, encoder: Encoder, params: Params) -> FewShot:
-    """A model of the first `enrolment.few_shot_images` normals."""
+def build_few_shot(
+    class_name: str, normals: Images, encoder: Encoder, params: Params, *, bit_depth: int = FULL_DEPTH
+) -> FewShot:
+    """A model of the first `enrolment.few_shot_images` normals; `bit_depth`: that they were opened with."""
     chosen = normals[: params.enrolment.few_shot_images]
     references = encode_references(class_name, chosen, encoder, params.few_shot.views)
-    return FewShot.fit(class_name, references, encoder, params.few_shot, params.promise(class_name))
+    promise = params.promise(class_name)
+    return FewShot.fit(class_name, references, encoder, params.few_shot, promise, bit_depth=bit_depth)
 
 
 def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Encoder, params: Params) -> Trial:
@@ -52,10 +56,12 @@ def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Enc
     return Trial(float(np.mean(aurocs)), len(chosen), len(defects) or num_anomalous, injected=not defects)
 
 
-def build_zero_shot(class_name: str, params: Params, root: Path) -> WinClip:
+def build_zero_shot(class_name: str, params: Params, root: Path, *, bit_depth: int = FULL_DEPTH) -> WinClip:
     """A model made of words alone. Raises ValueError that names missing weights; there is no fallback for them."""
     prompts = choose(root / params.zero_shot.prompts, class_name, params.zero_shot.prompt_set)
-    return WinClip.from_words(class_name, prompts, load_clip(params.zero_shot, root), params.zero_shot)
+    return WinClip.from_words(
+        class_name, prompts, load_clip(params.zero_shot, root), params.zero_shot, bit_depth=bit_depth
+    )
 
 
 def try_zero_shot(detector: WinClip, normals: Images, defects: Images, params: Params) -> Trial:

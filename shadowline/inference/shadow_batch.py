@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from PIL import Image
-
 from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.images import RefusedImage, open_within
+from shadowline.data.bit_depth import DecodedImage, to_rgb, viewable
+from shadowline.data.images import RefusedImage, decode_image
 from shadowline.data.near_duplicates import FrameRule, frame_signature
 from shadowline.models.detector import Detector
 from shadowline.models.loader import load_detector
@@ -98,7 +97,7 @@ def shadow_images(
             batch = []
             for capture in new[start : start + _BATCH]:
                 try:
-                    image = open_within(capture.path, params.data)
+                    image = decode_image(capture.path, params.data)
                     pair = judge_both(class_name, capture, image, candidate, legacy)
                     batch.append(as_received(pair, clock(), params))
                 except RefusedImage as error:
@@ -108,7 +107,7 @@ def shadow_images(
     return ShadowRun(num_new, len(captures) - len(new), tuple(refused))
 
 
-def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate: Detector, legacy: Detector) -> Pair:
+def judge_both(class_name: str, capture: Capture, image: DecodedImage, candidate: Detector, legacy: Detector) -> Pair:
     """The pair of both models on one image; in a batch the legacy model is the one that answers."""
     return Pair(
         class_name=class_name,
@@ -121,7 +120,7 @@ def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate:
         legacy_said=judge_one(legacy, image),
         image_path=str(capture.path.resolve()),
         source=PairSource.BATCH,
-        frame_signature=frame_signature(image),
+        frame_signature=frame_signature(viewable(image)),
     )
 
 
@@ -137,8 +136,8 @@ def as_received(pair: Pair, at: datetime, params: Params) -> Pair:
     )
 
 
-def judge_one(detector: Detector, image: Image.Image) -> ModelDecision:
+def judge_one(detector: Detector, image: DecodedImage) -> ModelDecision:
     """One model on one image, with the time that it took."""
     started = time.perf_counter()
-    score = float(detector.score([image])[0])
+    score = float(detector.score([to_rgb(image, detector.bit_depth)])[0])
     return ModelDecision(score, detector.threshold, 1000.0 * (time.perf_counter() - started))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Label, Split
-from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, labelled_folders
+from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, is_present, labelled_folders
 
 
 def list_images(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
@@ -24,7 +24,7 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> list[Source
     def masks_of(defect_type: str, stem: str) -> list[Path]:
         truth = folder / "ground_truth" / defect_type
         candidates = (truth / f"{stem}_mask.png", truth / f"{stem}.png")
-        return [mask for mask in candidates if mask.exists()][:1]
+        return [mask for mask in candidates if is_present(mask)][:1]
 
     test = labelled_folders(location, folder / "test", Split.TEST, masks_of)
     has_test_normals = any(image.label == Label.NORMAL for image in test)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shadowline.core.params import ClassParams
 from shadowline.data.labels import Split
-from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, labelled_folders
+from shadowline.data.sources.source_image import SourceImage, class_folder, expect_images, is_present, labelled_folders
 
 
 def list_images(class_name: str, params: ClassParams, root: Path) -> list[SourceImage]:
@@ -20,7 +20,7 @@ def list_images(class_name: str, params: ClassParams, root: Path) -> list[Source
 
     def masks_of(defect_type: str, stem: str) -> list[Path]:
         mask = folder / "ground_truth" / defect_type / f"{stem}_mask.png"
-        return [mask] if mask.exists() else []
+        return [mask] if is_present(mask) else []
 
     train = labelled_folders(location, folder / "train", Split.TRAIN, masks_of)
     test = labelled_folders(location, folder / "test", Split.TEST, masks_of)

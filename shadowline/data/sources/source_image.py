@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
+from shadowline.data.file_names import readable
 from shadowline.data.images import Refusal, RefusedImage, read_bounded
 from shadowline.data.labels import Label, Split
 
@@ -62,18 +64,40 @@ def reader(location: Path, path: Path) -> Read:
 
 
 def _read_inside(location: Path, path: Path, limit: int) -> bytes:
-    if not path.resolve().is_relative_to(location.resolve()):
-        message = f"{path}: leads out of {location}; copy the file into it instead of linking"
+    try:
+        is_inside = path.resolve().is_relative_to(location.resolve())
+    except (OSError, RuntimeError):  # Python 3.11 raises the second for links that lead in a circle
+        message = f"{readable(path)}: a link that leads nowhere; copy the file instead of linking"
+        raise RefusedImage(Refusal.UNREADABLE, message) from None
+    if not is_inside:
+        message = f"{readable(path)}: leads out of {readable(location)}; copy the file into it instead of linking"
         raise RefusedImage(Refusal.OUTSIDE_SOURCE, message)
     return read_bounded(path, limit)
 
 
+def is_present(path: Path) -> bool:
+    """Whether there is a file, a link or anything else of that name: what cannot be read is refused later."""
+    try:
+        path.lstat()
+    except OSError:  # among them a name that is too long to exist
+        return False
+    return True
+
+
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file and link below `folder`, sorted by name: files that are no images are refused later, not skipped."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.name not in _NOT_LISTED and (path.is_file() or path.is_symlink()):
-            yield path
+    """Everything below `folder` but folders that can be listed, sorted by name.
+
+    Files that are no images, links, pipes, devices and folders without permission are refused later, not skipped.
+    Links to folders are not followed.
+    """
+    unlisted: list[Path] = []
+    paths = []
+    for root, folders, files in os.walk(folder, onerror=lambda error: unlisted.append(Path(str(error.filename)))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        paths += [Path(root, name) for name in (*files, *links)]
+    shown = [path for path in paths if not path.name.startswith(".") and path.name not in _NOT_LISTED]
+    yield from sorted([*shown, *(path for path in unlisted if path != folder or is_present(folder))])
 
 
 def labelled_folders(
@@ -90,9 +114,9 @@ def labelled_folders(
             masks = [] if normal else masks_of(kind.name, path.stem)
             images.append(
                 SourceImage(
-                    name=path.relative_to(location).as_posix(),
+                    name=readable(path.relative_to(location)),
                     label=Label.NORMAL if normal else Label.ANOMALOUS,
-                    defect_type="" if normal else kind.name,
+                    defect_type="" if normal else readable(kind.name),
                     split_hint=split_hint,
                     read=reader(location, path),
                     read_masks=tuple(reader(location, mask) for mask in masks),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +44,8 @@ class Counting:
     def __getattr__(self, name: str) -> object:
         return getattr(self._encoder, name)
 
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode(self, images: Iterable[Image.Image]) -> Tensor:
+        images = list(images)
         self.num_images += len(images)
         return self._encoder.encode(images)
 
@@ -390,7 +391,8 @@ def test_features_that_are_not_finite_name_their_image(value, path, encoder, mon
     """1e6 is finite, but not in half precision."""
     bad, original = keys(40)[35], encoder.encode
 
-    def encode(images: Sequence[Image.Image]) -> Tensor:
+    def encode(images: Iterable[Image.Image]) -> Tensor:
+        images = list(images)
         fused = original(images).clone()
         for row, image in enumerate(images):
             if image.tobytes() == read(bad).tobytes():
