@@ -32,7 +32,16 @@ _COLOUR16 = ("RGB;16", "RGBA;16", "RGBX;16", "RGBa;16")  # Pillow's raw modes; t
 _LITTLE = ("L", "N") if sys.byteorder == "little" else ("L",)
 GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 _PNG, _PNG_PIXELS = b"\x89PNG\r\n\x1a\n", frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT"})
-_BITS_PER_SAMPLE = 258  # of a TIFF
+_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # tags of a TIFF
+_TURNED_BACK = {  # the inverse of what an orientation asks for
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _DAMAGE = (  # what Pillow's decoders raise on damaged bytes; OSError includes its UnidentifiedImageError
     OSError,
@@ -149,13 +158,21 @@ def _open(data: bytes, name: str) -> Image.Image:
 def _load(image: Image.Image, limits: Limits, name: str) -> Image.Image:
     try:
         _check_frames(image, name)
+        turned_back = _TURNED_BACK.get(_tiff_orientation(image))
         image.load()
-        return ImageOps.exif_transpose(image) if limits.exif_orientation else image
+        if limits.exif_orientation:
+            return ImageOps.exif_transpose(image)
+        return image if turned_back is None else image.transpose(turned_back)
     except RefusedImage:
         raise
     except _DAMAGE as error:
         message = f"{name}: {image.format} header, but the pixels end early or are damaged ({error}); copy it again"
         raise RefusedImage(Refusal.TRUNCATED, message) from None
+
+
+def _tiff_orientation(image: Image.Image) -> int:
+    """The orientation that Pillow applies of itself while it reads a TIFF; 1 for any other image."""
+    return int(image.getexif().get(_ORIENTATION, 1)) if image.format == "TIFF" else 1
 
 
 def _low_bytes(data: bytes, name: str) -> Image.Image:

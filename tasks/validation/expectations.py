@@ -246,7 +246,7 @@ def _grey_levels(class_name: str, bound: int) -> DataCheck:
     return DataCheck(
         "grey_levels",
         f"at least {bound} different grey values in a typical training image",
-        f"set classes.{class_name}.bit_depth where the files have 16 bits, or save them again with all bits of the camera",
+        f"set classes.{class_name}.bit_depth where files have 16 bits, or save them again with all bits of the camera",
         (Expectation("ExpectColumnMinToBeBetween", {"column": "grey_levels", "min_value": bound}),),
     )
 

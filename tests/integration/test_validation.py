@@ -343,6 +343,7 @@ def test_an_empty_class_fails_closed(tmp_path: Path, others: list[str]) -> None:
     outcome = validate(params_for(["bolt", *others]), layout)
     assert outcome.critical_failures == ("bolt.min_normal",)
     assert set(outcome.advisory_failures) == {
+        "bolt.grey_levels",
         "bolt.brightness_range",
         "bolt.contrast_range",
         "bolt.sharpness_range",
