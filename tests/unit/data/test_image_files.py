@@ -14,7 +14,7 @@ from PIL import Image
 
 from shadowline.data.bit_depth import DecodedImage
 from shadowline.data.image_files import ImageLimits, Refusal, RefusedImage, read_bounded
-from shadowline.data.images import decode_image, measure_image, open_within
+from shadowline.data.images import ImageFiles, decode_image, measure_image, open_within
 
 LIMITS = ImageLimits(max_pixels=100_000, max_file_bytes=1_000_000)
 RANDOM = np.random.default_rng(0)
@@ -187,3 +187,16 @@ def test_a_loop_of_links_a_dangling_link_and_a_long_name_are_refused(tmp_path: P
         with pytest.raises(RefusedImage) as caught:
             read_bounded(tmp_path / name, 10)
         assert caught.value.refusal is Refusal.UNREADABLE and name in str(caught.value)
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_of_files_opens_each_when_it_is_asked_for(tmp_path: Path) -> None:
+    paths = tuple(tmp_path / f"{number}.tif" for number in range(3))
+    paths[1].write_bytes(FILES["grey, 12 bits"][0])
+    images = ImageFiles(paths, LIMITS, 12)
+    assert len(images) == 3 and len(images[1:]) == 2 and images[5:].paths == ()
+    assert np.array_equal(pixels(images[1]), pixels(open_within(paths[1], LIMITS, 12)))
+    with pytest.raises(RefusedImage):
+        list(images)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fixtures.learning import CROP, GROUPS, PATCHES, WIDTH, picture, stub_encoder
+from fixtures.memory import ImagesInMemory
 from shadowline.core.params import EncoderParams
 from shadowline.core.progress import Progress
 from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, FeatureKey
@@ -56,10 +57,15 @@ def path(tmp_path) -> Path:
 
 
 def update(
-    path: Path, wanted: list[FeatureKey], encoder: Encoder | Counting | None = None, **options: object
+    path: Path,
+    wanted: list[FeatureKey],
+    encoder: Encoder | Counting | None = None,
+    *,
+    decoding: str = "",
+    **options: object,
 ) -> CacheUpdate:
     cache = FeatureCache(encoder or stub_encoder(), path.parents[1] / "scratch", **options)
-    return cache.update(path, wanted, read, Progress())
+    return cache.update(path, wanted, read, Progress(), decoding)
 
 
 def fetched(path: Path, wanted: Sequence[FeatureKey]) -> Tensor:
@@ -422,3 +428,21 @@ def test_after_a_refusal_the_finished_shards_are_not_encoded_again(path):
 def test_a_missing_feature_file_names_the_stage_that_makes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="no features; run `dvc repro features@bolt`"):
         FeatureFile(tmp_path / "bolt.safetensors")
+
+
+def test_features_of_images_that_were_decoded_otherwise_are_computed_again(path):
+    wanted = keys(3)
+    assert update(path, wanted).num_computed == 3
+    assert FeatureFile(path).decoding == ""
+    assert update(path, wanted, decoding="12 bit").num_computed == 3
+    assert update(path, wanted, decoding="12 bit").num_computed == 0
+    assert FeatureFile(path).decoding == "12 bit"
+    assert update(path, wanted).num_computed == 3
+
+
+def test_encoding_holds_one_image_at_a_time_whatever_the_number(path, encoder):
+    """Counted on the images themselves: the cache asks for one, shrinks it to a tensor, and forgets it."""
+    images = ImagesInMemory()
+    cache = FeatureCache(encoder, path.parent / "scratch")
+    cache.update(path, keys(40), lambda key: images.watch(read(key)), Progress())
+    assert images.total == 40 and images.most <= 2

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -27,7 +26,7 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.core.progress import Progress, Task
-from shadowline.data.images import Refusal
+from shadowline.data.images import Refusal, RefusedImage
 from shadowline.data.manifest import COLUMNS, content_id, read_manifest
 from shadowline.data.synthetic_defects import injected_defects
 from shadowline.stages.import_class import ImportReport, run
@@ -533,10 +532,11 @@ def test_a_folder_without_permission_is_named_and_not_skipped(tmp_path: Path, mo
     assert [file.name for file in report.refused] == ["bolt/train/good/locked"] and len(rows) == 20
 
 
-def test_injected_files_are_made_one_at_a_time(tmp_path: Path) -> None:
+def test_injected_files_are_made_when_they_are_read(tmp_path: Path) -> None:
     place(tmp_path, **normals(40))
     _, rows = imported(tmp_path)
-    tracemalloc.start()
     listed = injected_defects(rows, params_for("folder", injected_test=4), Layout(tmp_path))
-    assert len(listed) == 16 and tracemalloc.get_traced_memory()[0] < 40_000
-    tracemalloc.stop()
+    shutil.rmtree(tmp_path / "data/images/bolt")
+    assert len(listed) == 16
+    with pytest.raises(RefusedImage, match="cannot be read"):
+        listed[0].read(1_000_000)
