@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
 from shadowline.data.bit_depth import DecodedImage, to_rgb, viewable
-from shadowline.data.images import RefusedImage, decode_image
+from shadowline.data.file_names import readable
+from shadowline.data.images import Limits, RefusedImage, decode_image, read_bounded
+from shadowline.data.manifest import content_id
 from shadowline.data.near_duplicates import FrameRule, frame_signature
+from shadowline.data.sources.source_image import files_below
 from shadowline.models.detector import Detector
 from shadowline.models.loader import load_detector
 from shadowline.records.pair import ModelDecision, Pair, PairSource, is_capture_suspect, is_drawn_for_review, pair_key
@@ -41,8 +43,8 @@ class ShadowRun:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Image files below `folder`, sorted. Raises ValueError where there are none."""
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Image files below `folder`, sorted, and folders that cannot be listed. Raises ValueError where there are none."""
+    images = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES or path.is_dir()]
     if not images:
         raise ValueError(f"{folder}: no images; expected {', '.join(sorted(SUFFIXES))}")
     return images
@@ -57,10 +59,10 @@ class Capture:
     captured_at: datetime  # UTC
 
     @classmethod
-    def of_file(cls, path: Path) -> Capture:
-        """The capture time of a file is that of its last change."""
-        captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return cls(path, file_sha256(path), captured_at)
+    def of_file(cls, path: Path, limits: Limits) -> Capture:
+        """The capture time of a file is that of its last change. Raises RefusedImage for what cannot be read."""
+        image_id = content_id(read_bounded(path, limits.max_file_bytes + 1))
+        return cls(path, image_id, datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
 def both_models(class_name: str, records: Records) -> tuple[Detector, Detector]:
@@ -84,13 +86,12 @@ def shadow_images(
     """Judge every image with both models and record the pairs; `clock` gives the time of receipt of each."""
     models = (candidate.fingerprint, legacy.fingerprint)
     known_keys = pairs.known_keys(class_name, *models)
-    captures = [Capture.of_file(path) for path in paths]
+    captures, refused = _captures(paths, params.data)
     new = [
         capture
         for capture in captures
         if pair_key(class_name, capture.image_id, capture.captured_at, *models) not in known_keys
     ]
-    refused: list[str] = []
     num_new = 0
     with progress.task(f"shadow {class_name}", total=len(new)) as task:
         for start in range(0, len(new), _BATCH):
@@ -101,10 +102,21 @@ def shadow_images(
                     pair = judge_both(class_name, capture, image, candidate, legacy)
                     batch.append(as_received(pair, clock(), params))
                 except RefusedImage as error:
-                    refused.append(f"{capture.path}: {error}")
+                    refused.append(f"{readable(capture.path)}: {error}")
                 task.advance()
             num_new += pairs.record(batch, FrameRule.of(params.shadow))
     return ShadowRun(num_new, len(captures) - len(new), tuple(refused))
+
+
+def _captures(paths: Sequence[Path], limits: Limits) -> tuple[list[Capture], list[str]]:
+    """The files that can be read, and path and reason of the others."""
+    captures, refused = list[Capture](), list[str]()
+    for path in paths:
+        try:
+            captures.append(Capture.of_file(path, limits))
+        except RefusedImage as error:
+            refused.append(f"{readable(path)}: {error}")
+    return captures, refused
 
 
 def judge_both(class_name: str, capture: Capture, image: DecodedImage, candidate: Detector, legacy: Detector) -> Pair:

@@ -375,7 +375,7 @@ def test_a_new_class_and_a_second_run_leave_every_byte_as_it_was(tmp_path: Path)
 def write_project(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows) -> None:
     """A project of one class, with params.yaml, that `change` may break."""
     rows = rows_of("bolt")
-    draw_masks(rows, root)
+    draw_images(rows, root)
     write_manifest(change(rows), Layout(root).manifest("bolt"))
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["classes"] = {"bolt": {"source": "folder", "location": "bolt"}}
