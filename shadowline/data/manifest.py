@@ -49,7 +49,7 @@ def content_id(data: bytes) -> str:
 
 def mode_depth(mode: str) -> int | None:
     """The bit depth that a `mode` names; None for files of at most 8 bits a value."""
-    _, _, bits = mode.partition(";")
+    bits = mode.partition(";")[2].rstrip("BLN")  # slices of earlier versions name the order of bytes as well
     return int(bits) if bits else None
 
 

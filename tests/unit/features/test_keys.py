@@ -11,7 +11,13 @@ from shadowline.features.keys import decoding_of
 
 @pytest.mark.parametrize(
     ("modes", "depth", "decoding"),
-    [(["RGB", "L", "P"], None, ""), (["I;12", "L"], 12, "12 bit"), (["RGB;10"], 10, "10 bit"), ([None], None, "")],
+    [
+        (["RGB", "L", "P"], None, ""),
+        (["I;12", "L"], 12, "12 bit"),
+        (["RGB;10"], 10, "10 bit"),
+        (["I;16B"], 16, "16 bit"),
+        ([None], None, ""),
+    ],
 )
 def test_a_feature_file_knows_the_bit_depth_and_8_bits_leave_no_trace(modes, depth, decoding):
     params, rows = load_params(ROOT / "params.yaml"), pd.DataFrame({"mode": modes})
