@@ -511,6 +511,7 @@ def test_files_with_names_that_are_hard_to_write_are_imported_under_readable_one
     for number, name in enumerate(names):
         Path(os.fsdecode(good + b"/" + name)).write_bytes(picture(100 + number))
     place(tmp_path, **{f"test/crack/{'y' * 251}.png": picture(200)})  # with _mask it is too long to exist
+    (tmp_path / "source/bolt/ground_truth/crack").mkdir(parents=True)
     report, rows = imported(tmp_path)
     assert (report.num_imported, report.refused) == (21, ())
     sources = set(rows["source"].str.removeprefix("folder:bolt/train/good/"))
