@@ -19,9 +19,10 @@ from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.images import open_within
 from shadowline.data.labels import Label, Split
-from shadowline.data.manifest import read_manifest
+from shadowline.data.manifest import class_bit_depth, read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder, load_encoder
@@ -41,6 +42,7 @@ class EncoderSource:
     def __init__(self, class_name: str, encoder: Encoder, params: Params, layout: Layout) -> None:
         manifest = read_manifest([layout.manifest(class_name)])
         self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
+        self._bit_depth = class_bit_depth(manifest) or FULL_DEPTH
         self._encoder, self._params, self._layout = encoder, params, layout
         self.fingerprint = encoder.config.fingerprint
 
@@ -48,7 +50,7 @@ class EncoderSource:
         return self._encoder.encode([self._read(key) for key in keys])
 
     def _read(self, key: FeatureKey) -> Image.Image:
-        return open_within(self._layout.root / self._paths[key.image_id], self._params.data)
+        return open_within(self._layout.root / self._paths[key.image_id], self._params.data, self._bit_depth)
 
 
 @dataclass(frozen=True)

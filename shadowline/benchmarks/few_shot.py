@@ -24,9 +24,10 @@ from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import FewShotParams, Params
 from shadowline.core.progress import Progress
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.images import open_within
 from shadowline.data.labels import Label, Split
-from shadowline.data.manifest import read_manifest
+from shadowline.data.manifest import class_bit_depth, read_manifest
 from shadowline.data.perturbations import ORIGINAL, apply_view
 from shadowline.features.cache import FeatureFile, FeatureKey
 from shadowline.features.encoder import Encoder, load_encoder
@@ -97,6 +98,7 @@ class _ClassBench:
         self._features = FeatureFile(layout.features(name))
         manifest = read_manifest([layout.manifest(name)])
         self._paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
+        self._bit_depth = class_bit_depth(manifest) or FULL_DEPTH
         self._train = ids_of(manifest, Split.TRAIN)
         self._encoded: dict[FeatureKey, Tensor] = {}  # views that the cache does not hold
         scores = _evaluated(name, layout)
@@ -153,7 +155,7 @@ class _ClassBench:
         return self._encoded[key]
 
     def _open(self, image_id: str) -> Image.Image:
-        return open_within(self._layout.root / self._paths[image_id], self._params.data)
+        return open_within(self._layout.root / self._paths[image_id], self._params.data, self._bit_depth)
 
 
 def grown_scores(

@@ -15,7 +15,8 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.project import anywhere, require_project
-from shadowline.data.images import RefusedImage, open_within, read_bounded
+from shadowline.data.bit_depth import viewable
+from shadowline.data.images import RefusedImage, decode_image, read_bounded
 from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
@@ -143,10 +144,10 @@ def _overlay(path: Path, inspection: Judged, inspector: Inspector | None) -> Ima
 
     if isinstance(inspection, LiveInspection):
         assert inspection.heat is not None  # it was asked for
-        heat, rgb = inspection.heat, open_within(path, load_params(Layout().params).data)
+        heat, rgb = inspection.heat, viewable(decode_image(path, load_params(Layout().params).data))
         return heatmap_overlay(rgb, heat.map_HW, heat.level, coverage=heat.coverage)
     assert inspector is not None
-    rgb = open_within(path, inspector.limits)
+    rgb = inspector.open(path, inspection.class_name)
     level = inspector.calibrations[inspection.class_name].map_level
     encoder = inspector.encoder.config
     return heatmap_overlay(rgb, inspection.anomaly_map, level, coverage=encoder.crop / encoder.resize)

@@ -95,28 +95,30 @@ def search(class_name: ClassArgument, as_json: JsonOption = False) -> None:
 
 def _validation_images(class_name: str, params: Params, layout: Layout) -> tuple[list[Read], dict[str, list[Read]]]:
     """Readers of the normals, and of the defects per kind."""
+    from shadowline.data.bit_depth import FULL_DEPTH
     from shadowline.data.labels import Split
-    from shadowline.data.manifest import read_manifest
+    from shadowline.data.manifest import class_bit_depth, read_manifest
     from shadowline.data.splits import halve
     from shadowline.features.cache import FeatureKey
     from shadowline.features.keys import defect_keys, ids_of
 
     manifest = read_manifest([layout.manifest(class_name)])
     paths = dict(zip(manifest["image_id"], manifest["path"], strict=True))
+    bit_depth = class_bit_depth(manifest) or FULL_DEPTH
     selecting, _ = halve(ids_of(manifest, Split.VAL), params.seed)
 
     def reader(key: FeatureKey) -> Read:
-        return functools.partial(_open_view, key, layout.root / paths[key.image_id], params)
+        return functools.partial(_open_view, key, layout.root / paths[key.image_id], bit_depth, params)
 
     defects = {kind: [reader(key) for key in keys] for kind, keys in defect_keys(manifest, params).items()}
     return [reader(FeatureKey(image_id)) for image_id in selecting], defects
 
 
-def _open_view(key: FeatureKey, path: Path, params: Params) -> Image.Image:
+def _open_view(key: FeatureKey, path: Path, bit_depth: int, params: Params) -> Image.Image:
     from shadowline.data.images import open_within
     from shadowline.data.perturbations import apply_view, view_seed
 
-    rgb = open_within(path, params.data)
+    rgb = open_within(path, params.data, bit_depth)
     return apply_view(rgb, key.view, view_seed(params.seed, key.image_id, key.view)).image
 
 

@@ -1,76 +1,71 @@
-"""Safe reading of one image file of any origin: the result is one picture, or a refusal with its reason.
+"""Safe reading of one image of any origin: the result is one picture, or a refusal with its reason.
 
-    image = open_within(Path("cell0042.png"), params.data)
+    image = open_within(Path("cell0042.png"), params.data)            # 8 bit RGB
+    picture = decode_image(array, params.data, bgr=True)              # not scaled yet, where it is deeper than 8 bits
 
-Every stored mode ends as 8 bit RGB:
+One decoding for paths, bytes, Pillow's images and NumPy arrays. Every stored mode ends as 8 bit RGB:
 
-    RGB                          as it is (16 bits a channel: the high byte, as Pillow reads it)
+    RGB                          as it is
     1, L, P, CMYK, YCbCr, HSV    converted by Pillow
     LA, PA, RGBA, transparency   composited on black
-    I;16 (16 bit grey)           value / 257, rounded: linear, the same for every image, never stretched
+    16 bit grey, RGB, RGBA       scaled by the bit depth of the class (shadowline/data/bit_depth.py), never stretched
     I, F, LAB (32 bit, other)    refused: the file does not say which value is white
 
-The EXIF orientation is not applied: cameras on a line do not turn, and a mask is drawn on the pixels as stored.
+The EXIF orientation is applied only where `data.exif_orientation` says so: most cameras on a line do not turn, and a
+mask is drawn on the pixels as stored.
 """
 
 from __future__ import annotations
 
-import struct
-import zlib
-from dataclasses import dataclass
-from enum import StrEnum
-from io import BytesIO
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageStat
 
-SUFFIX_OF = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "WEBP": ".webp", "GIF": ".gif"}
-FORMATS = tuple(SUFFIX_OF)  # all that is decoded; the rest of Pillow's stay closed
+from shadowline.data.bit_depth import FULL_DEPTH, DecodedImage, Deep, bit_depth_of, size_of, to_rgb
+from shadowline.data.image_files import (
+    FORMATS,
+    GREY16,
+    SUFFIX_OF,
+    FileSource,
+    ImageLimits,
+    Limits,
+    Refusal,
+    RefusedImage,
+    StoredImage,
+    check_size,
+    name_of,
+    read_bounded,
+    read_stored,
+)
+
+__all__ = [
+    "FORMATS",
+    "MIN_SIDE",
+    "SUFFIX_OF",
+    "ImageFiles",
+    "ImageLimits",
+    "ImageProperties",
+    "ImageSource",
+    "Limits",
+    "Refusal",
+    "RefusedImage",
+    "decode_image",
+    "measure_image",
+    "open_within",
+    "read_bounded",
+    "read_mask",
+]
+
+ImageSource = FileSource | npt.NDArray[Any]
+MIN_SIDE = 8  # pixels; what is smaller shows no part
 
 _CONVERTED = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"})
 _WITH_ALPHA = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-_GREY16 = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_DAMAGE = (  # what Pillow's decoders raise on damaged bytes; OSError includes its UnidentifiedImageError
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
-
-
-class Refusal(StrEnum):
-    """Why a file is not taken in."""
-
-    UNREADABLE = "unreadable"  # the file itself: missing, no permission, a folder, a broken archive
-    OUTSIDE_SOURCE = "outside_source"  # its path leaves the folder or archive that was named
-    EMPTY = "empty"  # zero bytes
-    TOO_LARGE_FILE = "too_large_file"  # more bytes than data.max_file_bytes
-    NOT_AN_IMAGE = "not_an_image"  # no header of an accepted format
-    DECOMPRESSION_BOMB = "decompression_bomb"  # more pixels than data.max_pixels, by the header
-    ANIMATED = "animated"  # several frames or pages
-    UNSUPPORTED_MODE = "unsupported_mode"  # 32 bit and other pixels without a known white
-    TRUNCATED = "truncated"  # a good header, then pixels that end early or are damaged
-    BAD_MASK = "bad_mask"  # the image is fine, its mask is not
-    CONTRADICTORY_LABELS = "contradictory_labels"  # the same content under two labels
-
-
-class RefusedImage(ValueError):  # noqa: N818 - a verdict on a file, named as one
-    """A file that is not taken in: `refusal` for machines, the message for people."""
-
-    def __init__(self, refusal: Refusal, message: str) -> None:
-        super().__init__(message)
-        self.refusal = refusal
 
 
 @dataclass(frozen=True)
@@ -79,137 +74,131 @@ class ImageProperties:
 
     width: int  # pixels
     height: int  # pixels
-    mode: str  # Pillow's mode of the file as stored
+    mode: str  # Pillow's mode of the file as stored; values of more than 8 bits with their bit depth: I;12, RGB;16
     brightness: float  # mean grey value
     contrast: float  # standard deviation of the grey values
     sharpness: float  # standard deviation of their 4-neighbour Laplacian, inner pixels only
     format: str  # one of FORMATS, by content and not by name
 
 
-class Limits(Protocol):
-    """Limits of an image: `params.data`, or those of a packaged model."""
+def open_within(source: ImageSource, limits: Limits, bit_depth: int = FULL_DEPTH, *, name: str = "") -> Image.Image:
+    """The fully decoded picture, always RGB with 8 bits a channel; `bit_depth`: of its class, for deeper files.
 
-    @property
-    def max_pixels(self) -> int: ...
-    @property
-    def max_file_bytes(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class ImageLimits:
-    """The limits alone, as a packaged model keeps them."""
-
-    max_pixels: int  # pixels per image
-    max_file_bytes: int  # bytes per image file
-
-
-def open_within(source: Path | str | bytes, limits: Limits, *, name: str = "") -> Image.Image:
-    """The fully decoded picture, always RGB with 8 bits a channel; `name` stands for bytes in messages.
-
-    Raises RefusedImage. The size is judged by the header, before any pixel is decoded; Pillow's own bound
-    (about 179 million pixels) holds as well.
+    Raises RefusedImage as `decode_image` does.
     """
-    return _to_rgb(_decode(source, limits, name), _name_of(source, name))
+    return to_rgb(decode_image(source, limits, name=name), bit_depth)
 
 
-def measure_image(source: Path | str | bytes, limits: Limits, *, name: str = "") -> ImageProperties:
-    """The properties of an image that is safe to take in; raises RefusedImage as `open_within` does."""
-    image = _decode(source, limits, name)
-    grey = _to_rgb(image, _name_of(source, name)).convert("L")
+def decode_image(source: ImageSource, limits: Limits, *, bgr: bool = False, name: str = "") -> DecodedImage:
+    """The fully decoded picture, not scaled yet where it has more than 8 bits; `name` stands for bytes in messages.
+
+    Arrays are (H, W), (H, W, 3) or (H, W, 4), uint8 or uint16, in the order RGB or, with `bgr`, BGR. An image file that
+    Pillow has opened and not yet read is read as its bytes. Raises RefusedImage. The size is judged by the header,
+    before any pixel is decoded; Pillow's own bound (about 179 million pixels) holds as well.
+    """
+    if isinstance(source, np.ndarray):
+        return _of_array(source, limits, bgr, name or "array")
+    name = name_of(source, name)
+    return _of_image(read_stored(source, limits, name), name)
+
+
+def measure_image(source: FileSource, limits: Limits, bit_depth: int = 0, *, name: str = "") -> ImageProperties:
+    """The properties of an image that is safe to take in; raises RefusedImage as `open_within` does.
+
+    `bit_depth`: of its class, for files with more than 8 bits; 0: not known yet, the image's own is used.
+    """
+    name = name_of(source, name)
+    stored = read_stored(source, limits, name)
+    picture = _of_image(stored, name)
+    depth = bit_depth or bit_depth_of([picture])
+    grey = to_rgb(picture, depth).convert("L")
     statistics = ImageStat.Stat(grey)
+    width, height = size_of(picture)
     return ImageProperties(
-        width=image.width,
-        height=image.height,
-        mode=image.mode,
+        width=width,
+        height=height,
+        mode=f"{stored.image.mode.partition(';')[0]};{depth}" if isinstance(picture, np.ndarray) else stored.image.mode,
         brightness=statistics.mean[0] / 255,
         contrast=statistics.stddev[0] / 255,
         sharpness=_sharpness(np.asarray(grey)),
-        format=image.format or "",
+        format=stored.format,
     )
 
 
-def read_mask(source: Path | str | bytes, limits: Limits, *, name: str = "") -> npt.NDArray[np.bool_]:
+@dataclass(frozen=True)
+class ImageFiles(Sequence[Image.Image]):
+    """Image files as a sequence of RGB images, each opened when it is asked for: memory holds those in use alone."""
+
+    paths: tuple[Path, ...]
+    limits: Limits
+    bit_depth: int = FULL_DEPTH  # of their class
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> ImageFiles: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | ImageFiles:
+        """Raises RefusedImage as `open_within` does."""
+        if isinstance(index, slice):
+            return replace(self, paths=self.paths[index])
+        return open_within(self.paths[index], self.limits, self.bit_depth)
+
+
+def read_mask(source: FileSource, limits: Limits, *, name: str = "") -> npt.NDArray[np.bool_]:
     """(H, W), True where a mask marks a defect: any stored value but 0, since data sets write 255, 1 or 1…n.
 
     Palette masks count their indices, alpha is ignored. Raises RefusedImage as `open_within` does.
     """
-    image = _decode(source, limits, name)
-    if image.mode in {"1", "L", "P", "I", *_GREY16}:
+    image = read_stored(source, limits, name_of(source, name)).image
+    if image.mode in {"1", "L", "P", "I", *GREY16}:
         return np.asarray(np.asarray(image) != 0)
-    colours = image if image.mode == "RGB" else _opaque(image, _name_of(source, name))
+    colours = image if image.mode == "RGB" else _opaque(image, name_of(source, name))
     return np.asarray(np.asarray(colours).any(axis=2))
 
 
-def _decode(source: Path | str | bytes, limits: Limits, name: str) -> Image.Image:
-    name = _name_of(source, name)
-    data = _read(source, limits.max_file_bytes, name)
-    try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
-    except _BOMBS as error:
-        raise RefusedImage(Refusal.DECOMPRESSION_BOMB, f"{name}: {error}; check the file") from None
-    except _DAMAGE:
-        way_out = f"save it as one of {', '.join(FORMATS)} or take it out of the folder"
-        raise RefusedImage(Refusal.NOT_AN_IMAGE, f"{name}: no readable image header; {way_out}") from None
-    _check_size(image, limits.max_pixels, name)
-    try:
-        _check_frames(image, name)
-        image.load()
-    except RefusedImage:
-        raise
-    except _DAMAGE as error:
-        message = f"{name}: {image.format} header, but the pixels end early or are damaged ({error}); copy it again"
-        raise RefusedImage(Refusal.TRUNCATED, message) from None
-    return image
-
-
-def _name_of(source: Path | str | bytes, name: str) -> str:
-    return name or ("image" if isinstance(source, bytes) else Path(source).name)
-
-
-def _read(source: Path | str | bytes, max_file_bytes: int, name: str) -> bytes:
-    data = source if isinstance(source, bytes) else read_bounded(Path(source), max_file_bytes + 1)
-    if not data:
-        raise RefusedImage(Refusal.EMPTY, f"{name}: 0 bytes; copy it again or take it out of the folder")
-    if len(data) > max_file_bytes:
-        message = f"{name}: more than {max_file_bytes} bytes; shrink it or raise data.max_file_bytes"
-        raise RefusedImage(Refusal.TOO_LARGE_FILE, message)
-    return data
-
-
-def read_bounded(path: Path, limit: int) -> bytes:
-    """The first `limit` bytes of a file; raises RefusedImage if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        message = f"{path.name}: cannot be read ({error.strerror}); check that it exists and its permissions"
-        raise RefusedImage(Refusal.UNREADABLE, message) from None
-
-
-def _check_size(image: Image.Image, max_pixels: int, name: str) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        message = f"{name}: {width} × {height} pixels, at most {max_pixels} in all; shrink it or raise data.max_pixels"
-        raise RefusedImage(Refusal.DECOMPRESSION_BOMB, message)
-
-
-def _check_frames(image: Image.Image, name: str) -> None:
-    num_frames: int = getattr(image, "n_frames", 1)
-    if num_frames > 1:
-        message = f"{name}: {num_frames} frames or pages, at most 1; save the one to be inspected"
-        raise RefusedImage(Refusal.ANIMATED, message)
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode in _GREY16:
-        grey16 = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey16 + 128) // 257).astype(np.uint8)).convert("RGB")
+def _of_image(stored: StoredImage, name: str) -> DecodedImage:
+    image = stored.image
+    _check_shown(*image.size, name)
+    if image.mode in GREY16:
+        return np.asarray(image).astype(np.uint16)
+    if stored.low is not None:
+        return _composited(np.asarray(image).astype(np.uint16) << 8 | np.asarray(stored.low))
     if image.mode in _WITH_ALPHA or (image.mode in _CONVERTED and image.has_transparency_data):
         rgba = _with_alpha(image)
         black = Image.new("RGB", image.size)
         black.paste(rgba.convert("RGB"), mask=rgba.getchannel("A"))
         return black
     return _opaque(image, name)
+
+
+def _of_array(array: npt.NDArray[Any], limits: Limits, bgr: bool, name: str) -> DecodedImage:
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in {(), (3,), (4,)}:
+        message = f"{name}: {array.dtype} {array.shape}, need uint8 or uint16 in (H, W), (H, W, 3) or (H, W, 4)"
+        raise RefusedImage(Refusal.UNSUPPORTED_MODE, message)
+    height, width = array.shape[:2]
+    check_size(width, height, limits.max_pixels, name)
+    ordered = array[..., [2, 1, 0, 3][: array.shape[2]]] if bgr and array.ndim == 3 else array
+    if ordered.dtype == np.uint8:
+        return _of_image(StoredImage(Image.fromarray(np.ascontiguousarray(ordered)), None, ""), name)
+    _check_shown(width, height, name)
+    return np.array(ordered) if ordered.ndim == 2 else _composited(np.array(ordered))
+
+
+def _check_shown(width: int, height: int, name: str) -> None:
+    if min(width, height) < MIN_SIDE:
+        message = f"{name}: {width} × {height} pixels, at least {MIN_SIDE} a side; take it out"
+        raise RefusedImage(Refusal.TOO_SMALL, message)
+
+
+def _composited(values: Deep) -> Deep:
+    """(H, W, 3) of (H, W, 3), or of (H, W, 4) on black."""
+    if values.shape[2] == 3:
+        return values
+    colours, alpha = values[..., :3].astype(np.uint32), values[..., 3:].astype(np.uint32)
+    return np.asarray((colours * alpha + 32767) // 65535, np.uint16)
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:

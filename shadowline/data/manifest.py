@@ -26,7 +26,10 @@ SCHEMA = pa.schema(
         ("mask_path", pa.string()),  # relative; "" where there is no mask
         ("width", pa.int32()),  # pixels
         ("height", pa.int32()),  # pixels
-        ("mode", pa.string()),  # Pillow's mode of the file
+        (
+            "mode",
+            pa.string(),
+        ),  # Pillow's mode of the file; beyond 8 bits a value with the class's bit depth: I;12
         ("brightness", pa.float64()),  # mean grey value, 0…1
         ("contrast", pa.float64()),  # standard deviation of the grey values, 0…1
         ("sharpness", pa.float64()),  # standard deviation of the Laplacian of the grey values
@@ -42,6 +45,17 @@ ADDED = "addition"  # in the place of the importer, for images that came after t
 def content_id(data: bytes) -> str:
     """sha256 of a file's bytes, in hex: what identifies an image everywhere."""
     return hashlib.sha256(data).hexdigest()
+
+
+def mode_depth(mode: str) -> int | None:
+    """The bit depth that a `mode` names; None for files of at most 8 bits a value."""
+    bits = mode.partition(";")[2].rstrip("BLN")  # slices of earlier versions name the order of bytes as well
+    return int(bits) if bits else None
+
+
+def class_bit_depth(rows: pd.DataFrame) -> int | None:
+    """The bit depth of a class's files, by its manifest; None where none has more than 8 bits a value."""
+    return max((depth for mode in rows["mode"].dropna().unique() if (depth := mode_depth(mode))), default=None)
 
 
 def write_manifest(rows: pd.DataFrame, path: Path) -> None:

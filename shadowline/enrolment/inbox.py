@@ -22,6 +22,7 @@ from pathlib import Path
 
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, DataParams, EnrolmentParams, class_key
+from shadowline.data.file_names import readable
 from shadowline.data.images import SUFFIX_OF, Refusal, RefusedImage, measure_image
 from shadowline.data.labels import Label
 from shadowline.data.manifest import content_id
@@ -173,7 +174,7 @@ def read_folder(folder: Path, class_name: str) -> OfferedFolder:
             continue
         left_out[_MASK] = left_out.get(_MASK, 0) + len(image.read_masks)
         kind = GOOD if image.label is Label.NORMAL else class_key(image.defect_type)
-        images.append(NamedImage((location / image.name).as_posix(), kind, image.read))
+        images.append(NamedImage(readable(location / image.name), kind, image.read))
     if not images:
         raise ValueError(f"{folder}: no files; put the images there, those with a defect in a folder of its name")
     return OfferedFolder(tuple(images), {reason: count for reason, count in left_out.items() if count})

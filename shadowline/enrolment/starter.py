@@ -8,7 +8,7 @@ A trial never judges an image by references that it is among, and says whether i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from shadowline.core.params import Params
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.perturbations import DEFECT_PREFIX, apply_view, view_seed
 from shadowline.enrolment.policy import Trial
 from shadowline.features.encoder import Encoder
@@ -31,11 +32,14 @@ _MIN_HELD_OUT = 2  # normal images in each half of a trial
 Images = Sequence[Image.Image]
 
 
-def build_few_shot(class_name: str, normals: Images, encoder: Encoder, params: Params) -> FewShot:
-    """A model of the first `enrolment.few_shot_images` normals."""
+def build_few_shot(
+    class_name: str, normals: Images, encoder: Encoder, params: Params, *, bit_depth: int = FULL_DEPTH
+) -> FewShot:
+    """A model of the first `enrolment.few_shot_images` normals; `bit_depth`: that they were opened with."""
     chosen = normals[: params.enrolment.few_shot_images]
     references = encode_references(class_name, chosen, encoder, params.few_shot.views)
-    return FewShot.fit(class_name, references, encoder, params.few_shot, params.promise(class_name))
+    promise = params.promise(class_name)
+    return FewShot.fit(class_name, references, encoder, params.few_shot, promise, bit_depth=bit_depth)
 
 
 def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Encoder, params: Params) -> Trial:
@@ -46,16 +50,20 @@ def try_few_shot(class_name: str, normals: Images, defects: Images, encoder: Enc
         return Trial(None, len(chosen), len(defects), injected=not defects)
     aurocs, num_anomalous = [], 0
     for references, held_out in (halves, halves[::-1]):
-        shown = list(defects) or inject_defects(class_name, held_out, params)
-        aurocs.append(_separation(build_few_shot(class_name, references, encoder, params), held_out, shown))
-        num_anomalous += len(shown)
+        shown = defects or inject_defects(class_name, held_out, params)
+        detector = build_few_shot(class_name, references, encoder, params)
+        auroc, num_shown = _separation(detector, held_out, shown)
+        aurocs.append(auroc)
+        num_anomalous += num_shown
     return Trial(float(np.mean(aurocs)), len(chosen), len(defects) or num_anomalous, injected=not defects)
 
 
-def build_zero_shot(class_name: str, params: Params, root: Path) -> WinClip:
+def build_zero_shot(class_name: str, params: Params, root: Path, *, bit_depth: int = FULL_DEPTH) -> WinClip:
     """A model made of words alone. Raises ValueError that names missing weights; there is no fallback for them."""
     prompts = choose(root / params.zero_shot.prompts, class_name, params.zero_shot.prompt_set)
-    return WinClip.from_words(class_name, prompts, load_clip(params.zero_shot, root), params.zero_shot)
+    return WinClip.from_words(
+        class_name, prompts, load_clip(params.zero_shot, root), params.zero_shot, bit_depth=bit_depth
+    )
 
 
 def try_zero_shot(detector: WinClip, normals: Images, defects: Images, params: Params) -> Trial:
@@ -63,20 +71,24 @@ def try_zero_shot(detector: WinClip, normals: Images, defects: Images, params: P
     chosen = normals[: params.enrolment.few_shot_images]
     if len(chosen) < _MIN_HELD_OUT:
         return Trial(None, len(chosen), len(defects), injected=not defects)
-    shown = list(defects) or inject_defects(detector.class_name, chosen, params)
-    return Trial(_separation(detector, chosen, shown), len(chosen), len(shown), injected=not defects)
+    shown = defects or inject_defects(detector.class_name, chosen, params)
+    auroc, num_shown = _separation(detector, chosen, shown)
+    return Trial(auroc, len(chosen), num_shown, injected=not defects)
 
 
-def inject_defects(class_name: str, normals: Images, params: Params) -> list[Image.Image]:
+def inject_defects(class_name: str, normals: Images, params: Params) -> Iterator[Image.Image]:
     """Every kind of injected defect in every image, seeded by class and place."""
     kinds = [DEFECT_PREFIX + kind for kind in params.calibration.injected]
-    return [
+    return (
         apply_view(image, kind, view_seed(params.seed, f"{class_name}:{number}", kind)).image
         for number, image in enumerate(normals)
         for kind in kinds
-    ]
+    )
 
 
-def _separation(detector: Detector, normals: Images, anomalous: Images) -> float:
-    scores = detector.score([*normals, *anomalous])
-    return float(roc_auc_score([0] * len(normals) + [1] * len(anomalous), scores))
+def _separation(detector: Detector, normals: Images, anomalous: Iterable[Image.Image]) -> tuple[float, int]:
+    """The AUROC, and the number of anomalous images; each image is forgotten when it has its score."""
+    good, bad = (
+        np.array([detector.score([image])[0] for image in images], dtype=np.float64) for images in (normals, anomalous)
+    )
+    return float(roc_auc_score([0] * len(good) + [1] * len(bad), np.concatenate([good, bad]))), len(bad)

@@ -59,6 +59,7 @@ class FeatureFile:
         facts = json.loads(self._file.metadata()["features"])
         self.fingerprint: str = facts["fingerprint"]
         self.num_prefix: int = facts["num_prefix"]
+        self.decoding: str = facts.get("decoding", "")
         self.keys: tuple[FeatureKey, ...] = tuple(FeatureKey.parse(key) for key in facts["keys"])
         self._row = {key: row for row, key in enumerate(self.keys)}
         self._fused = self._file.get_slice("fused")
@@ -106,45 +107,50 @@ class FeatureCache:
         wanted: Iterable[FeatureKey],
         read: Callable[[FeatureKey], Image.Image],
         progress: Progress,
+        decoding: str = "",
     ) -> CacheUpdate:
-        """Write `path` with the features of `wanted`, sorted; `read` gives the RGB image of a key."""
+        """Write `path` with the features of `wanted`, sorted; `read` gives the RGB image of a key.
+
+        `decoding`: how `read` decodes; features of images that were decoded otherwise are computed again.
+        """
         keys = sorted(set(wanted))
         shards = self._scratch / path.stem
-        encoded = self._known(path, shards)
+        encoded = self._known(path, shards, decoding)
         missing = [key for key in keys if key not in encoded]
         with progress.task(f"features {path.stem}", total=len(missing)) as task:
             for start in range(0, len(missing), _SHARD_KEYS):
                 chunk = missing[start : start + _SHARD_KEYS]
                 shard = shards / f"{len(encoded):06d}-{chunk[0].image_id[:12]}.safetensors"
-                self._write(shard, chunk, self._encode(chunk, read))
+                self._write(shard, chunk, self._encode(chunk, read), decoding)
                 encoded.update(dict.fromkeys(chunk, shard))
                 task.advance(len(chunk))
-        if missing or not self._is_current(path, keys):
-            self._assemble(path, keys, encoded)
+        if missing or not self._is_current(path, keys, decoding):
+            self._assemble(path, keys, encoded, decoding)
         shutil.rmtree(shards, ignore_errors=True)
         return CacheUpdate(num_computed=len(missing), num_reused=len(keys) - len(missing))
 
-    def _known(self, path: Path, shards: Path) -> dict[FeatureKey, Path]:
-        """Key → file, of the keys that this encoder has encoded already in this precision."""
+    def _known(self, path: Path, shards: Path, decoding: str) -> dict[FeatureKey, Path]:
+        """Key → file, of the keys that this encoder has encoded already in this precision and decoding."""
         encoded: dict[FeatureKey, Path] = {}
         for candidate in [*sorted(shards.glob("*.safetensors")), path]:
             if candidate.is_file():
                 file = FeatureFile(candidate)
-                if self._is_mine(file):
+                if self._is_mine(file, decoding):
                     encoded.update(dict.fromkeys(file.keys, candidate))
         return encoded
 
-    def _is_current(self, path: Path, keys: list[FeatureKey]) -> bool:
+    def _is_current(self, path: Path, keys: list[FeatureKey], decoding: str) -> bool:
         if not path.is_file():
             return False
         file = FeatureFile(path)
-        return self._is_mine(file) and list(file.keys) == keys
+        return self._is_mine(file, decoding) and list(file.keys) == keys
 
-    def _is_mine(self, file: FeatureFile) -> bool:
-        return file.fingerprint == self.encoder.config.fingerprint and file.dtype == self.dtype
+    def _is_mine(self, file: FeatureFile, decoding: str) -> bool:
+        is_of_encoder = file.fingerprint == self.encoder.config.fingerprint and file.dtype == self.dtype
+        return is_of_encoder and file.decoding == decoding
 
     def _encode(self, keys: Sequence[FeatureKey], read: Callable[[FeatureKey], Image.Image]) -> Tensor:
-        fused = self.encoder.encode([read(key) for key in keys]).to(self.dtype)
+        fused = self.encoder.encode(read(key) for key in keys).to(self.dtype)
         finite_B = torch.isfinite(fused).flatten(1).all(dim=1)
         if not finite_B.all():
             bad = keys[int(np.flatnonzero(~finite_B.numpy())[0])]
@@ -153,20 +159,21 @@ class FeatureCache:
             )
         return fused
 
-    def _write(self, path: Path, keys: Sequence[FeatureKey], fused: Tensor) -> None:
+    def _write(self, path: Path, keys: Sequence[FeatureKey], fused: Tensor, decoding: str) -> None:
         facts = {
             "fingerprint": self.encoder.config.fingerprint,
             "num_prefix": self.encoder.num_prefix,
             "keys": [str(key) for key in keys],
+            **({"decoding": decoding} if decoding else {}),
         }
         with replace_file(path) as temporary:
             save_file({"fused": fused.contiguous()}, temporary, metadata={"features": json.dumps(facts)})
 
-    def _assemble(self, path: Path, keys: list[FeatureKey], encoded: dict[FeatureKey, Path]) -> None:
+    def _assemble(self, path: Path, keys: list[FeatureKey], encoded: dict[FeatureKey, Path], decoding: str) -> None:
         files = {source: FeatureFile(source) for source in set(encoded.values())}
         fused = torch.empty(
             len(keys), self.encoder.config.groups, self.encoder.num_tokens, self.encoder.width, dtype=self.dtype
         )
         for row, key in enumerate(keys):
             fused[row] = files[encoded[key]].fetch([key])[0].to(self.dtype)
-        self._write(path, keys, fused)
+        self._write(path, keys, fused, decoding)

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -73,22 +74,22 @@ class Encoder:
         return to_tensor(image, size, IMAGENET_MEAN, IMAGENET_STD, crop=self.config.crop)
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], *, padded: bool = True) -> Tensor:
-        """Fused features of RGB images: (B, G, T, D) float32 on the CPU.
+    def encode(self, images: Iterable[Image.Image], *, padded: bool = True) -> Tensor:
+        """Fused features of RGB images: (B, G, T, D) float32 on the CPU. Holds one image at a time, and small tensors.
 
         Every forward pass has exactly `batch_size` rows, the last one padded with zeros: matrix products choose
         their order of summation by shape, and so an image's features never depend on how many came with it.
         `padded=False` saves the padding's time where the last bits do not matter: a single image in production.
         """
-        size = self.config.batch_size
-        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        size, small = self.config.batch_size, map(self.preprocess, images)
+        batches = iter(lambda: list(islice(small, size)), [])
         fused = [self._encode_batch(batch, size if padded else len(batch)) for batch in batches]
         return torch.cat(fused) if fused else torch.empty(0, self.config.groups, self.num_tokens, self.width)
 
-    def _encode_batch(self, images: Sequence[Image.Image], num_rows: int) -> Tensor:
+    def _encode_batch(self, images: list[Tensor], num_rows: int) -> Tensor:
         pixels = torch.zeros(num_rows, 3, self.config.crop, self.config.crop)
         for i, image in enumerate(images):
-            pixels[i] = self.preprocess(image)
+            pixels[i] = image
         layers = self._network.forward_intermediates(  # type: ignore[operator]
             pixels.to(self.device),
             indices=list(self.config.layers),

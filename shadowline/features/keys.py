@@ -6,11 +6,18 @@ import pandas as pd
 
 from shadowline.core.params import Params
 from shadowline.data.labels import Label, Split
+from shadowline.data.manifest import class_bit_depth
 from shadowline.data.perturbations import DEFECT_PREFIX
 from shadowline.data.splits import halve
 from shadowline.features.cache import FeatureKey
 
 KNOWN_DEFECTS = "known defects"
+
+
+def decoding_of(manifest: pd.DataFrame, params: Params) -> str:
+    """What of the decoding of a class's files is not as for 8 bit RGB; "" where nothing is: part of a feature file."""
+    depth = class_bit_depth(manifest)
+    return ", ".join([*([f"{depth} bit"] if depth else []), *(["upright"] if params.data.exif_orientation else [])])
 
 
 def wanted_keys(class_name: str, manifest: pd.DataFrame, params: Params) -> list[FeatureKey]:

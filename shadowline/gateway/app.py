@@ -36,6 +36,7 @@ from starlette.exceptions import HTTPException
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
 from shadowline.core.settings import Settings, prepare_environment
+from shadowline.data.bit_depth import viewable
 from shadowline.data.labels import Label
 from shadowline.gateway.auth import INTAKE_PATH, UPLOAD_PATH, AuthMiddleware
 from shadowline.gateway.enrolment_uploads import IntakeForm, take_image
@@ -184,7 +185,7 @@ def _describe_unknown(reply: UnknownProductReply, sample: UploadedImage) -> Unkn
 def _draw(sample: UploadedImage, heat: Heatmap) -> str:
     """A PNG of the image's size, base64."""
     buffer = BytesIO()
-    heatmap_overlay(sample.image, heat.map_HW, heat.level, coverage=heat.coverage).save(buffer, "PNG")
+    heatmap_overlay(viewable(sample.image), heat.map_HW, heat.level, coverage=heat.coverage).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

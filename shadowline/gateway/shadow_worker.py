@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from PIL import Image
-
 from shadowline.core.params import GatewayParams
+from shadowline.data.bit_depth import DecodedImage, num_bytes_of
 from shadowline.data.labels import Label
 from shadowline.gateway.load_limit import LoadLimiter
 from shadowline.gateway.metrics import Metrics
@@ -29,7 +28,7 @@ from shadowline.records.pair import DROPPED, ModelDecision, Pair, PairSource, Si
 class UploadedImage:
     """One image, as a caller sent it."""
 
-    image: Image.Image  # RGB
+    image: DecodedImage
     data: bytes  # the file, as it came
     image_id: str  # sha256 of it
     received_at: datetime  # UTC, by the server's clock, when the upload was complete
@@ -49,7 +48,7 @@ class UploadedImage:
     @property
     def num_bytes(self) -> int:
         """Bytes in memory, of pixels and file."""
-        return 3 * self.image.width * self.image.height + len(self.data)
+        return num_bytes_of(self.image) + len(self.data)
 
 
 def pair_of(route: Route, sample: UploadedImage, answered_by: Side, decisions: dict[Side, ModelDecision]) -> Pair:

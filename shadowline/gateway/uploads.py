@@ -17,7 +17,8 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
-from shadowline.data.images import FORMATS, Refusal, RefusedImage, open_within
+from shadowline.data.bit_depth import viewable
+from shadowline.data.images import FORMATS, Refusal, RefusedImage, decode_image
 from shadowline.data.labels import Label
 from shadowline.data.near_duplicates import frame_signature
 from shadowline.gateway.errors import RefusedRequestError
@@ -140,7 +141,7 @@ def refusal_of(refused: RefusedImage) -> RefusedRequestError:
 
 def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, params: Params) -> UploadedImage:
     try:
-        image = open_within(upload.data, params.data)
+        image = decode_image(upload.data, params.data)
     except RefusedImage as refused:
         raise refusal_of(refused) from None
     form = upload.form
@@ -153,7 +154,7 @@ def _sample(upload: Upload[InspectForm], received_at: datetime, trace_id: str, p
         captured_at=captured_at,
         capture_suspect=is_capture_suspect(captured_at, received_at, params.gateway),
         trace_id=trace_id,
-        frame_signature=frame_signature(image),
+        frame_signature=frame_signature(viewable(image)),
         review_share=params.shadow.review_share,
         class_name=form.class_name,
         wants_heat=form.heatmap,

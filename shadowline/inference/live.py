@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shadowline.core.params import Params
-from shadowline.data.images import open_within
+from shadowline.data.images import decode_image
 from shadowline.data.labels import Label
 from shadowline.data.manifest import content_id
 from shadowline.inference.routing import Route, unplanned_classes, unplanned_state
@@ -67,7 +67,7 @@ class LiveModels:
         Raises RefusedImage, and ValueError for a class that no model knows or a model that cannot be loaded.
         """
         started = time.perf_counter()
-        image = open_within(data, self.limits, name=name)
+        image = decode_image(data, self.limits, name=name)
         confidence = None
         if class_name is None:
             inspector = self._identifier()

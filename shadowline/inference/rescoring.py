@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from shadowline.core.params import DataParams
 from shadowline.core.progress import Task
 from shadowline.core.secrets import mask
-from shadowline.data.images import open_within, read_bounded
+from shadowline.data.bit_depth import DecodedImage, to_rgb, viewable
+from shadowline.data.images import decode_image, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
@@ -109,25 +110,26 @@ def _look(path: str, image_id: str, models: dict[Side, RescoringModel], limits: 
         image = _open(path, image_id, limits)
     except ValueError as error:  # RefusedImage is a ValueError
         return RescoredImage(None, str(error), {side: ModelView(None, "no image to look at") for side in SIDES})
-    small = ImageOps.contain(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    small = ImageOps.contain(viewable(image), (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return RescoredImage(small, "", {side: _sight(models[side], image) for side in SIDES})
 
 
-def _open(path: str, image_id: str, limits: DataParams) -> Image.Image:
-    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `open_within` does."""
+def _open(path: str, image_id: str, limits: DataParams) -> DecodedImage:
+    """Raises ValueError for an image that was not kept or is another one now, RefusedImage as `decode_image` does."""
     if not path:
         raise ValueError("the image was not kept")
     data = read_bounded(Path(path), limits.max_file_bytes + 1)
     if content_id(data) != image_id:
         raise ValueError(f"{path} is another image by now")
-    return open_within(data, limits, name=Path(path).name)
+    return decode_image(data, limits, name=Path(path).name)
 
 
-def _sight(model: RescoringModel, image: Image.Image) -> ModelView:
+def _sight(model: RescoringModel, image: DecodedImage) -> ModelView:
     if model.detector is None:
         return ModelView(None, "the model cannot be loaded; see Models, below")
     try:
-        map_HW = np.asarray(model.detector.maps([image])[0], dtype=np.float32)
+        rgb = to_rgb(image, model.detector.bit_depth)
+        map_HW = np.asarray(model.detector.maps([rgb])[0], dtype=np.float32)
     except ValueError as error:
         return ModelView(None, str(error))
     return ModelView(map_HW, "") if np.isfinite(map_HW).all() else ModelView(None, "the heat map is not finite")

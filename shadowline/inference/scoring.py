@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from shadowline.core.secrets import mask
+from shadowline.data.bit_depth import DecodedImage, to_rgb
 from shadowline.models.class_identification import Identification
 from shadowline.models.detector import Detector
 from shadowline.models.inspector import Inspection, Inspector
@@ -27,7 +27,7 @@ _MAX_ERROR = 300  # characters of a model's error message that are kept
 
 @dataclass(frozen=True, eq=False)
 class InspectionRequest:
-    image: Image.Image  # RGB
+    image: DecodedImage
     class_name: str | None  # None: the class is to be identified, which only an inspector can do
     wants_heat: bool = False
 
@@ -116,7 +116,8 @@ class DetectorScorer:
     detector: Detector
 
     def answer(self, questions: Sequence[InspectionRequest]) -> list[InspectionResult]:
-        scores, threshold = self.detector.score([question.image for question in questions]), self.detector.threshold
+        images = [to_rgb(question.image, self.detector.bit_depth) for question in questions]
+        scores, threshold = self.detector.score(images), self.detector.threshold
         name = self.detector.class_name
         return [
             InspectionResult(
@@ -126,7 +127,8 @@ class DetectorScorer:
         ]
 
     def _heat(self, question: InspectionRequest, threshold: float) -> Heatmap:
-        return Heatmap(self.detector.maps([question.image])[0], threshold, 1.0)
+        image = to_rgb(question.image, self.detector.bit_depth)
+        return Heatmap(self.detector.maps([image])[0], threshold, 1.0)
 
 
 def scorer_of(detector: Detector) -> Scorer:

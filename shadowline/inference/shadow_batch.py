@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from PIL import Image
-
-from shadowline.core.hashing import file_sha256
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-from shadowline.data.images import RefusedImage, open_within
+from shadowline.data.bit_depth import DecodedImage, to_rgb, viewable
+from shadowline.data.file_names import readable
+from shadowline.data.images import Limits, RefusedImage, decode_image, read_bounded
+from shadowline.data.manifest import content_id
 from shadowline.data.near_duplicates import FrameRule, frame_signature
+from shadowline.data.sources.source_image import files_below
 from shadowline.models.detector import Detector
 from shadowline.models.loader import load_detector
 from shadowline.records.pair import ModelDecision, Pair, PairSource, is_capture_suspect, is_drawn_for_review, pair_key
@@ -42,8 +43,8 @@ class ShadowRun:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Image files below `folder`, sorted. Raises ValueError where there are none."""
-    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    """Image files below `folder`, sorted, and folders that cannot be listed. Raises ValueError where there are none."""
+    images = [path for path in files_below(folder) if path.suffix.lower() in SUFFIXES or path.is_dir()]
     if not images:
         raise ValueError(f"{folder}: no images; expected {', '.join(sorted(SUFFIXES))}")
     return images
@@ -58,10 +59,10 @@ class Capture:
     captured_at: datetime  # UTC
 
     @classmethod
-    def of_file(cls, path: Path) -> Capture:
-        """The capture time of a file is that of its last change."""
-        captured_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        return cls(path, file_sha256(path), captured_at)
+    def of_file(cls, path: Path, limits: Limits) -> Capture:
+        """The capture time of a file is that of its last change. Raises RefusedImage for what cannot be read."""
+        image_id = content_id(read_bounded(path, limits.max_file_bytes + 1))
+        return cls(path, image_id, datetime.fromtimestamp(path.stat().st_mtime, UTC))
 
 
 def both_models(class_name: str, records: Records) -> tuple[Detector, Detector]:
@@ -85,30 +86,40 @@ def shadow_images(
     """Judge every image with both models and record the pairs; `clock` gives the time of receipt of each."""
     models = (candidate.fingerprint, legacy.fingerprint)
     known_keys = pairs.known_keys(class_name, *models)
-    captures = [Capture.of_file(path) for path in paths]
+    captures, refused = _captures(paths, params.data)
     new = [
         capture
         for capture in captures
         if pair_key(class_name, capture.image_id, capture.captured_at, *models) not in known_keys
     ]
-    refused: list[str] = []
     num_new = 0
     with progress.task(f"shadow {class_name}", total=len(new)) as task:
         for start in range(0, len(new), _BATCH):
             batch = []
             for capture in new[start : start + _BATCH]:
                 try:
-                    image = open_within(capture.path, params.data)
+                    image = decode_image(capture.path, params.data)
                     pair = judge_both(class_name, capture, image, candidate, legacy)
                     batch.append(as_received(pair, clock(), params))
                 except RefusedImage as error:
-                    refused.append(f"{capture.path}: {error}")
+                    refused.append(f"{readable(capture.path)}: {error}")
                 task.advance()
             num_new += pairs.record(batch, FrameRule.of(params.shadow))
     return ShadowRun(num_new, len(captures) - len(new), tuple(refused))
 
 
-def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate: Detector, legacy: Detector) -> Pair:
+def _captures(paths: Sequence[Path], limits: Limits) -> tuple[list[Capture], list[str]]:
+    """The files that can be read, and path and reason of the others."""
+    captures, refused = list[Capture](), list[str]()
+    for path in paths:
+        try:
+            captures.append(Capture.of_file(path, limits))
+        except RefusedImage as error:
+            refused.append(f"{readable(path)}: {error}")
+    return captures, refused
+
+
+def judge_both(class_name: str, capture: Capture, image: DecodedImage, candidate: Detector, legacy: Detector) -> Pair:
     """The pair of both models on one image; in a batch the legacy model is the one that answers."""
     return Pair(
         class_name=class_name,
@@ -121,7 +132,7 @@ def judge_both(class_name: str, capture: Capture, image: Image.Image, candidate:
         legacy_said=judge_one(legacy, image),
         image_path=str(capture.path.resolve()),
         source=PairSource.BATCH,
-        frame_signature=frame_signature(image),
+        frame_signature=frame_signature(viewable(image)),
     )
 
 
@@ -137,8 +148,8 @@ def as_received(pair: Pair, at: datetime, params: Params) -> Pair:
     )
 
 
-def judge_one(detector: Detector, image: Image.Image) -> ModelDecision:
+def judge_one(detector: Detector, image: DecodedImage) -> ModelDecision:
     """One model on one image, with the time that it took."""
     started = time.perf_counter()
-    score = float(detector.score([image])[0])
+    score = float(detector.score([to_rgb(image, detector.bit_depth)])[0])
     return ModelDecision(score, detector.threshold, 1000.0 * (time.perf_counter() - started))

@@ -100,15 +100,16 @@ def judge_stream(
     missing = [part for part in parts if part.image_id not in answers]
     with progress.task(f"stream {detector.class_name} {light}", total=len(missing)) as task:
         for part in missing:
-            answers[part.image_id] = judge_one(detector, _seen_under(part, light, params, layout))
+            image = _seen_under(part, light, detector.bit_depth, params, layout)
+            answers[part.image_id] = judge_one(detector, image)
             task.advance()
     if missing:
         _write_answers(path, answers)
     return StreamScores(detector.fingerprint, light, answers)
 
 
-def _seen_under(part: SampledImage, light: Light, params: Params, layout: Layout) -> Image.Image:
-    image = apply_view(open_within(layout.root / part.path, params.data), part.lies, 0).image
+def _seen_under(part: SampledImage, light: Light, bit_depth: int, params: Params, layout: Layout) -> Image.Image:
+    image = apply_view(open_within(layout.root / part.path, params.data, bit_depth), part.lies, 0).image
     return apply_view(image, light, view_seed(params.seed, part.image_id, light)).image
 
 

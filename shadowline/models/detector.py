@@ -29,8 +29,12 @@ class Detector(Protocol):
     def threshold(self) -> float:
         """In the unit of `score`; raises ValueError before calibration."""
 
+    @property
+    def bit_depth(self) -> int:
+        """Of files with more than 8 bits: how `bit_depth.to_rgb` must make the images that it scores."""
+
     def score(self, images: Sequence[Image.Image]) -> Floats:
-        """One score per image (N,); higher is more anomalous."""
+        """One score per RGB image (N,); higher is more anomalous."""
 
     def maps(self, images: Sequence[Image.Image]) -> Floats:
         """One anomaly map per image (N, h, w), all of one size; for pictures and pixel metrics, not for decisions."""

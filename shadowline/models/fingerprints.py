@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shadowline.core.atomic_files import read_json
 from shadowline.core.hashing import file_sha256
+from shadowline.models.decoding import Decoding
 
 
 def model_fingerprint(directory: Path) -> str:
@@ -22,16 +23,17 @@ def model_fingerprint(directory: Path) -> str:
 
 
 def class_fingerprints(directory: Path) -> dict[str, str]:
-    """Class → sha256 over what can change a decision on that class: encoder, decoder, its bank, its calibration.
+    """Class → sha256 over what can change a decision on that class: encoder, decoder, its bank, its calibration,
+    and how its images are decoded.
 
     Two model versions may share some of them: a class whose fingerprint stays is inspected as before.
     """
-    calibrations = read_json(directory / "calibration.json")
+    calibrations, decoding = read_json(directory / "calibration.json"), Decoding.load(directory)
     shared = [directory / name for name in ("encoder.safetensors", "encoder.json", "decoder.safetensors")]
     common = [file_sha256(path) for path in shared]
     fingerprints = {}
     for name, calibration in calibrations.items():
         bank = file_sha256(directory / f"banks/{name}.safetensors")
-        parts = (*common, bank, json.dumps(calibration, sort_keys=True))
+        parts = (*common, bank, json.dumps(calibration, sort_keys=True), *decoding.facts_of(name))
         fingerprints[name] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return fingerprints

@@ -6,7 +6,8 @@
     inspector.inspect("part.png")                               # identifies the class, or returns UnknownProduct
 
 The directory holds encoder.safetensors, encoder.json, decoder.safetensors, banks/<class>.safetensors,
-identity/<class>.safetensors, calibration.json and config.json; no pickle is read. H, W patches per side of a map.
+identity/<class>.safetensors, calibration.json, config.json and, where
+images have more than 8 bits, decoding.json; no pickle is read. H, W patches per side of a map.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from torch import Tensor
 
 from shadowline.core.atomic_files import read_json
 from shadowline.core.device import pick_device
-from shadowline.data.images import ImageLimits, open_within
+from shadowline.data.images import ImageLimits, ImageSource, decode_image
 from shadowline.data.labels import Label
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.calibration import Calibration, raw_maps
 from shadowline.models.class_identification import ClassIdentity, Identification, Identities, embed
+from shadowline.models.decoding import Decoding
 from shadowline.models.dinomaly.model import load_decoder
 from shadowline.models.fingerprints import class_fingerprints, model_fingerprint
 from shadowline.models.gaussian_bank.bank import Bank
 
 Array = npt.NDArray[np.float64]
-ImageInput = str | Path | bytes | Image.Image
+ImageInput = ImageSource  # a path, the bytes of a file, a PIL image, or an array (H, W[, 3 | 4]) of uint8 or uint16
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Inspector:
 
     def __init__(self, directory: Path, encoder: Encoder, model_version: str) -> None:
         self.config: dict[str, Any] = read_json(directory / "config.json")
-        self.limits = ImageLimits(**self.config["limits"])
+        self.decoding = Decoding.load(directory)
+        self.limits = ImageLimits(**self.config["limits"], exif_orientation=self.decoding.exif_orientation)
         self.encoder, self.model_version = encoder, model_version
         self.decoder, self._spec = load_decoder(directory / "decoder.safetensors")
         raw = read_json(directory / "calibration.json")
@@ -116,71 +119,80 @@ class Inspector:
         return () if self._identities is None else self._identities.names
 
     @overload
-    def inspect(self, image: ImageInput, class_name: str) -> Inspection: ...
+    def inspect(self, image: ImageInput, class_name: str, *, bgr: bool = False) -> Inspection: ...
     @overload
-    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct: ...
-    def inspect(self, image: ImageInput, class_name: str | None = None) -> Inspection | UnknownProduct:
-        """Judge one image (path, bytes or PIL image); without a class, the class is identified first.
+    def inspect(
+        self, image: ImageInput, class_name: str | None = None, *, bgr: bool = False
+    ) -> Inspection | UnknownProduct: ...
+    def inspect(
+        self, image: ImageInput, class_name: str | None = None, *, bgr: bool = False
+    ) -> Inspection | UnknownProduct:
+        """Judge one image; without a class, the class is identified first. `bgr`: the order of an array's channels.
 
         Raises ValueError for an unknown class, or without a class where the model has no identities, and
         RefusedImage for an image that cannot be trusted.
         """
-        return next(iter(self.inspect_many([image], class_name)))
+        return next(iter(self.inspect_many([image], class_name, bgr=bgr)))
 
     @overload
-    def inspect_many(self, images: Sequence[ImageInput], class_name: str) -> Iterable[Inspection]: ...
+    def inspect_many(
+        self, images: Sequence[ImageInput], class_name: str, *, bgr: bool = False
+    ) -> Iterable[Inspection]: ...
     @overload
     def inspect_many(
-        self, images: Sequence[ImageInput], class_name: str | None = None
+        self, images: Sequence[ImageInput], class_name: str | None = None, *, bgr: bool = False
     ) -> Iterable[Inspection | UnknownProduct]: ...
     def inspect_many(
-        self, images: Sequence[ImageInput], class_name: str | None = None
+        self, images: Sequence[ImageInput], class_name: str | None = None, *, bgr: bool = False
     ) -> Iterable[Inspection | UnknownProduct]:
         """Judge images one batch of the encoder at a time; latency is the batch's time per image."""
-        return self.inspect_each([(image, class_name) for image in images])
+        return self.inspect_each([(image, class_name) for image in images], bgr=bgr)
 
     @overload
-    def inspect_each(self, images: Sequence[tuple[ImageInput, str]]) -> Iterable[Inspection]: ...
+    def inspect_each(self, images: Sequence[tuple[ImageInput, str]], *, bgr: bool = False) -> Iterable[Inspection]: ...
     @overload
     def inspect_each(
-        self, images: Sequence[tuple[ImageInput, str | None]]
+        self, images: Sequence[tuple[ImageInput, str | None]], *, bgr: bool = False
     ) -> Iterable[Inspection | UnknownProduct]: ...
-    def inspect_each(self, images: Sequence[tuple[ImageInput, str | None]]) -> Iterable[Inspection | UnknownProduct]:
+    def inspect_each(
+        self, images: Sequence[tuple[ImageInput, str | None]], *, bgr: bool = False
+    ) -> Iterable[Inspection | UnknownProduct]:
         """`inspect_many` for images of several classes, each image paired with its class."""
         for class_name in {name for _, name in images}:
             if class_name is None:
                 self._need_identities()
             elif class_name not in self.calibrations:
                 raise ValueError(f"class {class_name!r} is not in this model; it knows {', '.join(self.classes)}")
-        return self._inspect_batches(images)
+        return self._inspect_batches(images, bgr)
 
-    def identify_many(self, images: Sequence[ImageInput]) -> list[Identification]:
+    def identify_many(self, images: Sequence[ImageInput], *, bgr: bool = False) -> list[Identification]:
         """The class of each image, without inspecting it; raises as `inspect` does without a class."""
         self._need_identities()
         size = self.encoder.config.batch_size
-        batches = [images[start : start + size] for start in range(0, len(images), size)]
-        return [self._identify(fused[None]) for batch in batches for fused in self._encode(batch)]
+        nameless = [(image, None) for image in images]
+        batches = [nameless[start : start + size] for start in range(0, len(images), size)]
+        return [self._identify(fused[None]) for batch in batches for fused in self._encode(batch, bgr)]
 
     def _inspect_batches(
-        self, images: Sequence[tuple[ImageInput, str | None]]
+        self, images: Sequence[tuple[ImageInput, str | None]], bgr: bool
     ) -> Iterator[Inspection | UnknownProduct]:
         size = self.encoder.config.batch_size
         for start in range(0, len(images), size):
             started = time.perf_counter()
             batch = images[start : start + size]
-            fused_BGTD = self._encode([image for image, _ in batch])
+            fused_BGTD = self._encode(batch, bgr)
             results = [self._answer(fused[None], name) for fused, (_, name) in zip(fused_BGTD, batch, strict=True)]
             latency_ms = 1000.0 * (time.perf_counter() - started) / len(batch)
             yield from (result(latency_ms=latency_ms) for result in results)
 
-    def _encode(self, images: Sequence[ImageInput]) -> Tensor:
-        """(B, G, T, D), rounded as in the cache that calibration saw."""
-        return self.encoder.encode([self._open(image) for image in images], padded=False).half().float()
+    def open(self, image: ImageInput, class_name: str | None, *, bgr: bool = False) -> Image.Image:
+        """The RGB image that the model sees, decoded as its training images were; raises RefusedImage."""
+        return self.decoding.to_rgb(decode_image(image, self.limits, bgr=bgr), class_name)
 
-    def _open(self, image: ImageInput) -> Image.Image:
-        if isinstance(image, Image.Image):
-            return image.convert("RGB")
-        return open_within(image, self.limits)
+    def _encode(self, images: Sequence[tuple[ImageInput, str | None]], bgr: bool) -> Tensor:
+        """(B, G, T, D), rounded as in the cache that calibration saw."""
+        opened = (self.open(image, class_name, bgr=bgr) for image, class_name in images)
+        return self.encoder.encode(opened, padded=False).half().float()
 
     def _answer(self, fused_BGTD: Tensor, class_name: str | None) -> partial[Inspection] | partial[UnknownProduct]:
         """The result for one image, except for its latency."""

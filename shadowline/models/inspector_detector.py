@@ -30,6 +30,10 @@ class CandidateDetector:
         return self.inspector.class_fingerprints[self.class_name]
 
     @property
+    def bit_depth(self) -> int:
+        return self.inspector.decoding.bit_depth_of(self.class_name)
+
+    @property
     def threshold(self) -> float:
         return self.inspector.calibrations[self.class_name].threshold
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import DataParams, Params
-from shadowline.data.images import open_within
+from shadowline.data.images import ImageFiles
 from shadowline.data.labels import Label, Split
 from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.metrics import auroc, bootstrap
@@ -82,16 +82,20 @@ def validate_legacy_model(
     return LegacyModel(class_name, detector.fingerprint, kind, place_of(location), directory, params.data, baseline)
 
 
-def known_images(class_name: str, params: Params, layout: Layout, limit: int | None = None) -> list[Image.Image]:
-    """The first images of the class's test split, in the order of their ids; empty without a split."""
-    return [open_within(layout.root / path, params.data) for path in _test_rows(class_name, layout)["path"][:limit]]
+def known_images(
+    detector: Detector, class_name: str, params: Params, layout: Layout, limit: int | None = None
+) -> ImageFiles:
+    """The first images of the class's test split, in the order of their ids, as the model takes them; empty without a
+    split."""
+    paths = tuple(layout.root / path for path in _test_rows(class_name, layout)["path"][:limit])
+    return ImageFiles(paths, params.data, detector.bit_depth)
 
 
 def _baseline(
     detector: Detector, class_name: str, params: Params, layout: Layout, directory: Path, stated: DeclaredMetrics
 ) -> LegacyBaseline:
     rows = _test_rows(class_name, layout)
-    tried = known_images(class_name, params, layout, NUM_TRIED) or [Image.new("RGB", (64, 64), "grey")]
+    tried = known_images(detector, class_name, params, layout, NUM_TRIED) or [Image.new("RGB", (64, 64), "grey")]
     first = detector.score(tried)
     if not np.isfinite(first).all():
         raise ValueError(f"class '{class_name}': score {first.tolist()}, need finite numbers; check the model")
@@ -101,7 +105,7 @@ def _baseline(
     if not anomalous.any() or anomalous.all():
         return baseline
     recorded = _recorded(class_name, layout, directory, rows["image_id"].tolist(), first)
-    scores = detector.score(known_images(class_name, params, layout)) if recorded is None else recorded
+    scores = detector.score(known_images(detector, class_name, params, layout)) if recorded is None else recorded
     return _measured(baseline, scores, anomalous, detector.threshold, params)
 
 

@@ -7,9 +7,14 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
+
+from shadowline.data.bit_depth import FULL_DEPTH
+
+BitDepth = Annotated[int, Field(exclude_if=lambda depth: depth == FULL_DEPTH)]  # models of before had no such field
 
 
 class SavedConfig(BaseModel):
@@ -17,6 +22,7 @@ class SavedConfig(BaseModel):
 
     class_name: str
     threshold: float | None  # None before calibration
+    bit_depth: BitDepth = FULL_DEPTH  # of the class's files
 
 
 class SavedDetector(ABC):
@@ -37,6 +43,10 @@ class SavedDetector(ABC):
         if self.config.threshold is None:
             raise ValueError(f"class '{self.class_name}': no threshold; call calibrate with scores of val normals")
         return self.config.threshold
+
+    @property
+    def bit_depth(self) -> int:
+        return self.config.bit_depth
 
     @functools.cached_property
     def fingerprint(self) -> str:

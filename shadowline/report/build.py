@@ -120,7 +120,9 @@ def _sections(contents: Contents, layout: Layout, params: Params) -> list[ClassS
             ),
             whisker=figures.auroc_whisker(each.metrics, axis),
             charts=_charts(each, params),
-            galleries=gallery(each, layout.root, limit=limit, coverage=params.encoder.crop / params.encoder.resize),
+            galleries=gallery(
+                each, layout.root, params.data, limit=limit, coverage=params.encoder.crop / params.encoder.resize
+            ),
             promise=formatting.promise(each.metrics, params.evaluation.confidence),
         )
         for position, each in enumerate(contents.classes, start=1)

@@ -7,7 +7,6 @@ the choice does not favour the model.
 from __future__ import annotations
 
 import base64
-import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps
 
+from shadowline.data.bit_depth import viewable
+from shadowline.data.images import Limits, RefusedImage, decode_image
 from shadowline.data.labels import Label
 from shadowline.inference.overlay import heatmap_overlay
 from shadowline.report.evaluation_data import ClassContents
@@ -64,7 +65,7 @@ def shots_per_kind(num_classes: int) -> int:
     return int(np.clip(BYTE_BUDGET // (BYTES_PER_SHOT * len(KINDS) * max(num_classes, 1)), 1, MAX_PER_KIND))
 
 
-def gallery(contents: ClassContents, root: Path, *, limit: int, coverage: float) -> tuple[Group, ...]:
+def gallery(contents: ClassContents, root: Path, limits: Limits, *, limit: int, coverage: float) -> tuple[Group, ...]:
     """All four kinds, also the empty ones. `coverage` as in `heatmap_overlay`."""
     level, high = display_range(contents)
     groups = []
@@ -72,7 +73,7 @@ def gallery(contents: ClassContents, root: Path, *, limit: int, coverage: float)
         matches = (contents.scores["label"] == label.value) & (contents.scores["decision"] == decision)
         rows = np.flatnonzero(matches.to_numpy())
         chosen = _choose(rows, contents.scores["score"].to_numpy(dtype=np.float64), order, limit)
-        shots = tuple(_shot(contents, root, int(row), level, high, coverage) for row in chosen)
+        shots = tuple(_shot(contents, root, limits, int(row), level, high, coverage) for row in chosen)
         groups.append(Group(title, meaning, len(rows), shots))
     return tuple(groups)
 
@@ -103,9 +104,11 @@ def _choose(
     return ranked[::-1][np.unique(np.linspace(0, len(ranked) - 1, limit).round().astype(np.intp))]
 
 
-def _shot(contents: ClassContents, root: Path, row: int, level: float, high: float, coverage: float) -> GalleryImage:
+def _shot(
+    contents: ClassContents, root: Path, limits: Limits, row: int, level: float, high: float, coverage: float
+) -> GalleryImage:
     record = contents.scores.iloc[row]
-    image = _thumbnail(root / record["path"])
+    image = _thumbnail(root / record["path"], limits)
     overlay = None
     if image is not None and contents.maps is not None:
         map_HW = np.nan_to_num(contents.maps[row])
@@ -119,23 +122,13 @@ def _finite(value: float) -> float | None:
     return float(value) if pd.notna(value) and np.isfinite(value) else None
 
 
-def _thumbnail(path: Path) -> Image.Image | None:
+def _thumbnail(path: Path, limits: Limits) -> Image.Image | None:
     """RGB, its longer side THUMBNAIL pixels; None for a file that is missing or is no image."""
-    if not path.is_file():
-        return None
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return ImageOps.contain(_eight_bit(image).convert("RGB"), (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        picture = viewable(decode_image(path, limits))
+    except RefusedImage:
         return None
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey brought down to 8 bits by scale; Pillow's own conversion would clip it."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image, dtype=np.float64) / 257.0).clip(0, 255).astype(np.uint8), "L")
+    return ImageOps.contain(picture, (THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
 
 
 def data_uri(image: Image.Image | None, max_bytes: int = MAX_THUMBNAIL_BYTES) -> str:

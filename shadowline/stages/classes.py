@@ -21,10 +21,7 @@ from shadowline.core.params import ClassParams, Params
 from shadowline.core.progress import Progress
 
 _OF_SOURCE = {"source", "location", "select", "test_share", "val_share", "additions"}
-_WHERE_SET = {
-    "normal_folders",
-    "links_to",
-}  # of the source as well, written only where they are set: other classes stay fresh
+_WHERE_SET = {"bit_depth", "links_to", "normal_folders"}  # of the source too; only where set: other classes stay fresh
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> None:

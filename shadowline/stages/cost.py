@@ -53,7 +53,7 @@ def _take_round(
 
 
 def _judge_legacy(detector: PatchCore, path: Path, limits: DataParams) -> object:
-    return detector.score([open_within(path, limits)])
+    return detector.score([open_within(path, limits, detector.bit_depth)])
 
 
 def _memory(inspector: Inspector, params: Params, layout: Layout) -> Memory:

@@ -18,7 +18,7 @@ import difflib
 import operator
 from collections import Counter
 from collections.abc import Container, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -38,7 +38,7 @@ from shadowline.data.additions import list_additions
 from shadowline.data.class_forecast import ClassCounts, SplitSizes, forecast_class
 from shadowline.data.images import SUFFIX_OF, ImageProperties, Refusal, RefusedImage, measure_image, read_mask
 from shadowline.data.labels import Label, Split
-from shadowline.data.manifest import ADDED, COLUMNS, content_id, write_manifest
+from shadowline.data.manifest import ADDED, COLUMNS, class_bit_depth, content_id, mode_depth, write_manifest
 from shadowline.data.sources import SourceImage, list_source
 from shadowline.data.splits import assign_pools, assign_splits
 from shadowline.data.synthetic_defects import INJECTED, PREFIX, injected_defects
@@ -92,10 +92,11 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     listed = [*list_additions(class_name, class_params, layout.additions), *source.images]
     read, refused = _read_all(listed, params.data, layout.images(class_name), progress, f"import {class_name}")
     kept, duplicates, contradictory = _settle_equal_content(read)
+    kept = _at_one_depth(kept, class_params.bit_depth, params.data)
     rows = _rows(class_name, kept, params, layout)
     if injected := injected_defects(rows[~rows["bank_only"]], params, layout):
         added, _ = _read_all(injected, params.data, layout.images(class_name), progress, f"inject {class_name}")
-        kept += added
+        kept += _at_one_depth(added, class_bit_depth(rows), params.data)
         rows = _rows(class_name, kept, params, layout)
     _say_forecast(class_name, kept, rows, params, progress)
     training_images = _training_images(rows, params.of_class(class_name), params.seed)
@@ -200,6 +201,19 @@ def _settle_equal_content(
         kept.append(first)
         duplicates += [(other.source.name, first.source.name) for other in others]
     return kept, tuple(duplicates), tuple(refused)
+
+
+def _at_one_depth(kept: list[_Imported], bit_depth: int | None, params: DataParams) -> list[_Imported]:
+    """The images, those with more than 8 bits measured at one bit depth: the given one, else the largest of theirs."""
+    deepest = max((bits for image in kept if (bits := mode_depth(image.properties.mode))), default=None)
+    depth = bit_depth or deepest
+    return [_at_depth(image, depth, params) if mode_depth(image.properties.mode) != depth else image for image in kept]
+
+
+def _at_depth(image: _Imported, bit_depth: int | None, params: DataParams) -> _Imported:
+    if bit_depth is None or mode_depth(image.properties.mode) is None:
+        return image
+    return replace(image, properties=measure_image(image.path, params, bit_depth, name=image.source.name))
 
 
 def _contradiction(image: _Imported, group: Iterable[_Imported]) -> RefusedFile:

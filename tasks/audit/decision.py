@@ -28,7 +28,8 @@ from shadowline.core.atomic_files import replace_file, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.layout import Layout
 from shadowline.core.params import CLASS_NAME_PATTERN, DataParams
-from shadowline.data.images import open_within, read_bounded
+from shadowline.data.bit_depth import DecodedImage, viewable
+from shadowline.data.images import decode_image, read_bounded
 from shadowline.data.manifest import content_id
 from shadowline.enrolment.inbox import Inbox
 from shadowline.inference.overlay import heatmap_overlay
@@ -163,15 +164,15 @@ def _score_again(
     stored: StoredPair, loaded: DecisionModel, data: bytes | None, limits: DataParams, *, asked: bool
 ) -> _Again:
     """Score the image alone, with the same call as the gateway."""
-    pair, image = stored.pair, None
+    pair, picture, image = stored.pair, None, None
     if data is not None:
-        name = f"image {pair.image_id[:12]}…"
-        image = open_within(data, limits, name=name)
+        picture = decode_image(data, limits, name=f"image {pair.image_id[:12]}…")
+        image = viewable(picture)
     if not asked:
         return _Again(Rerun(DecisionOutcome.NOT_ASKED, "not asked for"), image)
-    if loaded.detector is None or image is None:
+    if loaded.detector is None or picture is None or image is None:
         return _Again(Rerun(DecisionOutcome.IMPOSSIBLE, loaded.facts.problem), image)
-    answer = _ask(loaded.detector, image)
+    answer = _ask(loaded.detector, picture)
     if isinstance(answer, ScoringError):
         return _Again(Rerun(DecisionOutcome.DIFFERENT, f"the model gives no answer now: {answer}"), image)
     decided = decision_of(stored, pair.answered_by)
@@ -181,7 +182,7 @@ def _score_again(
     return _Again(rerun, image, *_draw(image, answer.heat, loaded.detector)) if answer.heat else _Again(rerun, image)
 
 
-def _ask(detector: Detector, image: Image.Image) -> InspectionResult | ScoringError:
+def _ask(detector: Detector, image: DecodedImage) -> InspectionResult | ScoringError:
     """The answer with a heat map; without one where the model has no maps."""
     scorer = scorer_of(detector)
     for wants_heat in (True, False):

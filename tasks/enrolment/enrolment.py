@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 from prefect import get_run_logger, task
 from sklearn.metrics import roc_auc_score
 
@@ -24,7 +23,8 @@ from shadowline.core.params import Params, load_params
 from shadowline.core.progress import default_progress
 from shadowline.core.secrets import mask
 from shadowline.data.additions import Addition, Additions, Intake, Offer, known_images
-from shadowline.data.images import open_within
+from shadowline.data.bit_depth import bit_depth_of
+from shadowline.data.images import ImageFiles, decode_image
 from shadowline.data.labels import Label, Split
 from shadowline.data.manifest import read_manifest
 from shadowline.data.sources.source_image import reader
@@ -183,13 +183,16 @@ def _make_of_images(
     class_name: str, stock: InboxContents, params: Params, layout: Layout, directory: Path
 ) -> tuple[EnrolmentPhase, Trial]:
     """Few-shot, unless zero-shot has its weights, may answer by the deployment rule, and has the higher AUROC."""
-    normals, defects = (_open(paths, params) for paths in (stock.normals, stock.defects))
+    depth = _bit_depth([*_usable(stock.normals, params), *_usable(stock.defects, params)], params)
+    normals, defects = (
+        ImageFiles(tuple(_usable(paths, params)), params.data, depth) for paths in (stock.normals, stock.defects)
+    )
     encoder = load_encoder(layout.encoder, pick_device())
     with default_progress().task(f"starter model of {class_name}", total=3) as steps:
         trial = try_few_shot(class_name, normals, defects, encoder, params)
         steps.advance(note="tried with images")
         with suppress(MissingWeightsError):
-            words = build_zero_shot(class_name, params, layout.root)
+            words = build_zero_shot(class_name, params, layout.root, bit_depth=depth)
             of_words = try_zero_shot(words, normals, defects, params)
             may_answer = advise(EnrolmentPhase.ZERO_SHOT, of_words, params.enrolment) is Advice.DEPLOY
             if may_answer and (of_words.auroc or 0.0) > (trial.auroc or 0.0):
@@ -197,14 +200,18 @@ def _make_of_images(
                 steps.advance(2, note="made of words")
                 return EnrolmentPhase.ZERO_SHOT, of_words
         steps.advance(note="tried with words")
-        build_few_shot(class_name, normals, encoder, params).save(directory, layout.encoder)
+        build_few_shot(class_name, normals, encoder, params, bit_depth=depth).save(directory, layout.encoder)
         steps.advance(note="made of images")
     return EnrolmentPhase.FEW_SHOT, trial
 
 
-def _open(paths: Sequence[Path], params: Params) -> list[Image.Image]:
-    """Open as many images as a starter or its trial can use."""
-    return [open_within(path, params.data) for path in paths[: params.enrolment.few_shot_images]]
+def _usable(paths: Sequence[Path], params: Params) -> Sequence[Path]:
+    """As many images as a starter or its trial can use."""
+    return paths[: params.enrolment.few_shot_images]
+
+
+def _bit_depth(paths: Sequence[Path], params: Params) -> int:
+    return bit_depth_of(decode_image(path, params.data) for path in paths)
 
 
 # --- into the model -------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ import shadowline
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.data.images import ImageFiles
 from shadowline.models.archive import pack, unpack
 from shadowline.models.detector import Detector
 from shadowline.models.legacy_validation import LegacyModel, known_images
@@ -132,7 +133,8 @@ def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:
     """The model's own files as `legacy`, as they would come out of the archive, and the limits of an image's size."""
     pack(model.directory, scratch / "model.zip", model.class_name, model.fingerprint)
     unpack(scratch / "model.zip", scratch / "legacy")
-    bounds = {"max_pixels": model.data.max_pixels, "max_file_bytes": model.data.max_file_bytes}
+    names = ("max_pixels", "max_file_bytes", "exif_orientation")
+    bounds = {name: getattr(model.data, name) for name in names}
     write_json(scratch / "limits.json", {"class_name": model.class_name, **bounds})
     return {"legacy": str(scratch / "legacy"), "limits": str(scratch / "limits.json")}
 
@@ -185,11 +187,11 @@ def prove_archive(class_name: str, fingerprint: str, root: Path = Path(), images
     equal, bit for bit, the checklist's item is recorded; returns its link. Raises ValueError otherwise.
     """
     records = open_records()
-    proof_images = list(images) or _project_images(class_name, root)
-    if not proof_images:
-        raise ValueError(f"class '{class_name}': no test images to prove the archive with; import the class")
     place = records.locations.model(fingerprint)
     original = _load(place.location, class_name, fingerprint)
+    proof_images = images or _project_images(original, class_name, root)
+    if not proof_images:
+        raise ValueError(f"class '{class_name}': no test images to prove the archive with; import the class")
     with tempfile.TemporaryDirectory() as scratch:
         stored = _restore(class_name, fingerprint, Path(scratch) / "restored")
         restored = _load(str(Path(scratch) / "restored"), class_name, fingerprint)
@@ -246,10 +248,10 @@ def _compare(class_name: str, original: np.ndarray, restored: np.ndarray) -> Non
         raise ValueError(f"class '{class_name}': restored scores differ by up to {apart:g}, need equal bits")
 
 
-def _project_images(class_name: str, root: Path) -> list[Image.Image]:
+def _project_images(detector: Detector, class_name: str, root: Path) -> ImageFiles:
     layout = Layout(root)
     params: Params = load_params(layout.params)
-    return known_images(class_name, params, layout, NUM_PROOF_IMAGES)
+    return known_images(detector, class_name, params, layout, NUM_PROOF_IMAGES)
 
 
 def _link(stored: StoredObject) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ import pandas as pd
 
 from shadowline.core.params import DataParams, ValidationParams
 from shadowline.core.robust import robust_sigma
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.class_forecast import USABLE
-from shadowline.data.images import RefusedImage, read_mask
+from shadowline.data.images import RefusedImage, open_within, read_mask
 from shadowline.data.labels import Label, Split
-from shadowline.data.manifest import ADDED
+from shadowline.data.manifest import ADDED, class_bit_depth
+from shadowline.data.synthetic_defects import PREFIX
 
+_NUM_LOOKED_AT = 8  # training images of which the grey values are counted
 GREY_STEP = 1 / 255  # one step of an 8-bit image, in grey values 0…1
 
 
@@ -74,15 +77,17 @@ class ClassBalance:
 
 
 def class_table(rows: pd.DataFrame, root: Path, bounds: DataParams) -> pd.DataFrame:
-    """One class's rows with `home` (class/split), `size` (width×height) and `mask_problem` (None: no problem).
+    """One class's rows with `home` (class/split), `size` (width×height), `mask_problem` (None: no problem) and
+    `grey_levels` (of a typical training image, the same in all rows).
 
-    Reads the masks, below `root` and within `bounds`.
+    Reads the masks and some images, below `root` and within `bounds`.
     """
     sizes = [_size(width, height) for width, height in zip(rows["width"], rows["height"], strict=True)]
     return rows.assign(
         home=rows["class_name"] + "/" + rows["split"],
         size=pd.Series(sizes, index=rows.index, dtype=object),
         mask_problem=pd.Series(mask_problems(rows, root, bounds), index=rows.index, dtype=object),
+        grey_levels=grey_levels(rows, root, bounds),
     )
 
 
@@ -100,7 +105,8 @@ def class_checks(table: pd.DataFrame, class_name: str, params: ValidationParams)
         _min_normal(params.min_normal),
         _known_labels(class_name),
         _consistent(table, "size", "crop or resize the image to it"),
-        _consistent(table, "mode", "convert the image to it"),
+        _consistent_mode(table),
+        _grey_levels(class_name, params.min_grey_levels),
         _in_range(table, "brightness", params.robust_range),
         _in_range(table, "contrast", params.robust_range),
         _in_range(table, "sharpness", params.robust_range),
@@ -152,6 +158,24 @@ def mask_problems(rows: pd.DataFrame, root: Path, bounds: DataParams) -> list[st
         _mask_problem(root, mask, _size(width, height), bounds) if mask else ("no mask" if is_due else None)
         for mask, is_due, width, height in columns
     ]
+
+
+def grey_levels(rows: pd.DataFrame, root: Path, bounds: DataParams) -> float:
+    """The median number of different grey values (1…256) of some normal training images, as the models see them.
+
+    NaN without such images; 0 for an image that is not what was imported any more.
+    """
+    depth = class_bit_depth(rows) or FULL_DEPTH
+    paths = rows[_train_normal(rows)].sort_values("image_id")["path"].head(_NUM_LOOKED_AT)
+    return float(np.median([_num_levels(root / path, bounds, depth) for path in paths])) if len(paths) else math.nan
+
+
+def _num_levels(path: Path, bounds: DataParams, bit_depth: int) -> int:
+    try:
+        histogram = open_within(path, bounds, bit_depth).convert("L").histogram()
+    except RefusedImage:
+        return 0
+    return sum(count > 0 for count in histogram)
 
 
 def _mask_problem(root: Path, mask_path: str, image_size: str | None, bounds: DataParams) -> str | None:
@@ -223,6 +247,25 @@ def _consistent(table: pd.DataFrame, column: str, cure: str) -> DataCheck:
         f"{column} {common[0] if common else 'known'} in all rows",
         f"{cure}, or make a class of its own for it",
         (_not_empty(column), _one_of(column, common)),
+    )
+
+
+def _consistent_mode(table: pd.DataFrame) -> DataCheck:
+    """Of the images that came with the class: what was injected is written as the program likes."""
+    is_own = ~table["defect_type"].fillna("").str.startswith(PREFIX)
+    check = _consistent(table[is_own], "mode", "convert the image to it")
+    if is_own.all():
+        return check
+    own = {"defect_type": tuple(sorted(table.loc[is_own, "defect_type"].fillna("").unique()))}
+    return replace(check, clauses=tuple(replace(clause, where=own) for clause in check.clauses))
+
+
+def _grey_levels(class_name: str, bound: int) -> DataCheck:
+    return DataCheck(
+        "grey_levels",
+        f"at least {bound} different grey values in a typical training image",
+        f"set classes.{class_name}.bit_depth where files have 16 bits, or save them again with all bits of the camera",
+        (Expectation("ExpectColumnMinToBeBetween", {"column": "grey_levels", "min_value": bound}),),
     )
 
 

@@ -302,6 +302,8 @@ def test_counting_reads_the_index_alone(tmp_path: Path) -> None:
 class Brightness:
     """A detector: bright parts are bad."""
 
+    bit_depth = 16
+
     def __init__(self, fingerprint: str) -> None:
         self.class_name, self.fingerprint, self.threshold = "bolt", fingerprint, 128.0
 

@@ -14,8 +14,10 @@ from PIL import Image
 
 from fixtures.tiny_project import CLASSES, CROP, EXTRA_CLASS, PATCH, Project, picture, read_json
 from shadowline.core.atomic_files import write_json
+from shadowline.data.bit_depth import from_grey8
 from shadowline.data.images import RefusedImage
 from shadowline.data.labels import Label
+from shadowline.models.decoding import Decoding
 from shadowline.models.fingerprints import class_fingerprints, model_fingerprint
 from shadowline.models.inspector import Inspector, UnknownProduct
 
@@ -179,6 +181,31 @@ def test_a_16_bit_image_scores_like_its_8_bit_picture(inspector: Inspector, tmp_
     Image.fromarray(grey).save(tmp_path / "flat.png")
     deep, flat = (inspector.inspect(tmp_path / name, "dots") for name in ("deep.png", "flat.png"))
     assert deep.score == flat.score
+
+
+def test_a_class_of_12_bits_is_decoded_alike_from_every_input(project: Project, tmp_path: Path) -> None:
+    folder = project.layout.package
+    assert not (folder / "decoding.json").exists()  # its images have 8 bits
+    before = class_fingerprints(folder)
+    Decoding({"dots": 12}).write(folder)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**config, "fingerprint": model_fingerprint(folder)})
+    assert class_fingerprints(folder)["dots"] != before["dots"]
+    grey = picture("dots", "grey", 0).convert("L")
+    deep = from_grey8(grey, 12)
+    path = tmp_path / "deep.tif"
+    Image.fromarray(deep).save(path)
+    sources = (path, path.read_bytes(), Image.open(path), Image.fromarray(deep), deep, np.asarray(grey), grey)
+    inspector = Inspector.load(folder)
+    assert len({inspector.inspect(source, "dots").score for source in sources}) == 1
+
+
+def test_an_array_of_opencv_scores_like_its_file(inspector: Inspector, hole: Path) -> None:
+    rgb = np.asarray(Image.open(hole).convert("RGB"))
+    alpha = np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])
+    arrays = [(rgb, False), (rgb[..., ::-1], True), (alpha, False), (alpha[..., [2, 1, 0, 3]], True)]
+    scores = {inspector.inspect(array, "dots", bgr=bgr).score for array, bgr in arrays}
+    assert scores == {inspector.inspect(hole, "dots").score}
 
 
 def test_a_cmyk_image_scores_like_its_rgb_picture(inspector: Inspector) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -31,6 +32,7 @@ CLASS_CHECKS = [
     "known_labels",
     "consistent_size",
     "consistent_mode",
+    "grey_levels",
     "brightness_range",
     "contrast_range",
     "sharpness_range",
@@ -74,6 +76,14 @@ def rows_of(class_name: str, homes: list[tuple[str, str]] = HOMES) -> pd.DataFra
     )
 
 
+def draw_images(rows: pd.DataFrame, root: Path) -> None:
+    """Training images of 64 grey values, and the masks."""
+    for path in rows.loc[rows["split"] == "train", "path"]:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.arange(SIDE * SIDE, dtype=np.uint8).reshape(SIDE, SIDE)).save(root / path)
+    draw_masks(rows, root)
+
+
 def draw_masks(rows: pd.DataFrame, root: Path) -> None:
     for mask_path in filter(None, rows["mask_path"]):
         (root / mask_path).parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +105,7 @@ def params_for(classes: list[str], **validation: Any) -> Params:
 def write_slices(layout: Layout, *slices: pd.DataFrame) -> list[str]:
     """Write a slice and masks for each; the names of the classes."""
     for rows in slices:
-        draw_masks(rows, layout.root)
+        draw_images(rows, layout.root)
         write_manifest(rows, layout.manifest(rows["class_name"].iloc[0]))
     return [rows["class_name"].iloc[0] for rows in slices]
 
@@ -144,7 +154,7 @@ FAULTS = {
     "tainted": Fault("train_is_normal", {(TRAIN, "label"): "unknown"}, {TRAIN: "unknown"}),
     "maskless_row": Fault("masks_match", {(ANOMALOUS, "mask_path"): ""}, {ANOMALOUS: "no mask"}),
 }
-CRITICAL = {"known_labels", "consistent_size", "consistent_mode", "train_is_normal", "masks_match"}
+CRITICAL = {"known_labels", "train_is_normal", "masks_match"}
 
 
 @dataclass(frozen=True)
@@ -165,7 +175,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     break_mask_files(layout.root)
     for name, fault in FAULTS.items():
         sound = rows_of(name)
-        draw_masks(sound, layout.root)
+        draw_images(sound, layout.root)
         write_manifest(fault.apply(sound), layout.manifest(name))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
@@ -336,6 +346,7 @@ def test_an_empty_class_fails_closed(tmp_path: Path, others: list[str]) -> None:
     assert outcome.critical_failures == ("bolt.enough_images",)
     assert set(outcome.advisory_failures) == {
         "bolt.min_normal",
+        "bolt.grey_levels",
         "bolt.brightness_range",
         "bolt.contrast_range",
         "bolt.sharpness_range",
@@ -367,7 +378,7 @@ def test_a_new_class_and_a_second_run_leave_every_byte_as_it_was(tmp_path: Path)
 def write_project(root: Path, change: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows) -> None:
     """A project of one class, with params.yaml, that `change` may break."""
     rows = rows_of("bolt")
-    draw_masks(rows, root)
+    draw_images(rows, root)
     write_manifest(change(rows), Layout(root).manifest("bolt"))
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     raw["classes"] = {"bolt": {"source": "folder", "location": "bolt"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,7 @@ class ClassParams(FrozenModel):
     test_share: Share | None = None  # in the place of data.test_share
     val_share: Share | None = None  # in the place of data.val_share
     target_fpr: Annotated[float, Field(gt=0, lt=1)] | None = None  # promise, in the place of calibration.target_fpr
+    bit_depth: Literal[8, 10, 12, 14, 16] | None = None  # of files with 16 bits a value; None: found from their values
     additions: tuple[AdditionParams, ...] = ()  # images that came later, in their order; written by program
 
     @model_validator(mode="after")
@@ -72,6 +73,7 @@ class DataParams(FrozenModel):
     max_pixels: Positive  # pixels per image
     max_file_bytes: Positive  # bytes per image file
     max_refused_share: Share  # of a class's files; more fail the import
+    exif_orientation: bool  # turn pictures upright as their EXIF orientation says; masks are then drawn on them so
 
 
 class SeverityParams(FrozenModel):
@@ -79,6 +81,7 @@ class SeverityParams(FrozenModel):
     known_labels: Severity  # of a label, split or class name that is none
     consistent_size: Severity  # of images of more than one size
     consistent_mode: Severity  # of images of more than one colour mode
+    grey_levels: Severity  # of images with fewer grey levels than min_grey_levels
     brightness_range: Severity  # of brightness outside robust_range
     contrast_range: Severity  # of contrast outside robust_range
     sharpness_range: Severity  # of sharpness outside robust_range
@@ -91,5 +94,6 @@ class SeverityParams(FrozenModel):
 class ValidationParams(FrozenModel):
     min_normal: Positive  # normal training images per class
     robust_range: float = Field(gt=0)  # robust sigmas around the class median
+    min_grey_levels: Annotated[int, Field(ge=1, le=256)]  # different grey values of an image, after its bit depth
     max_balance_ratio: float = Field(ge=1)  # largest class / smallest class, training normals
     severity: SeverityParams  # what each check does when it fails

@@ -18,6 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
+from shadowline.data.file_names import readable
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources.folder_words import Meaning, meaning_of, misspelt_normal
 from shadowline.data.sources.image_tree import ImageTree, PlacedFile, folded, read_tree
@@ -62,7 +63,7 @@ def list_folder(class_name: str, params: ClassParams, source: SourceFolder) -> L
         SourceImage(
             name=source.name(image.path),
             label=labels[image.path],
-            defect_type=kinds.get(image.path, ""),
+            defect_type=readable(kinds.get(image.path, "")),
             split_hint=Split.STREAM if labels[image.path] is Label.UNKNOWN else image.split,
             read=source.reader(image.path),
             read_masks=tuple(source.reader(mask) for mask in masks.get(image.path, ())),

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from shadowline.core.params import ClassParams
+from shadowline.data.file_names import readable
 from shadowline.data.images import Refusal, RefusedImage, read_bounded
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources.folder_words import is_system_file, is_system_folder
@@ -57,7 +58,7 @@ class SourceFolder:
 
     def name(self, path: Path) -> str:
         """The name of an image in this source."""
-        return path.relative_to(self.location).as_posix()
+        return readable(path.relative_to(self.location))
 
 
 def location_of(class_name: str, params: ClassParams, root: Path) -> Path:
@@ -93,8 +94,16 @@ def reader(location: Path, path: Path) -> Read:
 
 
 def _read_inside(roots: Sequence[Path], path: Path, limit: int) -> bytes:
-    if not _is_below(path, [root.resolve() for root in roots]):
-        message = f"{path}: leads out of {roots[0]}; copy the file into it, or name where it leads in links_to"
+    try:
+        target = path.resolve()
+    except (OSError, RuntimeError):  # Python 3.11 raises the second for links that lead in a circle
+        message = f"{readable(path)}: a link that leads nowhere; copy the file instead of linking"
+        raise RefusedImage(Refusal.UNREADABLE, message) from None
+    if not any(target.is_relative_to(root.resolve()) for root in roots):
+        message = (
+            f"{readable(path)}: leads out of {readable(roots[0])}; copy the file into it, or name where it leads in "
+            "links_to"
+        )
         raise RefusedImage(Refusal.OUTSIDE_SOURCE, message)
     return read_bounded(path, limit)
 

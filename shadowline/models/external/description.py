@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ class ExternalModelSpec(BaseModel):
 
     class_name: ClassName
     threshold: float  # in the model's own unit
+    bit_depth: Literal[8, 10, 12, 14, 16] = 16  # of files with 16 bits a value: which value it takes for white
     higher_is_anomalous: bool = Field(default=True)  # False: the model's score falls with the anomaly
 
     def oriented(self, value: float) -> float:
@@ -49,6 +50,10 @@ class ExternalDetector(ABC):
     @property
     def class_name(self) -> str:
         return self.description.class_name
+
+    @property
+    def bit_depth(self) -> int:
+        return self.description.bit_depth
 
     @property
     def threshold(self) -> float:

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from shadowline.core.atomic_files import copy_file, read_json, write_json
 from shadowline.core.device import pick_device
 from shadowline.core.params import ClassName, FewShotParams
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.features.encoder import Encoder, load_encoder
 from shadowline.models.few_shot.model import (
     Basis,
@@ -39,6 +40,7 @@ from shadowline.models.few_shot.model import (
     patches_of,
     unit_patches,
 )
+from shadowline.models.saved_detector import BitDepth
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,6 +64,7 @@ class FewShotConfig(BaseModel):
     promised_fpr: float | None  # guaranteed on exchangeable normals; None: no guarantee
     provisional: bool  # promised_fpr is above target_fpr, or None
     basis: Basis  # whose scores the threshold was taken from
+    bit_depth: BitDepth = FULL_DEPTH  # of the class's files
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,14 @@ class FewShot:
 
     @classmethod
     def fit(
-        cls, class_name: str, references: FewShotReferences, encoder: Encoder, params: FewShotParams, target_fpr: float
+        cls,
+        class_name: str,
+        references: FewShotReferences,
+        encoder: Encoder,
+        params: FewShotParams,
+        target_fpr: float,
+        *,
+        bit_depth: int = FULL_DEPTH,
     ) -> FewShot:
         """Set the threshold by leaving each reference out; raises ValueError as `leave_one_out` does."""
         _check_class(class_name, references)
@@ -104,12 +114,17 @@ class FewShot:
             promised_fpr=rule.promised_fpr,
             provisional=rule.provisional,
             basis=rule.basis,
+            bit_depth=bit_depth,
         )
         return cls(config, references, encoder)
 
     @property
     def class_name(self) -> str:
         return self.config.class_name
+
+    @property
+    def bit_depth(self) -> int:
+        return self.config.bit_depth
 
     @property
     def threshold(self) -> float:

@@ -14,6 +14,7 @@ patches, arXiv 2303.14814 §4.2.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,11 +94,10 @@ def encode_references(
     Raises ValueError for no image, for a duplicate image (its leave-one-out distance would be 0), and for an unknown
     view.
     """
-    if len({image.tobytes() for image in images}) < len(images):
+    if len({hashlib.sha256(image.tobytes()).digest() for image in images}) < len(images):
         raise ValueError(f"class '{class_name}': {len(images)} reference images, some the same; give each only once")
     names = (ORIGINAL, *views)
-    pictures = [apply_view(image, name, seed=0).image for image in images for name in names]
-    patches = [patches_of(picture, encoder) for picture in pictures]
+    patches = [patches_of(apply_view(image, name, seed=0).image, encoder) for image in images for name in names]
     shape = (len(images), len(names), encoder.config.groups, encoder.grid**2, encoder.width)
     fused = torch.stack(patches).reshape(shape) if patches else torch.empty(shape)
     return FewShotReferences(class_name, fused.half(), names, encoder.config.fingerprint)
@@ -105,7 +105,7 @@ def encode_references(
 
 def patches_of(image: Image.Image, encoder: Encoder) -> Tensor:
     """Patch features (G, P, D) of one image, encoded alone, so that they depend on no other; float16, as cached."""
-    return encoder.encode([image.convert("RGB")], padded=False)[0, :, encoder.num_prefix :].half()
+    return encoder.encode([image], padded=False)[0, :, encoder.num_prefix :].half()
 
 
 # --- distances --------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import LegacyParams
 from shadowline.core.progress import Progress
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.transforms import to_tensor
 from shadowline.features import backbones
 from shadowline.models.patchcore.coreset import choose_coreset, join_layers, nearest, reweighted_image_score
@@ -84,20 +85,21 @@ class PatchCore(SavedDetector):
         params: LegacyParams,
         *,
         seed: int,
+        bit_depth: int = FULL_DEPTH,
         progress: Progress | None = None,
         device: str | torch.device = "cpu",
     ) -> PatchCore:
         """Build the memory bank from normal images; the same input gives the same bank, bit for bit, on one machine.
 
         Of more than `POOL_CAP` patches in all, each image gives an equal random part; `coreset_share` is a share of the
-        pooled patches, and the config records both counts. Raises ValueError without images or for weights that do not
-        fit.
+        pooled patches, and the config records both counts. `bit_depth`: that the images were opened with. Raises
+        ValueError without images or for weights that do not fit.
         """
         if not images:
             raise ValueError(f"class '{class_name}': 0 training images, need at least 1; import the class first")
         progress = progress or Progress()
         network = _build_network(params).to(device)
-        config = _initial_config(class_name, params, seed, len(images))
+        config = _initial_config(class_name, params, seed, len(images), bit_depth)
         generator = torch.Generator().manual_seed(seed)
         pool, num_patches = _pool_patches(network, images, config, generator, progress)
         bank = pool[choose_coreset(pool, params.coreset_share, generator, progress)]
@@ -179,7 +181,9 @@ def _build_network(params: LegacyParams) -> nn.Module:
     return network
 
 
-def _initial_config(class_name: str, params: LegacyParams, seed: int, num_images: int) -> PatchCoreConfig:
+def _initial_config(
+    class_name: str, params: LegacyParams, seed: int, num_images: int, bit_depth: int
+) -> PatchCoreConfig:
     pretrained = backbones.timm().get_pretrained_cfg(params.network)
     return PatchCoreConfig(
         class_name=class_name,
@@ -192,6 +196,7 @@ def _initial_config(class_name: str, params: LegacyParams, seed: int, num_images
         coreset_share=params.coreset_share,
         seed=seed,
         num_images=num_images,
+        bit_depth=bit_depth,
         num_patches=0,
         num_pooled=0,
     )

@@ -35,7 +35,7 @@ class LegacyPyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         requested = row.get("class_name")
         if isinstance(requested, str) and requested and requested != self.detector.class_name:
             raise ValueError(f"class {requested!r} is not in this model; it knows {self.detector.class_name}")
-        score = float(self.detector.score([open_within(read_row(row), self.limits)])[0])
+        score = float(self.detector.score([open_within(read_row(row), self.limits, self.detector.bit_depth)])[0])
         label = Label.ANOMALOUS if score > self.detector.threshold else Label.NORMAL
         answer = (score, self.detector.threshold, str(label), self.detector.class_name)
         return dict(zip(ANSWER, (*answer, self.version, self.detector.fingerprint), strict=True))

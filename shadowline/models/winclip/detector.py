@@ -32,6 +32,7 @@ from torch.nn import functional
 from shadowline.core.atomic_files import read_json, replace_file, write_json
 from shadowline.core.conformal import conformal_threshold
 from shadowline.core.params import ZeroShotParams
+from shadowline.data.bit_depth import FULL_DEPTH
 from shadowline.data.transforms import to_tensor
 from shadowline.models.saved_detector import SavedConfig, SavedDetector, fingerprint_of
 from shadowline.models.winclip.prompts import Prompts
@@ -79,7 +80,9 @@ class WinClip(SavedDetector):
     text_2D: Tensor  # normal, anomalous
 
     @classmethod
-    def from_words(cls, class_name: str, prompts: Prompts, clip: Clip, params: ZeroShotParams) -> WinClip:
+    def from_words(
+        cls, class_name: str, prompts: Prompts, clip: Clip, params: ZeroShotParams, *, bit_depth: int = FULL_DEPTH
+    ) -> WinClip:
         """The zero-shot detector; raises ValueError for a tower without windows and for prompts that are too long."""
         config = WinClipConfig(
             class_name=class_name,
@@ -96,6 +99,7 @@ class WinClip(SavedDetector):
             window_scales=params.window_scales,
             temperature=params.temperature,
             threshold=params.threshold,
+            bit_depth=bit_depth,
         )
         detector = cls(config, clip.tower, embed_sides(clip, prompts))
         _ = detector.windows  # refuses scales beyond the grid

@@ -236,7 +236,7 @@ class TestStarter:
 
     def test_injected_defects_are_seeded(self, params: Params) -> None:
         images = self.images(2)
-        first, again = (inject_defects("bolt", images, params) for _ in range(2))
+        first, again = (list(inject_defects("bolt", images, params)) for _ in range(2))
         assert len(first) == 2 * len(params.calibration.injected)
         assert [image.tobytes() for image in first] == [image.tobytes() for image in again]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fixtures.learning import CROP, GROUPS, PATCHES, WIDTH, picture, stub_encoder
+from fixtures.memory import ImagesInMemory
 from shadowline.core.params import EncoderParams
 from shadowline.core.progress import Progress
 from shadowline.features.cache import CacheUpdate, FeatureCache, FeatureFile, FeatureKey
@@ -44,7 +45,8 @@ class Counting:
     def __getattr__(self, name: str) -> object:
         return getattr(self._encoder, name)
 
-    def encode(self, images: Sequence[Image.Image]) -> Tensor:
+    def encode(self, images: Iterable[Image.Image]) -> Tensor:
+        images = list(images)
         self.num_images += len(images)
         return self._encoder.encode(images)
 
@@ -55,10 +57,15 @@ def path(tmp_path) -> Path:
 
 
 def update(
-    path: Path, wanted: list[FeatureKey], encoder: Encoder | Counting | None = None, **options: object
+    path: Path,
+    wanted: list[FeatureKey],
+    encoder: Encoder | Counting | None = None,
+    *,
+    decoding: str = "",
+    **options: object,
 ) -> CacheUpdate:
     cache = FeatureCache(encoder or stub_encoder(), path.parents[1] / "scratch", **options)
-    return cache.update(path, wanted, read, Progress())
+    return cache.update(path, wanted, read, Progress(), decoding)
 
 
 def fetched(path: Path, wanted: Sequence[FeatureKey]) -> Tensor:
@@ -390,7 +397,8 @@ def test_features_that_are_not_finite_name_their_image(value, path, encoder, mon
     """1e6 is finite, but not in half precision."""
     bad, original = keys(40)[35], encoder.encode
 
-    def encode(images: Sequence[Image.Image]) -> Tensor:
+    def encode(images: Iterable[Image.Image]) -> Tensor:
+        images = list(images)
         fused = original(images).clone()
         for row, image in enumerate(images):
             if image.tobytes() == read(bad).tobytes():
@@ -420,3 +428,21 @@ def test_after_a_refusal_the_finished_shards_are_not_encoded_again(path):
 def test_a_missing_feature_file_names_the_stage_that_makes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="no features; run `dvc repro features@bolt`"):
         FeatureFile(tmp_path / "bolt.safetensors")
+
+
+def test_features_of_images_that_were_decoded_otherwise_are_computed_again(path):
+    wanted = keys(3)
+    assert update(path, wanted).num_computed == 3
+    assert FeatureFile(path).decoding == ""
+    assert update(path, wanted, decoding="12 bit").num_computed == 3
+    assert update(path, wanted, decoding="12 bit").num_computed == 0
+    assert FeatureFile(path).decoding == "12 bit"
+    assert update(path, wanted).num_computed == 3
+
+
+def test_encoding_holds_one_image_at_a_time_whatever_the_number(path, encoder):
+    """Counted on the images themselves: the cache asks for one, shrinks it to a tensor, and forgets it."""
+    images = ImagesInMemory()
+    cache = FeatureCache(encoder, path.parent / "scratch")
+    cache.update(path, keys(40), lambda key: images.watch(read(key)), Progress())
+    assert images.total == 40 and images.most <= 2

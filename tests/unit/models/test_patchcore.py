@@ -16,9 +16,14 @@ from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
 from fixtures.learning import ROOT
+from fixtures.memory import ImagesInMemory
 from shadowline.core.params import LegacyParams, load_params
 from shadowline.core.progress import Progress
+from shadowline.data import images
+from shadowline.data.bit_depth import from_grey8
+from shadowline.data.images import open_within
 from shadowline.features import backbones
+from shadowline.inference.scoring import InspectionRequest, scorer_of
 from shadowline.models.detector import Detector
 from shadowline.models.patchcore import coreset
 from shadowline.models.patchcore import detector as patchcore
@@ -410,3 +415,32 @@ def test_the_demo_network_fits_a_detector(wheel, normals):
     assert detector.config.mean == (0.5, 0.5, 0.5)
     broken, fresh = detector.score([texture(900, defect=True), texture(901)])
     assert broken > fresh
+
+
+def test_fitting_and_scoring_hold_one_image_of_a_folder_at_a_time(params, normals, tmp_path, monkeypatch):
+    counted = ImagesInMemory()
+    for number, image in enumerate(normals):
+        image.save(tmp_path / f"{number}.png")
+    monkeypatch.setattr(images, "open_within", lambda *arguments: counted.watch(open_within(*arguments)))
+    files = images.ImageFiles(tuple(sorted(tmp_path.glob("*.png"))), images.ImageLimits(10_000, 100_000))
+    assert np.isfinite(PatchCore.fit("weave", files, params, seed=7).score(files)).all()
+    assert counted.total == 2 * len(normals) and counted.most <= 2
+
+
+def test_the_bit_depth_belongs_to_the_model_and_16_leaves_no_trace(params, normals, detector, tmp_path):
+    """Models that were saved before there was a bit depth keep their fingerprints."""
+    deep = PatchCore.fit("weave", normals, params, seed=7, bit_depth=12)
+    assert (detector.bit_depth, deep.bit_depth) == (16, 12) and deep.fingerprint != detector.fingerprint
+    deep.save(tmp_path / "deep")
+    detector.save(tmp_path / "plain")
+    assert PatchCore.load(tmp_path / "deep").bit_depth == 12
+    assert "bit_depth" not in json.loads((tmp_path / "plain/config.json").read_text())
+
+
+def test_a_deep_image_is_scored_at_the_depth_of_its_model(params, normals):
+    model = PatchCore.fit("weave", normals, params, seed=7, bit_depth=12).calibrate(np.arange(1.0, 100.0), 0.05)
+    flat = texture(99).convert("RGB")
+    questions = [InspectionRequest(image, "weave", wants_heat=True) for image in (flat, from_grey8(flat, 12))]
+    answers = scorer_of(model).answer(questions)
+    assert answers[0].score == answers[1].score
+    assert np.array_equal(answers[0].heat.map_HW, answers[1].heat.map_HW)

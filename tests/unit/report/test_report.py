@@ -19,12 +19,15 @@ from fixtures.report import HARDNESS, write_inputs
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.data.images import ImageLimits
 from shadowline.inference.overlay import inferno
 from shadowline.report import build_report, heatmap_overlay
 from shadowline.report.evaluation_data import read_contents
 from shadowline.report.formatting import duration, headline, join_words, number, percent, promise, unit
 from shadowline.report.gallery import BYTES_PER_SHOT, MAX_PER_KIND, display_range, gallery, shots_per_kind
 from shadowline.report.svg import Axis, Plot
+
+LIMITS = ImageLimits(max_pixels=1_000_000, max_file_bytes=1_000_000)
 
 CSS = (ROOT / "shadowline/report/report.css").read_text(encoding="utf-8")
 GREY = Image.new("RGB", (64, 48), (120, 120, 120))
@@ -347,7 +350,7 @@ def test_a_test_set_without_defects_has_no_roc_and_no_crash(small: Layout, param
 
 def test_mistakes_are_shown_gravest_first_and_at_most_six(layout: Layout) -> None:
     contents = read_contents(layout).classes[0]
-    misses, alarms, found, passed = gallery(contents, layout.root, limit=MAX_PER_KIND, coverage=1.0)
+    misses, alarms, found, passed = gallery(contents, layout.root, LIMITS, limit=MAX_PER_KIND, coverage=1.0)
     assert (misses.total, alarms.total) == (contents.metrics.decisions.misses, contents.metrics.decisions.false_alarms)
     scores = contents.scores
     of_misses = scores.query("label == 'anomalous' and decision == 'normal'")["score"].sort_values()
@@ -361,7 +364,7 @@ def test_mistakes_are_shown_gravest_first_and_at_most_six(layout: Layout) -> Non
 
 def test_thumbnails_are_small_and_the_overlay_has_the_image_s_size(layout: Layout) -> None:
     contents = read_contents(layout).classes[-1]
-    shot = gallery(contents, layout.root, limit=1, coverage=1.0)[2].shots[0]
+    shot = gallery(contents, layout.root, LIMITS, limit=1, coverage=1.0)[2].shots[0]
     image, overlay = (
         Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in (shot.image, shot.overlay)
     )
@@ -374,7 +377,7 @@ def test_sixteen_bit_images_are_scaled_and_not_clipped(small: Layout) -> None:
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     for path in small.images("bolt").glob("*.png"):
         Image.fromarray(ramp).save(path)
-    shot = gallery(read_contents(small).classes[0], small.root, limit=1, coverage=1.0)[3].shots[0]
+    shot = gallery(read_contents(small).classes[0], small.root, LIMITS, limit=1, coverage=1.0)[3].shots[0]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(shot.image.partition(",")[2]))))
     assert 110 < pixels.mean() < 145
 
@@ -398,7 +401,7 @@ def test_even_images_of_pure_noise_stay_small(small: Layout) -> None:
     rng = np.random.default_rng(0)
     for path in small.images("bolt").glob("*.png"):
         Image.fromarray(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8)).save(path)
-    groups = gallery(read_contents(small).classes[0], small.root, limit=2, coverage=1.0)
+    groups = gallery(read_contents(small).classes[0], small.root, LIMITS, limit=2, coverage=1.0)
     sizes = [len(shot.image) + len(shot.overlay) for group in groups for shot in group.shots]
     assert sizes
     assert max(sizes) <= BYTES_PER_SHOT + 60

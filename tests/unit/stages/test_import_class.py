@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -24,9 +26,11 @@ from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.core.progress import Progress, Task
-from shadowline.data.images import Refusal
+from shadowline.data.images import Refusal, RefusedImage
 from shadowline.data.manifest import COLUMNS, content_id, read_manifest
+from shadowline.data.synthetic_defects import injected_defects
 from shadowline.stages.import_class import ImportReport, run
+from tasks.validation.expectations import class_checks, class_table
 
 
 def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
@@ -147,7 +151,7 @@ def test_bad_files_are_refused_by_name_counted_and_left_out(tmp_path: Path) -> N
             "train/good/heavy.bmp": encode(np.zeros((20, 20, 3), np.uint8), "BMP"),
             "train/good/moving.gif": animated.getvalue(),
             "train/good/notes.txt": b"the light was changed on monday",
-            "train/good/float.tif": encode(np.ones((4, 4), np.float32), "TIFF"),
+            "train/good/float.tif": encode(np.ones((9, 9), np.float32), "TIFF"),
             "test/crack/0.png": picture(60),
             "ground_truth/crack/0.png": b"no mask",
         },
@@ -435,3 +439,128 @@ def test_the_import_says_what_the_images_are_too_few_for(tmp_path: Path) -> None
         "201 normal images would do for all",
     ]
     assert len(heard.lines) == 5  # two more rates
+
+
+# --- what cameras and shares leave in a folder --------------------------------------------------------------------
+
+
+def deep_picture(seed: int, white: int) -> bytes:
+    """Grey of 16 bits a value, of which the camera uses the values to `white`."""
+    return encode(np.random.default_rng(seed).integers(0, white + 1, (12, 16), dtype=np.uint16), "TIFF")
+
+
+def test_the_bit_depth_of_a_class_is_that_of_its_brightest_image(tmp_path: Path) -> None:
+    place(tmp_path, **{f"train/good/{n:03d}.tif": deep_picture(n, 900 if n else 4000) for n in range(20)})
+    _, rows = imported(tmp_path)
+    assert set(rows["mode"]) == {"I;12"}
+    dark = rows.sort_values("brightness").iloc[0]
+    values = np.asarray(Image.open(tmp_path / dark["path"]))
+    assert dark["brightness"] == pytest.approx(values.mean() / 4095, abs=0.002)
+
+
+def test_a_declared_bit_depth_stands_in_the_place_of_the_found_one(tmp_path: Path) -> None:
+    place(tmp_path, **{f"train/good/{n:03d}.tif": deep_picture(n, 900) for n in range(20)})
+    assert set(imported(tmp_path)[1]["mode"]) == {"I;10"}
+    params = params_for("folder")
+    declared = params.model_copy(
+        update={"classes": {"bolt": params.classes["bolt"].model_copy(update={"bit_depth": 14})}}
+    )
+    run("bolt", declared, Layout(tmp_path), Progress())
+    assert set(read_manifest([Layout(tmp_path).manifest("bolt")])["mode"]) == {"I;14"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "listed"), [("L", "L"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("LA", "LA"), ("I;16", "I;12")]
+)
+def test_injected_defects_have_the_mode_of_their_class(tmp_path: Path, mode: str, listed: str) -> None:
+    def normal(seed: int) -> bytes:
+        if mode == "I;16":
+            return deep_picture(seed, 4000)
+        colours = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        buffer = BytesIO()
+        Image.fromarray(colours).convert(mode).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    place(tmp_path, **{f"train/good/{n:03d}.img": normal(n) for n in range(20)})
+    report, rows = imported(tmp_path, injected_test=2)
+    assert report.num_injected == 8 and set(rows["mode"]) == {listed}
+    assert (rows.loc[rows["label"] == "anomalous", "mask_path"] != "").all()
+    table = class_table(rows, tmp_path, params_for("folder").data)
+    assert (table["mask_problem"].isna()).all()
+
+
+def test_the_mode_of_what_the_program_has_injected_is_no_subject_of_a_check(tmp_path: Path) -> None:
+    place(tmp_path, **{f"train/good/{n:03d}.png": encode_palette(n) for n in range(20)})
+    _, rows = imported(tmp_path, injected_test=2)
+    assert set(rows["mode"]) == {"P", "RGB"}
+    params = params_for("folder")
+    checks = class_checks(class_table(rows, tmp_path, params.data), "bolt", params.validation)
+    (check,) = [check for check in checks if check.name == "consistent_mode"]
+    assert "mode P in all rows" in check.expected
+    assert all(clause.where == {"defect_type": ("",)} for clause in check.clauses)
+
+
+def encode_palette(seed: int) -> bytes:
+    buffer = BytesIO()
+    colours = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(colours).convert("P").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_what_is_no_file_is_refused_by_name_and_the_rest_is_imported(tmp_path: Path) -> None:
+    place(tmp_path, **normals(20), **{"test/crack/x.png": picture(60), "test/crack/y.png": picture(61)})
+    good, truth = tmp_path / "source/bolt/train/good", tmp_path / "source/bolt/ground_truth/crack"
+    truth.mkdir(parents=True)
+    os.mkfifo(good / "pipe.png")
+    os.mkfifo(truth / "x_mask.png")
+    (truth / "y_mask.png").symlink_to("nowhere.png")
+    (good / "behind.png").symlink_to("pipe.png")
+    (good / "a.png").symlink_to("b.png")
+    (good / "b.png").symlink_to("a.png")
+    (good / "gone.png").symlink_to("nowhere.png")
+    (good / "folder.png").symlink_to(".")
+    report, rows = imported(tmp_path, max_refused_share=0.5)
+    refused = {Path(file.name).name: file.reason for file in report.refused}
+    names = ("pipe.png", "behind.png", "a.png", "b.png", "gone.png", "folder.png")
+    assert refused == dict.fromkeys(names, Refusal.UNREADABLE) | dict.fromkeys(("x.png", "y.png"), Refusal.BAD_MASK)
+    assert all(Path(file.name).name in file.message for file in report.refused)
+    assert len(rows) == 20 and report.num_found == 28
+
+
+def test_files_with_names_that_are_hard_to_write_are_imported_under_readable_ones(tmp_path: Path) -> None:
+    place(tmp_path, **normals(17))
+    good = os.fsencode(tmp_path / "source/bolt/train/good")
+    names = [b"M\xfcller_001.png", b"two\nlines.png", b"x" * 251 + b".png"]
+    for number, name in enumerate(names):
+        Path(os.fsdecode(good + b"/" + name)).write_bytes(picture(100 + number))
+    place(tmp_path, **{f"test/crack/{'y' * 251}.png": picture(200)})  # with _mask it is too long to exist
+    (tmp_path / "source/bolt/ground_truth/crack").mkdir(parents=True)
+    report, rows = imported(tmp_path)
+    assert (report.num_imported, report.refused) == (21, ())
+    sources = set(rows["source"].str.removeprefix("folder:bolt/train/good/"))
+    assert {"M\\xfcller_001.png", "two\\nlines.png", "x" * 251 + ".png"} <= sources
+
+
+def test_a_folder_without_permission_is_named_and_not_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place(tmp_path, **normals(20), **{"train/good/locked/0.png": picture(90)})
+    locked, listdir = tmp_path / "source/bolt/train/good/locked", os.listdir
+
+    def denied(path: object) -> object:  # root, who runs tests in containers, is denied nothing
+        if str(path) == str(locked):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", denied)
+        report, rows = imported(tmp_path, max_refused_share=0.5)
+    assert [file.name for file in report.refused] == ["bolt/train/good/locked"] and len(rows) == 20
+
+
+def test_injected_files_are_made_when_they_are_read(tmp_path: Path) -> None:
+    place(tmp_path, **normals(40))
+    _, rows = imported(tmp_path)
+    listed = injected_defects(rows, params_for("folder", injected_test=4), Layout(tmp_path))
+    shutil.rmtree(tmp_path / "data/images/bolt")
+    assert len(listed) == 16
+    with pytest.raises(RefusedImage, match="cannot be read"):
+        listed[0].read(1_000_000)

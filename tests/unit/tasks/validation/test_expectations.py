@@ -41,6 +41,7 @@ def rows(**columns: Sequence[object]) -> pd.DataFrame:
         "class_name": ["bolt"] * num_rows,
         "split": ["train"] * num_rows,
         "label": ["normal"] * num_rows,
+        "defect_type": [""] * num_rows,
         "mask_path": [""] * num_rows,
         "source": [f"folder:{number}.png" for number in numbers],
         "width": [MAX_SIDE] * num_rows,
