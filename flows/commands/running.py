@@ -17,7 +17,7 @@ from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from tasks.integrations.prefect_api import prefect_api, prepare_prefect
 
-_MIN_FREE_BYTES = 200_000_000  # a run of the smallest project writes more than this
+_MIN_FREE_MB = 200  # a run of the smallest project writes more than this
 
 
 @contextmanager
@@ -82,7 +82,8 @@ def _check_weights(root: Path, params: Params) -> None:
 
 
 def _check_disk(root: Path) -> None:
-    free = shutil.disk_usage(root).free
-    if free < _MIN_FREE_BYTES:
-        needed = f"need {_MIN_FREE_BYTES / 1e6:.0f} MB"
-        raise ValueError(f"{root.resolve()}: {free / 1e6:.0f} MB free on the disk, {needed}; free some first")
+    free_mb = shutil.disk_usage(root).free / 1e6
+    if free_mb < _MIN_FREE_MB:
+        raise ValueError(
+            f"{root.resolve()}: {free_mb:.0f} MB free on the disk, need {_MIN_FREE_MB} MB; free some first"
+        )
