@@ -128,7 +128,8 @@ def own_server(home: Path) -> str:
         process.kill()  # its database is whole at any moment
         process.wait()
         raise
-    atexit.register(_end, process)
+    assert process.stdin is not None
+    atexit.register(process.stdin.close)  # at which it ends
     return address
 
 
@@ -155,16 +156,6 @@ def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None
                 time.sleep(_POLL_S)
     how = "does not answer" if process.poll() is None else f"ended with code {process.returncode}"
     raise ValueError(f"Prefect's server on {address} {how}; {log} says why, and without {log.parent} it begins anew")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _free_port() -> int:
