@@ -248,7 +248,10 @@ TEST_VARIABLES = {
     "SHADOWLINE_TEST_EFFORT": "How many times as many random examples and kills the tests try; see `make soak`.",
 }
 USED_VARIABLES = {  # of other tools
-    "PREFECT_API_URL": "The Prefect server that `shadowline deploy` installs the deployments on.",
+    "PREFECT_API_URL": "The Prefect server that `shadowline deploy` installs the deployments on, and that runs report "
+    "to; without it, each run has a server of its own.",
+    "PREFECT_HOME": "Prefect's files; a command that runs a flow keeps them in `.shadowline/prefect` of the project.",
+    "NO_PROXY": "Hosts that are asked directly; behind a proxy, every command adds the addresses of the loopback.",
     "OMP_NUM_THREADS": "Threads of one process; `shadowline serve` with several workers divides the processor by it.",
     "PROMETHEUS_MULTIPROC_DIR": "Where workers share their metrics; `shadowline serve` sets it.",
     "AWS_ACCESS_KEY_ID": "With the other `AWS_` variables: credentials for `s3://` locations.",

@@ -8,16 +8,21 @@ with running(check_training):
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
+from shadowline.cli.errors import INTERRUPTED, STOPPED, TERMINATED
+from shadowline.cli.output import say
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from tasks.integrations.prefect_api import prefect_api, prepare_prefect
 
-_MIN_FREE_BYTES = 200_000_000  # a run of the smallest project writes more than this
+_MIN_FREE_MB = 200  # a run of the smallest project writes more than this
 
 
 @contextmanager
@@ -28,12 +33,29 @@ def running(check: Callable[[Path, Params], None], root: Path = Path()) -> Itera
     prepare_prefect(root)
     check(root, params)
     with prefect_api(root):
+        from prefect.exceptions import TerminationSignal
+
         from tasks.integrations.dvc_pipeline import StageFailedError
 
         try:
             yield
+        except KeyboardInterrupt:
+            _leave(INTERRUPTED)
+        except TerminationSignal:
+            _leave(TERMINATED)
         except StageFailedError as error:
             raise ValueError(error.summary) from None  # its other lines are in the log
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once: Prefect's threads would hold it for up to a minute, to deliver what nobody waits for.
+
+    The flow has ended by its own rules before: its run is closed, and what it started has ended.
+    """
+    say(STOPPED, colour="yellow", err=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def check_training(root: Path, params: Params) -> None:
@@ -82,7 +104,8 @@ def _check_weights(root: Path, params: Params) -> None:
 
 
 def _check_disk(root: Path) -> None:
-    free = shutil.disk_usage(root).free
-    if free < _MIN_FREE_BYTES:
-        needed = f"need {_MIN_FREE_BYTES / 1e6:.0f} MB"
-        raise ValueError(f"{root.resolve()}: {free / 1e6:.0f} MB free on the disk, {needed}; free some first")
+    free_mb = shutil.disk_usage(root).free / 1e6
+    if free_mb < _MIN_FREE_MB:
+        raise ValueError(
+            f"{root.resolve()}: {free_mb:.0f} MB free on the disk, need {_MIN_FREE_MB} MB; free some first"
+        )

@@ -16,12 +16,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-from shadowline.cli.errors import describe, usage_error, write_fault
+from shadowline.cli.errors import INTERRUPTED, STOPPED, describe, usage_error, write_fault
 from shadowline.cli.output import say
 from shadowline.core.project import in_project
 from shadowline.core.settings import prepare_environment
 
-FAILED, INTERRUPTED = 2, 130  # exit codes; the latter is Typer's after Ctrl-C
+FAILED = 2  # exit code
 
 
 @cache
@@ -85,7 +85,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (the one place where errors become text)
         sys.exit(_report(error))
     if code == INTERRUPTED:
-        say("stopped; run the same command again, it goes on where it was", colour="yellow", err=True)
+        say(STOPPED, colour="yellow", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -21,6 +21,9 @@ from shadowline.core.layout import Layout
 from shadowline.core.printable import one_line
 from shadowline.core.secrets import mask
 
+STOPPED = "stopped; run the same command again, it goes on where it was"
+INTERRUPTED, TERMINATED = 130, 143  # exit codes, as a shell says of a process that ended by SIGINT, by SIGTERM
+
 _OURS = frozenset({"shadowline", "tasks", "flows"})
 _STORES = "check SHADOWLINE_TRACKING_URI and SHADOWLINE_DATABASE_URL, and that the server is up"
 _WAYS_OUT = {  # package whose error it is → what to do

@@ -33,5 +33,5 @@ def _escape(character: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text's lines as one, with single blanks, and printable."""
-    return printable(" ".join(text.split()))
+    """The text's lines as one, and printable; blanks within a line stay, since they may be part of a name."""
+    return printable(" ".join(line.strip() for line in text.splitlines() if line.strip()))

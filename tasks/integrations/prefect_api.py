@@ -5,13 +5,14 @@ with prefect_api(root):
 
     retrain(root)
 
-The run's own server ends with it, however it ends. It has a process group of its own, so that Ctrl-C in a terminal
-reaches the run alone, which can still tell the server that it was stopped. The server's process is
+The run's own server ends with the run's process, however that ends. It has a process group of its own, so that Ctrl-C
+in a terminal reaches the run alone, which can still tell the server that it was stopped. The server's process is
 `python -m tasks.integrations.prefect_api PORT`.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -56,10 +58,8 @@ def prefect_api(root: Path) -> Iterator[str]:
         require_server(named)
         yield named
         return
-    with (
-        own_server(Layout(root).scratch / "prefect") as address,
-        temporary_settings({PREFECT_API_URL: address, PREFECT_UI_URL: ""}),  # it has no page to look at
-    ):
+    address = own_server(Layout(root).scratch.resolve() / "prefect")
+    with temporary_settings({PREFECT_API_URL: address, PREFECT_UI_URL: ""}):  # it has no page to look at
         yield address
 
 
@@ -104,9 +104,12 @@ def require_server(url: str) -> None:
         )
 
 
-@contextmanager
-def own_server(home: Path) -> Iterator[str]:
-    """A server on a free port of the loopback, until the block ends or this process does; its address."""
+@cache
+def own_server(home: Path) -> str:
+    """Start a server on a free port of the loopback; its address. It lives as long as this process.
+
+    No shorter: Prefect delivers the last events and log lines of a run when the process ends.
+    """
     home.mkdir(parents=True, exist_ok=True)
     port, log = _free_port(), home / "server.log"
     with log.open("wb") as output:
@@ -121,12 +124,13 @@ def own_server(home: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}/api"
     try:
         _wait_for(process, address, log)
-        yield address
-    except KeyboardInterrupt:
+    except BaseException:
         process.kill()  # its database is whole at any moment
+        process.wait()
         raise
-    finally:
-        _end(process)
+    assert process.stdin is not None
+    atexit.register(process.stdin.close)  # at which it ends
+    return address
 
 
 def cancel_interrupted(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
@@ -152,16 +156,6 @@ def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None
                 time.sleep(_POLL_S)
     how = "does not answer" if process.poll() is None else f"ended with code {process.returncode}"
     raise ValueError(f"Prefect's server on {address} {how}; {log} says why, and without {log.parent} it begins anew")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _free_port() -> int:

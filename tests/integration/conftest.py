@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from prefect.states import State
 
     from flows.retrain import RetrainResult
+
+_FLOWS = {  # commands that run a flow
+    ("audit", "reproduce"),
+    ("bank", "update"),
+    ("enroll",),
+    ("legacy", "import"),
+    ("retrain",),
+    ("rollout", "advance"),
+    ("rollout", "rollback"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -157,11 +168,13 @@ def planned(in_project: Project, command: Callable[..., tuple[int, str, str]]) -
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def command(capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Callable[..., tuple[int, str, str]]:
     """`command("data", "list")` runs the command line in this process: exit code, stdout, stderr."""
     from shadowline.cli import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
+        if (arguments[:1] in _FLOWS or arguments[:2] in _FLOWS) and "PREFECT_API_URL" not in os.environ:
+            request.getfixturevalue("prefect_server")  # else each project would have one of its own
         with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr("sys.argv", ["shadowline", *arguments])
             main()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 from typer.main import get_command
 
@@ -35,8 +36,10 @@ def commands(option: str = "") -> list[tuple[str, ...]]:
 
 def _below(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], set[str]]]:
     """Commands, and the names of their parameters."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if hasattr(command, "list_commands"):
             yield from _below(command, (*names, name))
         else:
             yield (*names, name), {parameter.name for parameter in command.params}

@@ -37,4 +37,4 @@ def test_any_text_is_one_line_that_any_stream_of_utf8_takes(text: str) -> None:
 
 
 def test_lines_become_one() -> None:
-    assert one_line(" first\n   second\r\n\n third ") == "first second third"
+    assert one_line(" first\n   second\r\n\n two  blanks ") == "first second two  blanks"
