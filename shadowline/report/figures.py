@@ -12,6 +12,7 @@ from sklearn.metrics import roc_curve
 
 from shadowline.data.labels import Label
 from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.curves import score_range
 from shadowline.evaluation.summary import Summary
 from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.report.evaluation_data import ClassContents
@@ -47,7 +48,7 @@ def score_histogram(contents: ClassContents) -> Figure | None:
     if not everything.size:
         return None
     threshold = contents.metrics.decisions.threshold
-    low, high, cut = _score_range(everything, threshold)
+    low, high, cut = score_range(everything, threshold)
     edges = np.linspace(low, high, NUM_BINS + 1)
     shares = {css: _shares(scores, edges) for scores, css, _ in groups}
     shares["c-validation"] = _shares(validation, edges)
@@ -68,18 +69,6 @@ def score_histogram(contents: ClassContents) -> Figure | None:
     keys += [LegendEntry("c-validation", f"validation, good ({validation.size})")] if validation.size else []
     note = f"Scores above {number(high, 1)} are counted in the last bin." if cut else ""
     return Figure("Scores", plot.render(), tuple(keys), note)
-
-
-def _score_range(scores: Scores, threshold: float) -> tuple[float, float, bool]:
-    """Low, high, and whether a long upper tail was gathered into the last bin."""
-    values = np.append(scores, threshold)
-    low, high = float(values.min()), float(values.max())
-    shoulder = max(float(np.quantile(scores, 0.95)), threshold)
-    limit = shoulder + 0.35 * (shoulder - low)
-    if high > limit > low:
-        return low, limit, True
-    margin = 0.02 * (high - low) or 0.5
-    return low - margin, high + margin, False
 
 
 def _shares(scores: Scores, edges: Scores) -> Scores:
