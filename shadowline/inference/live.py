@@ -41,9 +41,14 @@ class LiveInspection:
     latency_ms: float
     heat: Heatmap | None
 
+    @property
+    def stop(self) -> bool:
+        """Whether the part must not pass."""
+        return self.decision is not Label.NORMAL
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, as JSON values."""
-        return {name: value for name, value in self.__dict__.items() if name != "heat"}
+        return {**{name: value for name, value in self.__dict__.items() if name != "heat"}, "stop": self.stop}
 
 
 class LiveModels:

@@ -95,10 +95,11 @@ def test_an_unknown_product_is_an_answer_without_a_decision(finished: Project, i
     result = inspector.inspect(path)
     assert isinstance(result, UnknownProduct)
     assert result.nearest_class in CLASSES
-    assert 0.5 < result.class_confidence < 1  # no class accepts it: unknown is the best supported answer
+    assert 0 < result.class_confidence < 0.5  # no class accepts it
+    assert result.stop
     assert result.fingerprint == inspector.fingerprint
     said = result.to_dict()
-    assert (said["decision"], said["score"], said["class_name"]) == (None, None, None)
+    assert (said["decision"], said["score"], said["class_name"], said["stop"]) == (None, None, None, True)
     assert said.keys() >= inspector.inspect(path, "dots").to_dict().keys()
 
 

@@ -247,16 +247,19 @@ def test_the_registered_pyfunc_answers_as_the_inspector_s_does(plant: Plant, tmp
         patch.setenv("SHADOWLINE_IMAGE_ROOT", str(Layout(plant.root).images(CLASS)))
         served = mlflow.pyfunc.load_model(uri)
         (answer,) = served.predict(rows).to_dict("records")
-        with pytest.raises(ValueError, match="class 'bolt' is not in this model; it knows weave"):
-            served.predict(rows.assign(class_name="bolt"))
+        (other,) = served.predict(rows.assign(class_name="bolt")).to_dict("records")
+    assert (other["score"], other["stop"]) == (None, True)
+    assert other["error"] == "class 'bolt' is not in this model; it knows weave"
     score = detector.score([texture(112, defect=True)])[0]
     assert answer == {
         "score": score,
         "threshold": detector.threshold,
         "decision": "anomalous",
+        "stop": True,
         "class_name": CLASS,
         "model_version": "1",
         "fingerprint": fingerprint,
+        "error": None,
     }
 
 
