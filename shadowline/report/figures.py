@@ -82,9 +82,9 @@ def _steps(shares: Scores, edges: Scores) -> list[Point]:
 
 
 def roc(contents: ClassContents) -> Figure | None:
-    """The candidate's curve with its operating point, over the parts and today's model; None for one-sided tests."""
+    """The candidate's curve with its operating point, over the parts and the baseline; None for one-sided tests."""
     curves = {
-        "c-legacy dash1": ("today's model", "legacy_score"),
+        "c-legacy dash1": ("single-class baseline", "legacy_score"),
         "c-bank dash2": ("bank alone", "bank_score"),
         "c-reconstruction dash2": ("decoder alone", "reconstruction_score"),
         "c-fused": ("new model", "score"),
@@ -189,7 +189,7 @@ def _curves(
 
 
 def memory(summary: Summary, max_memory_mb: float) -> Figure | None:
-    """Encoder, decoder and banks stacked, above the sum of today's models."""
+    """Encoder, decoder and banks stacked, above the sum of the single-class baselines."""
     sizes = summary.memory
     if sizes is None:
         return None
@@ -202,7 +202,7 @@ def memory(summary: Summary, max_memory_mb: float) -> Figure | None:
     legacy = unit(sizes.legacy_total_mb, "MB")
     bars = [
         Bar("new model", stacked, unit(sizes.total_mb, "MB")),
-        Bar("today's models", ((sizes.legacy_total_mb, "c-chance", f"together: {legacy}"),), legacy),
+        Bar("baselines", ((sizes.legacy_total_mb, "c-chance", f"together: {legacy}"),), legacy),
     ]
     keys = tuple(LegendEntry(css, f"{name} {unit(size, 'MB')}") for size, css, name in parts)
     bound = (max_memory_mb, f"gate {unit(max_memory_mb, 'MB')}")
@@ -214,7 +214,7 @@ def latency(summary: Summary, max_latency_ms: float) -> Figure | None:
     times = summary.latency_ms
     rows = (
         ("new model", times.get("p50"), times.get("p95"), "c-fused"),
-        ("today's models", times.get("legacy_p50"), times.get("legacy_p95"), "c-legacy"),
+        ("baselines", times.get("legacy_p50"), times.get("legacy_p95"), "c-legacy"),
     )
     bars = []
     for name, p50, p95, css in rows:

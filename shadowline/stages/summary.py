@@ -81,6 +81,10 @@ def gate_evidence_of(
             separation=metrics.practicality.separation,
             flip_share=metrics.practicality.flip_share,
             saturation=metrics.practicality.saturation,
+            miss_rate=metrics.decisions.fnr,
+            false_alarms=metrics.decisions.false_alarms,
+            num_normal=metrics.num_test_normal,
+            target_fpr=metrics.decisions.target_fpr,
         )
         for name, metrics in measured.items()
     )
