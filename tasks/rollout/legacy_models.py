@@ -223,6 +223,23 @@ def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:
     return folder
 
 
+def load_or_restore(place: ModelLocation, folder: Path) -> Detector:
+    """The model at its location; a legacy model that is gone from there, out of its archive in the new `folder`.
+
+    Raises ValueError or OSError where neither holds it.
+    """
+    try:
+        return load_detector(place.location, place.class_name)
+    except (ValueError, OSError, MlflowException) as error:
+        if place.role != LEGACY:
+            raise
+        try:
+            restored = restore_legacy(place.class_name, place.fingerprint, folder)
+        except (ValueError, OSError) as missing:
+            raise ValueError(f"{error}; nor from its archive: {missing}") from None
+        return load_detector(str(restored), place.class_name)
+
+
 def archive_key(class_name: str, fingerprint: str) -> str:
     return f"legacy/{class_name}/{fingerprint}.zip"
 

@@ -597,10 +597,12 @@ def test_deleting_takes_this_model_alone_and_all_of_it_and_again_has_no_effect(p
 def test_a_deleted_model_comes_back_from_its_archive_as_it_was(
     prefect_server: str, plant: Plant, proven: str, command: Command
 ) -> None:
-    from tasks.rollout.legacy_models import delete_legacy
+    from tasks.rollout.legacy_models import delete_legacy, load_or_restore
 
     before = load_detector(f"models:/legacy-{CLASS}/1", CLASS).score(IMAGES).tobytes()
     delete_legacy(CLASS, proven)
+    archived = load_or_restore(plant.records.locations.model(proven), plant.root / "scratch")
+    assert (archived.fingerprint, archived.score(IMAGES).tobytes()) == (proven, before)
     (listed,) = json.loads(command("legacy", "list", "--json")[1])
     assert (listed["registered"], listed["fingerprint"]) == (False, proven)
     assert listed["archive"].startswith("file://")
