@@ -25,7 +25,7 @@ import pandas as pd
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, SeverityParams, load_params
 from shadowline.data.images import open_within
-from shadowline.data.manifest import read_manifest
+from shadowline.data.manifest import read_manifest, source_names
 from shadowline.data.validation_results import Balance, CheckResult, ClassChecks, FailedRow, OverallChecks
 from tasks.validation import data_docs
 from tasks.validation.data_docs import user_name
@@ -86,7 +86,7 @@ def _validate(slices: Mapping[str, pd.DataFrame], params: Params, layout: Layout
     suites = {name: Suite(table, class_checks(table, name, params.validation)) for name, table in tables.items()}
     suites[OVERALL] = Suite(overall_table(slices), overall_checks(slices, params.validation))
     results = _run(suites, params.validation.severity, docs)
-    sources = _sources(slices)
+    sources = {path: name for rows in slices.values() for path, name in source_names(rows).items()}
     data_docs.settle(docs, results, sources, lambda path: open_within(layout.root / path, params.data))
     outcome = ValidationOutcome(
         passed=not _failures(results, Severity.CRITICAL),
@@ -208,15 +208,6 @@ def _failures(results: Mapping[str, Iterable[CheckResult]], severity: Severity) 
         for check in checks
         if not check.passed and check.severity is severity
     )
-
-
-def _sources(slices: Mapping[str, pd.DataFrame]) -> dict[str, str]:
-    """Path in the project → the name of the user's own file."""
-    return {
-        path: source.partition(":")[2] or source
-        for rows in slices.values()
-        for path, source in zip(rows["path"], rows["source"].fillna(""), strict=True)
-    }
 
 
 def _all_lines(results: Mapping[str, Iterable[CheckResult]], sources: Mapping[str, str]) -> Iterator[str]:

@@ -359,6 +359,17 @@ def test_a_missing_image_becomes_a_placeholder(small: Layout, params: Params) ->
     assert "data:image" not in page
 
 
+def test_an_image_has_the_name_that_its_user_gave_it(small: Layout, params: Params) -> None:
+    contents = read_contents(small).classes[0]
+    path = contents.scores["path"].iloc[0]
+    named = replace(contents, source_names={path: "line 7/<IMG_0042>.png"})
+    names = {
+        shot.path: shot.name for group in gallery(named, small.root, limit=99, coverage=1.0) for shot in group.shots
+    }
+    assert names[path] == "line 7/<IMG_0042>.png"
+    assert all(name == other for other, name in names.items() if other != path), "where it is not known: the path"
+
+
 def test_an_unreadable_image_becomes_a_placeholder(small: Layout, params: Params) -> None:
     for path in small.images("bolt").glob("*.png"):
         path.write_bytes(b"not an image")
