@@ -223,7 +223,10 @@ class TestADivergence:
         result = json.loads(out.strip().splitlines()[-1])
         assert result["first_divergence"] == "train"
         different = {stage["name"]: stage["inherited"] for stage in result["stages"] if stage["finding"] == "different"}
-        assert different == {"train": False, "calibrate": True, "evaluate": True, "package": True}
+        assert different == {
+            **{"train": False, "calibrate": True, "evaluate": True, "package": True},
+            "summary": True,  # its figures and plots
+        }
         assert "models/decoder/decoder.safetensors" in json.dumps(result["stages"])
         assert {item["finding"] for item in result["artifact"]} == {"identical"}  # what is registered is as it was
 
@@ -234,7 +237,8 @@ class TestEveryByte:
         "models/encoder",
         "data/features/dots.safetensors", "data/training_set.json", "models/decoder", "models/banks/dots.safetensors",
         "models/moments/dots.safetensors", "models/identity/dots.safetensors", "models/calibration/dots.json",
-        "models/legacy/dots", "data/evaluation/dots", "models/inspector",
+        "models/legacy/dots", "data/evaluation/dots", "models/inspector", "data/summary.json", "data/class_metrics.json",
+        "data/plots",
     )  # fmt: skip
 
     def test_one_flipped_bit_in_each_kind_of_kept_file_is_named_with_its_stage(self, audited: Any) -> None:
