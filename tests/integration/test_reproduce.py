@@ -224,7 +224,10 @@ class TestADivergence:
         assert result["first_divergence"] == "train"
         different = {stage["name"]: stage["inherited"] for stage in result["stages"] if stage["finding"] == "different"}
         assert different == {
-            **{"train": False, "calibrate": True, "evaluate": True, "package": True},
+            "train": False,
+            "calibrate": True,
+            "evaluate": True,
+            "package": True,
             "summary": True,  # its figures and plots
         }
         assert "models/decoder/decoder.safetensors" in json.dumps(result["stages"])
@@ -237,8 +240,8 @@ class TestEveryByte:
         "models/encoder",
         "data/features/dots.safetensors", "data/training_set.json", "models/decoder", "models/banks/dots.safetensors",
         "models/moments/dots.safetensors", "models/identity/dots.safetensors", "models/calibration/dots.json",
-        "models/legacy/dots", "data/evaluation/dots", "models/inspector", "data/summary.json", "data/class_metrics.json",
-        "data/plots",
+        "models/legacy/dots", "data/evaluation/dots", "models/inspector", "data/summary.json",
+        "data/class_metrics.json", "data/plots",
     )  # fmt: skip
 
     def test_one_flipped_bit_in_each_kind_of_kept_file_is_named_with_its_stage(self, audited: Any) -> None:
@@ -262,7 +265,7 @@ class TestEveryByte:
                         }
                     assert name in found[stage], (name, found)
                     tried += 1
-        assert tried == len(self.KINDS) + 9  # nine are folders, whose list of files is an object as well
+        assert tried == len(self.KINDS) + 10  # ten are folders, whose list of files is an object as well
 
     def test_an_object_that_is_gone_is_missing_and_not_different(self, audited: Any) -> None:
         from tasks.integrations.dvc_remote import open_remote
