@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -264,20 +262,19 @@ def check_rights(layout: Layout, settings: Settings) -> Iterator[HealthCheck]:
 
 
 def check_history(layout: Layout) -> HealthCheck:
-    """That the clock is not before the project's last commit."""
-    with suppress(OSError, ValueError, subprocess.SubprocessError):  # no git, no repository, no commit
-        command = ["git", "log", "-1", "--format=%ct"]
-        answer = subprocess.run(command, cwd=layout.root, capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
-        return check_clock(datetime.now(UTC), datetime.fromtimestamp(int(answer.stdout), UTC))
-    return HealthCheck("clock", Health.OK, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    """That the clock is not before the last change of the project's own files."""
+    files = (layout.params, layout.root / "dvc.lock", layout.summary)
+    changed = [path.stat().st_mtime for path in files if path.is_file()]
+    now = datetime.now(UTC)
+    return check_clock(now, datetime.fromtimestamp(max(changed), UTC) if changed else now)
 
 
-def check_clock(now: datetime, last_commit: datetime) -> HealthCheck:
+def check_clock(now: datetime, last_change: datetime) -> HealthCheck:
     """A clock that is behind makes new evidence older than what is on record."""
     found = f"{now:%Y-%m-%d %H:%M} UTC"
-    if (last_commit - now).total_seconds() <= MAX_CLOCK_S:
+    if (last_change - now).total_seconds() <= MAX_CLOCK_S:
         return HealthCheck("clock", Health.OK, found)
-    found += f", before the last commit at {last_commit:%Y-%m-%d %H:%M} UTC"
+    found += f", before the project's last change at {last_change:%Y-%m-%d %H:%M} UTC"
     return HealthCheck("clock", Health.BLOCKED, found, "set the clock; new records would be older than those there")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -24,6 +26,7 @@ from shadowline.cli.health import (
     check_database,
     check_device,
     check_disk,
+    check_history,
     check_project,
     check_rights,
     check_server,
@@ -154,7 +157,14 @@ def test_keys_that_others_may_read_are_named(tmp_path: Path, monkeypatch: pytest
         assert [check.name for check in check_rights(Layout(tmp_path), Settings())] == names
 
 
-def test_a_clock_before_the_last_commit_blocks() -> None:
+def test_a_clock_before_the_last_change_of_the_project_blocks(tmp_path: Path) -> None:
     assert check_clock(NOW, NOW - timedelta(days=1)).health is Health.OK
     behind = check_clock(NOW, NOW + timedelta(days=1))
     assert behind.health is Health.BLOCKED and "2026-01-06" in behind.found
+    layout = Layout(tmp_path)
+    assert check_history(layout).health is Health.OK, "no file yet"
+    layout.params.write_text("seed: 7", encoding="utf-8")
+    assert check_history(layout).health is Health.OK
+    tomorrow = time.time() + 86_400
+    os.utime(layout.params, (tomorrow, tomorrow))
+    assert check_history(layout).health is Health.BLOCKED
