@@ -62,6 +62,6 @@ report: venv  ## write data/report/report.html again from what was measured
 
 clean:  ## remove results and caches, keep the downloads and the environment
 	rm -rf .shadowline data/code data/classes data/images data/manifest data/import data/validation data/features data/evaluation \
-	  data/report data/remote data/audit data/archive data/stream data/*.json models/encoder models/decoder \
+	  data/plots data/report data/remote data/audit data/archive data/stream data/*.json models/encoder models/decoder \
 	  models/banks models/moments models/identity models/calibration models/legacy models/inspector mlflow.db mlruns \
 	  data/records.db* .dvc/cache .dvc/tmp dvc.lock

@@ -31,6 +31,7 @@ from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.prefect_api import cancel_interrupted
 from tasks.integrations.prefect_events import announce_version
 from tasks.integrations.registered_version import known_commits
+from tasks.integrations.run_datasets import log_datasets
 from tasks.training.live_metrics import live_metrics
 from tasks.training.production_images import take_in
 from tasks.training.reporting import failed_on_latency_only, publish_artifacts, read_summary, write_report
@@ -80,7 +81,8 @@ def make_version(
     layout = Layout(root)
     params = load_params(layout.params)
     note_configuration(params)
-    run_id = start_run(params.registry.experiment, params.model_dump(mode="json"))
+    name, about = f"{message}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC", f"{message}: {', '.join(params.classes)}."
+    run_id = start_run(params.registry.experiment, params.model_dump(mode="json"), name, about)
     stages: list[StageRun] = []
     succeeded = False
     try:
@@ -90,6 +92,7 @@ def make_version(
         accept(summary)
         report = write_report(layout, params, stages)
         log_results(run_id, summary, [report, layout.summary])
+        log_datasets(run_id, layout, summary.num_images)
         publish_artifacts(layout, summary, report)
         provenance = commit_run(root, f"{message}: {len(summary.classes)} classes, params {params.hash()[:12]}")
         push_data(root, known_commits(root, params.registry.model_name))

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,6 +22,8 @@ from shadowline.data.labels import Label
 
 if TYPE_CHECKING:
     from shadowline.evaluation.review_rates import ReviewRates
+    from shadowline.models.detector import Detector
+    from shadowline.records.model_locations import ModelLocation
     from shadowline.records.stores import Records
     from shadowline.rollout.state import ClassState
     from shadowline.rollout.verdict import ShadowVerdict
@@ -104,13 +107,21 @@ def gallery(
 ) -> None:
     """Write a page of the disagreements, both heat maps side by side, the worst first.
 
+    A legacy model that is deleted draws its maps out of its archive.
+
     Example: `shadowline shadow gallery solar_mono`
     """
     from shadowline.report.disagreements import build_gallery
+    from tasks.rollout.legacy_models import load_or_restore
 
-    records = open_records()
+    records, params = open_records(), load_params(Layout().params)
     cls = records.rollout.state().of(class_name)
-    page = build_gallery(cls, records, load_params(Layout().params), out, limit, default_progress())
+    with TemporaryDirectory() as scratch:
+
+        def load(place: ModelLocation) -> Detector:
+            return load_or_restore(place, Path(scratch) / place.fingerprint)
+
+        page = build_gallery(cls, records, params, out, limit, default_progress(), load)
     say(page)
 
 

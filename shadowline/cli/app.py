@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from io import TextIOWrapper
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -71,8 +71,18 @@ def _new_typer(cls: type[TyperGroup] | None = None) -> typer.Typer:
 app = _new_typer(LazyGroup)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shadowline {version('shadowline')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """From many single-class inspection models to one multi-class model."""
 
 

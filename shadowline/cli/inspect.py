@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv as csv_module
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from shadowline.cli.output import Cell, Table, coloured, print_tables, say
 from shadowline.cli.records import open_records
@@ -26,66 +31,98 @@ if TYPE_CHECKING:
     Judged = Inspection | LiveInspection
     Answered = Judged | UnknownProduct
 
-PACKAGE = "models/inspector"
+CSV_COLUMNS = (
+    "image", "class_name", "class_confidence", "nearest_class", "score", "threshold", "decision", "stop", "answered_by",
+    "model_version", "fingerprint", "latency_ms", "error",
+)  # fmt: skip
+_FEW = 5  # images that need no progress bar
 
 
 @anywhere
 def inspect(
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders whose images are all judged.")],
     class_name: Annotated[str | None, typer.Option("--class", help="Product class; else it is found.")] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A directory or models:/NAME@ALIAS; else what is live, without a rollout models/inspector."),
+        typer.Option(help="A directory or models:/NAME@ALIAS; else what answers here, see below."),
     ] = None,
     heatmap: Annotated[Path | None, typer.Option(help="Write a heat-map overlay per image into this folder.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a row per image into this file, refused ones too.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Score images and decide, by the model that is live for the class, as the gateway does; nothing is recorded.
 
-    Exit code 0: all normal, 1: at least one anomalous, 2: an image cannot be used or is of no known class.
+    While no class has a live model, the packaged model answers: models/inspector, or the newest registered version that
+    passed its gates where models/inspector did not. Which one it is, is said on stderr.
+
+    Exit code 0: all normal, 1: at least one is anomalous or of no known class, 2: an image cannot be used.
 
     Example: `shadowline inspect part.png --class solar_mono --heatmap out/`
+
+    Example: `shadowline inspect /srv/images/today --csv today.csv`
     """
     if model is None:
         require_project(Path())
     present = [path for path in images if path.exists()]
-    for path in images:
-        if path not in present:
-            _refuse(path, "no such file")
+    refused = [(path, "no such file") for path in images if path not in present]
+    for path, reason in refused:
+        _say_refused(path, reason)
     if not present:
         raise typer.Exit(2)
-    from shadowline.models.inspector import UnknownProduct  # and with it torch, which takes seconds to import
-    from shadowline.models.registry_inspector import RegistryInspector
-
-    live = _live() if model is None else None
-    inspector = None if live is not None else RegistryInspector.load(model or PACKAGE)
+    inspector = _load(model) if model is not None else None
+    live = _live() if inspector is None else None
+    if inspector is None and live is None:
+        inspector = _load(_package())
     answered: list[tuple[Path, Answered]] = []
-    for path in present:
+    for path, name in _progress(_expand(present)):
         try:
-            answered.append((path, _judge(path, class_name, live, inspector, wants_heat=heatmap is not None)))
+            answer = _judge(path, class_name, live, inspector, wants_heat=heatmap is not None)
         except (RefusedImage, FileNotFoundError) as error:
-            _refuse(path, str(error))
-    if as_json:
-        for path, answer in answered:
+            refused.append((path, str(error)))
+            _say_refused(path, str(error))
+            continue
+        if as_json:
             typer.echo(json.dumps({"image": str(path), **answer.to_dict()}))
-    elif answered:
+        if heatmap is not None:
+            _draw(path, heatmap / name, answer, inspector, quiet=as_json)
+        answered.append((path, _without_map(answer)))
+    if csv is not None:
+        write_csv(csv, [(path, answer.to_dict()) for path, answer in answered], refused)
+        say(f"{csv}: {len(answered)} images judged, {len(refused)} refused", err=as_json)
+    elif not as_json:
         _print(answered)
-    judged = [(path, answer) for path, answer in answered if not isinstance(answer, UnknownProduct)]
-    if heatmap is not None:
-        for path, inspection in judged:
-            say(_write_overlay(path, inspection, inspector, heatmap), err=as_json)
-    if len(judged) < len(images):
+    if refused:
         raise typer.Exit(2)
-    raise typer.Exit(1 if any(inspection.decision is Label.ANOMALOUS for _, inspection in judged) else 0)
+    raise typer.Exit(1 if any(answer.stop for _, answer in answered) else 0)
 
 
-def _refuse(path: Path, reason: str) -> None:
-    """Say once which file is refused; an error of the decoder begins with the file's name."""
+def _load(location: str) -> Inspector:
+    from shadowline.models.registry_inspector import (
+        RegistryInspector,  # and with it torch, which takes seconds to import
+    )
+
+    return RegistryInspector.load(location)
+
+
+def _package() -> str:
+    """The packaged model that answers while no class has a live one; says on stderr which, and why."""
+    from shadowline.inference.package_choice import choose_package
+    from shadowline.models.registry_uri import newest_passed
+
+    layout = Layout()
+    choice = choose_package(layout, lambda: newest_passed(load_params(layout.params).registry.model_name))
+    say(f"{choice.location}: {choice.reason}", colour=None if choice.passed else "yellow", err=True)
+    return choice.location
+
+
+def _say_refused(path: Path, reason: str) -> None:
+    """Name the refused file once; an error of the decoder begins with the file's name."""
     say(f"refused {path}: {reason.removeprefix(f'{path.name}: ')}", colour="red", err=True)
 
 
 def _live() -> LiveModels | None:
-    """The models of the rollout; None where the records have no database yet, which is not created then."""
+    """The models that answer at the gateway; None where there is none, or the records have no database yet, which is
+    not created then."""
     from sqlalchemy import make_url
 
     from shadowline.core.settings import Settings
@@ -95,6 +132,24 @@ def _live() -> LiveModels | None:
     if file.drivername.startswith("sqlite") and not Path(file.database or "").is_file():
         return None
     return live_models(open_records(), load_params(Layout().params))
+
+
+def _expand(arguments: list[Path]) -> list[tuple[Path, Path]]:
+    """Each image, with its path below the folder that was given; raises ValueError for a folder without images."""
+    from shadowline.inference.shadow_batch import find_images
+
+    found = []
+    for argument in arguments:
+        paths = find_images(argument) if argument.is_dir() else [argument]
+        found += [(path, path.relative_to(argument) if path != argument else Path(path.name)) for path in paths]
+    return found
+
+
+def _progress(images: list[tuple[Path, Path]]) -> Iterable[tuple[Path, Path]]:
+    """A bar on stderr, in a terminal and for more than a handful of images."""
+    stderr = Console(stderr=True)
+    hidden = len(images) < _FEW or not stderr.is_terminal
+    return track(images, "images", console=stderr, transient=True, disable=hidden)
 
 
 def _judge(
@@ -107,10 +162,29 @@ def _judge(
     return inspector.inspect(path, class_name)
 
 
+def _without_map(answer: Answered) -> Answered:
+    """For the table at the end, which is in memory until then."""
+    from shadowline.inference.live import LiveInspection
+
+    return replace(answer, heat=None) if isinstance(answer, LiveInspection) else answer
+
+
+def write_csv(
+    path: Path, judged: Sequence[tuple[Path, Mapping[str, Any]]], refused: Sequence[tuple[Path, str]]
+) -> None:
+    """One row per image, the refused ones last with their error; empty cells are None."""
+    rows: list[Mapping[str, Any]] = [{"image": str(image), **answer} for image, answer in judged]
+    rows += [{"image": str(image), "stop": True, "error": error} for image, error in refused]
+    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv_module.DictWriter(file, CSV_COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def _print(answered: list[tuple[Path, Answered]]) -> None:
-    table = Table("image", "class", "score", "threshold", "decision", "ms")
+    table = Table("image", "class", "score", "threshold", "decision", "model", "ms")
     for path, answer in answered:
-        table.add_row(str(path), *_cells(answer), f"{answer.latency_ms:.0f}")
+        table.add_row(str(path), *_cells(answer), _model(answer), f"{answer.latency_ms:.0f}")
     print_tables(table)
 
 
@@ -120,7 +194,7 @@ def _cells(answer: Answered) -> tuple[str | Cell, ...]:
 
     confidence = "" if answer.class_confidence is None else f" ({answer.class_confidence:.2f})"
     if isinstance(answer, UnknownProduct):
-        return f"unknown{confidence}, nearest {answer.nearest_class}", "-", "-", coloured("none", "yellow")
+        return f"unknown, nearest {answer.nearest_class}{confidence}", "-", "-", coloured("none: stop", "yellow")
     colour = "red" if answer.decision is Label.ANOMALOUS else "green"
     return (
         f"{answer.class_name}{confidence}",
@@ -130,11 +204,21 @@ def _cells(answer: Answered) -> tuple[str | Cell, ...]:
     )
 
 
-def _write_overlay(path: Path, inspection: Judged, inspector: Inspector | None, folder: Path) -> Path:
-    target = folder / f"{path.stem}-{inspection.decision}.png"
-    with replace_file(target) as temporary:
-        _overlay(path, inspection, inspector).save(temporary, format="PNG")
-    return target
+def _model(answer: Answered) -> str:
+    """`legacy 1`, `candidate 3`, or the version of the packaged model."""
+    return " ".join([*([answer.answered_by] if hasattr(answer, "answered_by") else []), answer.model_version])
+
+
+def _draw(path: Path, target: Path, answer: Answered, inspector: Inspector | None, *, quiet: bool) -> None:
+    """Write the overlay beside `target`, with the decision in its name; there is none of an unknown product."""
+    from shadowline.models.inspector import UnknownProduct
+
+    if isinstance(answer, UnknownProduct):
+        return
+    overlay = target.with_name(f"{target.stem}-{answer.decision}.png")
+    with replace_file(overlay) as temporary:
+        _overlay(path, answer, inspector).save(temporary, format="PNG")
+    say(overlay, err=quiet)
 
 
 def _overlay(path: Path, inspection: Judged, inspector: Inspector | None) -> Image.Image:

@@ -146,6 +146,16 @@ class Layout:
         return self.root / "data/summary.json"
 
     @property
+    def class_metrics(self) -> Path:
+        """The main figures of every class, for `dvc metrics`."""
+        return self.root / "data/class_metrics.json"
+
+    @property
+    def plots(self) -> Path:
+        """Tables for `dvc plots`; see `shadowline/stages/summary.py`."""
+        return self.root / "data/plots"
+
+    @property
     def cost(self) -> Path:
         return self.root / "data/cost.json"
 
@@ -173,7 +183,7 @@ class Layout:
     @property
     def uncached(self) -> tuple[Path, ...]:
         """The outputs of all classes together that git and DVC do not keep."""
-        return (self.validation / "docs", self.cost, self.summary)
+        return (self.validation / "docs", self.cost)
 
     @property
     def set_aside(self) -> Path:

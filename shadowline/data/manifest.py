@@ -89,6 +89,14 @@ def read_manifest(paths: Iterable[Path]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def source_names(rows: pd.DataFrame) -> dict[str, str]:
+    """Path in the project → the user's own name of the file, without the importer."""
+    sources = rows["source"].fillna("").astype(str)
+    return {
+        path: source.partition(":")[2] or source for path, source in zip(rows["path"], sources, strict=True) if source
+    }
+
+
 def _read_slice(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no manifest slice; run `dvc repro import@{path.stem}`")

@@ -13,6 +13,11 @@ A gate fails closed: what is missing or not finite is a failed check with its ow
     separation   robust sigmas, each class                  ≥ min_separation
     flip_share   decisions that views turn over, each class ≤ max_flip_share
     saturation   share of identical scores, each class      ≤ max_saturation
+    miss_rate    missed defects at the threshold, each class  ≤ max_miss_rate
+    false_alarms normals stopped, at least, each class      ≤ the class's target_fpr
+
+`false_alarms` is the lower end of an interval: chance alone must not fail a class, only a proof that it stops more good
+parts than it was calibrated for.
 
 The first five are policy and strict: "> 97 %" does not pass at 97 %. They compare as measured, without tolerance.
 
@@ -27,12 +32,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from scipy.stats import binomtest
+
 from shadowline.core.params import GateParams
 
 Direction = Literal["min", "max"]
 LATENCY = "latency_ms"
 REMEASURE = "shadowline retrain --remeasure"
-GATES = ("mean_auroc", "mean_drop", "memory_mb", LATENCY, "drop", "separation", "flip_share", "saturation")
+GATES = (
+    "mean_auroc", "mean_drop", "memory_mb", LATENCY, "drop", "separation", "flip_share", "saturation", "miss_rate",
+    "false_alarms",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,9 +111,13 @@ class ClassEvidence:
     separation: float | None  # robust sigmas
     flip_share: float | None  # of decisions, under the robustness views
     saturation: float | None  # share of identical scores
+    miss_rate: float | None  # of the anomalous test images
+    false_alarms: int | None  # normal test images that raise an alarm
+    num_normal: int  # normal test images
+    target_fpr: float | None  # of the class's calibration
 
     def __post_init__(self) -> None:
-        for name in ("auroc", "legacy_auroc", "flip_share", "saturation"):
+        for name in ("auroc", "legacy_auroc", "flip_share", "saturation", "miss_rate"):
             value: float | None = getattr(self, name)
             if value is not None and math.isfinite(value) and not 0 <= value <= 1:
                 raise ValueError(f"class '{self.class_name}': {name} {value:g}, need a share in 0…1, not per cent")
@@ -205,7 +219,20 @@ def _judge_class(name: str, item: ClassEvidence | None, is_expected: bool, gates
         check_at_least("separation", item.separation, gates.min_separation, name),
         check_at_most("flip_share", item.flip_share, gates.max_flip_share, name),
         check_at_most("saturation", item.saturation, gates.max_saturation, name),
+        check_at_most("miss_rate", item.miss_rate, gates.max_miss_rate, name),
+        _check_promise(item, gates.promise_confidence),
     )
+
+
+def _check_promise(item: ClassEvidence, confidence: float) -> GateCheck:
+    """Whether the normal test images prove that the class stops more good parts than its target."""
+    if item.false_alarms is None or item.target_fpr is None or not item.num_normal:
+        return _check("false_alarms", None, item.target_fpr or 0.0, "max", item.class_name, strict=False)
+    test = binomtest(item.false_alarms, item.num_normal, alternative="greater")
+    least = float(test.proportion_ci(confidence, method="wilson").low)
+    seen = f"{item.false_alarms} of {item.num_normal} good images stopped"
+    check = check_at_most("false_alarms", least, item.target_fpr, item.class_name)
+    return replace(check, reason=f"{check.reason} ({seen}; measured is what {confidence:g} confidence proves)")
 
 
 def _badness(checks: Sequence[GateCheck], by_name: Mapping[str, ClassEvidence]) -> tuple[bool, int, float, str]:

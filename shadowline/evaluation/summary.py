@@ -1,10 +1,11 @@
-"""`summary.json`: all classes together under their verdict."""
+"""`summary.json`: all classes together under their verdict. `class_metrics.json`: the main figures of each."""
 
 from __future__ import annotations
 
 from typing_extensions import TypedDict  # pydantic cannot use that of typing before Python 3.12
 
 from shadowline.core.artifacts import Artifact
+from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.cost import Memory
 from shadowline.evaluation.gates import Verdict
 
@@ -48,3 +49,29 @@ class Summary(Artifact):
     latency_ms: LatencyMs
     latency_measurement: LatencyMeasurement
     num_images: dict[str, dict[str, int]]  # class → split → images
+
+
+class ClassFigures(TypedDict, total=False):
+    """What two versions are compared by; `aupro` only where the class has masks."""
+
+    auroc: float
+    legacy_auroc: float
+    fpr: float  # share of the normal test images that raise an alarm
+    fnr: float  # share of the anomalous test images that are missed
+    aupro: float
+
+
+class FiguresByClass(Artifact):
+    """`dvc metrics` shows numbers of JSON files alone, and none of the lists of `summary.json`."""
+
+    classes: dict[str, ClassFigures]
+
+
+def class_figures(metrics: ClassMetrics) -> ClassFigures:
+    figures = ClassFigures(
+        auroc=metrics.components.fused.value,
+        legacy_auroc=metrics.components.legacy.value,
+        fpr=metrics.decisions.fpr,
+        fnr=metrics.decisions.fnr,
+    )
+    return figures if metrics.pixel is None else {**figures, "aupro": metrics.pixel.aupro.value}

@@ -153,6 +153,7 @@ def _describe(reply: Reply, sample: UploadedImage, picture: str | None) -> Inspe
         score=reply.answer.score,
         threshold=reply.answer.threshold,
         decision=reply.decision,  # type: ignore[arg-type]  # never Label.UNKNOWN
+        stop=reply.decision is not Label.NORMAL,
         class_name=reply.answer.class_name,
         class_confidence=reply.identified.confidence if reply.identified else None,
         model_fingerprint=reply.place.fingerprint,
@@ -171,6 +172,7 @@ def _describe_unknown(reply: UnknownProductReply, sample: UploadedImage) -> Unkn
         score=None,
         threshold=None,
         decision=None,
+        stop=True,
         class_name=None,
         class_confidence=reply.identified.confidence,
         nearest_class=reply.identified.nearest_class,

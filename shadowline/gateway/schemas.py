@@ -49,9 +49,10 @@ class InspectionAnswer(Answered):
     score: float = Field(description="robust sigmas above a typical normal image of the class")
     threshold: float = Field(description="the score above which the part is anomalous")
     decision: Literal[Label.NORMAL, Label.ANOMALOUS]
+    stop: bool = Field(description="whether the part must not pass: true where it is anomalous")
     class_name: str
     class_confidence: float | None = Field(
-        description="support for the class found, 0…1; null where the caller said it"
+        description="confidence that the image is of this class, 0…1; null where the caller said it"
     )
     model_fingerprint: str = Field(description="sha256 of everything that can change a decision on this class")
     model_version: str
@@ -69,8 +70,9 @@ class UnknownProductAnswer(Answered):
     score: None
     threshold: None
     decision: None
+    stop: Literal[True] = Field(description="a part that nobody judged must not pass")
     class_name: None
-    class_confidence: float = Field(description="support for the answer that no class knows it, 0…1")
+    class_confidence: float = Field(description="confidence that the image is of nearest_class, 0…1")
     nearest_class: str
     model_version: str
     review: Literal[False]

@@ -1,6 +1,6 @@
 """The model that is live for an image, by the gateway's routing: for the command line and for Python.
 
-live = live_models(open_records(), params)               # None: no rollout is on record
+live = live_models(open_records(), params)               # None: no model answers yet
 inspection = live.inspect(data, "bolt")                  # by the legacy model, a starter or the candidate
 inspection.score, inspection.decision, inspection.answered_by
 """
@@ -41,14 +41,19 @@ class LiveInspection:
     latency_ms: float
     heat: Heatmap | None
 
+    @property
+    def stop(self) -> bool:
+        """Whether the part must not pass."""
+        return self.decision is not Label.NORMAL
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, as JSON values."""
-        return {name: value for name, value in self.__dict__.items() if name != "heat"}
+        return {**{name: value for name, value in self.__dict__.items() if name != "heat"}, "stop": self.stop}
 
 
 class LiveModels:
-    """The models that the rollout names, each loaded when an image needs it. Unlike in the gateway, no other model
-    answers in the place of a model that fails: the failure is raised."""
+    """The models that the gateway would answer with, each loaded when an image needs it. Unlike in the gateway, no
+    other model answers in the place of a model that fails: the failure is raised."""
 
     def __init__(self, records: Records, params: Params, load: Callable[[str, str], Detector] = load_detector) -> None:
         self._locations, self.limits, self._load = records.locations, params.data, load
@@ -102,7 +107,9 @@ class LiveModels:
     def _route(self, class_name: str) -> Route:
         if class_name not in self.routes:
             names = ", ".join(sorted(self.routes))
-            raise ValueError(f"class {class_name!r}: no model of it is known here; known are {names}")
+            raise ValueError(
+                f"class {class_name!r}: no model of it answers here, but of {names}; --model asks one directly"
+            )
         return self.routes[class_name]
 
     def _identifier(self) -> Inspector:
@@ -132,5 +139,6 @@ class LiveModels:
 
 
 def live_models(records: Records, params: Params) -> LiveModels | None:
-    """None where no rollout is on record."""
-    return LiveModels(records, params) if records.rollout.revision() else None
+    """None where no model answers: no class is in the rollout, none has a legacy model, and there is no champion."""
+    live = LiveModels(records, params)
+    return live if live.routes else None

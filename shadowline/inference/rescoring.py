@@ -3,14 +3,14 @@
     looks = look_at(pairs, find_models(state.of("bolt"), records), params.data, task)
 
 A model is used only if it is still the model that judged, and a file only if it is still the image; otherwise the
-reason takes its place.
+reason takes its place. The caller says how a model is loaded: one that is deleted may come out of its archive.
 """
 
 # h w cells of a map
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from shadowline.data.manifest import content_id
 from shadowline.models.detector import Detector
 from shadowline.models.inspector_detector import CandidateDetector
 from shadowline.models.loader import load_detector
+from shadowline.records.model_locations import ModelLocation
 from shadowline.records.pair import Side
 from shadowline.records.stores import Records
 from shadowline.rollout.state import ClassState
@@ -68,19 +69,26 @@ class RescoredImage:
     sights: dict[Side, ModelView]
 
 
-def find_models(cls: ClassState, records: Records) -> dict[Side, RescoringModel]:
+Load = Callable[[ModelLocation], Detector]  # raises ValueError or OSError
+
+
+def load_place(place: ModelLocation) -> Detector:
+    return load_detector(place.location, place.class_name)
+
+
+def find_models(cls: ClassState, records: Records, load: Load = load_place) -> dict[Side, RescoringModel]:
     return {
-        "candidate": _find_model(cls.candidate, cls.class_name, records),
-        "legacy": _find_model(cls.legacy, cls.class_name, records),
+        "candidate": _find_model(cls.candidate, records, load),
+        "legacy": _find_model(cls.legacy, records, load),
     }
 
 
-def _find_model(fingerprint: str, class_name: str, records: Records) -> RescoringModel:
+def _find_model(fingerprint: str, records: Records, load: Load) -> RescoringModel:
     version = "unknown"
     try:
         place = records.locations.model(fingerprint)
         version = place.version
-        detector = load_detector(place.location, class_name)
+        detector = load(place)
         if detector.fingerprint != fingerprint:
             raise ValueError(f"{place.location} holds another model by now")
     except (ValueError, OSError, SafetensorError) as error:

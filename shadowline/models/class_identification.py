@@ -137,22 +137,22 @@ def _distance(mean_CD: Floats, directions_CRD: Floats, precision_C: Floats, embe
 
 @dataclass(frozen=True)
 class Identification:
-    """The class of an image, with a confidence.
+    """The class of an image, with a confidence that the image is of the nearest class.
 
-    The confidence is the answer's share of all support. A class's support is its p-value in units of the p-value up to
-    which it rejects, and "unknown" has a support of 1: for an image that a single class just accepts, both answers have
-    0.5. The farther an image lies inside a class, and from all others, the higher is the confidence in that class; the
-    farther it lies beyond every class, the higher is the confidence in "unknown". All answers together have 1.
+    The confidence is the nearest class's share of all support. A class's support is its p-value in units of the p-value
+    up to which it rejects, and "unknown" has a support of 1: for an image that a single class just accepts it is 0.5.
+    The farther an image lies inside a class, and from all others, the higher is the confidence; the farther it lies
+    beyond every class, the closer it is to 0. All classes and "unknown" together have 1.
 
     Guarantee where all classes reject the same share: of any class's normal images at most a share of (1 − q) / q is
-    answered wrongly with a confidence of q or more, as far as n val images can tell (down to 1 / (n + 1)). There is no
-    guarantee for products that belong to no class.
+    given to a wrong class with a confidence of q or more, as far as n val images can tell (down to 1 / (n + 1)). There
+    is no guarantee for products that belong to no class.
     """
 
     class_name: str | None  # None: an unknown product
     nearest_class: str
     p_value: float  # of the nearest class
-    confidence: float  # 0…1, the answer's share of all support
+    confidence: float  # 0…1, the nearest class's share of all support
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +201,7 @@ class Identities:
         is_known = bool(accepts_C.any())
         nearest = int(np.argmin(np.where(accepts_C, relative_C, np.inf) if is_known else relative_C))
         support_C = self._extended(p_C, distance_C) / self.unknown_share_C
-        support = float(support_C[nearest]) if is_known else _SUPPORT_OF_UNKNOWN
-        confidence = support / (_SUPPORT_OF_UNKNOWN + float(support_C.sum()))
+        confidence = float(support_C[nearest]) / (_SUPPORT_OF_UNKNOWN + float(support_C.sum()))
         name = self.names[nearest]
         return Identification(name if is_known else None, name, float(p_C[nearest]), confidence)
 

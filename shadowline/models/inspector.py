@@ -48,30 +48,42 @@ class Inspection:
     threshold: float  # the same unit
     decision: Label  # normal or anomalous
     class_name: str
-    class_confidence: float | None  # support for the class (`Identification`); None when the class was given
+    class_confidence: float | None  # that it is of this class (`Identification`); None when the class was given
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change the decision
     latency_ms: float
     anomaly_map: Array  # (H, W), robust sigmas
 
+    @property
+    def stop(self) -> bool:
+        """Whether the part must not pass."""
+        return self.decision is not Label.NORMAL
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the map, as JSON values."""
-        return {name: value for name, value in self.__dict__.items() if name != "anomaly_map"}
+        values = {name: value for name, value in self.__dict__.items() if name != "anomaly_map"}
+        return {**values, "stop": self.stop}
 
 
 @dataclass(frozen=True)
 class UnknownProduct:
-    """The result for an image, sent without a class, that no class accepts: there is no decision."""
+    """The result for an image, sent without a class, that no class accepts: no decision, and the part must not pass."""
 
     nearest_class: str
-    class_confidence: float  # support for the answer "unknown" (`Identification`)
+    class_confidence: float  # that it is of the nearest class (`Identification`)
     model_version: str  # of the registry, or "directory"
     fingerprint: str  # of everything that can change this answer
     latency_ms: float
 
+    @property
+    def stop(self) -> bool:
+        """A part that nobody judged must not pass."""
+        return True
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; what only an `Inspection` has is None."""
-        return {"score": None, "threshold": None, "decision": None, "class_name": None, **self.__dict__}
+        missing = {"score": None, "threshold": None, "decision": None, "class_name": None}
+        return {**missing, **self.__dict__, "stop": self.stop}
 
 
 class Inspector:

@@ -43,6 +43,23 @@ def resolve(location: str, inside: str = "artifacts/inspector") -> tuple[Path, s
     return folder / inside, str(version)
 
 
+def newest_passed(name: str) -> str | None:
+    """`models:/NAME/VERSION` of the newest version whose verdict is positive; None where there is none.
+
+    Raises ValueError where the registry does not answer.
+    """
+    import mlflow
+
+    prepare_environment()
+    mlflow.set_tracking_uri(tracking_address(Settings().tracking_uri))
+    try:
+        versions = mlflow.MlflowClient().search_model_versions(f"name='{name}'")
+    except mlflow.exceptions.MlflowException as error:
+        raise ValueError(f"registry: {mask(error.message)}; name a --model") from None
+    passed = [int(version.version) for version in versions if version.tags.get("verdict") == "passed"]
+    return f"{SCHEME}{name}/{max(passed)}" if passed else None
+
+
 def download_with_retries(download: Callable[[], str]) -> Path:
     """Run MLflow's `download`, again after a passing failure of the store, three attempts in all.
 

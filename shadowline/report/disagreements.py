@@ -1,5 +1,7 @@
 """The disagreements of one class as a page: what each model saw where they decided differently, the worst first.
 
+Where there are more than the limit, half of those that are shown are such in which the new model was proven right.
+
     build_gallery(state.of("bolt"), open_records(), params, Path("data/report"), limit=40, progress=default_progress())
 
 Heat maps are computed again by the models on record (`inference/rescoring.py`). Where an image or a map is missing, the
@@ -27,10 +29,12 @@ from shadowline.evaluation.evidence import UNLABELLED
 from shadowline.inference.overlay import heatmap_overlay
 from shadowline.inference.rescoring import (
     SIDES,
+    Load,
     RescoredImage,
     RescoringModel,
     colour_range,
     find_models,
+    load_place,
     look_at,
     maps_of,
 )
@@ -79,18 +83,26 @@ class Disagreement:
     path: str
 
 
-def build_gallery(cls: ClassState, records: Records, params: Params, out: Path, limit: int, progress: Progress) -> Path:
+def build_gallery(
+    cls: ClassState,
+    records: Records,
+    params: Params,
+    out: Path,
+    limit: int,
+    progress: Progress,
+    load: Load = load_place,
+) -> Path:
     """Write `out/disagreements-<class>.html` and return its path.
 
-    Raises ValueError for a limit below 1.
+    `load`: how the two models are loaded. Raises ValueError for a limit below 1.
     """
     if limit < 1:
         raise ValueError(f"gallery of {cls.class_name!r}: limit {limit}, need at least 1; raise --limit")
     pairs = (cls.class_name, cls.candidate, cls.legacy)
     disagreements = rank_disagreements(records.pairs.table(*pairs, disagreeing=True), records.pairs.scores(*pairs))
     quiet = _quiet(records.pairs.table(*pairs, limit=NUM_SEARCHED))
-    models = find_models(cls, records)
-    disputes = _disputes(disagreements.head(limit), quiet, models, params.data, progress)
+    models = find_models(cls, records, load)
+    disputes = _disputes(choose_shown(disagreements, limit), quiet, models, params.data, progress)
     page = _render(cls, records.pairs.counts(*pairs), params.shadow.confidence, models, disputes, len(disagreements))
     target = out / f"disagreements-{cls.class_name}.html"
     with replace_file(target) as unfinished:
@@ -138,6 +150,13 @@ def rank_disagreements(disagreeing: pd.DataFrame, scores: pd.DataFrame) -> pd.Da
     proven = [adjudicate(row) is Adjudication.CANDIDATE for row in disagreeing.to_dict("records")]
     keyed = disagreeing.assign(distance=distance, proven=proven)
     return keyed.sort_values(["proven", "distance"], ascending=[True, False], kind="stable")
+
+
+def choose_shown(ranked: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """At most `limit` rows of `rank_disagreements`, of both kinds: up to half of them prove the new model right."""
+    proven = ranked["proven"].to_numpy(dtype=bool)
+    num_against = min(int((~proven).sum()), limit - min(int(proven.sum()), limit // 2))
+    return pd.concat([ranked[~proven].head(num_against), ranked[proven].head(limit - num_against)])
 
 
 def _spread(scores: pd.Series[float]) -> float:

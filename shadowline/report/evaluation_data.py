@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from shadowline.core.artifacts import Artifact
 from shadowline.core.layout import Layout
 from shadowline.data.labels import Label
+from shadowline.data.manifest import read_manifest, source_names
 from shadowline.data.validation_results import ClassChecks, OverallChecks
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.summary import Summary
@@ -42,6 +43,7 @@ class ClassContents:
     calibration: CalibrationFile | None
     validation: ClassChecks | None
     import_report: ImportReport | None
+    source_names: dict[str, str]  # path in the project → the user's own name of the file; empty without a manifest
 
     def scores_of(self, label: Label, column: str = "score") -> npt.NDArray[np.float64]:
         """Finite scores of the test images with this label."""
@@ -99,6 +101,7 @@ def _read_class(layout: Layout, name: str) -> ClassContents:
         calibration=_read_optional(layout.calibration(name), CalibrationFile),
         validation=_read_optional(layout.class_checks(name), ClassChecks),
         import_report=_read_optional(layout.import_report(name), ImportReport),
+        source_names=source_names(read_manifest([layout.manifest(name)])) if layout.manifest(name).is_file() else {},
     )
 
 

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_curve
 
 from shadowline.data.labels import Label
 from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.evaluation.curves import score_range
 from shadowline.evaluation.summary import Summary
 from shadowline.models.dinomaly.history import TrainingHistory
 from shadowline.report.evaluation_data import ClassContents
@@ -47,7 +48,7 @@ def score_histogram(contents: ClassContents) -> Figure | None:
     if not everything.size:
         return None
     threshold = contents.metrics.decisions.threshold
-    low, high, cut = _score_range(everything, threshold)
+    low, high, cut = score_range(everything, threshold)
     edges = np.linspace(low, high, NUM_BINS + 1)
     shares = {css: _shares(scores, edges) for scores, css, _ in groups}
     shares["c-validation"] = _shares(validation, edges)
@@ -70,18 +71,6 @@ def score_histogram(contents: ClassContents) -> Figure | None:
     return Figure("Scores", plot.render(), tuple(keys), note)
 
 
-def _score_range(scores: Scores, threshold: float) -> tuple[float, float, bool]:
-    """Low, high, and whether a long upper tail was gathered into the last bin."""
-    values = np.append(scores, threshold)
-    low, high = float(values.min()), float(values.max())
-    shoulder = max(float(np.quantile(scores, 0.95)), threshold)
-    limit = shoulder + 0.35 * (shoulder - low)
-    if high > limit > low:
-        return low, limit, True
-    margin = 0.02 * (high - low) or 0.5
-    return low - margin, high + margin, False
-
-
 def _shares(scores: Scores, edges: Scores) -> Scores:
     counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), bins=edges)
     return np.asarray(counts / max(scores.size, 1), dtype=np.float64)
@@ -93,9 +82,9 @@ def _steps(shares: Scores, edges: Scores) -> list[Point]:
 
 
 def roc(contents: ClassContents) -> Figure | None:
-    """The candidate's curve with its operating point, over the parts and today's model; None for one-sided tests."""
+    """The candidate's curve with its operating point, over the parts and the baseline; None for one-sided tests."""
     curves = {
-        "c-legacy dash1": ("today's model", "legacy_score"),
+        "c-legacy dash1": ("single-class baseline", "legacy_score"),
         "c-bank dash2": ("bank alone", "bank_score"),
         "c-reconstruction dash2": ("decoder alone", "reconstruction_score"),
         "c-fused": ("new model", "score"),
@@ -200,7 +189,7 @@ def _curves(
 
 
 def memory(summary: Summary, max_memory_mb: float) -> Figure | None:
-    """Encoder, decoder and banks stacked, above the sum of today's models."""
+    """Encoder, decoder and banks stacked, above the sum of the single-class baselines."""
     sizes = summary.memory
     if sizes is None:
         return None
@@ -213,7 +202,7 @@ def memory(summary: Summary, max_memory_mb: float) -> Figure | None:
     legacy = unit(sizes.legacy_total_mb, "MB")
     bars = [
         Bar("new model", stacked, unit(sizes.total_mb, "MB")),
-        Bar("today's models", ((sizes.legacy_total_mb, "c-chance", f"together: {legacy}"),), legacy),
+        Bar("baselines", ((sizes.legacy_total_mb, "c-chance", f"together: {legacy}"),), legacy),
     ]
     keys = tuple(LegendEntry(css, f"{name} {unit(size, 'MB')}") for size, css, name in parts)
     bound = (max_memory_mb, f"gate {unit(max_memory_mb, 'MB')}")
@@ -225,7 +214,7 @@ def latency(summary: Summary, max_latency_ms: float) -> Figure | None:
     times = summary.latency_ms
     rows = (
         ("new model", times.get("p50"), times.get("p95"), "c-fused"),
-        ("today's models", times.get("legacy_p50"), times.get("legacy_p95"), "c-legacy"),
+        ("baselines", times.get("legacy_p50"), times.get("legacy_p95"), "c-legacy"),
     )
     bars = []
     for name, p50, p95, css in rows:

@@ -12,6 +12,7 @@ from shadowline.evaluation.gates import GateCheck
 from shadowline.evaluation.summary import Summary
 from shadowline.report.evaluation_data import ClassContents, Contents
 
+SHIFT_GOOD, SHIFT_DEFECTIVE = 1000, 20  # parts of a shift, as an example
 THIN = "\u202f"  # narrow no-break space between a number and its unit
 NOTHING = "–"
 ACRONYMS = {"auroc": "AUROC", "fpr": "FPR", "fnr": "FNR", "aupro": "AUPRO", "mb": "(MB)", "ms": "(ms)"}
@@ -72,12 +73,22 @@ def headline(summary: Summary) -> str:
     checks = summary.verdict.checks
     failed = [check for check in checks if not check.passed]
     if summary.verdict.passed:
-        return f"The new model may start working in the shadow of today's models: all {len(checks)} checks passed."
+        deciding = sum(not check.advisory for check in checks)
+        start = "The new model may start working in the shadow of the single-class models on the line"
+        return f"{start}: all {deciding} deciding checks passed.{_advice(failed, summary.classes)}"
     if not failed:
         return "The new model must not go further: the verdict is negative, although no single check is."
     subjects = list(dict.fromkeys(_subject(check, summary.classes) for check in failed))
     where = join_words(subjects) if len(subjects) <= 3 else f"{len(subjects)} places"
     return f"The new model must not go further yet: {len(failed)} of {len(checks)} checks failed, for {where}."
+
+
+def _advice(failed: Sequence[GateCheck], classes: Sequence[str]) -> str:
+    """What failed among the checks that only advise, worst known first."""
+    if not failed:
+        return ""
+    named = [f"{label_text(check.name)} of {_subject(check, classes)}" for check in failed]
+    return f" Not good enough, but only advice: {join_words(named)}."
 
 
 def _subject(check: GateCheck, classes: Sequence[str]) -> str:
@@ -90,7 +101,7 @@ def headline_numbers(contents: Contents) -> str:
     sentences = []
     if (mean := summary.means.get("auroc")) is not None:
         legacy = summary.means.get("legacy_auroc")
-        beside = f" (the models in use today: {100 * legacy:.1f})" if legacy is not None else ""
+        beside = f" (the single-class baseline, PatchCore: {100 * legacy:.1f})" if legacy is not None else ""
         sentences.append(
             "Shown one good and one defective part, it points at the defective one "
             f"{100 * mean:.1f} times out of 100{beside}."
@@ -101,19 +112,25 @@ def headline_numbers(contents: Contents) -> str:
         f"{plural(totals.normal, 'good part')} and let {totals.misses} of "
         f"{plural(totals.anomalous, 'defective part')} pass."
     )
+    if totals.fpr is not None and totals.fnr is not None:
+        stopped, passed = SHIFT_GOOD * totals.fpr, SHIFT_DEFECTIVE * totals.fnr
+        sentences.append(
+            f"A shift of {SHIFT_GOOD} good and {SHIFT_DEFECTIVE} defective parts like these would see about "
+            f"{stopped:.0f} good parts stopped and {passed:.0f} defective ones pass."
+        )
     return " ".join(sentences)
 
 
 def costs(summary: Summary) -> str:
-    """What the model needs beside what today's models need; says so where neither was measured."""
+    """What the model needs beside what the single-class baselines need; says so where neither was measured."""
     p95, legacy_p95 = summary.latency_ms.get("p95"), summary.latency_ms.get("legacy_p95")
     idle_p95 = summary.latency_ms.get("idle_p95")
     sentences = []
     if memory := summary.memory:
-        beside = f"; today's models need {unit(memory.legacy_total_mb, 'MB')} together"
+        beside = f"; the single-class baselines need {unit(memory.legacy_total_mb, 'MB')} together"
         sentences.append(f"The new model needs {unit(memory.total_mb, 'MB')} for all classes{beside}.")
     if p95 is not None:
-        beside = f"; today's models need {unit(legacy_p95, 'ms')}" if legacy_p95 is not None else ""
+        beside = f"; a single-class baseline needs {unit(legacy_p95, 'ms')}" if legacy_p95 is not None else ""
         sentences.append(f"It answers 95 of 100 images within {unit(p95, 'ms')}{beside}.")
         if idle_p95 is not None:
             sentences.append(f"On an idle machine it needs {unit(idle_p95, 'ms')}, and that is what the gate judges.")

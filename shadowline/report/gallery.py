@@ -39,6 +39,7 @@ class GalleryImage:
     image: str
     overlay: str
     path: str
+    name: str  # the user's own name of the file; the path where it is not known
     defect_type: str
     score: float | None
     ratio: float | None  # score / threshold, where both are positive
@@ -115,7 +116,9 @@ def _shot(
         overlay = heatmap_overlay(image, map_HW, level, high=high, coverage=coverage, line_width=1.2)
     score, threshold = _finite(record["score"]), _finite(record["threshold"])
     ratio = score / threshold if score is not None and threshold is not None and min(score, threshold) > 0 else None
-    return GalleryImage(data_uri(image), data_uri(overlay), record["path"], record["defect_type"], score, ratio)
+    path = record["path"]
+    name = contents.source_names.get(path, path)
+    return GalleryImage(data_uri(image), data_uri(overlay), path, name, record["defect_type"], score, ratio)
 
 
 def _finite(value: float) -> float | None:

@@ -1,23 +1,44 @@
-"""`shadowline stage summary`: all classes together, worst first, judged by the gates."""
+"""`shadowline stage summary`: all classes together, worst first, judged by the gates.
+
+data/summary.json           the verdict, means, times, counts
+data/class_metrics.json     the main figures of each class
+data/plots                  training_loss.csv, validation_loss.csv, roc/CLASS.csv, scores/CLASS.csv
+
+DVC keeps all of them, so that `dvc metrics diff` and `dvc plots diff` compare any two commits.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
 from shadowline.core.params import GateParams, Params
 from shadowline.core.progress import Progress
+from shadowline.data.labels import Label
 from shadowline.data.manifest import read_manifest
 from shadowline.evaluation.class_metrics import ClassMetrics
 from shadowline.evaluation.cost import Cost
+from shadowline.evaluation.curves import histogram_table, roc_table
 from shadowline.evaluation.gates import ClassEvidence, GateEvidence, Verdict, evaluate_gates
 from shadowline.evaluation.latency import Latency
-from shadowline.evaluation.summary import LatencyMeasurement, LatencyMs, Means, Summary
+from shadowline.evaluation.summary import (
+    FiguresByClass,
+    LatencyMeasurement,
+    LatencyMs,
+    Means,
+    Summary,
+    class_figures,
+)
+from shadowline.models.dinomaly.history import TrainingHistory
 
 
 def run(params: Params, layout: Layout, progress: Progress) -> Verdict:
-    """Write data/summary.json. A missing evaluation is a failed check, not an error: gates fail closed."""
+    """Write the files of this stage. A missing evaluation is a failed check, not an error: gates fail closed."""
     names = sorted(params.classes)
     paths = {name: layout.metrics(name) for name in names}
     measured = {name: ClassMetrics.read(path) for name, path in paths.items() if path.is_file()}
@@ -25,6 +46,7 @@ def run(params: Params, layout: Layout, progress: Progress) -> Verdict:
     num_images = {name: _counts(layout.manifest(name)) for name in names}
     summary = summarize(measured, cost, num_images, params.gates)
     summary.write(layout.summary)
+    write_comparison(measured, layout)
     progress.message(f"verdict: {'passed' if summary.verdict.passed else 'not passed'}")
     return summary.verdict
 
@@ -59,6 +81,10 @@ def gate_evidence_of(
             separation=metrics.practicality.separation,
             flip_share=metrics.practicality.flip_share,
             saturation=metrics.practicality.saturation,
+            miss_rate=metrics.decisions.fnr,
+            false_alarms=metrics.decisions.false_alarms,
+            num_normal=metrics.num_test_normal,
+            target_fpr=metrics.decisions.target_fpr,
         )
         for name, metrics in measured.items()
     )
@@ -110,3 +136,32 @@ def _means(classes: Sequence[ClassMetrics]) -> Means:
 def _counts(path: Path) -> dict[str, int]:
     counts = read_manifest([path])["split"].value_counts()
     return {str(split): int(count) for split, count in sorted(counts.items())}
+
+
+# --- what DVC compares between commits ------------------------------------------------------------------------------
+
+
+def write_comparison(measured: Mapping[str, ClassMetrics], layout: Layout) -> None:
+    """Write the figures and plots of these classes; those of other classes are removed."""
+    figures = {name: class_figures(metrics) for name, metrics in measured.items()}
+    FiguresByClass(classes=figures).write(layout.class_metrics)
+    shutil.rmtree(layout.plots, ignore_errors=True)
+    for name, table in _losses(TrainingHistory.read(layout.history)).items():
+        _write_table(table, layout.plots / f"{name}.csv")
+    for name, metrics in measured.items():
+        scores = pd.read_parquet(layout.evaluation(name) / "scores.parquet")
+        values, anomalous = scores["score"].to_numpy(), (scores["label"] == Label.ANOMALOUS).to_numpy()
+        _write_table(roc_table(values, anomalous), layout.plots / f"roc/{name}.csv")
+        histogram = histogram_table(values, anomalous, metrics.decisions.threshold)
+        _write_table(histogram, layout.plots / f"scores/{name}.csv")
+
+
+def _losses(history: TrainingHistory) -> dict[str, pd.DataFrame]:
+    training = [{"step": step.step, "loss": step.loss} for step in history.steps]
+    validation = [{"step": evaluation.step, "loss": evaluation.val_loss} for evaluation in history.evaluations]
+    return {"training_loss": pd.DataFrame(training), "validation_loss": pd.DataFrame(validation)}
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    with replace_file(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")

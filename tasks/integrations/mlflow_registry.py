@@ -13,13 +13,10 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
 from prefect.logging import get_logger
 from prefect.runtime import task_run
 from sqlalchemy.exc import SQLAlchemyError
 
-import shadowline
 from shadowline.core.atomic_files import read_json
 from shadowline.core.layout import Layout
 from shadowline.core.network import why_unreachable
@@ -31,11 +28,17 @@ from shadowline.evaluation.summary import Summary
 from shadowline.models.fingerprints import class_fingerprints
 from tasks.integrations.artifact_locations import take_home
 from tasks.integrations.git import Provenance
+from tasks.integrations.logged_model import example, log_pyfunc, requirements
 from tasks.integrations.model_version import ModelVersion
 from tasks.integrations.provenance import log_provenance
 from tasks.integrations.rejudgement import PASSED, failed_since, judge_again, word_of
 from tasks.integrations.retry import retried_task
 
+_DESCRIPTION = "mlflow.note.content"  # tag of a run
+_ABOUT_THE_MODEL = (
+    "One model for all product classes, from `shadowline retrain`. `challenger` is the newest version that passed its "
+    "gates, `champion` the one that holds every live class."
+)
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 
 _MAX_PARAMS = 100  # in one request, as MLflow allows
@@ -43,26 +46,6 @@ STORE_ERRORS = (MlflowException, SQLAlchemyError)  # the latter where a connecti
 _NOT_THERE = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})  # no such model; no such alias
 
 log = get_logger(__name__)
-
-SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            ColSpec(DataType.string, "image", required=False),
-            ColSpec(DataType.string, "path", required=False),
-            ColSpec(DataType.string, "class_name", required=False),
-        ]
-    ),
-    outputs=Schema(
-        [
-            ColSpec(DataType.double, "score"),
-            ColSpec(DataType.double, "threshold"),
-            ColSpec(DataType.string, "decision"),
-            ColSpec(DataType.string, "class_name"),
-            ColSpec(DataType.string, "model_version"),
-            ColSpec(DataType.string, "fingerprint"),
-        ]
-    ),
-)
 
 
 def client() -> mlflow.MlflowClient:
@@ -85,13 +68,17 @@ def _require_server(uri: str) -> None:
 
 
 @retried_task
-def start_run(experiment: str, params: Mapping[str, Any]) -> str:
-    """Open a run with all hyper-parameters; returns its id. The retry of a task continues the run that it opened."""
+def start_run(experiment: str, params: Mapping[str, Any], name: str = "", description: str = "") -> str:
+    """Open a run with all hyper-parameters; returns its id. The retry of a task continues the run that it opened.
+
+    `name`: without it MLflow makes one up. `description`: Markdown; a run that ends well gets that of its results.
+    """
     tracking = client()
     experiment_id = _find_experiment(tracking, experiment)
     opened_by = {"opened_by": str(task_run.id)} if task_run.id else {}
     tried = tracking.search_runs([experiment_id], f"tags.opened_by = '{task_run.id}'") if opened_by else []
-    run = tried[0] if tried else tracking.create_run(experiment_id, tags=opened_by)
+    tags = {**opened_by, _DESCRIPTION: description}
+    run = tried[0] if tried else tracking.create_run(experiment_id, tags=tags, run_name=name or None)
     flat = [Param(name, value) for name, value in _flatten(params)]
     for start in range(0, len(flat), _MAX_PARAMS):
         tracking.log_batch(run.info.run_id, params=flat[start : start + _MAX_PARAMS])
@@ -120,8 +107,9 @@ def close_run(run_id: str, succeeded: bool) -> None:
 
 @retried_task
 def log_results(run_id: str, summary: Summary, files: list[Path]) -> None:
-    """Log the means, gates and files of a finished evaluation."""
+    """Log the means, gates, files and a description of a finished evaluation."""
     tracking = client()
+    tracking.set_tag(run_id, _DESCRIPTION, describe_results(summary))
     for name, value in result_metrics(summary).items():
         tracking.log_metric(run_id, name, value)
     for path in files:
@@ -137,6 +125,19 @@ def result_metrics(summary: Summary) -> dict[str, float]:
             subject = f"/{check.subject}" if check.subject else ""
             metrics[f"gate/{check.name}{subject}"] = check.measured
     return metrics
+
+
+def describe_results(summary: Summary) -> str:
+    """The verdict with its reasons, the figures and the images, as Markdown."""
+    verdict = summary.verdict
+    counts = [f"{name} ({sum(splits.values())})" for name, splits in sorted(summary.num_images.items())]
+    lines = [f"**{'Passed' if verdict.passed else 'Not passed'}** its gates.", *(f"- {why}" for why in verdict.reasons)]
+    if "auroc" in summary.means:
+        means = summary.means
+        lines.append(
+            f"\nMean image AUROC on test {means['auroc']:.3f}, single-class baseline {means['legacy_auroc']:.3f}."
+        )
+    return "\n".join([*lines, f"\nImages per class: {', '.join(counts)}."])
 
 
 @retried_task
@@ -161,6 +162,7 @@ def register(run_id: str, params: Params, layout: Layout, summary: Summary, prov
         classes = json.dumps(class_fingerprints(layout.package), sort_keys=True)
         tags = {**_provenance(config, params, summary, provenance), "class_fingerprints": classes}
         tags |= {"results_run": run_id, "verdict": word_of(verdict)}  # the verdict last: it says that all is written
+        tracking.update_model_version(name, version, describe_results(summary))
         for key, value in tags.items():
             tracking.set_model_version_tag(name, version, key, value)
     _move_challenger(tracking, registered, verdict)
@@ -189,23 +191,18 @@ def _move_challenger(tracking: mlflow.MlflowClient, version: ModelVersion, verdi
 def _log_version(
     tracking: mlflow.MlflowClient, run_id: str, model_name: str, package: Path, config: Mapping[str, Any]
 ) -> str:
-    code = Path(shadowline.__file__).parent
+    row = example(min(class_fingerprints(package)))
     with mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="inspector",
-            python_model=str(code / "models/pyfunc/inspector_model.py"),
-            artifacts={"inspector": str(package)},
-            code_paths=[str(code)],
-            signature=SIGNATURE,
-            pip_requirements=requirements(),
-        )
-    return new_version(tracking, model_name, run_id, logged, config["fingerprint"])
+        logged = log_pyfunc("inspector", "inspector_model.py", {"inspector": str(package)}, requirements(), row)
+    return new_version(tracking, model_name, run_id, logged, config["fingerprint"], _ABOUT_THE_MODEL)
 
 
-def new_version(tracking: mlflow.MlflowClient, model_name: str, run_id: str, logged: Any, fingerprint: str) -> str:
-    """Register a logged model as a new version, tagged with its fingerprint."""
+def new_version(
+    tracking: mlflow.MlflowClient, model_name: str, run_id: str, logged: Any, fingerprint: str, about: str
+) -> str:
+    """Register a logged model as a new version, tagged with its fingerprint; `about` describes a model that is new."""
     with suppress(MlflowException):  # exists already
-        tracking.create_registered_model(model_name)
+        tracking.create_registered_model(model_name, description=about)
     tags = {"fingerprint": fingerprint}
     created = tracking.create_model_version(
         model_name, source=logged.model_uri, run_id=run_id, tags=tags, model_id=logged.model_id
@@ -222,15 +219,6 @@ def find_version(tracking: mlflow.MlflowClient, model_name: str, fingerprint: st
 
 def all_versions(tracking: mlflow.MlflowClient, model_name: str) -> list[Any]:
     return list(tracking.search_model_versions(f"name='{model_name}'"))
-
-
-def requirements() -> list[str]:
-    """The packages that serving needs, in the installed versions; the library's code is logged with the model."""
-    from importlib.metadata import version
-
-    names = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors", "pandas")
-    more = ("pydantic", "pydantic-settings", "pyyaml", "mlflow")
-    return [f"{name}=={version(name).partition('+')[0]}" for name in (*names, *more)]
 
 
 def describe_version(tracking: mlflow.MlflowClient, model_name: str, version: str) -> ModelVersion:

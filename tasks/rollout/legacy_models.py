@@ -26,7 +26,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from PIL import Image
 
-import shadowline
 from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
@@ -40,15 +39,14 @@ from shadowline.records.model_locations import LEGACY, ModelLocation
 from shadowline.records.stores import open_records
 from shadowline.rollout.observation import ChecklistItem
 from tasks.integrations.audit_log import note_deletion, note_legacy_model
+from tasks.integrations.logged_model import example, log_pyfunc, requirements
 from tasks.integrations.mlflow_registry import (
-    SIGNATURE,
     all_versions,
     client,
     describe_version,
     find_version,
     is_missing,
     new_version,
-    requirements,
     start_run,
 )
 from tasks.integrations.model_version import ModelVersion
@@ -115,18 +113,24 @@ def _tags(model: LegacyModel) -> dict[str, str]:
 
 
 def _log_version(tracking: mlflow.MlflowClient, name: str, model: LegacyModel, experiment: str) -> str:
-    code = Path(shadowline.__file__).parent
-    run_id = start_run.fn(experiment, {"class": model.class_name, "source": model.source})
+    about = f"Single-class model of `{model.class_name}` ({model.kind}), imported from {model.source}."
+    facts = {"class": model.class_name, "kind": str(model.kind), "source": model.source}
+    run_id = start_run.fn(experiment, facts, f"Legacy model of {model.class_name}", about)
+    for metric, value in _metrics(model).items():
+        tracking.log_metric(run_id, metric, value)
     with tempfile.TemporaryDirectory() as scratch, mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="legacy",
-            python_model=str(code / "models/pyfunc/legacy_model.py"),
-            artifacts=_artifacts(model, Path(scratch)),
-            code_paths=[str(code)],
-            signature=SIGNATURE,
-            pip_requirements=[*requirements(), *_more_requirements(model.kind)],
+        logged = log_pyfunc(
+            "legacy",
+            "legacy_model.py",
+            _artifacts(model, Path(scratch)),
+            [*requirements(), *_more_requirements(model.kind)],
+            example(model.class_name),
         )
-    return new_version(tracking, name, run_id, logged, model.fingerprint)
+    return new_version(tracking, name, run_id, logged, model.fingerprint, about)
+
+
+def _metrics(model: LegacyModel) -> dict[str, float]:
+    return {f"baseline/{name}": float(value) for name, value in asdict(model.baseline).items() if value is not None}
 
 
 def _artifacts(model: LegacyModel, scratch: Path) -> dict[str, str]:
@@ -219,6 +223,23 @@ def restore_legacy(class_name: str, fingerprint: str, folder: Path) -> Path:
     """The archived model's files in a new `folder`, verified; `shadowline legacy import` registers them again."""
     _restore(class_name, fingerprint, folder)
     return folder
+
+
+def load_or_restore(place: ModelLocation, folder: Path) -> Detector:
+    """The model at its location; a legacy model that is gone from there, out of its archive in the new `folder`.
+
+    Raises ValueError or OSError where neither holds it.
+    """
+    try:
+        return load_detector(place.location, place.class_name)
+    except (ValueError, OSError, MlflowException) as error:
+        if place.role != LEGACY:
+            raise
+        try:
+            restored = restore_legacy(place.class_name, place.fingerprint, folder)
+        except (ValueError, OSError) as missing:
+            raise ValueError(f"{error}; nor from its archive: {missing}") from None
+        return load_detector(str(restored), place.class_name)
 
 
 def archive_key(class_name: str, fingerprint: str) -> str:

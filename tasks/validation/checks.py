@@ -9,10 +9,8 @@ that class's slice and masks alone, so a new class leaves the others' files as t
 
 from __future__ import annotations
 
-import html
 import math
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,8 +24,11 @@ import pandas as pd
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, SeverityParams, load_params
-from shadowline.data.manifest import empty_manifest, read_manifest
+from shadowline.data.images import open_within
+from shadowline.data.manifest import empty_manifest, read_manifest, source_names
 from shadowline.data.validation_results import Balance, CheckResult, ClassChecks, FailedRow, OverallChecks
+from tasks.validation import data_docs
+from tasks.validation.data_docs import user_name
 from tasks.validation.expectations import (
     DataCheck,
     Expectation,
@@ -40,20 +41,12 @@ from tasks.validation.expectations import (
 
 OVERALL = "overall"  # the suite that crosses classes, and its file
 MAX_FAILED_ROWS = 20  # rows that are written and printed for one check; all are counted
-ROW_COLUMNS = ["image_id", "path", "home"]  # what Great Expectations reports of a failed row, beside its value
-# Great Expectations' pages load scripts and styles from other hosts, which fails without a network.
-FROM_ELSEWHERE = re.compile(
-    r"<script\b.*?</script>|<footer\b.*?</footer>|<(?:link|img)\b[^>]*https?://[^>]*>|url\('https?://[^)]*\)", re.DOTALL
-)
-DOCS_STYLE = """
-body { font: 15px/1.4 sans-serif; margin: 2em; }
-table { border-collapse: collapse; }
-td, th { border: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; vertical-align: top; }
-.fa-times::before, .fa-exclamation-triangle::before { content: "✗"; color: #b00; }
-.fa-check-circle::before { content: "✓"; color: #070; }
-.failed { background: #fdd; }
-.card.mb-3, .navbar-brand { display: none; }
-"""
+ROW_COLUMNS = [
+    "image_id",
+    "path",
+    "home",
+    "source",
+]  # reported of a failed row, beside its value
 
 
 @dataclass(frozen=True)
@@ -95,12 +88,16 @@ def _validate(slices: Mapping[str, pd.DataFrame], params: Params, layout: Layout
     suites = {name: Suite(table, class_checks(table, name, params.validation)) for name, table in tables.items()}
     suites[OVERALL] = Suite(overall_table(slices), overall_checks(slices, params.validation))
     results = _run(suites, params.validation.severity, docs)
+    sources = {path: name for rows in slices.values() for path, name in source_names(rows).items()}
+    data_docs.settle(docs, results, sources, lambda path: open_within(layout.root / path, params.data))
     outcome = ValidationOutcome(
         passed=not _failures(results, Severity.CRITICAL),
         critical_failures=_failures(results, Severity.CRITICAL),
         advisory_failures=_failures(results, Severity.ADVISORY),
         docs_path=docs / "index.html",
-        lines=tuple(line for name, checks in results.items() for check in checks for line in _lines(name, check)),
+        lines=tuple(
+            line for name, checks in results.items() for check in checks for line in _lines(name, check, sources)
+        ),
     )
     for name in slices:
         failed = _failures({name: results[name]}, Severity.CRITICAL)
@@ -133,7 +130,6 @@ def _run(suites: Mapping[str, Suite], severities: SeverityParams, docs: Path) ->
         results[name] = tuple(_check_result(check, severities, validation["results"]) for check in suite.checks)
     shutil.rmtree(docs, ignore_errors=True)
     context.build_data_docs()
-    _settle_docs(docs, results)
     return results
 
 
@@ -216,7 +212,11 @@ def _failures(results: Mapping[str, Iterable[CheckResult]], severity: Severity) 
     )
 
 
-def _lines(name: str, check: CheckResult) -> Iterator[str]:
+def _all_lines(results: Mapping[str, Iterable[CheckResult]], sources: Mapping[str, str]) -> Iterator[str]:
+    return (line for name, checks in results.items() for check in checks for line in _lines(name, check, sources))
+
+
+def _lines(name: str, check: CheckResult, sources: Mapping[str, str]) -> Iterator[str]:
     """One line for each failed row: file, value, bound and the way out; one for a failure that has no rows."""
     subject = "all classes" if name == OVERALL else f"class '{name}'"
     bound = f"expected {check.expected}; {check.way_out}"
@@ -224,7 +224,7 @@ def _lines(name: str, check: CheckResult) -> Iterator[str]:
         yield f"{check.severity}: {subject}: {check.name}: {check.observed}, {bound}"
     for row in check.failed_rows:
         value = f"{row.value:.4g}" if isinstance(row.value, float) else row.value or "no value"
-        yield f"{check.severity}: {row.path}: {check.name}: {value}, {bound}"
+        yield f"{check.severity}: {user_name(row.path, sources)}: {check.name}: {value}, {bound}"
     if check.num_failed_rows > len(check.failed_rows):
         more = check.num_failed_rows - len(check.failed_rows)
         yield f"{check.severity}: {subject}: {check.name}: {more} more rows, {bound}"
@@ -255,30 +255,6 @@ def _docs_config(docs: Path) -> Any:
         analytics_enabled=False,
         progress_bars=ProgressBarsConfig(globally=False),
     )
-
-
-def _settle_docs(docs: Path, results: Mapping[str, Iterable[CheckResult]]) -> None:
-    """Make the pages readable without a network: no script, no foreign style, and an index that is plain HTML."""
-    for page in docs.rglob("*.html"):
-        text = FROM_ELSEWHERE.sub("", page.read_text(encoding="utf-8"))
-        page.write_text(text.replace("</head>", f"<style>{DOCS_STYLE}</style></head>"), encoding="utf-8")
-    failed_first = sorted(((name, check) for name in results for check in results[name]), key=lambda row: row[1].passed)
-    rows = "".join(_index_row(docs, name, check) for name, check in failed_first)
-    head = "<tr><th>class<th>check<th>status<th>severity<th>observed<th>expected</tr>"
-    title = "Data validation"
-    (docs / "index.html").write_text(
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{DOCS_STYLE}</style></head><body><h1>{title}</h1><table>{head}{rows}</table></body></html>\n",
-        encoding="utf-8",
-    )
-
-
-def _index_row(docs: Path, name: str, check: CheckResult) -> str:
-    (page,) = (docs / "validations" / name).rglob("*.html")
-    status = "passed" if check.passed else "failed"
-    link = f'<a href="{page.relative_to(docs).as_posix()}">{name}</a>'
-    words = "".join(f"<td>{html.escape(text)}" for text in (check.observed, check.expected))
-    return f'<tr class="{status}"><td>{link}<td>{check.name}<td>{status}<td>{check.severity}{words}</tr>\n'
 
 
 def main() -> int:

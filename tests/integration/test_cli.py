@@ -14,7 +14,7 @@ from PIL import Image
 from typer.main import get_command
 
 from fixtures.records import CANDIDATE, LEGACY, START, first_events, image_id, made_pair
-from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry
+from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project
 from shadowline.records.pair import ModelDecision
 from shadowline.records.stores import Records
 from shadowline.rollout.engine import begin
@@ -260,24 +260,30 @@ def test_the_images_are_listed_per_class_and_split(in_finished: Project, command
     assert all(name in table for name in CLASSES)
 
 
-def test_a_class_that_is_not_imported_yet_is_listed_beside_the_others(in_project: Project, command: Command) -> None:
-    in_project.edit_params(classes={EXTRA_CLASS: class_entry(EXTRA_CLASS)})
-    code, out, _ = command("data", "list", "--json")
-    assert (code, json.loads(out)[EXTRA_CLASS], sum(json.loads(out)[CLASSES[0]].values())) == (0, None, 60)
-    assert "not imported" in command("data", "list")[1]
-
-
-def test_an_unknown_product_ends_with_exit_code_2_and_no_decision(in_finished: Project, command: Command) -> None:
+def test_an_unknown_product_must_not_pass_and_has_no_decision(in_finished: Project, command: Command) -> None:
     strange = f"factory/{EXTRA_CLASS}/test/good/000.png"
     code, out, _ = command("inspect", strange, "--json")
     row = json.loads(out)
-    assert code == 2
-    assert (row["image"], row["decision"], row["class_name"]) == (strange, None, None)
+    assert code == 1
+    assert (row["image"], row["decision"], row["class_name"], row["stop"]) == (strange, None, None, True)
     assert row["nearest_class"] in CLASSES
     code, table, _ = command("inspect", HOLE, strange)
-    assert code == 2
+    assert code == 1
     assert "unknown" in table
-    assert "none" in table
+    assert "stop" in table
+
+
+def test_a_folder_is_judged_into_a_table_for_other_programs(
+    in_finished: Project, command: Command, tmp_path: Path
+) -> None:
+    target = tmp_path / "results.csv"
+    folder, overlays = "factory/dots/test", tmp_path / "overlays"
+    code, out, err = command("inspect", folder, "--class", "dots", "--csv", str(target), "--heatmap", str(overlays))
+    rows = target.read_text(encoding="utf-8").splitlines()
+    assert (code, len(rows)) == (1, 1 + 20)
+    assert f"{target}: 20 images judged, 0 refused" in out
+    assert "models/inspector: the last model that was packaged; it passed its gates" in err
+    assert len(list(overlays.rglob("*.png"))) == 20, "no overlay replaces that of another image of the same name"
 
 
 def test_the_benchmark_of_identification_counts_every_test_image(in_finished: Project, command: Command) -> None:

@@ -41,7 +41,7 @@ def test_a_result_says_everything_about_one_decision(finished: Project, inspecto
     assert result.latency_ms > 0
     assert result.anomaly_map.shape == (CROP // PATCH, CROP // PATCH)
     assert np.isfinite(result.anomaly_map).all()
-    assert result.to_dict().keys() == set(result.__dict__) - {"anomaly_map"}
+    assert result.to_dict().keys() == set(result.__dict__) - {"anomaly_map"} | {"stop"}
 
 
 def test_the_map_is_hottest_at_the_defect(inspector: Inspector, hole: Path) -> None:
@@ -98,10 +98,11 @@ def test_an_unknown_product_is_an_answer_without_a_decision(finished: Project, i
     result = inspector.inspect(path)
     assert isinstance(result, UnknownProduct)
     assert result.nearest_class in CLASSES
-    assert 0.5 < result.class_confidence < 1  # no class accepts it: unknown is the best supported answer
+    assert 0 < result.class_confidence < 0.5  # no class accepts it
+    assert result.stop
     assert result.fingerprint == inspector.fingerprint
     said = result.to_dict()
-    assert (said["decision"], said["score"], said["class_name"]) == (None, None, None)
+    assert (said["decision"], said["score"], said["class_name"], said["stop"]) == (None, None, None, True)
     assert said.keys() >= inspector.inspect(path, "dots").to_dict().keys()
 
 

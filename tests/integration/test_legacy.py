@@ -248,16 +248,19 @@ def test_the_registered_pyfunc_answers_as_the_inspector_s_does(plant: Plant, tmp
         patch.setenv("SHADOWLINE_IMAGE_ROOT", str(Layout(plant.root).images(CLASS)))
         served = mlflow.pyfunc.load_model(uri)
         (answer,) = served.predict(rows).to_dict("records")
-        with pytest.raises(ValueError, match="class 'bolt' is not in this model; it knows weave"):
-            served.predict(rows.assign(class_name="bolt"))
+        (other,) = served.predict(rows.assign(class_name="bolt")).to_dict("records")
+    assert (other["score"], other["stop"]) == (None, True)
+    assert other["error"] == "class 'bolt' is not in this model; it knows weave"
     score = detector.score([texture(112, defect=True)])[0]
     assert answer == {
         "score": score,
         "threshold": detector.threshold,
         "decision": "anomalous",
+        "stop": True,
         "class_name": CLASS,
         "model_version": "1",
         "fingerprint": fingerprint,
+        "error": None,
     }
 
 
@@ -595,10 +598,12 @@ def test_deleting_takes_this_model_alone_and_all_of_it_and_again_has_no_effect(p
 def test_a_deleted_model_comes_back_from_its_archive_as_it_was(
     prefect_server: str, plant: Plant, proven: str, command: Command
 ) -> None:
-    from tasks.rollout.legacy_models import delete_legacy
+    from tasks.rollout.legacy_models import delete_legacy, load_or_restore
 
     before = load_detector(f"models:/legacy-{CLASS}/1", CLASS).score(IMAGES).tobytes()
     delete_legacy(CLASS, proven)
+    archived = load_or_restore(plant.records.locations.model(proven), plant.root / "scratch")
+    assert (archived.fingerprint, archived.score(IMAGES).tobytes()) == (proven, before)
     (listed,) = json.loads(command("legacy", "list", "--json")[1])
     assert (listed["registered"], listed["fingerprint"]) == (False, proven)
     assert listed["archive"].startswith("file://")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import yaml
 
 from fixtures.tiny_project import CLASSES, EXTRA_CLASS, Project, class_entry, picture, save
+from shadowline.evaluation.class_metrics import ClassMetrics
+from shadowline.stages.summary import write_comparison
 
 
 def test_an_image_more_in_one_class_runs_that_class_only(project: Project) -> None:
@@ -137,3 +140,21 @@ def _stages_run(output: str) -> list[str]:
 
 def _hashes(lock: dict, stage: str) -> dict[str, str]:
     return {out["path"]: out["md5"] for out in lock[stage]["outs"]}
+
+
+def test_metrics_and_plots_of_two_commits_can_be_compared(in_project: Project) -> None:
+    from dvc.repo import Repo
+
+    metrics = ClassMetrics.read(in_project.layout.metrics("dots"))
+    worse = metrics.model_copy(update={"decisions": replace(metrics.decisions, fpr=0.75)})
+    write_comparison({"dots": worse}, in_project.layout)
+    with Repo(str(in_project.root)) as repo:
+        repo.commit(target="summary", force=True)
+        in_project.commit("One class less, and the other one worse")
+        figures = repo.metrics.diff(a_rev="HEAD~1", b_rev="HEAD")["diff"]["data/class_metrics.json"]
+        shown = repo.plots.show(revs=["HEAD~1", "HEAD"])
+    assert (figures["classes.dots.fpr"]["old"], figures["classes.dots.fpr"]["new"]) == (metrics.decisions.fpr, 0.75)
+    assert figures["classes.stripes.auroc"]["old"] and figures["classes.stripes.auroc"]["new"] is None
+    before, after = (set(shown[rev]["sources"]["data"]) for rev in ("HEAD~1", "HEAD"))
+    assert before - after == {"data/plots/roc/stripes.csv", "data/plots/scores/stripes.csv"}
+    assert {"data/plots/training_loss.csv", "data/plots/roc/dots.csv", "data/plots/scores/dots.csv"} <= after

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -115,8 +116,11 @@ def test_a_served_version_answers_the_same_and_reads_no_path_outside_its_root(
             wait_until(lambda: _answers(http), server)
             served = _invoke(http, {"image": encoded, "class_name": "stripes"}).json()["predictions"]
             inside = _invoke(http, {"path": "stripes/test/hole/001.png", "class_name": "stripes"}).json()["predictions"]
-            outside = _invoke(http, {"path": "../params.yaml", "class_name": "stripes"})
-            absolute = _invoke(http, {"path": str(finished.root / "params.yaml"), "class_name": "stripes"})
+            paths = ("../params.yaml", str(finished.root / "params.yaml"), "stripes/test/good/000.png")
+            rows = [{"path": path, "class_name": "stripes"} for path in paths]
+            outside, absolute, good = _invoke(http, *rows).json()["predictions"]
+            example = json.loads(_example(finished).read_text(encoding="utf-8"))
+            answered = http.post("/invocations", json=example)
     finally:
         kill(server)
     own = Inspector.load(finished.layout.package).inspect(image, "stripes")
@@ -124,14 +128,23 @@ def test_a_served_version_answers_the_same_and_reads_no_path_outside_its_root(
         "score": own.score,
         "threshold": own.threshold,
         "decision": "anomalous",
+        "stop": True,
         "class_name": "stripes",
         "model_version": "1",
         "fingerprint": own.fingerprint,
+        "error": None,
     }
     assert served == inside == [expected]
     for answer in (outside, absolute):
-        assert answer.status_code >= 400
-        assert "not below SHADOWLINE_IMAGE_ROOT" in answer.text
+        assert answer["score"] is None and answer["stop"] and "not below SHADOWLINE_IMAGE_ROOT" in answer["error"]
+    assert isinstance(good["score"], float) and good["error"] is None
+    assert answered.status_code == 200 and answered.json()["predictions"][0]["error"] is None
+
+
+def _example(project: Project) -> Path:
+    """The input example that is logged with the only version."""
+    (path,) = project.root.glob("mlruns/*/models/*/artifacts/serving_input_example.json")
+    return path
 
 
 def _answers(http: httpx.Client) -> bool:
@@ -141,8 +154,8 @@ def _answers(http: httpx.Client) -> bool:
         return False
 
 
-def _invoke(http: httpx.Client, row: dict[str, str]) -> httpx.Response:
-    return http.post("/invocations", json={"dataframe_records": [row]})
+def _invoke(http: httpx.Client, *rows: dict[str, str]) -> httpx.Response:
+    return http.post("/invocations", json={"dataframe_records": rows})
 
 
 def test_paths_are_refused_where_no_root_is_named(in_finished: Project, monkeypatch: Any) -> None:
@@ -154,10 +167,8 @@ def test_paths_are_refused_where_no_root_is_named(in_finished: Project, monkeypa
     client()
     monkeypatch.delenv("SHADOWLINE_IMAGE_ROOT", raising=False)
     model = mlflow.pyfunc.load_model(f"models:/{MODEL}/1")
-    with pytest.raises(ValueError, match="not below SHADOWLINE_IMAGE_ROOT; set it to the folder"):
-        model.predict(pd.DataFrame({"path": ["factory/dots/test/good/000.png"]}))
-    with pytest.raises(ValueError, match="column image: not base64"):
-        model.predict(pd.DataFrame({"image": ["no base64!"]}))
+    answer = model.predict(pd.DataFrame({"path": ["factory/dots/test/good/000.png"]}))
+    assert "not below SHADOWLINE_IMAGE_ROOT; set it to the folder" in answer["error"][0]
 
 
 def test_an_unknown_alias_says_where_to_look(in_finished: Project) -> None:

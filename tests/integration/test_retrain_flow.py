@@ -61,6 +61,13 @@ def test_mlflow_has_every_step_of_the_loss_and_the_results(first_run: FirstRun, 
     assert run.data.params["train.steps"] == "6"
     assert run.info.status == "FINISHED"
     assert {file.path for file in tracking.list_artifacts(run.info.run_id)} >= {"report.html", "summary.json"}
+    assert run.info.run_name.startswith("Retrain, 20")
+    about = run.data.tags["mlflow.note.content"]
+    assert about.startswith("**Passed** its gates.") and "Images per class: dots (60), stripes (60)." in about
+    assert tracking.get_model_version(MODEL, "1").description == about
+    digests = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
+    locked = in_finished.outputs()
+    assert digests == {name: locked[f"data/manifest/{name}.parquet"] for name in CLASSES}
 
 
 def test_the_registered_commit_contains_the_lock_that_made_the_model(first_run: FirstRun) -> None:

@@ -255,7 +255,7 @@ def test_rows_beyond_the_bound_are_counted_and_not_listed(run: Run) -> None:
 
 def test_a_line_names_file_value_bound_and_way_out(run: Run) -> None:
     (bright,) = [line for line in run.outcome.lines if "images/bright/" in line]
-    assert bright.startswith("advisory: data/images/bright/25.png: brightness_range: 0.99, expected brightness 0.3")
+    assert bright.startswith("advisory: 25.png (data/images/bright/25.png): brightness_range: 0.99, expected ")
     assert bright.endswith("; look at the image and leave it out, or raise validation.robust_range")
     (few,) = [line for line in run.outcome.lines if "'few'" in line]
     assert few == (
@@ -279,7 +279,7 @@ def test_overall_sums_up_the_classes_and_its_own_checks_pass(run: Run) -> None:
 
 def test_the_docs_lead_to_every_class(run: Run) -> None:
     index = run.outcome.docs_path.read_text(encoding="utf-8")
-    links = dict(re.findall(r'<a href="([^"]+)">([^<]+)</a>', index))
+    links = dict(re.findall(r'<a href="([^"#]+)">([^<]+)</a>', index))
     assert set(links.values()) == {"sound", "maskless", "torn", "many", "overall", *FAULTS}
     for page in links:
         assert "Expectation" in (run.outcome.docs_path.parent / page).read_text(encoding="utf-8")
@@ -394,7 +394,7 @@ def test_an_advisory_failure_is_printed_and_exits_0(
     monkeypatch.chdir(tmp_path)
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[:2] for line in lines[:-1]] == [["advisory", "data/images/bolt/25.png"]]
+    assert [line.split(": ")[:2] for line in lines[:-1]] == [["advisory", "25.png (data/images/bolt/25.png)"]]
     assert lines[-1] == "validation passed; see data/validation/docs/index.html"
 
 
@@ -405,7 +405,7 @@ def test_a_critical_failure_exits_1_after_writing_everything(tmp_path: Path) -> 
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines() == [
-        "critical: data/images/bolt/0.png: train_is_normal: unknown, expected label normal in train and val; "
+        "critical: 0.png (data/images/bolt/0.png): train_is_normal: unknown, expected label normal in train and val; "
         "move the image to test or stream, or correct its label",
         "validation failed: bolt.train_is_normal; see data/validation/docs/index.html",
     ]

@@ -146,6 +146,8 @@ class GateParams(FrozenModel):
     min_separation: float  # robust sigmas between the medians, per class
     max_flip_share: Share  # of decisions, under the robustness views
     max_saturation: Share  # of identical scores
+    max_miss_rate: Share  # of the anomalous test images, at the class's threshold
+    promise_confidence: Annotated[float, Field(gt=0.5, lt=1)]  # with which a broken target_fpr must be proven
     advisory: tuple[str, ...]  # names of gates that are reported and do not decide
 
 

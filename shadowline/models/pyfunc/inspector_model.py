@@ -1,15 +1,14 @@
 """The inspector as an MLflow pyfunc, logged as code: plain `mlflow models serve` and `load_model` can run it.
 
 Input, one row per image:  image (base64 of the file's bytes) or path, and optionally class_name
-Output:                    score, threshold, decision, class_name, model_version, fingerprint; only the last two for an
-                           image that no class accepts
+Output:                    score, threshold, decision, stop, class_name, model_version, fingerprint, error; empty cells
+                           are null: of an image that no class accepts, and of a row that cannot be judged
 
 A path is read only below the folder that SHADOWLINE_IMAGE_ROOT names; without it paths are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pandas as pd
 
 from shadowline.data.labels import Label
 from shadowline.models.inspector import Inspector
-from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
+from shadowline.models.pyfunc.dataframe_io import answer_rows, registered_version
 
 
 class InspectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -28,14 +27,11 @@ class InspectorModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.inspector.model_version = registered_version(folder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        rows = [self._inspect(row) for row in model_input.to_dict("records")]
-        return pd.DataFrame(rows, columns=list(ANSWER))
+        return answer_rows(model_input, self._inspect, self.inspector.model_version, self.inspector.fingerprint)
 
-    def _inspect(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
-        class_name = row.get("class_name")
-        requested = class_name if isinstance(class_name, str) and class_name else None
-        result = self.inspector.inspect(read_row(row), requested)
-        return {name: str(value) if isinstance(value, Label) else value for name, value in result.to_dict().items()}
+    def _inspect(self, image: bytes | Path, class_name: str | None) -> dict[str, Any]:
+        values = self.inspector.inspect(image, class_name).to_dict()
+        return {name: str(value) if isinstance(value, Label) else value for name, value in values.items()}
 
 
 mlflow.models.set_model(InspectorModel())

@@ -5,7 +5,6 @@ Its files lie in artifacts/legacy, beside limits.json with the class and the lim
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from shadowline.core.atomic_files import read_json
 from shadowline.data.images import ImageLimits, open_within
 from shadowline.data.labels import Label
 from shadowline.models.loader import load_detector
-from shadowline.models.pyfunc.dataframe_io import ANSWER, read_row, registered_version
+from shadowline.models.pyfunc.dataframe_io import answer_rows, registered_version
 
 
 class LegacyPyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -28,17 +27,19 @@ class LegacyPyfunc(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.version = registered_version(folder)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        rows = [self._judge(row) for row in model_input.to_dict("records")]
-        return pd.DataFrame(rows, columns=list(ANSWER))
+        return answer_rows(model_input, self._judge, self.version, self.detector.fingerprint)
 
-    def _judge(self, row: Mapping[Hashable, Any]) -> dict[str, Any]:
-        requested = row.get("class_name")
-        if isinstance(requested, str) and requested and requested != self.detector.class_name:
-            raise ValueError(f"class {requested!r} is not in this model; it knows {self.detector.class_name}")
-        score = float(self.detector.score([open_within(read_row(row), self.limits, self.detector.bit_depth)])[0])
-        label = Label.ANOMALOUS if score > self.detector.threshold else Label.NORMAL
-        answer = (score, self.detector.threshold, str(label), self.detector.class_name)
-        return dict(zip(ANSWER, (*answer, self.version, self.detector.fingerprint), strict=True))
+    def _judge(self, image: bytes | Path, class_name: str | None) -> dict[str, Any]:
+        known = self.detector.class_name
+        if class_name not in (None, known):
+            raise ValueError(f"class {class_name!r} is not in this model; it knows {known}")
+        score, threshold = (
+            float(self.detector.score([open_within(image, self.limits, self.detector.bit_depth)])[0]),
+            self.detector.threshold,
+        )
+        label = Label.ANOMALOUS if score > threshold else Label.NORMAL
+        values = {"score": score, "threshold": threshold, "decision": str(label), "class_name": known}
+        return {**values, "stop": label is Label.ANOMALOUS}
 
 
 mlflow.models.set_model(LegacyPyfunc())

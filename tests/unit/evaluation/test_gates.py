@@ -30,14 +30,17 @@ GATES = GateParams(
     min_separation=1.0,
     max_flip_share=0.2,
     max_saturation=0.05,
+    max_miss_rate=0.1,
+    promise_confidence=0.99,
     advisory=(),
 )
-BOLT = ClassEvidence("bolt", auroc=0.99, legacy_auroc=0.99, separation=4.0, flip_share=0.05, saturation=0.0)
-NUT = ClassEvidence("nut", auroc=0.985, legacy_auroc=0.98, separation=3.0, flip_share=0.1, saturation=0.01)
+DECIDED = {"miss_rate": 0.02, "false_alarms": 4, "num_normal": 80, "target_fpr": 0.05}
+BOLT = ClassEvidence("bolt", auroc=0.99, legacy_auroc=0.99, separation=4.0, flip_share=0.05, saturation=0.0, **DECIDED)
+NUT = ClassEvidence("nut", auroc=0.985, legacy_auroc=0.98, separation=3.0, flip_share=0.1, saturation=0.01, **DECIDED)
 GOOD = GateEvidence(expected=("bolt", "nut"), classes=(BOLT, NUT), memory_mb=300.0, latency_ms=80.0)
 
 OVERALL = {"memory_mb": (1023.9, 1024.0), "latency_ms": (149.9, 150.0)}  # passes, fails
-PER_CLASS = {"separation": (1.0, 0.99), "flip_share": (0.2, 0.21), "saturation": (0.05, 0.06)}
+PER_CLASS = {"separation": (1.0, 0.99), "flip_share": (0.2, 0.21), "saturation": (0.05, 0.06), "miss_rate": (0.1, 0.11)}
 
 
 def with_bolt(**changes: float | None) -> GateEvidence:
@@ -65,8 +68,10 @@ def test_good_evidence_passes_every_gate():
         "separation",
         "flip_share",
         "saturation",
+        "miss_rate",
+        "false_alarms",
     }
-    assert len(verdict.checks) == 5 + 2 * 4
+    assert len(verdict.checks) == 5 + 2 * 6
 
 
 @pytest.mark.parametrize("name", OVERALL)
@@ -165,7 +170,9 @@ def test_a_bound_that_is_not_a_number_lets_nothing_pass():
 def test_worst_class_comes_first():
     names = ("fine", "weak", "broken", "absent")
     fine, weak = dataclasses.replace(BOLT, class_name="fine"), dataclasses.replace(NUT, class_name="weak", auroc=0.98)
-    broken = ClassEvidence("broken", auroc=0.999, legacy_auroc=0.999, separation=0.0, flip_share=0.5, saturation=0.0)
+    broken = ClassEvidence(
+        "broken", auroc=0.999, legacy_auroc=0.999, separation=0.0, flip_share=0.5, saturation=0.0, **DECIDED
+    )
     evidence = dataclasses.replace(GOOD, expected=names, classes=(fine, weak, broken))
     subjects = [check.subject for check in evaluate_gates(evidence, GATES).checks if check.subject]
     assert list(dict.fromkeys(subjects)) == ["absent", "broken", "weak", "fine"]
@@ -238,3 +245,17 @@ def test_advice_alone_is_no_verdict():
 def test_an_advisory_gate_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match="flip_shares"):
         evaluate_gates(GOOD, GATES.model_copy(update={"advisory": ("flip_shares",)}))
+
+
+def test_a_broken_promise_fails_where_it_is_proven_and_not_by_chance():
+    """Promised are 5 %: 8 of 80 may be chance, 10 of 80 are not, and 100 of 1000 are not either."""
+    assert failed(with_bolt(false_alarms=8)) == set()
+    for false_alarms, num_normal in ((10, 80), (100, 1000)):
+        assert failed(with_bolt(false_alarms=false_alarms, num_normal=num_normal)) == {("false_alarms", "bolt")}
+    (reason,) = evaluate_gates(with_bolt(false_alarms=10), GATES).reasons
+    assert "10 of 80 good images stopped" in reason and "must be at most 0.05" in reason
+
+
+def test_a_promise_that_nothing_was_measured_of_fails():
+    for missing in ({"false_alarms": None}, {"num_normal": 0}, {"target_fpr": None}):
+        assert failed(with_bolt(**missing)) == {("false_alarms", "bolt")}

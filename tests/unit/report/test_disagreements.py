@@ -24,6 +24,7 @@ from shadowline.data.manifest import content_id
 from shadowline.evaluation.agreement import agree
 from shadowline.features import backbones
 from shadowline.inference.rescoring import colour_range
+from shadowline.models.loader import load_detector
 from shadowline.models.patchcore.detector import PatchCore
 from shadowline.records.model_locations import ModelLocation
 from shadowline.records.pair import ModelDecision, Pair
@@ -32,6 +33,7 @@ from shadowline.report.disagreements import (
     Adjudication,
     adjudicate,
     build_gallery,
+    choose_shown,
     describe_dispute,
     rank_disagreements,
 )
@@ -135,6 +137,29 @@ def test_only_disagreements_are_shown_the_farthest_apart_first(line: Line, param
     assert shown(line.page(params)) == [far, middle, close]
 
 
+@pytest.mark.parametrize(
+    ("limit", "num_against", "num_proven"), [(1, 1, 0), (4, 2, 2), (5, 3, 2), (8, 4, 4), (9, 4, 5), (40, 4, 10)]
+)
+def test_both_kinds_are_shown_where_not_all_are(limit: int, num_against: int, num_proven: int) -> None:
+    """However many speak against the new model, those in which it was right are not pushed off the page."""
+    ranked = pd.DataFrame({"proven": [False] * 4 + [True] * 10, "distance": range(14)})
+    chosen = choose_shown(ranked, limit)
+    assert (int((~chosen["proven"]).sum()), int(chosen["proven"].sum())) == (num_against, num_proven)
+    assert chosen["distance"].tolist() == [*range(num_against), *range(4, 4 + num_proven)], "the worst of each"
+
+
+def test_a_model_that_is_gone_draws_its_maps_where_the_caller_can_load_it(line: Line, params: Params) -> None:
+    line.capture(1, 15.0, 5.0, defect=True)
+    archive = line.folder / "archive"
+    shutil.move(line.folder / "legacy", archive)
+    assert len(pictures(line.page(params))) == 2, "the image and the candidate's map"
+    gallery = build_gallery(
+        line.state, line.records, params, line.folder / "out", 40, Progress(),
+        lambda place: load_detector(str(archive) if place.role == "legacy" else place.location, place.class_name),
+    )  # fmt: skip
+    assert len(pictures(gallery.read_text(encoding="utf-8"))) == 3
+
+
 def test_a_pair_with_only_one_answer_is_no_disagreement(line: Line, params: Params) -> None:
     one = line.state
     failed = Pair(
@@ -166,7 +191,8 @@ def test_what_the_label_settles_for_the_candidate_comes_last(line: Line, params:
     assert shown(page) == [open_, wrong, proven]
     pills = re.findall(r'<span class="pill (\w+)">([^<]+)</span>', page)
     assert [pill for pill, _ in pills] == ["open", "bad", "good"]
-    assert shown(line.page(params, limit=2)) == [open_, wrong]  # however far apart the settled one lies
+    assert shown(line.page(params, limit=2)) == [open_, proven]  # one of each kind
+    assert shown(line.page(params, limit=1)) == [open_]  # however far apart the settled one lies
 
 
 @pytest.mark.parametrize(

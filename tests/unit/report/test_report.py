@@ -20,10 +20,21 @@ from shadowline.core.atomic_files import write_json
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
 from shadowline.data.images import ImageLimits
+from shadowline.evaluation.gates import Verdict
 from shadowline.inference.overlay import inferno
 from shadowline.report import build_report, heatmap_overlay
 from shadowline.report.evaluation_data import read_contents
-from shadowline.report.formatting import duration, headline, join_words, number, percent, promise, unit
+from shadowline.report.formatting import (
+    Totals,
+    duration,
+    headline,
+    headline_numbers,
+    join_words,
+    number,
+    percent,
+    promise,
+    unit,
+)
 from shadowline.report.gallery import BYTES_PER_SHOT, MAX_PER_KIND, display_range, gallery, shots_per_kind
 from shadowline.report.svg import Axis, Plot
 
@@ -225,10 +236,32 @@ def test_refused_files_and_duplicates_are_named(layout: Layout, params: Params) 
 
 def test_the_headline_says_what_happened(layout: Layout, tmp_path: Path) -> None:
     refused = headline(read_contents(layout).summary)
-    assert refused.startswith("The new model must not go further yet: 2 of 17 checks failed")
+    assert refused.startswith("The new model must not go further yet: 2 of 23 checks failed")
     assert "textile" in refused
     accepted = headline(read_contents(write_inputs(tmp_path, passed=True)).summary)
-    assert "all 17 checks passed" in accepted
+    assert "all 23 deciding checks passed." in accepted
+
+
+def test_a_passed_model_with_failed_advice_says_so_at_the_top(tmp_path: Path) -> None:
+    summary = read_contents(write_inputs(tmp_path, passed=True)).summary
+    checks = [
+        replace(check, passed=False, advisory=True)
+        if (check.name, check.subject) == ("miss_rate", "textile")
+        else check
+        for check in summary.verdict.checks
+    ]
+    advised = headline(summary.model_copy(update={"verdict": Verdict.of(checks)}))
+    assert "all 22 deciding checks passed. Not good enough, but only advice: miss rate of textile." in advised
+
+
+def test_the_report_says_what_it_compared_with_and_what_a_shift_would_see(layout: Layout, params: Params) -> None:
+    contents = read_contents(layout)
+    words = headline_numbers(contents)
+    totals = Totals.of(contents.classes)
+    assert totals.fpr is not None and totals.fnr is not None
+    assert "the single-class baseline, PatchCore: " in words
+    assert f"about {1000 * totals.fpr:.0f} good parts stopped and {20 * totals.fnr:.0f} defective ones pass" in words
+    assert "in use today" not in page_of(layout, params)
 
 
 def test_what_comes_from_data_is_text_and_never_markup(tmp_path: Path, params: Params) -> None:
@@ -327,6 +360,17 @@ def test_a_missing_image_becomes_a_placeholder(small: Layout, params: Params) ->
     page = page_of(small, params)
     assert "image not on disk" in page
     assert "data:image" not in page
+
+
+def test_an_image_has_the_name_that_its_user_gave_it(small: Layout, params: Params) -> None:
+    contents = read_contents(small).classes[0]
+    path = contents.scores["path"].iloc[0]
+    named = replace(contents, source_names={path: "line 7/<IMG_0042>.png"})
+    names = {
+        shot.path: shot.name for group in gallery(named, small.root, limit=99, coverage=1.0) for shot in group.shots
+    }
+    assert names[path] == "line 7/<IMG_0042>.png"
+    assert all(name == other for other, name in names.items() if other != path), "where it is not known: the path"
 
 
 def test_an_unreadable_image_becomes_a_placeholder(small: Layout, params: Params) -> None:
