@@ -133,7 +133,7 @@ def check_device(wanted: str) -> HealthCheck:
     try:
         device = pick_device()
         torch.zeros(1, device=device).add(1).item()
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+    except (ValueError, RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         advice = "set SHADOWLINE_DEVICE to cpu, or install the driver that this torch needs"
         return HealthCheck("device", Health.BLOCKED, f"{wanted}: {_one_line(error)}", advice)
     if device.type == "cuda":

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from shadowline.core.git import run_git
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, load_params
 from shadowline.data.class_forecast import ClassCounts, ClassForecast, forecast_class
@@ -112,9 +112,7 @@ def _repository(root: Path) -> Iterator[Finding]:
 
 def _git(root: Path, *arguments: str) -> str:
     """Git's output; empty where it fails, or there is no git."""
-    if shutil.which("git") is None:
-        return ""
-    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout
+    return "" if shutil.which("git") is None else run_git(root, *arguments, check=False, strip=False)
 
 
 def _weights(params: Params, root: Path) -> Iterator[Finding]:

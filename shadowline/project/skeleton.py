@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from shadowline.core.atomic_files import replace_file
+from shadowline.core.git import committer, run_git
 from shadowline.core.params import Severity, load_params
 from shadowline.core.params.strict_yaml import load_strictly
 from shadowline.core.project import is_project
@@ -34,7 +34,6 @@ _TEMPLATES = {  # path in the project → template; params.yaml is the last, sin
     "dvc.yaml": "pipeline.yaml",
     "params.yaml": "params.yaml.j2",
 }
-_IDENTITY = ("-c", "user.name=Shadowline", "-c", "user.email=shadowline@localhost")  # where git knows none
 
 
 def check_place(folder: Path, images: Path) -> None:
@@ -151,17 +150,6 @@ def _severity_of_mixture(counts: Iterable[int]) -> str:
 
 def _commit(folder: Path, names: Sequence[str]) -> None:
     if not (folder / ".git").exists():
-        _git(folder, "-c", "init.defaultBranch=main", "init", "--quiet")
-    _git(folder, "add", "--", *names)
-    identity = () if _knows_committer(folder) else _IDENTITY
-    _git(folder, *identity, "commit", "--quiet", "--only", "-m", "A project of Shadowline", "--", *names)
-
-
-def _knows_committer(folder: Path) -> bool:
-    return subprocess.run(["git", "config", "user.email"], cwd=folder, capture_output=True, check=False).returncode == 0
-
-
-def _git(folder: Path, *arguments: str) -> None:
-    answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise ValueError(f"git in {folder}: {' '.join(answer.stderr.split())[:300]}")
+        run_git(folder, "-c", "init.defaultBranch=main", "init", "--quiet")
+    run_git(folder, "add", "--", *names)
+    run_git(folder, *committer(folder), "commit", "--quiet", "--only", "-m", "A project of Shadowline", "--", *names)

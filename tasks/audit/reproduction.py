@@ -35,13 +35,14 @@ from shadowline.audit.comparison import (
 )
 from shadowline.audit.environment import same_settings
 from shadowline.core.atomic_files import link_or_copy, read_json
+from shadowline.core.git import run_git
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 from shadowline.core.secrets import mask
 from shadowline.data.additions import Additions
 from tasks.integrations.dvc_pipeline import StageFailedError, run_stage, stage_server
 from tasks.integrations.dvc_remote import configure_remote, open_remote, read_steps
-from tasks.integrations.git import has_commit, run_git
+from tasks.integrations.git import has_commit
 from tasks.integrations.provenance import PACKAGE, list_files
 from tasks.integrations.registered_version import Registered
 

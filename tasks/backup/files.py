@@ -17,10 +17,11 @@ from typing import Any
 import yaml
 
 from shadowline.core.atomic_files import read_json
+from shadowline.core.git import run_git
 from shadowline.core.hashing import file_md5
 from shadowline.core.settings import Settings
 from tasks.backup.consistency import local_folder
-from tasks.integrations.git import has_commit, run_git
+from tasks.integrations.git import has_commit
 
 _OBJECTS = "files/md5"  # below DVC's cache, and below a remote that is a folder
 _UNFINISHED = re.compile(r"\.num_bytes|\.lock|\..*\.tmp")  # may change at any moment, and are not needed

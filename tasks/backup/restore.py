@@ -21,6 +21,7 @@ import mlflow
 from sqlalchemy import Engine, update
 
 from shadowline.core.atomic_files import link_or_copy, replace_private_file
+from shadowline.core.git import run_git
 from shadowline.core.layout import Layout
 from shadowline.core.progress import Progress
 from shadowline.core.settings import Settings
@@ -44,7 +45,6 @@ from tasks.backup.targets import local_copy, one_line_errors
 from tasks.integrations.artifact_locations import move_artifacts
 from tasks.integrations.audit_log import witnesses_in
 from tasks.integrations.dvc_pipeline import StageFailedError, stale_targets
-from tasks.integrations.git import run_git
 from tasks.integrations.provenance import PACKAGE, download
 from tasks.integrations.registry_comparison import split_uri
 

@@ -13,14 +13,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from prefect import task
 
+from shadowline.core.git import RepositoryError, committer, run_git
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
 
 _OURS = ("params.yaml", "dvc.lock")  # the only files that a run may commit
-
-
-class RepositoryError(ValueError):
-    """The repository is not in a state from which a model could be reproduced; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def commit_run(root: Path, message: str) -> Provenance:
     present = [name for name in _OURS if (root / name).is_file()]
     run_git(root, "add", "--", *present)
     if run_git(root, "diff", "--cached", "--name-only", "--", *present):
-        run_git(root, *_identity(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
+        run_git(root, *committer(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
     return Provenance(run_git(root, "rev-parse", "HEAD"), file_sha256(root / "dvc.lock"))
 
 
@@ -104,24 +101,3 @@ def _refuse_other_changes(root: Path) -> None:
             f"{len(others)} uncommitted changes beside params.yaml and dvc.lock: {listed}; "
             "commit or stash them, so that the registered commit contains what made the model"
         )
-
-
-def _identity(root: Path) -> list[str]:
-    """A committer for machines that have none."""
-    if run_git(root, "config", "user.email", check=False):
-        return []
-    return ["-c", "user.name=Shadowline", "-c", "user.email=shadowline@localhost"]
-
-
-def run_git(root: Path, *arguments: str, check: bool = True, strip: bool = True, way_out: str = "") -> str:
-    """Git's output in `root`. Where git fails: RepositoryError, which ends with `way_out`; without `check`: ""."""
-    answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        if not check:
-            return ""
-        command = next(
-            argument for argument in arguments if not argument.startswith("-") and "=" not in argument
-        )  # after -c NAME=VALUE
-        reason = " ".join(answer.stderr.split())[:300] or "failed"
-        raise RepositoryError(f"git {command}: {reason}{f'; {way_out}' if way_out else ''}")
-    return answer.stdout.strip() if strip else answer.stdout

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.tiny_project import Project, kill, wait_until
+from shadowline.core.git import RepositoryError
 from tasks.integrations.dvc_pipeline import find_stale
-from tasks.integrations.git import RepositoryError, check_repository, commit_run, has_commit, project_lock
+from tasks.integrations.git import check_repository, commit_run, has_commit, project_lock
 
 # Changes more of MLflow's database than SQLite keeps in memory, and does not commit it.
 _HALF_A_TRANSACTION = """

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from typer.main import get_command
 
 from shadowline.cli.app import app, main
 
-ANYWHERE = {("init",), ("restore",)}  # they say what they lack themselves
+ANYWHERE = {("doctor",), ("init",), ("restore",)}  # they say what they lack themselves
 
 
 def leaves(group: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -34,6 +34,8 @@ def arguments_of(command: Any) -> list[str]:
 
 def _value(parameter: Any) -> str:
     kind = parameter.type_descriptor.annotation
+    if get_origin(kind) is Literal:
+        return str(get_args(kind)[0])
     return str(next(iter(kind)).value) if isinstance(kind, type) and issubclass(kind, Enum) else "1"
 
 

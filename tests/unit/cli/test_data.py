@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +40,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     raw["classes"] = {name: {"source": "folder", "location": "images"} for name in ("toothbrush", "bolt")}
     raw["train"]["classes"] = ["bolt"]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     monkeypatch.chdir(tmp_path)
     write_slice(Layout(tmp_path), "toothbrush")
     return tmp_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def test_what_is_understood_is_shown_and_written(images: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     answer = run(init, "line7", "--images", "images", "--no-download")
     assert answer.exit_code == 0, answer.output
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in answer.output.splitlines() if "│" in line]
-    assert cells == [
+    cells = [re.split(" {2,}", line.strip()) for line in answer.output.splitlines()]
+    assert cells[2:4] == [
         ["metal_nut", "4", "scratch 4", "4", "32 × 32", "RGB"],
         ["bolt", "4", "none", "0", "64 × 64", "RGB"],
     ]
@@ -71,7 +72,7 @@ def test_what_stops_a_training_ends_a_check_with_exit_code_2(
     assert answer.exit_code == 2
     assert "stops encoder.location: " in answer.output
     assert "→ run `shadowline data fetch`" in answer.output
-    assert "stops bolt: 4 normal images, of which " in answer.output
+    assert "stops bolt: 1 normal images in val, needs at least 8" in answer.output
 
 
 @pytest.mark.parametrize("content", [None, (), ("notes.txt",)])

@@ -59,7 +59,7 @@ def _hashes(layout: Layout) -> dict[str, str]:
         ("shadowline/cli/app.py", set()),
         ("shadowline/core/params/operation.py", set()),
         ("tasks/integrations/mlflow_registry.py", set()),
-        ("shadowline/data/images.py", {"import", "validate", "features", "legacy", "evaluate", "cost"}),
+        ("shadowline/data/images.py", {"import", "validate", "features", "legacy", "evaluate", "package", "cost"}),
         ("shadowline/core/atomic_files.py", set(COMPUTED)),
     ],
 )

@@ -29,6 +29,7 @@ class Brightness:
     class_name: str
     threshold: float = 0.5
     memory_bytes: int = 0
+    bit_depth: int = 8
 
     def score(self, images: Sequence[Image.Image]) -> np.ndarray:
         return np.array([float(np.asarray(image).mean()) / 255 for image in images])

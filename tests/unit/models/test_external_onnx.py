@@ -316,5 +316,5 @@ def test_a_model_of_another_class_is_not_taken_for_this_one(write):
 
 
 def test_a_folder_without_a_model_says_what_was_looked_for(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config\.json or detector\.json in"):
+    with pytest.raises(FileNotFoundError, match=r"no model, since there is no config\.json or detector\.json"):
         load_detector(str(tmp_path), "bolt")

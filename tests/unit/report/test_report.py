@@ -367,7 +367,9 @@ def test_an_image_has_the_name_that_its_user_gave_it(small: Layout, params: Para
     path = contents.scores["path"].iloc[0]
     named = replace(contents, source_names={path: "line 7/<IMG_0042>.png"})
     names = {
-        shot.path: shot.name for group in gallery(named, small.root, limit=99, coverage=1.0) for shot in group.shots
+        shot.path: shot.name
+        for group in gallery(named, small.root, LIMITS, limit=99, coverage=1.0)
+        for shot in group.shots
     }
     assert names[path] == "line 7/<IMG_0042>.png"
     assert all(name == other for other, name in names.items() if other != path), "where it is not known: the path"

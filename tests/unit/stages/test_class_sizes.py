@@ -61,6 +61,10 @@ def evidence_of(forecast: ClassForecast, number: int) -> tuple[ClassEvidence, Ca
         separation=measured.separation,
         flip_share=0.0,
         saturation=0.0,
+        miss_rate=0.0,
+        false_alarms=0,
+        num_normal=forecast.splits.test_normal,
+        target_fpr=result.calibration.target_fpr,
     )
     return evidence, result
 

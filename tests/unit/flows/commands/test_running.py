@@ -40,10 +40,12 @@ def registry() -> Iterator[int]:
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: int) -> Path:
     """A project in which everything that a run needs is there, so that it would start."""
-    shutil.copyfile(ROOT / "params.yaml", tmp_path / "params.yaml")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
     weights = tmp_path / yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["encoder"]["location"]
     weights.parent.mkdir(parents=True)
     weights.touch()
+    (tmp_path / "dvc.lock").touch()  # it has been trained before
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".gitignore").write_text("data\n.shadowline\n*.db\n", encoding="utf-8")
     for arguments in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "A project")):
@@ -146,7 +148,7 @@ def test_a_dead_model_registry_is_refused_without_its_password(
 ) -> None:
     port = free_port()
     monkeypatch.setenv("SHADOWLINE_TRACKING_URI", f"http://me:h0rse@127.0.0.1:{port}")
-    assert ended(*command).startswith(f"mlflow: http://***@127.0.0.1:{port}: no server answers (Connection refused)")
+    assert ended(*command).startswith(f"mlflow: http://127.0.0.1:{port}: no server answers (Connection refused)")
 
 
 @pytest.mark.parametrize("command", [("retrain",), ("rollout", "advance")], ids=" ".join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     for path in (layout.manifest("bolt"), layout.import_report("bolt"), layout.features("bolt"), layout.bank("bolt")):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"made by a stage")
+    shutil.copyfile(ROOT / "dvc.yaml", tmp_path / "dvc.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SHADOWLINE_DATABASE_URL", f"sqlite:///{tmp_path}/records.db")
     monkeypatch.setenv("SHADOWLINE_AUDIT_KEYS", str(tmp_path / "keys"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.integrations.git import RepositoryError, run_git
+from shadowline.core.git import RepositoryError, run_git
 
 ROOT = Path(__file__).parents[4]
 
@@ -45,4 +45,4 @@ def test_no_other_module_starts_git() -> None:
         return any(isinstance(node.elts[0], ast.Constant) and node.elts[0].value == "git" for node in lists)
 
     files = [path for folder in ("shadowline", "tasks", "flows") for path in (ROOT / folder).rglob("*.py")]
-    assert [path.relative_to(ROOT).as_posix() for path in files if starts_git(path)] == ["tasks/integrations/git.py"]
+    assert [path.relative_to(ROOT).as_posix() for path in files if starts_git(path)] == ["shadowline/core/git.py"]
