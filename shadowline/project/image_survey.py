@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 
-import numpy as np
 from PIL import ExifTags, Image
 
-from shadowline.data.images import FORMATS, Limits, RefusedImage
+from shadowline.data.bit_depth import bit_depth_of
+from shadowline.data.images import FORMATS, Limits, RefusedImage, decode_image
 from shadowline.data.sources import SourceImage
 
 MAX_LOOKED_AT = 500  # images per class
 _MAX_DECODED = 4  # 16-bit images per class
 _HEADER_BYTES = 1 << 16
-_DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras give
 _UPRIGHT = 1  # EXIF's orientation of an image that is stored as it is shown
 
 
@@ -86,10 +86,9 @@ def _parse(data: bytes) -> _Header:
 
 
 def _bits_used(images: Sequence[SourceImage], limits: Limits) -> int:
-    """The camera's bits, by the largest value in a few of the images."""
-    largest = 0
+    """The camera's bits, by the largest value in a few of the images; those that cannot be read say nothing."""
+    pictures = []
     for image in images[:: max(1, len(images) // _MAX_DECODED)][:_MAX_DECODED]:
-        with Image.open(BytesIO(image.read(limits.max_file_bytes)), formats=FORMATS) as opened:
-            if opened.width * opened.height <= limits.max_pixels:
-                largest = max(largest, int(np.asarray(opened).max()))
-    return next(depth for depth in _DEPTHS if largest < 1 << depth)
+        with suppress(RefusedImage):
+            pictures.append(decode_image(image.read(limits.max_file_bytes), limits, name=image.name))
+    return bit_depth_of(pictures)
