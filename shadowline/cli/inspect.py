@@ -36,6 +36,7 @@ CSV_COLUMNS = (
     "model_version", "fingerprint", "latency_ms", "error",
 )  # fmt: skip
 _FEW = 5  # images that need no progress bar
+_MISSING = "no such file"
 
 
 @anywhere
@@ -63,19 +64,20 @@ def inspect(
     """
     if model is None:
         require_project(Path())
-    present = [path for path in images if path.exists()]
-    refused = [(path, "no such file") for path in images if path not in present]
-    for path, reason in refused:
-        _say_refused(path, reason)
-    if not present:
+    if not any(path.exists() for path in images):
+        for path in images:
+            _say_refused(path, _MISSING)
         raise typer.Exit(2)
     inspector = _load(model) if model is not None else None
     live = _live() if inspector is None else None
     if inspector is None and live is None:
         inspector = _load(_package())
     answered: list[tuple[Path, Answered]] = []
-    for path, name in _progress(_expand(present)):
+    refused: list[tuple[Path, str]] = []
+    for path, name in _progress(_expand(images)):
         try:
+            if not path.exists():
+                raise FileNotFoundError(_MISSING)
             answer = _judge(path, class_name, live, inspector, wants_heat=heatmap is not None)
         except (RefusedImage, FileNotFoundError) as error:
             refused.append((path, str(error)))

@@ -47,12 +47,13 @@ class Table:
         self.rows: list[tuple[Cell, ...]] = []
 
     def add_row(self, *cells: str | Cell) -> None:
-        """Raises ValueError where the row has not one cell per column."""
+        """Missing cells at the end are empty; raises ValueError for more cells than columns."""
         row = (cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
         cleaned = tuple(Cell(clean(cell.text), cell.style) for cell in row)
-        if len(cleaned) != len(self.headers):
+        missing = len(self.headers) - len(cleaned)
+        if missing < 0:
             raise ValueError(f"a row of {len(cleaned)} cells in a table of {len(self.headers)} columns")
-        self.rows.append(cleaned)
+        self.rows.append((*cleaned, *(Cell("") for _ in range(missing))))
 
     def columns(self) -> list[list[str]]:
         """The texts of each column, its header first."""

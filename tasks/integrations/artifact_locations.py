@@ -31,13 +31,13 @@ COLUMNS = (
 def take_home(tracking_uri: str, root: Path) -> None:
     """Give the store of a project that was copied or moved to `root` the files that came with it.
 
-    Raises ValueError where they did not come along.
+    Raises ValueError where they are there and did not come along.
     """
     other = former_home(tracking_uri, root)
     if other is None:
         return
     old, new = other / "mlruns", root.resolve() / "mlruns"
-    if not new.is_dir():
+    if old.is_dir() and not new.is_dir():
         raise ValueError(f"{tracking_uri}: its files lie in {old}; copy that folder to {new} as well")
     engine = create_engine(tracking_uri)
     try:

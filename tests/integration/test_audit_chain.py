@@ -663,7 +663,9 @@ def registry(plant: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mode
         write_json(Layout().package / "calibration.json", calibrations)
         fingerprint = f"{next(made):064x}"
         tracking, logged = client(), SimpleNamespace(model_uri=str(Layout().package.resolve()), model_id=None)
-        return describe_version(tracking, "inspector", new_version(tracking, "inspector", None, logged, fingerprint))
+        return describe_version(
+            tracking, "inspector", new_version(tracking, "inspector", None, logged, fingerprint, "")
+        )
 
     return register
 

@@ -198,7 +198,10 @@ def offered(project: Project, name: str, count: int, *, pattern: str = "") -> Pa
 
 def snapshot_of_all_but(name: str, project: Project) -> dict[str, str]:
     """Hash of every output that is not of the class or of all classes together."""
-    together = ("data/classes", "data/validation/checks", "data/validation/docs", "models/inspector")
+    together = (
+        "data/classes", "data/validation/checks", "data/validation/docs", "data/class_metrics.json", "data/plots",
+        "models/inspector",
+    )  # fmt: skip
     return {
         path: md5
         for path, md5 in project.outputs().items()

@@ -89,3 +89,11 @@ def test_lines_are_printed_as_they_stand_and_masked(capsys: pytest.CaptureFixtur
     out, err = capsys.readouterr()
     assert out == "cam[left]/a\\nb.png: [/urgent]\nhttp://***@host/x\n"
     assert err == "refused \\x1b]0;title\\x07\n"
+
+
+def test_a_row_may_be_short_and_not_long() -> None:
+    table = Table("entry", "seconds", "ratio")
+    table.add_row("verified")
+    assert [column[1] for column in table.columns()] == ["verified", "", ""]
+    with pytest.raises(ValueError, match="a row of 4 cells in a table of 3 columns"):
+        table.add_row("a", "b", "c", "d")
