@@ -78,11 +78,6 @@ def test_names_of_people_and_files_are_not_interpreted(terminal: bool) -> None:
         assert shown in text
 
 
-def test_a_row_with_another_number_of_cells_is_refused() -> None:
-    with pytest.raises(ValueError, match="a row of 1 cells in a table of 2 columns"):
-        Table("class", "verdict").add_row("bolt")
-
-
 def test_lines_are_printed_as_they_stand_and_masked(capsys: pytest.CaptureFixture[str]) -> None:
     say("cam[left]/a\nb.png: [/urgent]", "http://me:h0rse@host/x", colour="red")
     say("refused \x1b]0;title\x07", err=True)
