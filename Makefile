@@ -27,12 +27,13 @@ data: venv  ## fetch the demo's images and weights (230 MB), verified by hash
 demo: data  ## the whole job on three real product classes
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/shadowline demo
 
-# Tests make and remove many thousands of small files: in memory where there is room, and removed at the end.
+# Tests make and remove many thousands of small files: in memory where there is room, and removed at the end. Others may
+# enter the folder, since PostgreSQL does not run as root.
 FREE_SHM  = $(shell df --output=avail /dev/shm 2>/dev/null | tail -1)
 TESTS_TMP = $(shell test "$(FREE_SHM)" -gt 10000000 2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
 
 test: data lint  ## lint, types, and the whole test suite
-	folder=$$(mktemp -d $(TESTS_TMP)/tests-XXXXXX) && trap 'rm -rf "$$folder"' EXIT INT TERM && \
+	folder=$$(mktemp -d $(TESTS_TMP)/tests-XXXXXX) && chmod 711 "$$folder" && trap 'rm -rf "$$folder"' EXIT INT TERM && \
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 TMPDIR="$$folder" $(BIN)/pytest --numprocesses 4 --dist loadscope \
 	  --no-loadscope-reorder --junitxml=out/junit.xml
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from io import BytesIO
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -86,16 +87,26 @@ def test_the_oldest_go_first_and_an_image_seen_again_is_new_again(tmp_path: Path
 
 
 def test_the_bound_holds_for_what_several_processes_write(tmp_path: Path) -> None:
-    size, context = len(file_of(0)), get_context("fork")
-    workers = [context.Process(target=_keep_many, args=(tmp_path, 20 * size, start)) for start in (0, 100, 200)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    size = len(file_of(0))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _THREE_PROCESSES, __file__, str(tmp_path), str(20 * size)]
+    subprocess.run(command, env=environment, check=True, timeout=60)
     found = [path for path in tmp_path.glob("bolt/*") if not path.name.startswith(".")]
     assert 0.8 * 20 * size < sum(path.stat().st_size for path in found) <= 20 * size
     assert {id_of(path.read_bytes()) for path in found} == {path.stem for path in found}
+
+
+_THREE_PROCESSES = """
+import os, pathlib, runpy, sys
+keep_many = runpy.run_path(sys.argv[1])["_keep_many"]
+children = []
+for start in (0, 100, 200):
+    children.append(os.fork())
+    if not children[-1]:
+        keep_many(pathlib.Path(sys.argv[2]), int(sys.argv[3]), start)
+        os._exit(0)
+sys.exit(any(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
 
 
 def _keep_many(folder: Path, max_bytes: int, start: int) -> None:

@@ -36,7 +36,9 @@ def test_the_inspector_reads_directories_and_asks_no_registry() -> None:
 
 def test_the_public_inspector_takes_a_version_of_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[str, str]] = []
-    monkeypatch.setattr("shadowline.models.registry_uri.resolve", lambda uri: (tmp_path / uri.rpartition("/")[2], "3"))
+    monkeypatch.setattr(
+        "shadowline.models.registry_inspector.resolve", lambda uri: (tmp_path / uri.rpartition("/")[2], "3")
+    )
     monkeypatch.setattr(
         Inspector, "load", classmethod(lambda cls, path, version="directory": asked.append((str(path), version)))
     )
