@@ -151,8 +151,8 @@ class ImageRetention:
 
     def _run(self) -> None:
         while (kept := self._queue.get()) is not None:
-            while not self._keep(kept) and not self._closing.wait(self._params.poll_interval_ms / 1000):
-                pass
+            while not self._keep(kept):  # at the end, the last attempt counts what it does not write
+                self._closing.wait(self._params.poll_interval_ms / 1000)
             with self._waiting:
                 self._change_waiting(-1, -len(kept.data))
 
