@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv data demo test check soak lint format docs report clean
+.PHONY: help venv data demo test check soak layouts lint format docs report clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: data lint  ## lint, types and the unit tests, for daily work
 soak: data  ## a thousand kills and ten thousand engine sequences; writes docs/soak.json
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py
 	$(BIN)/python docs/generate.py
+
+layouts: data  ## replicas of public data sets, from init to a judged model; writes docs/layouts.json
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python tests/layouts.py
 
 lint: venv  ## ruff, mypy and the layers
 	$(BIN)/ruff check

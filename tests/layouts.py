@@ -144,7 +144,7 @@ def attempt(name: str) -> Outcome:
             normals=sum(cls["num_normal"] + cls["num_test_normal"] for cls in classes),
             defects=sum(sum(cls["defects"].values()) for cls in classes),
             masks=sum(cls["num_masks"] for cls in classes),
-            blocking=len([finding for finding in checked["findings"] if finding["blocks"]]),
+            blocking=len([finding for finding in checked["findings"] if finding["severity"] == "critical"]),
             stages=len(project.lock()) if (root / "dvc.lock").is_file() else 0,
             verdict={0: "passed", 1: "failed"}.get(run.returncode, "none"),
             seconds=_since(started),
@@ -158,7 +158,7 @@ def _run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(ROOT),
         "SHADOWLINE_DEVICE": "cpu",
-        "SHADOWLINE_AUDIT_KEYS": f"{folder}/keys",
+        "SHADOWLINE_AUDIT_KEYS": f"{folder.parent}/keys",
     }
     command = ["shadowline", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
