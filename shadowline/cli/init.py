@@ -11,7 +11,7 @@ import typer
 
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
-from shadowline.core.params import ClassParams, load_params
+from shadowline.core.params import load_params
 from shadowline.core.progress import default_progress
 from shadowline.core.project import anywhere
 from shadowline.data.downloads import DownloadError, fetch, named_wheels
@@ -61,8 +61,7 @@ def init(
 def _images_of(cls: FoundClass) -> Sequence[SourceImage]:
     from shadowline.data.sources import list_images
 
-    params = ClassParams(source=cls.source, location=cls.location, select=cls.select or "")
-    return list_images(cls.name, params, Path())
+    return list_images(cls.name, cls.params, Path())
 
 
 def _print(folder: Path, dataset: FoundDataset, surveys: Mapping[str, ImageSurvey]) -> None:

@@ -118,7 +118,12 @@ def _entry(cls: FoundClass) -> dict[str, object]:
 
 def _yaml_entry(folder: Path, cls: FoundClass) -> str:
     """The class as it stands below `classes:` in params.yaml."""
-    fields = {"source": cls.source, "location": _location(folder, Path(cls.location)), "select": cls.select or ""}
+    fields = {
+        "source": cls.source,
+        "location": _location(folder, Path(cls.location)),
+        "select": cls.select or "",
+        "links_to": _location(folder, Path(cls.links_to)) if cls.links_to else "",
+    }
     lines = [f"    {key}: {_text(value)}" for key, value in fields.items() if value]
     return "\n".join([f"  {_key(cls.name)}:", *lines])
 

@@ -62,6 +62,11 @@ class FoundClass:
     num_unknown: int = 0  # images without a label
     links_to: str = ""  # folder outside of the location that links in it lead to; they are read where it is declared
 
+    @property
+    def params(self) -> ClassParams:
+        """Its entry in params.yaml."""
+        return ClassParams(source=self.source, location=self.location, select=self.select or "", links_to=self.links_to)
+
 
 @dataclass(frozen=True)
 class FoundDataset:

@@ -18,6 +18,7 @@ from shadowline.cli.check import check
 from shadowline.cli.init import init
 from shadowline.core.params import load_params
 from shadowline.core.project import in_project
+from shadowline.data.sources import list_images
 
 
 def run(command: Callable[..., Any], *arguments: str) -> Result:
@@ -97,6 +98,21 @@ def test_a_class_of_defects_alone_is_left_out(tmp_path: Path) -> None:
     assert answer.exit_code == 0, answer.output
     assert "left out: class gear, which has no normal images" in answer.output
     assert list(load_params(tmp_path / "line7/params.yaml").classes) == ["bolt"]
+
+
+def test_images_that_are_links_out_of_the_folder_are_read_where_they_lead(tmp_path: Path) -> None:
+    good = tmp_path / "images/bolt/good"
+    good.mkdir(parents=True)
+    for number in range(4):
+        save_picture(tmp_path / f"store/pool/{number}.png", "bolt", number)
+        (good / f"{number}.png").symlink_to(tmp_path / f"store/pool/{number}.png")
+    answer = run(init, str(tmp_path / "line7"), "--images", str(tmp_path / "images"), "--no-download", "--json")
+    (found,) = json.loads(answer.output)["classes"]
+    assert (found["num_normal"], found["refused"]) == (4, [])
+    entry = load_params(tmp_path / "line7/params.yaml").classes["bolt"]
+    assert entry.links_to == str(tmp_path / "store/pool")
+    images = list_images("bolt", entry, tmp_path / "line7")
+    assert len([image.read(10_000) for image in images]) == 4
 
 
 def test_a_first_training_is_refused_before_anything_starts(
