@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shadowline.cli.output import say
 from shadowline.cli.records import open_records
 from shadowline.cli.who import By
 
@@ -34,9 +35,8 @@ def add(
 
     entry = ClassParams(source=source, location=location, select=select)
     forecast = add_class(class_name, entry, Path(), learns=learns)
-    for line in (forecast.text, *forecast.lines):
-        typer.echo(line)
-    typer.echo(f"class '{class_name}' is in params.yaml; `shadowline retrain` makes the version that knows it")
+    say(forecast.text, *forecast.lines)
+    say(f"class '{class_name}' is in params.yaml; `shadowline retrain` makes the version that knows it")
 
 
 @app.command("rename")
@@ -51,7 +51,7 @@ def rename(
     from tasks.enrolment.classes import rename_class
 
     rename_class(old, new, Path(), open_records())
-    typer.echo(f"class '{old}' is '{new}' now; `shadowline retrain` makes the version that knows it")
+    say(f"class '{old}' is '{new}' now; `shadowline retrain` makes the version that knows it")
 
 
 @app.command("remove")
@@ -72,9 +72,9 @@ def remove(
 
     done = remove_class(class_name, Path(), open_records(), by, why)
     if done.retired_from is not None:
-        typer.echo(f"rollout: retired ({done.retired_from}); `shadowline rollout history --class {class_name}` tells")
+        say(f"rollout: retired ({done.retired_from}); `shadowline rollout history --class {class_name}` tells")
     if done.inbox is not None:
-        typer.echo(f"inbox: its images lie in {done.inbox} now")
+        say(f"inbox: its images lie in {done.inbox} now")
     if done.was_in_params:
-        typer.echo("params.yaml: removed; `shadowline retrain` makes the version without it")
-    typer.echo(f"class '{class_name}' is removed; its history stays")
+        say("params.yaml: removed; `shadowline retrain` makes the version without it")
+    say(f"class '{class_name}' is removed; its history stays")

@@ -89,7 +89,7 @@ def forget(
     if as_json:
         typer.echo(json.dumps({**asdict(done), "kept_in": done.kept_in.as_posix()}))
     else:
-        typer.echo(f"{done.class_name}: {done.num_images} images forgotten; they are kept in {done.kept_in}")
+        say(f"{done.class_name}: {done.num_images} images forgotten; they are kept in {done.kept_in}")
 
 
 def _is_class(name: str, layout: Layout) -> bool:

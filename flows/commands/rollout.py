@@ -89,7 +89,7 @@ def status(as_json: JsonOption = False) -> None:
     _print_state(state)
     _print_alarms(state)
     for name in _deleted_classes(state, params):
-        typer.secho(f"{name} is not in params.yaml any more; `shadowline class remove {name}` retires it", fg="yellow")
+        say(f"{name} is not in params.yaml any more; `shadowline class remove {name}` retires it", colour="yellow")
     for line in ahead.waiting:
         say(f"waits for {line}", colour="yellow")
     for entry in pending:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import httpx
 import numpy as np
 
 from shadowline.core.layout import Layout
+from shadowline.core.network import free_port
 from shadowline.core.progress import Progress
 from shadowline.models.loader import load_detector, place_of
 from shadowline.records.audit_log.keys import KeyFolder
@@ -146,7 +146,7 @@ def _prepare(layout: Layout, class_name: str, url: str, keys: KeyFolder) -> _Ben
 @contextmanager
 def _serving(bench: _Bench, scratch: Path, workers: int) -> Iterator[httpx.Client]:
     """`shadowline serve` in this working directory, ended by SIGTERM."""
-    port = _free_port()
+    port = free_port()
     own = {"DATABASE_URL": bench.url, "GATEWAY_KEYS": bench.key, "SPOOL_DIR": str(scratch / "spool")}
     environment = {**os.environ, **{f"SHADOWLINE_{name}": value for name, value in own.items()}}
     start = "from shadowline.cli import main; main()"
@@ -160,12 +160,6 @@ def _serving(bench: _Bench, scratch: Path, workers: int) -> Iterator[httpx.Clien
     finally:
         server.terminate()
         server.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _is_ready(client: httpx.Client, server: subprocess.Popen[bytes]) -> bool:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-from shadowline.cli.errors import INTERRUPTED, STOPPED, describe, usage_error, write_fault
+from shadowline.cli.errors import INTERRUPTED, STOPPED, error_line, usage_error, write_fault
 from shadowline.cli.output import say
 from shadowline.core.project import in_project
 from shadowline.core.settings import prepare_environment
@@ -105,7 +105,7 @@ def _report(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(error.format_message())  # type: ignore[attr-defined]
     else:
-        say(f"error: {usage or describe(error) or write_fault(error)}", colour="red", err=True)
+        say(f"error: {usage or error_line(error) or write_fault(error)}", colour="red", err=True)
     return FAILED
 
 

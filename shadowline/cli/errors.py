@@ -1,6 +1,6 @@
 """Errors as one line for the terminal: what is wrong, with its file, key or address, and what to do.
 
-    line = describe(error)       # None: nothing that a user can put right, but a fault of the program
+    line = error_line(error)     # None: nothing that a user can put right, but a fault of the program
     write_fault(error)           # its traceback goes to a file
 
 A line is masked (`shadowline.core.secrets`) and printable. Every error ends a command with exit code 2, because 1 says
@@ -18,7 +18,7 @@ from pathlib import Path
 import pydantic
 
 from shadowline.core.layout import Layout
-from shadowline.core.printable import one_line
+from shadowline.core.printable import one_line, without_kind
 from shadowline.core.secrets import mask
 
 STOPPED = "stopped; run the same command again, it goes on where it was"
@@ -55,7 +55,7 @@ _FULL_TEXTS = ("No space left on device", "database or disk is full", "Disk quot
 _GO_ON = "then run the same command again, it goes on where it was"
 
 
-def describe(error: BaseException) -> str | None:
+def error_line(error: BaseException) -> str | None:
     """The line that says what to do; None where the error is a fault of the program."""
     text = _describe(error)
     return None if text is None else one_line(mask(text))
@@ -88,7 +88,7 @@ def usage_error(error: BaseException) -> str | None:
         return None
     context = getattr(error, "ctx", None)
     advice = f"; `{context.command_path} --help` lists what it takes" if context is not None else ""
-    return one_line(mask(f"{_plain(message()).rstrip('.')}{advice}"))
+    return one_line(mask(f"{without_kind(message()).rstrip('.')}{advice}"))
 
 
 def write_fault(error: BaseException) -> str:
@@ -143,12 +143,7 @@ def _invalid_values(error: pydantic.ValidationError) -> str:
         name = ".".join(map(str, location)) or error.title
         return f"{prefix}{name.upper()}" if prefix else name
 
-    return "; ".join(f"{key(fault['loc'])}: {_plain(fault['msg'])}" for fault in error.errors(include_url=False))
-
-
-def _plain(message: str) -> str:
-    """Without pydantic's word for the kind of an error."""
-    return message.replace("Value error, ", "")
+    return "; ".join(f"{key(fault['loc'])}: {without_kind(fault['msg'])}" for fault in error.errors(include_url=False))
 
 
 def _missing_package(error: ImportError) -> str | None:

@@ -20,6 +20,8 @@ from urllib.parse import urlsplit
 
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, load_params
+from shadowline.core.printable import one_line
+from shadowline.core.secrets import mask
 from shadowline.core.settings import Settings
 
 PACKAGES = ("shadowline", "torch", "timm", "numpy", "dvc", "prefect", "mlflow", "great-expectations", "fastapi")
@@ -174,13 +176,13 @@ def check_server(name: str, url: str, path: str, variable: str) -> list[HealthCh
     import httpx
 
     if not url.startswith(("http://", "https://")):
-        return [HealthCheck(name, Health.OK, f"no server: {_without_user(url)}")] if url else []
-    shown = _without_user(url)
+        return [HealthCheck(name, Health.OK, f"no server: {mask(url)}")] if url else []
+    shown = mask(url)
     try:
         answer = httpx.get(f"{url.rstrip('/')}{path}", timeout=TIMEOUT_S)
         answer.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        found = f"{shown}: {_one_line(error).replace(url, shown)}"
+        found = f"{shown}: {_one_line(error)}"
         return [HealthCheck(name, Health.BLOCKED, found, f"start the server, or check {variable} and the proxy")]
     if "date" not in answer.headers:
         return [HealthCheck(name, Health.OK, shown)]
@@ -278,11 +280,5 @@ def check_clock(now: datetime, last_change: datetime) -> HealthCheck:
     return HealthCheck("clock", Health.BLOCKED, found, "set the clock; new records would be older than those there")
 
 
-def _without_user(url: str) -> str:
-    """A URL without user name and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else url
-
-
 def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(mask(str(error)))[:300] or type(error).__name__

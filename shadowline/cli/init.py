@@ -12,6 +12,7 @@ import typer
 from shadowline.cli.output import Table, print_tables, say
 from shadowline.core.layout import Layout
 from shadowline.core.params import load_params
+from shadowline.core.printable import some_of
 from shadowline.core.progress import default_progress
 from shadowline.core.project import anywhere
 from shadowline.data.downloads import DownloadError, fetch, named_wheels
@@ -80,14 +81,21 @@ def _cells(cls: FoundClass, survey: ImageSurvey) -> tuple[str, ...]:
     normal += f", {cls.num_test_normal} for test" if cls.num_test_normal else ""
     defects = ", ".join(f"{kind} {count}" for kind, count in sorted(cls.defects.items())) or "none"
     sizes = [f"{width} × {height}" for width, height in survey.sizes]
-    return cls.name, normal, defects, str(cls.num_masks), _first(sizes), _first(list(survey.modes))
+    return (
+        cls.name,
+        normal,
+        defects,
+        str(cls.num_masks),
+        some_of(sizes, _NUM_NAMED),
+        some_of(list(survey.modes), _NUM_NAMED),
+    )
 
 
 def _remarks(dataset: FoundDataset, surveys: Mapping[str, ImageSurvey]) -> list[str]:
     """What is left out, with its reason, and what else one should know."""
     lines = []
     for reason, paths in dataset.left_out.items():
-        lines.append(f"left out: {len(paths)} files, {reason}: {_first([str(path) for path in paths])}")
+        lines.append(f"left out: {len(paths)} files, {reason}: {some_of([str(path) for path in paths], _NUM_NAMED)}")
     for cls in dataset.classes:
         if cls.name not in surveys:
             lines.append(f"left out: class {cls.name}, which has no normal images")
@@ -95,15 +103,12 @@ def _remarks(dataset: FoundDataset, surveys: Mapping[str, ImageSurvey]) -> list[
             lines.append(f"{cls.name}: {cls.num_unknown} images have no label; they are imported, and train nothing")
     for name, survey in surveys.items():
         if survey.refused:
-            lines.append(f"{name}: {len(survey.refused)} of {survey.num_looked_at} files: {_first(survey.refused)}")
+            lines.append(
+                f"{name}: {len(survey.refused)} of {survey.num_looked_at} files: {some_of(survey.refused, _NUM_NAMED)}"
+            )
         if survey.num_turned:
             lines.append(f"{name}: {survey.num_turned} images have an EXIF orientation; they are read as stored")
     return lines
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more
 
 
 def _as_dict(folder: Path, dataset: FoundDataset, surveys: Mapping[str, ImageSurvey]) -> dict[str, object]:

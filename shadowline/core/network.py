@@ -41,6 +41,13 @@ def why_unreachable(url: str, timeout_s: float = _TIMEOUT_S) -> str:
     return ""
 
 
+def free_port() -> int:
+    """A port of the loopback on which nobody listens at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _proxy_of(scheme: str, host: str) -> str:
     """The proxy through which the environment sends requests to the host; "" for none."""
     return "" if proxy_bypass(host) else getproxies().get(scheme, "")

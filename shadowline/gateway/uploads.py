@@ -17,6 +17,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from shadowline.core.params import Params
+from shadowline.core.printable import without_kind
 from shadowline.data.bit_depth import viewable
 from shadowline.data.images import FORMATS, Refusal, RefusedImage, decode_image
 from shadowline.data.labels import Label
@@ -123,7 +124,7 @@ def _check_fields(fields: Mapping[str, Any], kind: type[F]) -> F:
 
 def explain(errors: Any) -> str:
     """Pydantic's errors in one line."""
-    return "; ".join(f"{_place(error['loc'])}{error['msg'].removeprefix('Value error, ')}" for error in errors)
+    return "; ".join(f"{_place(error['loc'])}{without_kind(error['msg'])}" for error in errors)
 
 
 def _place(names: Iterable[str | int]) -> str:

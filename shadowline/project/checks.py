@@ -11,27 +11,27 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from shadowline.core.git import run_git
+from shadowline.core.git import other_changes, run_git
 from shadowline.core.layout import Layout
 from shadowline.core.params import Params, Severity, load_params
+from shadowline.core.printable import some_of, without_kind
 from shadowline.data.class_forecast import ClassCounts, ClassForecast, forecast_class
 from shadowline.data.sources import SourceImage, list_images
 from shadowline.project.image_survey import ImageSurvey, survey_images
 from shadowline.project.skeleton import pipeline_text
 
-_COMMITTED_BY_A_RUN = frozenset({"params.yaml", "dvc.lock"})
 _KEY = re.compile(r"([a-z_]+\.[a-z_.]+|SHADOWLINE_[A-Z_]+)[:=] ?")  # of params.yaml, or an environment variable
 _RESERVED = "overall"  # the name of the results that all classes have together
 _NUM_NAMED = 3  # files, sizes or modes that a finding names
 _FEATURE_BYTES = 2 * 2  # half precision, two groups of layers
 _CACHE_FACTOR = 3  # features and images lie in the project, in DVC's cache and in its remote
-_DINOV2_WIDTH = 384  # of the smallest; the estimate of the disk is a least one
+_DINOV2_PATCH, _DINOV2_WIDTH = 14, 384  # pixels; of the smallest: the estimate of the disk is a least one
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check_project(layout: Layout) -> ProjectCheck:
         findings += [*_weights(params, layout.root), *_device()]
         for name in params.classes:
             findings += _class(name, params, layout, forecasts, surveys)
-        findings += _disk(params, forecasts, surveys, layout)
+        findings += _disk(params, forecasts, layout)
     return ProjectCheck(tuple(sorted(findings, key=lambda finding: not finding.blocks)), forecasts, surveys)
 
 
@@ -95,24 +95,19 @@ def _repository(root: Path) -> Iterator[Finding]:
             "differs from the pipeline of this version of Shadowline",
             "run `shadowline check --update`, and commit dvc.yaml",
         )
-    if not _git(root, "rev-parse", "--verify", "HEAD"):
+    if shutil.which("git") is None or not run_git(root, "rev-parse", "--verify", "HEAD", check=False):
         yield Finding(
             Severity.CRITICAL, "git", "no repository with a commit", "run `git init`, `git add .` and `git commit`"
         )
         return
-    changed = {line[3:] for line in _git(root, "status", "--porcelain").splitlines()} - _COMMITTED_BY_A_RUN
-    if changed:
+    if changed := other_changes(root):
         yield Finding(
             Severity.CRITICAL,
             "git",
-            f"{len(changed)} uncommitted changes beside params.yaml and dvc.lock: {_first(sorted(changed))}",
+            f"{len(changed)} uncommitted changes beside params.yaml and dvc.lock: "
+            f"{some_of(sorted(changed), _NUM_NAMED)}",
             "commit them, or name them in .gitignore",
         )
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """Git's output; empty where it fails, or there is no git."""
-    return "" if shutil.which("git") is None else run_git(root, *arguments, check=False, strip=False)
 
 
 def _weights(params: Params, root: Path) -> Iterator[Finding]:
@@ -156,16 +151,14 @@ def _error(subject: str, check: Callable[[], object]) -> Iterator[Finding]:
 def _text(error: ValueError | OSError) -> str:
     """What an error says; of an environment variable that is refused, without pydantic's frame."""
     if isinstance(error, ValidationError):
-        return error.errors()[0]["msg"].removeprefix("Value error, ")
+        return without_kind(error.errors()[0]["msg"])
     return str(error)
 
 
-def _disk(
-    params: Params, forecasts: Mapping[str, ClassForecast], surveys: Mapping[str, ImageSurvey], layout: Layout
-) -> Iterator[Finding]:
+def _disk(params: Params, forecasts: Mapping[str, ClassForecast], layout: Layout) -> Iterator[Finding]:
     """Features are the largest part: a vector per patch of every image."""
     num_images = sum(forecast.counts.normals + forecast.counts.defects for forecast in forecasts.values())
-    num_patches = (params.encoder.crop // 14) ** 2
+    num_patches = (params.encoder.crop // _DINOV2_PATCH) ** 2
     needed = num_images * num_patches * _DINOV2_WIDTH * _FEATURE_BYTES * _CACHE_FACTOR
     free = shutil.disk_usage(layout.root).free
     if needed > free:
@@ -226,7 +219,7 @@ def _looks(name: str, survey: ImageSurvey, params: Params) -> Iterator[Finding]:
         yield Finding(
             Severity.CRITICAL if refused > most * survey.num_looked_at else Severity.ADVISORY,
             name,
-            f"{refused} of {survey.num_looked_at} files looked at are refused: {_first(survey.refused)}",
+            f"{refused} of {survey.num_looked_at} files looked at are refused: {some_of(survey.refused, _NUM_NAMED)}",
             f"mend them or take them out; a share of {most:.0%} may be refused (data.max_refused_share)",
         )
     for what, key, counts in (
@@ -241,7 +234,7 @@ def _looks(name: str, survey: ImageSurvey, params: Params) -> Iterator[Finding]:
             yield Finding(
                 getattr(severity, key),
                 name,
-                f"images of {len(counts)} {what}: {_first(counts)}",
+                f"images of {len(counts)} {what}: {some_of(counts, _NUM_NAMED)}",
                 f"make them alike, or set validation.severity.{key} to advisory",
             )
     if survey.num_turned:
@@ -251,8 +244,3 @@ def _looks(name: str, survey: ImageSurvey, params: Params) -> Iterator[Finding]:
             f"{survey.num_turned} images have an EXIF orientation",
             "they are read as stored, like their masks",
         )
-
-
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more

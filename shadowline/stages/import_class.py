@@ -14,7 +14,6 @@ as an undisturbed run.
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections import Counter
 from collections.abc import Container, Iterable
@@ -84,10 +83,7 @@ def run(class_name: str, params: Params, layout: Layout, progress: Progress) -> 
     Raises ValueError if the class is unknown, nothing could be imported, or more than `data.max_refused_share` was
     refused: then the report is written, and an earlier manifest stays as it was.
     """
-    if class_name not in params.classes:
-        nearest = difflib.get_close_matches(class_name, params.classes, n=1, cutoff=0.0)
-        raise ValueError(f"unknown class '{class_name}'; did you mean {', '.join(nearest)}? see params.yaml, classes")
-    class_params = params.classes[class_name]
+    class_params = params.entry(class_name)
     source = list_source(class_name, class_params, layout.root)
     listed = [*list_additions(class_name, class_params, layout.additions), *source.images]
     read, refused = _read_all(listed, params.data, layout.images(class_name), progress, f"import {class_name}")

@@ -10,7 +10,6 @@ makes the version that knows the new classes.
 
 from __future__ import annotations
 
-import difflib
 import re
 import shutil
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
-from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, Params, load_params
+from shadowline.core.params import CLASS_NAME_PATTERN, ClassParams, Params, class_key, load_params
 from shadowline.core.params_file import editing
 from shadowline.data.class_forecast import ClassCounts, ClassForecast, forecast_class
 from shadowline.data.sources import list_images
@@ -81,10 +80,10 @@ def rename_class(old: str, new: str, root: Path, records: Records) -> None:
         recover_enrolment(root)
         layout = Layout(root)
         params = load_params(layout.params)
-        _check_known(old, params)
+        entry_before = params.entry(old)
         _check_new_name(new, params)
         _refuse_signed_name(old, new, records)
-        inbox_moves = layout.root / params.classes[old].location == Inbox(layout.inbox, old).folder
+        inbox_moves = layout.root / entry_before.location == Inbox(layout.inbox, old).folder
 
         def rename(content: dict[str, Any]) -> None:
             entry = content["classes"][old]
@@ -121,7 +120,7 @@ def remove_class(class_name: str, root: Path, records: Records, by: str, why: st
         inbox = Inbox(layout.inbox, class_name).folder
         answered = _answered(class_name, state, records, now)
         if answered is None and not inbox.is_dir() and class_name not in layout.imported_classes():
-            _check_known(class_name, params)
+            params.entry(class_name)
         _refuse_last(class_name, params)
         if answered is not None:
             records.rollout.commit(retire(state, answered, now, by, why))
@@ -168,17 +167,12 @@ def _change_params(layout: Layout, change: Callable[[dict[str, Any]], None]) -> 
 
 def _check_new_name(class_name: str, params: Params) -> None:
     if not re.fullmatch(CLASS_NAME_PATTERN, class_name):
-        simple = re.sub(r"[^a-z0-9_-]+", "_", class_name.lower()).strip("_-")[:64]
-        hint = f"; name it {simple}, and its folder by --select" if simple else ""
-        raise ValueError(f"class {class_name!r}: use a-z, 0-9, _ and -, at most 64 of them{hint}")
+        raise ValueError(
+            f"class {class_name!r}: use a-z, 0-9, _ and -, at most 64 of them; name it {class_key(class_name)}, and "
+            "its folder by --select"
+        )
     if class_name in params.classes:
         raise ValueError(f"class {class_name!r} is in params.yaml already; `shadowline data list` lists the classes")
-
-
-def _check_known(class_name: str, params: Params) -> None:
-    if class_name not in params.classes:
-        nearest = difflib.get_close_matches(class_name, params.classes, n=1, cutoff=0.0)
-        raise ValueError(f"unknown class {class_name!r}; did you mean {', '.join(nearest)}? see params.yaml, classes")
 
 
 def _refuse_last(class_name: str, params: Params) -> None:

@@ -13,11 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from prefect import task
 
-from shadowline.core.git import RepositoryError, committer, run_git
+from shadowline.core.git import COMMITTED_BY_RUNS, RepositoryError, committer, other_changes, run_git
 from shadowline.core.hashing import file_sha256
 from shadowline.core.layout import Layout
-
-_OURS = ("params.yaml", "dvc.lock")  # the only files that a run may commit
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def check_repository(root: Path) -> None:
 def commit_run(root: Path, message: str) -> Provenance:
     """Commit params.yaml and dvc.lock when they changed; nothing else is ever committed."""
     _refuse_other_changes(root)
-    present = [name for name in _OURS if (root / name).is_file()]
+    present = [name for name in COMMITTED_BY_RUNS if (root / name).is_file()]
     run_git(root, "add", "--", *present)
     if run_git(root, "diff", "--cached", "--name-only", "--", *present):
         run_git(root, *committer(root), "commit", "--quiet", "--only", "-m", message, "--", *present)
@@ -77,14 +75,14 @@ def has_commit(root: Path, commit: str) -> bool:
 
 def require_clean(root: Path) -> None:
     """Raises RepositoryError for uncommitted changes, which a later `revert_to_head` would lose."""
-    changed = run_git(root, "status", "--porcelain", "--", *_OURS)
+    changed = run_git(root, "status", "--porcelain", "--", *COMMITTED_BY_RUNS)
     if changed:
-        raise RepositoryError(f"uncommitted changes in {' and '.join(_OURS)}: commit or revert them first")
+        raise RepositoryError(f"uncommitted changes in {' and '.join(COMMITTED_BY_RUNS)}: commit or revert them first")
 
 
 def revert_to_head(root: Path) -> None:
     """Reset params.yaml, dvc.lock and everything that DVC keeps to the last commit."""
-    run_git(root, "checkout", "HEAD", "--", *(name for name in _OURS if run_git(root, "ls-files", name)))
+    run_git(root, "checkout", "HEAD", "--", *(name for name in COMMITTED_BY_RUNS if run_git(root, "ls-files", name)))
     answer = subprocess.run(
         [sys.executable, "-m", "dvc", "checkout", "--force"], cwd=root, capture_output=True, text=True, check=False
     )
@@ -93,8 +91,7 @@ def revert_to_head(root: Path) -> None:
 
 
 def _refuse_other_changes(root: Path) -> None:
-    changed = [line[3:] for line in run_git(root, "status", "--porcelain", strip=False).splitlines()]
-    others = [name for name in changed if name not in _OURS]
+    others = other_changes(root)
     if others:
         listed = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
         raise RepositoryError(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from shadowline.core.layout import Layout
-from shadowline.core.network import why_unreachable
+from shadowline.core.network import free_port, why_unreachable
 from shadowline.core.secrets import mask
 from shadowline.core.settings import prepare_environment
 
@@ -111,7 +110,7 @@ def own_server(home: Path) -> str:
     No shorter: Prefect delivers the last events and log lines of a run when the process ends.
     """
     home.mkdir(parents=True, exist_ok=True)
-    port, log = _free_port(), home / "server.log"
+    port, log = free_port(), home / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tasks.integrations.prefect_api", str(port)],
@@ -156,12 +155,6 @@ def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None
                 time.sleep(_POLL_S)
     how = "does not answer" if process.poll() is None else f"ended with code {process.returncode}"
     raise ValueError(f"Prefect's server on {address} {how}; {log} says why, and without {log.parent} it begins anew")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # --- the server's process ---------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ from shadowline.core.params.operation import (
     Unplanned,
 )
 from shadowline.core.params.strict_yaml import load_strictly
+from shadowline.core.printable import without_kind
 
 __all__ = [
     "CLASS_NAME_PATTERN",
@@ -141,6 +142,15 @@ class Params(FrozenModel):
             raise ValueError(f"train.classes names {missing}, not among classes {sorted(self.classes)}")
         return self
 
+    def entry(self, class_name: str) -> ClassParams:
+        """What `classes` says of a class; raises ValueError, with the nearest name, where it does not know it."""
+        if class_name not in self.classes:
+            nearest = difflib.get_close_matches(class_name, self.classes, n=1, cutoff=0.0)
+            raise ValueError(
+                f"unknown class '{class_name}'; did you mean {', '.join(nearest)}? see params.yaml, classes"
+            )
+        return self.classes[class_name]
+
     def of_class(self, class_name: str) -> DataParams:
         """The section `data` with the class's own shares in it, if the class is known and has any."""
         if class_name not in self.classes:
@@ -197,7 +207,7 @@ _MOVED = {"calibration.class_target_fpr": "classes.<name>.target_fpr"}  # keys o
 
 def _parts(detail: Any) -> dict[str, Any]:
     """What `_explain` needs of pydantic's description of one error."""
-    message = detail["msg"].removeprefix("Value error, ")
+    message = without_kind(detail["msg"])
     return {"location": detail["loc"], "kind": detail["type"], "message": message, "value": detail["input"]}
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shadowline.core.params import ClassParams, class_key
+from shadowline.core.printable import some_of
 from shadowline.data.labels import Label, Split
 from shadowline.data.sources import Listing, list_location, realiad
 from shadowline.data.sources.folder import list_folder
@@ -126,9 +127,8 @@ def list_class(folder: Path, class_name: str) -> tuple[Path, Listing]:
         return chosen[0].location, list_location(class_name, _params_of(chosen[0]))
     if candidates:
         names = [candidate.name for candidate in candidates]
-        more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
         raise ValueError(
-            f"class '{class_name}': {folder} holds {len(names)} other classes ({', '.join(names[:_NUM_NAMED])}{more}); "
+            f"class '{class_name}': {folder} holds {len(names)} other classes ({some_of(names, _NUM_NAMED)}); "
             "name the folder of one"
         )
     own = ClassParams(source="folder", location=str(folder), select=_HERE)
@@ -315,5 +315,4 @@ def _is_picture(path: Path) -> bool:
 def _seen(folder: Path) -> str:
     """The first names below a folder, as an error shows them."""
     names = [f"{path.name}/" if path.is_dir() else path.name for path in _entries(folder)]
-    more = f" and {len(names) - _NUM_NAMED} more" if len(names) > _NUM_NAMED else ""
-    return ", ".join(names[:_NUM_NAMED]) + more if names else "nothing"
+    return some_of(names, _NUM_NAMED) or "nothing"

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from fixtures.heard import Heard
 from shadowline.benchmarks import rollout
 from shadowline.benchmarks.rollout import error_rates, power
 from shadowline.core.params import Params
 from shadowline.core.progress import Progress
-
-
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 def test_each_cell_of_the_power_table_is_told_when_it_is_finished(
@@ -27,11 +20,11 @@ def test_each_cell_of_the_power_table_is_told_when_it_is_finished(
     heard = Heard()
     beside, alone = power(params, heard, num_seeds=1)
     assert (beside.beside_legacy, beside.num_stopped, alone.beside_legacy) == (True, 1, False)
-    assert [told.partition(": ")[0] for told in heard.messages] == [
+    assert [told.partition(": ")[0] for told in heard.lines] == [
         "beside the legacy model, 1000 parts a day, 5.0% defects, 100% of them lost, 0% reviewed",
         "without a legacy model, 1000 parts a day, 5.0% defects, 100% of them lost, 0% reviewed",
     ]
-    assert heard.messages[0].endswith(f": 1 of 1 stopped, 0 passed, median {beside.median_days:.1f} days")
+    assert heard.lines[0].endswith(f": 1 of 1 stopped, 0 passed, median {beside.median_days:.1f} days")
 
 
 def test_equal_candidates_that_are_stopped_are_counted_in_one_rate(params: Params) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from shadowline.cli.app import main
-from shadowline.cli.errors import describe, write_fault
+from shadowline.cli.errors import error_line, write_fault
 from shadowline.core.settings import Settings
 
 SECRET = "h0rse-battery"
@@ -59,7 +59,7 @@ def missing_module(name: str) -> Exception:
     ],
 )
 def test_what_a_user_can_put_right_is_one_line_that_says_what_to_do(error: Exception, line: str) -> None:
-    described = describe(error)
+    described = error_line(error)
     assert described is not None and described.startswith(line)
     assert "\n" not in described
     assert SECRET not in described
@@ -72,7 +72,7 @@ def test_a_setting_that_does_not_fit_is_named_by_its_variable_and_its_value_is_n
     monkeypatch.setenv("SHADOWLINE_ALLOW_NETWORK", SECRET)
     with pytest.raises(ValueError) as raised:
         Settings()
-    described = describe(raised.value) or ""
+    described = error_line(raised.value) or ""
     assert "SHADOWLINE_S3_ENCRYPTION: Input should be '', 'AES256' or 'aws:kms'" in described
     assert "; SHADOWLINE_ALLOW_NETWORK: Input should be a valid boolean" in described
     assert SECRET not in described
@@ -80,7 +80,7 @@ def test_a_setting_that_does_not_fit_is_named_by_its_variable_and_its_value_is_n
 
 @pytest.mark.parametrize("error", [TypeError("f() takes 1"), KeyError("x"), AssertionError(), missing_module("tasks")])
 def test_a_fault_of_the_program_is_none_of_the_users(error: Exception) -> None:
-    assert describe(error) is None
+    assert error_line(error) is None
 
 
 @pytest.mark.parametrize("inside", [True, False])

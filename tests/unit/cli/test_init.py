@@ -39,6 +39,15 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def project(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project that `init` has just made, without weights; this process is in its root."""
+    monkeypatch.chdir(tmp_path)
+    assert run(init, "line7", "--images", "images", "--no-download").exit_code == 0
+    monkeypatch.chdir(tmp_path / "line7")
+    return tmp_path / "line7"
+
+
 def test_what_is_understood_is_shown_and_written(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     answer = run(init, "line7", "--images", "images", "--no-download")
@@ -63,12 +72,8 @@ def test_a_machine_reads_the_same(images: Path, tmp_path: Path) -> None:
     )
 
 
-def test_what_stops_a_training_ends_a_check_with_exit_code_2(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(init, "line7", "--images", "images", "--no-download").exit_code == 0
-    monkeypatch.chdir(tmp_path / "line7/prompts")
+def test_what_stops_a_training_ends_a_check_with_exit_code_2(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project / "prompts")
     answer = run(check)
     assert answer.exit_code == 2
     assert "stops encoder.location: " in answer.output
@@ -115,12 +120,7 @@ def test_images_that_are_links_out_of_the_folder_are_read_where_they_lead(tmp_pa
     assert len([image.read(10_000) for image in images]) == 4
 
 
-def test_a_first_training_is_refused_before_anything_starts(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(init, "line7", "--images", "images", "--no-download").exit_code == 0
-    monkeypatch.chdir(tmp_path / "line7")
+def test_a_first_training_is_refused_before_anything_starts(project: Path) -> None:
     before = sorted(Path().rglob("*"))
     answer = run(retrain)
     assert answer.exit_code == 2

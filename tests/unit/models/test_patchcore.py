@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn import functional
 
+from fixtures.heard import Heard
 from fixtures.learning import ROOT
 from fixtures.memory import ImagesInMemory
 from shadowline.core.params import LegacyParams, load_params
@@ -131,18 +132,12 @@ def test_the_coreset_has_its_share_of_the_patches(detector):
 
 
 def test_a_large_pool_is_capped_evenly_and_says_so(params, normals, monkeypatch):
-    class Heard(Progress):
-        text = ""
-
-        def message(self, text: str) -> None:
-            self.text += text
-
     monkeypatch.setattr(patchcore, "POOL_CAP", 120)
     heard = Heard()
     found = PatchCore.fit("weave", normals, params, seed=7, progress=heard)
     assert (found.config.num_pooled, found.config.num_patches) == (120, 3072)
     assert len(found.bank) == 12
-    assert "120 of 3072 patches" in heard.text
+    assert "120 of 3072 patches" in "".join(heard.lines)
 
 
 def test_progress_counts_every_image_and_every_centre(params, normals):

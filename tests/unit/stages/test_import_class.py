@@ -21,6 +21,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fixtures.heard import Heard
 from fixtures.learning import ROOT
 from shadowline.core.atomic_files import replace_file
 from shadowline.core.layout import Layout
@@ -420,13 +421,6 @@ def test_a_demo_class_is_imported_whole(tmp_path: Path) -> None:
 
 def test_the_import_says_what_the_images_are_too_few_for(tmp_path: Path) -> None:
     """Before anything is computed: the stages that need the images come minutes later."""
-
-    class Heard(Progress):
-        def __init__(self) -> None:
-            self.lines: list[str] = []
-
-        def message(self, text: str) -> None:
-            self.lines.append(text)
 
     heard = Heard()
     place(tmp_path, **normals(10))

@@ -13,6 +13,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from fixtures.heard import Heard
 from fixtures.learning import ROOT
 from fixtures.records import CANDIDATE, LEGACY
 from flows.commands.classes import app
@@ -20,7 +21,6 @@ from flows.commands.rollout import _deleted_classes
 from shadowline.core.layout import Layout
 from shadowline.core.params import ClassParams, Unplanned, load_params
 from shadowline.core.params_file import editing
-from shadowline.core.progress import Progress
 from shadowline.inference.routing import unplanned_classes
 from shadowline.records.audit_log.state import compare_tables
 from shadowline.records.model_locations import ModelLocation
@@ -153,13 +153,6 @@ def test_a_name_that_is_nowhere_and_the_only_class_are_refused(project: Layout, 
 
 
 def test_what_a_plain_deletion_leaves_behind_is_removed_and_said(project: Layout) -> None:
-    class Heard(Progress):
-        def __init__(self) -> None:
-            self.lines: list[str] = []
-
-        def message(self, text: str) -> None:
-            self.lines.append(text)
-
     heard = Heard()
     write_images(project.root / "data/images/of_a_person", 1)  # nothing that an import wrote
     params = load_params(project.params)
